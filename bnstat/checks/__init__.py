@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-from bnstat.checks import over_time, structure, updates, values
+from bnstat.checks import over_time, updates, values
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Thresholds
 from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
 from bnstat.display import Displayed
@@ -22,7 +22,7 @@ RULES: Final[tuple[Rule[Any], ...]] = tuple(
     sorted(
         (
             value
-            for module in (over_time, structure, updates, values)
+            for module in (over_time, updates, values)
             for value in vars(module).values()
             if isinstance(value, Rule)
         ),

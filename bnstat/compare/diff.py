@@ -262,8 +262,7 @@ def diff(
             raise BnstatError(name, f"a tolerance must be a number of at least 0, not {value:g}")
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
-    compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
-    changes = [(pair, _layer_change(pair, roles, effects)) for pair, roles in compared]
+    changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
     if old.source.format == new.source.format:
         changes = _remarked(changes)
     any_alone = bool(alignment.removed or alignment.added)
@@ -311,8 +310,10 @@ def _is_sure(pair: Pair, any_alone: bool) -> bool:
     return pair.match == "name" and not (any_alone and is_number)
 
 
-def _layer_change(pair: Pair, roles: tuple[RoleChange, ...], effects: Effects) -> LayerChange:
+def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> LayerChange:
     old, new = pair.old, pair.new
+    either = [role for role in ROLES if role in old.variables or role in new.variables]
+    roles = tuple(_compare_role(role, old, new, rtol, atol) for role in either)
     epsilons = effects.epsilon(old), effects.epsilon(new)
     # A graph stores settings as float32, a configuration as float64.
     settings = tuple(
@@ -325,8 +326,7 @@ def _layer_change(pair: Pair, roles: tuple[RoleChange, ...], effects: Effects) -
         and after is not None
         and not math.isclose(before, after, rel_tol=1e-6)
     )
-    are_equal = all(role.equal for role in roles)
-    verdict, causes = _judge(old, new, settings, are_equal, effects)
+    verdict, causes = _judge(old, new, settings, all(role.equal for role in roles), effects)
     return LayerChange(
         old.name,
         new.name,
@@ -346,15 +346,7 @@ def _judge(
     are_equal: bool,
     effects: Effects,
 ) -> tuple[PairVerdict, tuple[Cause, ...]]:
-    """Return the verdict on two layers and the causes of their differences.
-
-    Args:
-        old: the layer in the old model.
-        new: the layer in the new model.
-        settings: the settings that differ.
-        are_equal: True if all values are equal within `rtol` and `atol`.
-        effects: the effects of layers.
-    """
+    """Return the verdict on two layers with these different settings, and the causes."""
     if are_equal and not settings:
         return "same", ()
     causes = tuple(settings_cause(change.setting, change.old, change.new) for change in settings)
@@ -380,11 +372,6 @@ def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> b
     trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
     masks = [trial.agree(old, new) for trial in trials]
     return all(mask is not None and mask.all() for mask in masks)
-
-
-def _compare_roles(pair: Pair, rtol: float, atol: float) -> tuple[RoleChange, ...]:
-    either = [role for role in ROLES if role in {*pair.old.variables, *pair.new.variables}]
-    return tuple(_compare_role(role, pair.old, pair.new, rtol, atol) for role in either)
 
 
 def _compare_role(

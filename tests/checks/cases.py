@@ -1,7 +1,6 @@
 """Layers and runs for the tests of rules, and cases: models with a finding of each rule.
 
-Each case has a counterpart that is just short of a finding. The tests build each case twice: by
-hand, and with TensorFlow.
+Each case has a counterpart that is just short of a finding.
 """
 
 from __future__ import annotations

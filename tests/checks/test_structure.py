@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.checks import check
-from bnstat.model import BatchNorm, Source
+from bnstat.model import ROLES, BatchNorm, Source
 from tests.checks.cases import ONES, START, ZEROS, find, norm, sound, start, without
 from tests.output import models
 
@@ -137,3 +139,25 @@ def test_a_gamma_that_only_one_layer_has_differs(is_bare: bool, severity: str) -
     layers = norm(bare if is_bare else sound(), "a"), norm(bare, "b")
     (finding,) = check(models.model(*layers, source=Source("m.onnx", "onnx")), select=["BN013"])
     assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("everything", "expected"), [(False, ["BN011"]), (True, [])])
+def test_missing_statistics_of_a_checkpoint_of_the_trainable_variables(
+    everything: bool, expected: list[str], tmp_path: Path
+) -> None:
+    tf = pytest.importorskip("tensorflow")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        with v1.variable_scope("bn", use_resource=True):
+            variables = [
+                v1.get_variable(
+                    role, initializer=sound().arrays[role], trainable="moving" not in role
+                )
+                for role in ROLES
+            ]
+        images = v1.placeholder(tf.float32, (None, 2, 2, 8))
+        v1.nn.fused_batch_norm(images, *variables, is_training=False)
+        session.run(v1.global_variables_initializer())
+        stored = v1.global_variables() if everything else v1.trainable_variables()
+        v1.train.Saver(stored).save(session, str(tmp_path / "model.ckpt"), global_step=7000)
+    assert [finding.rule for finding in check(bnstat.load(tmp_path))] == expected

@@ -271,12 +271,6 @@ def test_the_share_and_the_steps_that_are_needed() -> None:
     assert half**34 <= 0.1 < half**33
 
 
-@pytest.mark.parametrize(("factor", "findings"), [(0.9995, 1), (0.998, 0)])
-def test_a_variance_below_the_share_refutes_the_step(factor: float, findings: int) -> None:
-    layer = norm(but("moving_variance", c2=0.5 * factor), momentum=0.5**0.1)
-    assert len(find("BN003", layer, step=10)) == findings
-
-
 @pytest.mark.parametrize(
     ("least", "severity"), [(1.0, "info"), (0.76, "info"), (0.74, "warning"), (NAN, "info")]
 )
@@ -286,34 +280,31 @@ def test_variances_far_above_the_share_do_not_confirm_the_step(least: float, sev
     assert finding.severity == severity
 
 
-def test_variances_that_are_nan_do_not_refute_the_step() -> None:
-    assert len(find("BN003", norm(sound(moving_variance=ONES * np.float32(NAN))), step=3)) == 1
+HALF = 0.5**0.1
 
 
-@pytest.mark.parametrize("momentum", [0.0, 1.0, 1.5, -0.5])
-def test_a_momentum_outside_0_and_1_is_skipped(momentum: float) -> None:
-    (finding,) = find("BN003", norm(sound(momentum=momentum), "a"), FAR, step=3)
-    assert finding.layer == "bn"
-
-
-def test_initial_layers_are_skipped() -> None:
-    findings = find("BN003", norm(sound(**START), "start"), FAR, step=229)
-    assert [each.layer for each in findings] == ["bn"]
-
-
-def test_the_step_and_the_momentum_are_needed() -> None:
-    assert find("BN003", norm(sound()), step=None) == []
-    assert find("BN003", norm(sound(), momentum=None), step=3) == []
-    assert find("BN003", norm(sound(), trainable=False), step=3) == []
-
-
-def test_one_layer_refutes_the_step_for_all_with_its_momentum() -> None:
-    layers = [
-        norm(but("moving_variance", c0=0.01), "a"),
-        norm(sound(1), "b"),
-        norm(sound(2, momentum=0.9), "c"),
-    ]
-    assert [each.layer for each in find("BN003", *layers, step=10)] == ["c"]
+@pytest.mark.parametrize(
+    ("layers", "step", "found"),
+    [
+        # A variance below the share refutes the step, for all layers with the same momentum.
+        ([norm(but("moving_variance", c2=0.5 * 0.9995), momentum=HALF)], 10, ["bn"]),
+        ([norm(but("moving_variance", c2=0.5 * 0.998), momentum=HALF)], 10, []),
+        ([norm(but("moving_variance", c0=0.01), "a"), norm(sound(1), "b"),
+          norm(sound(2, momentum=0.9), "c")], 10, ["c"]),
+        ([norm(sound(moving_variance=ONES * np.float32(NAN)))], 3, ["bn"]),
+        # Layers without a usable momentum, and initial layers, are skipped.
+        *(([norm(sound(momentum=momentum), "a"), FAR], 3, ["bn"])
+          for momentum in (0.0, 1.0, 1.5, -0.5)),
+        ([norm(sound(**START), "start"), FAR], 229, ["bn"]),
+        ([norm(sound(), momentum=None)], 3, []),
+        ([norm(sound(), trainable=False)], 3, []),
+        ([norm(sound())], None, []),
+    ],
+)  # fmt: skip
+def test_layers_with_too_few_steps(
+    layers: list[BatchNorm], step: int | None, found: list[str]
+) -> None:
+    assert [each.layer for each in find("BN003", *layers, step=step)] == found
 
 
 def counted(counts: dict[str, Any], *numbers: float, source: Source | None = None) -> list[Finding]:

@@ -33,119 +33,6 @@ def kinds(change: LayerChange) -> list[str]:
     return [cause.kind for cause in change.causes]
 
 
-def test_the_same() -> None:
-    difference = compared(BN, trained("other", 16))
-    assert difference.layers[0].verdict == "same"
-    assert difference.equal
-    assert difference.equivalent
-
-
-def test_a_rewritten_layer_is_the_same_in_effect() -> None:
-    difference = compared(BN, rewritten(BN, "BatchNormalization__1"))
-    assert difference.layers[0].verdict == "same-effect"
-    assert difference.layers[0].causes == ()
-    assert difference.equivalent
-    assert not difference.equal
-
-
-def test_the_tolerance_is_of_the_effect() -> None:
-    arrays = arrays_of(BN)
-    near = changed(BN, {"gamma": arrays["gamma"] * np.float32(1 + 1e-5)})
-    assert judged(BN, near).verdict == "different"
-    assert judged(BN, near, tolerance=1e-4).verdict == "same-effect"
-    assert judged(BN, near, tolerance=1e-6).verdict == "different"
-
-
-def test_terms_that_cancel_are_measured_by_their_size() -> None:
-    start = {
-        "gamma": np.full(4, 3, np.float32),
-        "beta": np.full(4, 1000, np.float32),
-        "moving_mean": np.full(4, 1000 / 3, np.float32),
-        "moving_variance": np.full(4, 1, np.float32),
-    }
-    old = layer("bn", start, epsilon=1e-7)
-    assert judged(old, rewritten(old, "bn", 1e-12)).verdict == "same-effect"
-
-
-def test_a_missing_gamma_is_a_gamma_of_ones() -> None:
-    arrays = arrays_of(BN)
-    del arrays["gamma"]
-    ones = {**arrays, "gamma": np.ones(16, np.float32)}
-    without, having = layer("bn", arrays), layer("bn", ones)
-    assert judged(without, having).verdict == "same-effect"
-    assert judged(without, layer("bn", {**ones, "beta": 2 * ones["beta"]})).verdict == "different"
-
-
-def test_an_unknown_epsilon_is_a_cause() -> None:
-    old = layer("bn", arrays_of(BN))
-    change = judged(old, rewritten(BN, "bn"))
-    assert kinds(change) == ["epsilon-unknown"]
-    assert change.epsilons == (None, 1e-9)
-    assert change.epsilon_presence == "new"
-    assert judged(old, rewritten(BN, "bn"), epsilon=1e-3).verdict == "same-effect"
-
-
-def test_a_scale_of_0_is_that_at_any_epsilon() -> None:
-    arrays = {**arrays_of(BN), "gamma": np.zeros(16, np.float32)}
-    other = {**arrays, "moving_variance": 2 * arrays["moving_variance"]}
-    for told in (None, 1e-3):
-        assert judged(layer("bn", arrays), layer("bn", other, epsilon=told)).verdict == (
-            "same-effect"
-        )
-    assert judged(layer("bn", arrays_of(BN)), layer("bn", other)).verdict == "different"
-
-
-def test_what_agrees_at_one_epsilon_may_differ_at_another() -> None:
-    def scaled(gamma: float, variance: float) -> BatchNorm:
-        zeros = np.zeros(4, np.float32)
-        statistics = {"moving_mean": zeros, "moving_variance": zeros + np.float32(variance)}
-        return layer("bn", {"gamma": zeros + np.float32(gamma), "beta": zeros, **statistics})
-
-    # At epsilon 1 both scale by 1.
-    assert judged(scaled(2, 3), scaled(3, 8)).verdict == "different"
-    assert judged(scaled(2, 3), scaled(3, 8), epsilon=1.0).verdict == "same-effect"
-
-
-def test_another_momentum_is_a_difference_of_layers_with_statistics() -> None:
-    moving = changed(BN, {}, momentum=0.9)
-    for momentum, verdict in ((0.9, "same"), (0.99, "different")):
-        assert judged(moving, changed(BN, {}, momentum=momentum)).verdict == verdict
-    untold = [layer("bn", arrays_of(BN), momentum=momentum) for momentum in (0.9, 0.99)]
-    assert kinds(judged(*untold)) == ["momentum"]
-    folded = rewritten(BN, "bn")
-    assert folded.momentum is None
-    at_rest = layer("bn", arrays_of(folded), epsilon=folded.epsilon, momentum=0.99)
-    assert judged(moving, at_rest).verdict == "same-effect"
-
-
-def test_values_that_only_rounding_changes_are_not_a_cause() -> None:
-    array = np.array(BN.array("gamma"))
-    array[3] = np.nextafter(array[3], np.float32(9))
-    assert kinds(judged(BN, changed(BN, {"gamma": array}, epsilon=1e-5))) == ["epsilon"]
-
-
-def test_different_values_and_settings_are_both_causes() -> None:
-    array = np.array(BN.array("gamma"))
-    array[3] += np.float32(1)
-    new = changed(BN, {"gamma": array}, momentum=0.9, epsilon=1e-5)
-    change = judged(changed(BN, {}, momentum=0.99), new)
-    assert kinds(change) == ["channels", "epsilon", "momentum"]
-    assert kinds(judged(BN, rewritten(changed(BN, {"gamma": array}), "bn"))) == ["channels"]
-
-
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["tolerance", "epsilon"])
-def test_tolerance_and_epsilon_are_numbers_from_0_on(name: str, value: float) -> None:
-    with pytest.raises(BnstatError, match="number of at least 0"):
-        compared(BN, BN, **{name: value})
-
-
-def test_an_effect_of_nan_equals_no_other() -> None:
-    broken = changed(BN, {"beta": np.full(16, np.nan, np.float32)})
-    assert judged(broken, broken).verdict == "same"
-    assert judged(broken, rewritten(broken, "bn")).verdict == "different"
-
-
 def with_variance(variance: np.ndarray) -> BatchNorm:
     return changed(BN, {"moving_variance": np.asarray(variance, np.float32)})
 
@@ -165,6 +52,107 @@ def rounded(dtype: Any) -> BatchNorm:
 def shuffled() -> BatchNorm:
     order = np.random.default_rng(0).permutation(16)
     return changed(BN, {role: array[order] for role, array in ARRAYS.items()})
+
+
+ELSEWHERE = {"beta": ARRAYS["beta"] + np.float32(1)}
+
+
+def scaled(gamma: float, variance: float) -> BatchNorm:
+    """Return a layer that scales by `gamma / sqrt(variance + epsilon)`, without an epsilon."""
+    zeros = np.zeros(4, np.float32)
+    statistics = {"moving_mean": zeros, "moving_variance": zeros + np.float32(variance)}
+    return layer("bn", {"gamma": zeros + np.float32(gamma), "beta": zeros, **statistics})
+
+
+ONES = np.ones(16, np.float32)
+NEAR = changed(BN, {"gamma": ARRAYS["gamma"] * np.float32(1 + 1e-5)})
+NO_EPSILON = layer("bn", ARRAYS)
+NO_GAMMA = layer("bn", {role: ARRAYS[role] for role in ARRAYS if role != "gamma"})
+CANCELLING = layer(
+    "bn",
+    {
+        "gamma": np.full(4, 3, np.float32),
+        "beta": np.full(4, 1000, np.float32),
+        "moving_mean": np.full(4, 1000 / 3, np.float32),
+        "moving_variance": np.full(4, 1, np.float32),
+    },
+    epsilon=1e-7,
+)
+OFF = {**ARRAYS, "gamma": 0 * ONES}
+OFF_ELSEWHERE = {**OFF, "moving_variance": 2 * VARIANCE}
+BROKEN = changed(BN, {"beta": np.nan * ONES})
+MOVING = changed(BN, {}, momentum=0.9)
+FOLDED = rewritten(BN, "bn")
+LARGE = changed(BN, {"moving_variance": 1e6 * ONES})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "verdict"),
+    [
+        (BN, trained("other", 16), {}, "same"),
+        (BN, FOLDED, {}, "same-effect"),
+        # The tolerance is that of the effect; terms that cancel are measured by their size.
+        (BN, NEAR, {}, "different"),
+        (BN, NEAR, {"tolerance": 1e-6}, "different"),
+        (BN, NEAR, {"tolerance": 1e-4}, "same-effect"),
+        (BN, rounded(np.float16), {"tolerance": 0.03}, "same-effect"),
+        (CANCELLING, rewritten(CANCELLING, "bn", 1e-12), {}, "same-effect"),
+        (LARGE, changed(LARGE, {}, epsilon=1e-5), {}, "same-effect"),
+        # A missing gamma is a gamma of ones.
+        (NO_GAMMA, layer("bn", {**ARRAYS, "gamma": ONES}), {}, "same-effect"),
+        (NO_GAMMA, layer("bn", {**ARRAYS, "gamma": ONES, **ELSEWHERE}), {}, "different"),
+        # An unknown epsilon matters, unless the effects agree at every epsilon.
+        (NO_EPSILON, FOLDED, {}, "different"),
+        (NO_EPSILON, FOLDED, {"epsilon": 1e-3}, "same-effect"),
+        (layer("bn", OFF), layer("bn", OFF_ELSEWHERE), {}, "same-effect"),
+        (layer("bn", OFF), layer("bn", OFF_ELSEWHERE, epsilon=1e-3), {}, "same-effect"),
+        (NO_EPSILON, layer("bn", OFF_ELSEWHERE), {}, "different"),
+        (scaled(2, 3), scaled(3, 8), {}, "different"),
+        (scaled(2, 3), scaled(3, 8), {"epsilon": 1.0}, "same-effect"),
+        # The momentum matters to layers that have their statistics.
+        (MOVING, changed(BN, {}, momentum=0.9), {}, "same"),
+        (MOVING, changed(BN, {}, momentum=0.99), {}, "different"),
+        (MOVING, layer("bn", arrays_of(FOLDED), epsilon=1e-9, momentum=0.99), {}, "same-effect"),
+        # An effect of NaN equals no other.
+        (BROKEN, BROKEN, {}, "same"),
+        (BROKEN, rewritten(BROKEN, "bn"), {}, "different"),
+    ],
+)  # fmt: skip
+def test_the_verdict(
+    old: BatchNorm, new: BatchNorm, options: dict[str, float], verdict: str
+) -> None:
+    difference = compared(old, new, **options)
+    assert difference.layers[0].verdict == verdict
+    assert difference.equal == (verdict == "same")
+    assert difference.equivalent == (verdict != "different")
+
+
+def test_an_unknown_epsilon_is_a_cause() -> None:
+    change = judged(NO_EPSILON, FOLDED)
+    assert kinds(change) == ["epsilon-unknown"]
+    assert change.epsilons == (None, 1e-9)
+    assert change.epsilon_presence == "new"
+
+
+def test_several_causes() -> None:
+    assert kinds(judged(BN, changed(moved("gamma"), {}, epsilon=1e-5))) == ["channels", "epsilon"]
+    old, new = changed(BN, {}, momentum=0.99), changed(moved("gamma"), {}, momentum=0.9)
+    assert kinds(judged(old, changed(new, {}, epsilon=1e-5))) == [
+        "channels", "epsilon", "momentum",
+    ]  # fmt: skip
+    untold = [layer("bn", ARRAYS, momentum=momentum) for momentum in (0.9, 0.99)]
+    assert kinds(judged(*untold)) == ["momentum"]
+    # Values that only rounding changes are not a cause.
+    hair = ARRAYS["gamma"].copy()
+    hair[3] = np.nextafter(hair[3], np.float32(9))
+    assert kinds(judged(BN, changed(BN, {"gamma": hair}, epsilon=1e-5))) == ["epsilon"]
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["tolerance", "epsilon"])
+def test_tolerance_and_epsilon_are_numbers_from_0_on(name: str, value: float) -> None:
+    with pytest.raises(BnstatError, match="number of at least 0"):
+        compared(BN, BN, **{name: value})
 
 
 POSITIVE = changed(BN, {"moving_mean": np.abs(ARRAYS["moving_mean"]) + np.float32(0.1)})
@@ -225,9 +213,6 @@ def test_the_cause(old: BatchNorm, new: BatchNorm, text: str) -> None:
     assert cause.text.startswith(text)
 
 
-ELSEWHERE = {"beta": ARRAYS["beta"] + np.float32(1)}
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -256,12 +241,6 @@ def test_missing_statistics_have_no_cause() -> None:
         lacking = {key: array for key, array in ARRAYS.items() if key != role}
         assert kinds(judged(BN, layer("bn", lacking, epsilon=1e-3))) == []
         assert kinds(judged(layer("bn", lacking, epsilon=1e-3), BN)) == []
-
-
-def test_effects_within_the_tolerance_need_no_cause() -> None:
-    assert judged(BN, rounded(np.float16), tolerance=0.03).verdict == "same-effect"
-    large = changed(BN, {"moving_variance": np.full(16, 1e6, np.float32)})
-    assert judged(large, changed(large, {}, epsilon=1e-5)).verdict == "same-effect"
 
 
 def test_a_dropped_layer_is_removed_and_the_others_keep_their_pairs() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from bnstat.compare import Difference, RoleChange, diff
 from bnstat.errors import BnstatError
-from bnstat.model import BatchNorm
+from bnstat.model import ROLES, BatchNorm
 from tests.output.models import layer, model, usual
 
 START = {"moving_mean": np.zeros(4, np.float32), "moving_variance": np.ones(4, np.float32)}
@@ -40,62 +42,51 @@ def test_counts_and_measures_what_moved() -> None:
     assert (change.channels, change.moved) == (4, 3)
     assert change.largest == 3
     assert change.relative == 0.25
-    assert not change.equal
+    assert role(np.array([1.0, np.nan]), np.array([np.nan, 1.0])).largest == np.inf
+    assert role(SMALL, SMALL.astype(np.float32)).dtypes == ("bfloat16", "float32")
 
 
-def test_one_last_bit_is_a_difference() -> None:
-    old = np.full(4, 0.1, np.float32)
-    new = old.copy()
-    new[2] = np.nextafter(new[2], np.float32(1))
-    assert role(old, new).moved == 1
+NEAR = np.array([0.1, np.nextafter(np.float32(0.1), np.float32(1))], np.float32)
+NANS = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 1], np.float32)
+SMALL = np.array([1, 0.5, -2, 0.25], ml_dtypes.bfloat16)
 
 
-def test_the_tolerance_is_of_the_old_value() -> None:
-    old, new = np.array([10.0, 100.0]), np.array([11.0, 110.0])
-    assert role(old, new, rtol=0.1).moved == 0
-    assert role(old, new, rtol=0.099).moved == 2
-    assert role(old, new, atol=1.0).moved == 1
-    assert role(old, new, rtol=0.05, atol=5.0).moved == 0
-    assert role(new, old, rtol=0.1).equal
-    assert not role(np.array([10.0]), np.array([12.0]), rtol=1 / 6).equal
-    assert role(np.array([12.0]), np.array([10.0]), rtol=0.17).equal
+@pytest.mark.parametrize(
+    ("old", "new", "tolerance", "moved"),
+    [
+        # One last bit is a difference.
+        (NEAR[[0, 0]], NEAR, {}, 1),
+        # The tolerance is relative to the old value.
+        ([10.0, 100.0], [11.0, 110.0], {"rtol": 0.1}, 0),
+        ([10.0, 100.0], [11.0, 110.0], {"rtol": 0.099}, 2),
+        ([10.0, 100.0], [11.0, 110.0], {"atol": 1.0}, 1),
+        ([10.0, 100.0], [11.0, 110.0], {"rtol": 0.05, "atol": 5.0}, 0),
+        ([10.0], [12.0], {"rtol": 1 / 6}, 1),
+        ([12.0], [10.0], {"rtol": 0.17}, 0),
+        # A NaN equals itself, but not a NaN with other bits, unless the dtypes differ.
+        (SPECIAL, SPECIAL.copy(), {}, 0),
+        (NANS[[0, 0]], NANS, {}, 1),
+        (NANS[[0, 0]], NANS.astype(np.float64), {}, 0),
+        ([1.0, np.nan, np.inf, 1.0], [np.nan, 1.0, -np.inf, 1.0], {}, 3),
+        ([1.0], [np.inf], {"rtol": 10.0, "atol": 10.0}, 1),
+        ([0.0], [-0.0], {}, 0),
+        # Dtypes are compared by value.
+        (SMALL, SMALL.astype(np.float32), {}, 0),
+        (np.array([0.1], np.float32), np.array([0.1], np.float64), {}, 1),
+        ([], [], {}, 0),
+    ],
+)
+def test_what_counts_as_moved(old: Any, new: Any, tolerance: dict[str, float], moved: int) -> None:
+    change = role(np.asarray(old), np.asarray(new), **tolerance)
+    assert change.moved == moved
+    assert change.equal == (moved == 0)
 
 
 @pytest.mark.parametrize("tolerance", [{"rtol": -1.0}, {"atol": float("nan")}, {"rtol": np.inf}])
 def test_a_tolerance_is_a_number_from_0_on(tolerance: dict[str, float]) -> None:
     with pytest.raises(BnstatError, match="tolerance"):
         role(np.ones(4), np.ones(4), **tolerance)
-
-
-def test_a_nan_equals_itself() -> None:
-    array = np.array([np.nan, np.inf, -np.inf, 1], np.float32)
-    assert role(array, array.copy()).equal
-
-
-def test_a_nan_of_other_bits_is_another() -> None:
-    old = np.array([0x7FC00000, 0x7FC00000], np.uint32).view(np.float32)
-    new = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
-    assert role(old, new).moved == 1
-    assert role(old, new.astype(np.float64)).moved == 0
-
-
-def test_changes_to_and_from_nan_and_infinity() -> None:
-    change = role(np.array([1.0, np.nan, np.inf, 1.0]), np.array([np.nan, 1.0, -np.inf, 1.0]))
-    assert change.moved == 3
-    assert change.largest == np.inf
-    assert role(np.array([1.0]), np.array([np.inf]), rtol=10.0, atol=10.0).moved == 1
-
-
-def test_zeros_are_equal_whatever_their_sign() -> None:
-    assert role(np.array([0.0]), np.array([-0.0])).equal
-
-
-def test_dtypes_are_compared_by_value() -> None:
-    old = np.array([1, 0.5, -2, 0.25], ml_dtypes.bfloat16)
-    change = role(old, old.astype(np.float32))
-    assert change.equal
-    assert change.dtypes == ("bfloat16", "float32")
-    assert not role(np.array([0.1], np.float32), np.array([0.1], np.float64)).equal
 
 
 def test_shapes_but_for_dimensions_of_1() -> None:
@@ -127,41 +118,39 @@ def test_settings_that_both_files_store() -> None:
     assert changes({"axis": -1}, {"axis": 3}) == []
 
 
-class TestRemarks:
-    def remark(self, *moved: str, roles: tuple[str, ...] = ()) -> str | None:
-        """Return the remark on a layer if these roles moved, beside one that moved entirely."""
-        before, after = usual("bn", seed=1), usual("bn", seed=2)
-        kept = roles or tuple(before.variables)
-        old = layer("bn", {role: before.array(role) for role in kept})
-        new = layer("bn", {role: (after if role in moved else before).array(role) for role in kept})
-        difference = diff(model(old, usual("other", seed=3)), model(new, usual("other", seed=4)))
-        assert difference.layers[1].remark is None
-        return difference.layers[0].remark
+STATISTICS = ("moving_mean", "moving_variance")
 
-    def test_frozen(self) -> None:
-        assert self.remark() == "frozen"
 
-    def test_frozen_statistics(self) -> None:
-        assert self.remark("gamma") == "frozen-statistics"
-        assert self.remark("gamma", "beta") == "frozen-statistics"
-        assert self.remark("gamma", "moving_mean") is None
+@pytest.mark.parametrize(
+    ("moved", "roles", "remark"),
+    [
+        ((), ROLES, "frozen"),
+        (("gamma",), ROLES, "frozen-statistics"),
+        (("gamma", "beta"), ROLES, "frozen-statistics"),
+        (("gamma", "moving_mean"), ROLES, None),
+        (("moving_variance",), ROLES, "frozen-weights"),
+        (STATISTICS, ROLES, "frozen-weights"),
+        (("moving_variance", "beta"), ROLES, None),
+        ((), STATISTICS, "frozen"),
+        (("moving_mean",), STATISTICS, None),
+    ],
+)
+def test_the_remark_follows_from_the_roles_that_moved(
+    moved: tuple[str, ...], roles: tuple[str, ...], remark: str | None
+) -> None:
+    before, after = usual("bn", seed=1), usual("bn", seed=2)
+    old = layer("bn", {role: before.array(role) for role in roles})
+    new = layer("bn", {role: (after if role in moved else before).array(role) for role in roles})
+    difference = diff(model(old, usual("other", seed=3)), model(new, usual("other", seed=4)))
+    assert [each.remark for each in difference.layers] == [remark, None]
 
-    def test_frozen_weights(self) -> None:
-        assert self.remark("moving_variance") == "frozen-weights"
-        assert self.remark("moving_mean", "moving_variance") == "frozen-weights"
-        assert self.remark("moving_variance", "beta") is None
 
-    def test_of_layers_without_weights(self) -> None:
-        roles = ("moving_mean", "moving_variance")
-        assert self.remark(roles=roles) == "frozen"
-        assert self.remark("moving_mean", roles=roles) is None
-
-    def test_within_the_tolerance_nothing_moved(self) -> None:
-        before = usual("bn", seed=1)
-        near = {role: before.array(role) + np.float32(1e-6) for role in before.variables}
-        old = model(before, usual("other", seed=3))
-        new = model(layer("bn", near), usual("other", seed=4))
-        assert diff(old, new, atol=1e-5).layers[0].remark == "frozen"
+def test_within_the_tolerance_nothing_moved() -> None:
+    before = usual("bn", seed=1)
+    near = {role: before.array(role) + np.float32(1e-6) for role in ROLES}
+    old = model(before, usual("other", seed=3))
+    new = model(layer("bn", near), usual("other", seed=4))
+    assert diff(old, new, atol=1e-5).layers[0].remark == "frozen"
 
 
 def test_added_removed_and_renamed() -> None:
@@ -179,7 +168,3 @@ def test_added_removed_and_renamed() -> None:
 
 def test_another_name_alone_is_not_a_difference() -> None:
     assert diff(model(usual("a")), model(usual("net/a"))).equal
-
-
-def test_empty_arrays_are_equal() -> None:
-    assert role(np.ones(0), np.ones(0)).equal

@@ -13,6 +13,7 @@ from bnstat.compare import diff, folding
 from bnstat.compare.folding import reorderings
 from bnstat.model import BatchNorm, Model, Variable
 from tests.compare.ports import (
+    Arrays,
     arrays_of,
     changed,
     holding,
@@ -67,18 +68,107 @@ def test_folded_into_weights_in_any_layout(layout: str, has_bias: bool) -> None:
         assert not difference.equal
 
 
-def test_a_depthwise_kernel_of_several_for_each_channel() -> None:
-    kernel = random_kernel(3, 3, 2, 3)
-    product = (kernel.reshape(3, 3, 6) * SCALE).transpose(2, 0, 1)[:, np.newaxis]
-    difference = diff(holding({"k": kernel}, BN), holding({"w": product, "b": SHIFT}))
-    assert [each.into for each in difference.folded] == ["w"]
+def off(array: np.ndarray) -> np.ndarray:
+    """Return an array with another last number."""
+    result = array.copy()
+    result.flat[-1] += np.float32(1e-3)
+    return result
 
 
-def test_folded_into_a_multiplication_and_an_addition() -> None:
-    kernel = random_kernel(3, 3, 2, 6)
-    new = holding({"kernel": kernel, "mul": SCALE, "add": SHIFT})
-    (folded,) = diff(holding({"kernel": kernel}, BN), new).folded
-    assert (folded.weights, folded.into, folded.bias) == (None, "mul", "add")
+def at_the_origin(**arrays: np.ndarray) -> BatchNorm:
+    zeros = np.zeros(6, np.float32)
+    return changed(BN, {"beta": zeros, "moving_mean": zeros, **arrays})
+
+
+ONES = np.ones(6, np.float32)
+BIAS = random_kernel(6, seed=3)
+UNEVEN = random_kernel(3, 5, 4, 6)
+PRODUCT = (UNEVEN * SCALE).transpose(3, 2, 0, 1)
+SEVERAL = random_kernel(3, 3, 2, 3)
+NEXT, NEXT_BIAS = random_kernel(6, 4), random_kernel(4, seed=3)
+NEXT_PRODUCT = NEXT * SCALE[:, np.newaxis]
+PADDED = random_kernel(3, 3, 6, 4)
+FLAT = random_kernel(4 * 3 * 5, 6)
+FLAT_PRODUCT = (FLAT * SCALE).reshape(4 * 3, 5, 6).transpose(2, 1, 0).reshape(6, 60)
+CANCELLING = changed(
+    BN,
+    {
+        "moving_mean": np.linspace(1000, 2000, 6, dtype=np.float32),
+        "beta": np.linspace(1000, 2000, 6, dtype=np.float32) * SCALE,
+    },
+)
+LARGE = changed(BN, {"beta": np.linspace(1e4, 2e4, 6, dtype=np.float32)})
+LARGE_SHIFT = scale_and_shift(LARGE)[1] * np.float32(1 + 2e-7)
+
+PROVEN = [
+    ({"k": SEVERAL}, BN,
+     {"w": (SEVERAL.reshape(3, 3, 6) * SCALE).transpose(2, 0, 1)[:, np.newaxis], "b": SHIFT},
+     ("k", "w", "b")),
+    # a multiplication and an addition, among other vectors
+    ({"k": UNEVEN}, BN, {"k": UNEVEN, "add": SHIFT, "decoy": BIAS, "mul": SCALE},
+     (None, "mul", "add")),
+    # the dense layer after it, also with the bias before it
+    ({"k": NEXT, "bias": NEXT_BIAS}, BN, {"w": NEXT_PRODUCT.T, "b": SHIFT @ NEXT + NEXT_BIAS},
+     ("k", "w", "b")),
+    ({"k": NEXT, "bias": NEXT_BIAS, "before": BIAS}, BN,
+     {"w": NEXT_PRODUCT, "b": (BIAS * SCALE + SHIFT) @ NEXT + NEXT_BIAS}, ("k", "w", "b")),
+    # inputs of a dense layer that were flattened in the other order
+    ({"k": FLAT}, BN, {"w": FLAT_PRODUCT, "b": SHIFT}, ("k", "w", "b")),
+    # weights that begin alike are passed over
+    ({"k": UNEVEN}, BN,
+     {"other": np.concatenate([PRODUCT[:-1], PRODUCT[-1:] + 1]),
+      "longer": np.concatenate([PRODUCT, 0 * PRODUCT], axis=1), "w": PRODUCT, "b": SHIFT},
+     ("k", "w", "b")),
+    # A shift of 0 needs no bias. Of large terms that cancel, rounding leaves more.
+    ({"k": UNEVEN}, at_the_origin(), {"w": PRODUCT}, ("k", "w", None)),
+    ({"k": UNEVEN}, CANCELLING, {"w": PRODUCT}, ("k", "w", None)),
+    # A large shift has larger roundings.
+    ({"k": UNEVEN}, LARGE, {"w": PRODUCT, "b": LARGE_SHIFT}, ("k", "w", "b")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "of", "other", "expected"), PROVEN)
+def test_a_proof(own: Arrays, of: BatchNorm, other: Arrays, expected: tuple[Any, ...]) -> None:
+    (folded,) = diff(holding(own, of), holding(other)).folded
+    assert (folded.weights, folded.into, folded.bias) == expected
+
+
+EQUAL = changed(BN, {"gamma": ONES, "moving_variance": ONES})
+NOT_PROVEN = [
+    # one wrong number
+    ({"k": UNEVEN}, BN, {"w": off(PRODUCT), "b": SHIFT}),
+    ({"k": UNEVEN}, BN, {"w": PRODUCT, "b": off(SHIFT)}),
+    ({"k": NEXT, "bias": NEXT_BIAS}, BN,
+     {"w": NEXT_PRODUCT.T, "b": off(SHIFT @ NEXT + NEXT_BIAS)}),
+    # a dropped layer, or no bias for the shift
+    ({"k": UNEVEN, "b": BIAS}, BN, {"k": UNEVEN, "b": BIAS}),
+    ({"k": UNEVEN}, BN, {"w": PRODUCT}),
+    # numbers in another order
+    ({"k": UNEVEN}, BN,
+     {"w": PRODUCT.reshape(6, -1)[:, np.random.default_rng(0).permutation(60)].reshape(6, 4, 3, 5),
+      "b": SHIFT}),
+    ({"k": FLAT}, BN,
+     {"w": np.concatenate([FLAT_PRODUCT[:, 1:], FLAT_PRODUCT[:, :1]], axis=1), "b": SHIFT}),
+    # a shift before a padded convolution
+    ({"k": PADDED}, BN,
+     {"w": PADDED * along(SCALE, 4, 2), "b": np.einsum("hwio,i->o", PADDED, SHIFT)}),
+    # a multiplication without an addition or the reverse, with one number for all channels, with
+    # one vector for both, or with a bias that is scaled
+    ({"k": UNEVEN}, BN, {"add": SHIFT, "decoy": BIAS, "k": UNEVEN}),
+    ({"k": UNEVEN}, at_the_origin(), {"mul": SCALE, "k": UNEVEN}),
+    ({"k": UNEVEN}, EQUAL,
+     {"mul": scale_and_shift(EQUAL)[0], "add": scale_and_shift(EQUAL)[1], "k": UNEVEN}),
+    ({"k": UNEVEN}, changed(BN, {"moving_mean": 0 * ONES, "beta": SCALE}),
+     {"both": SCALE, "k": UNEVEN}),
+    ({"k": UNEVEN, "b": BIAS}, BN, {"k": UNEVEN, "mul": SCALE, "add": SHIFT + BIAS * SCALE}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "of", "other"), NOT_PROVEN)
+def test_not_a_proof(own: Arrays, of: BatchNorm, other: Arrays) -> None:
+    difference = diff(holding(own, of), holding(other))
+    assert (difference.folded, difference.removed) == ((), ("bn",))
+    assert not difference.equivalent
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
@@ -89,8 +179,8 @@ def test_of_one_channel_into_a_multiplication_and_an_addition(shape: tuple[int, 
     old = holding({"k": random_kernel(3, 3, 1, 6)}, one)
     (folded,) = diff(old, holding({"mul": scale, "add": shift})).folded
     assert (folded.weights, folded.into, folded.bias) == (None, "mul", "add")
-    off = holding({"mul": scale, "add": shift * np.float32(1.0001)})
-    assert diff(old, off).folded == ()
+    wrong = holding({"mul": scale, "add": shift * np.float32(1.0001)})
+    assert diff(old, wrong).folded == ()
 
 
 @pytest.mark.parametrize("channels", [1, 6])
@@ -100,31 +190,6 @@ def test_a_common_number_proves_nothing(channels: int) -> None:
     roles = {"gamma": scale, "beta": shift, "moving_mean": ones * 0, "moving_variance": ones}
     old = holding({"k": random_kernel(3, 3, 2, 6)}, layer("bn", roles, epsilon=0.0))
     assert diff(old, holding({"mul": scale, "add": shift})).folded == ()
-
-
-@pytest.mark.parametrize("part", ["w", "b"])
-def test_one_wrong_number_is_not_a_proof(part: str) -> None:
-    kernel = random_kernel(3, 3, 2, 6)
-    folded = {"w": kernel * SCALE, "b": SHIFT.copy()}
-    folded[part].flat[-1] += np.float32(1e-3)
-    difference = diff(holding({"k": kernel}, BN), holding(folded))
-    assert difference.folded == ()
-    assert difference.removed == ("bn",)
-    assert not difference.equivalent
-
-
-def test_a_dropped_layer_is_not_folded() -> None:
-    kernel, bias = random_kernel(3, 3, 2, 6), random_kernel(6, seed=3)
-    weights = {"k": kernel, "b": bias}
-    difference = diff(holding(weights, BN), holding(weights))
-    assert (difference.folded, difference.removed) == ((), ("bn",))
-
-
-def test_another_epsilon_is_not_folded() -> None:
-    kernel = random_kernel(3, 3, 2, 6)
-    scale, shift = scale_and_shift(changed(BN, {}, epsilon=1e-5))
-    new = holding({"w": kernel * scale, "b": shift})
-    assert diff(holding({"k": kernel}, BN), new).folded == ()
 
 
 def test_without_an_epsilon_nothing_is_proven() -> None:
@@ -143,35 +208,6 @@ def test_some_folded_some_kept() -> None:
     assert [each.layer for each in difference.folded] == ["bn"]
     assert [each.verdict for each in difference.layers] == ["same-effect"]
     assert difference.equivalent
-
-
-def test_folded_into_the_dense_layer_after_it() -> None:
-    kernel, bias = random_kernel(6, 4), random_kernel(4, seed=3)
-    next_bias = SHIFT @ kernel + bias
-    old = holding({"dense/kernel": kernel, "dense/bias": bias}, BN)
-    new = holding({"w": (kernel * SCALE[:, np.newaxis]).T, "b": next_bias})
-    (folded,) = diff(old, new).folded
-    assert (folded.weights, folded.into, folded.bias) == ("dense/kernel", "w", "b")
-    next_bias[-1] += np.float32(1e-3)
-    off = holding({"w": (kernel * SCALE[:, np.newaxis]).T, "b": next_bias})
-    assert diff(old, off).folded == ()
-
-
-def test_a_shift_before_a_padded_convolution_is_not_proven() -> None:
-    kernel = random_kernel(3, 3, 6, 4)
-    scaled = kernel * along(SCALE, 4, 2)
-    added = np.einsum("hwio,i->o", kernel, SHIFT)
-    assert diff(holding({"k": kernel}, BN), holding({"w": scaled, "b": added})).folded == ()
-
-
-def test_inputs_of_a_dense_layer_flattened_in_the_other_order() -> None:
-    kernel = random_kernel(4 * 3 * 5, 6)
-    turned = (kernel * SCALE).reshape(4 * 3, 5, 6).transpose(2, 1, 0).reshape(6, 60)
-    old = holding({"k": kernel}, BN)
-    (folded,) = diff(old, holding({"w": turned, "b": SHIFT})).folded
-    assert folded.into == "w"
-    turned[3, [7, 8]] = turned[3, [8, 7]]
-    assert diff(old, holding({"w": turned, "b": SHIFT})).folded == ()
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
@@ -218,15 +254,6 @@ def test_twins_are_a_tie() -> None:
     assert [(each.into, each.tie) for each in one] == [("w1", False), ("w1", True)]
 
 
-def test_folded_with_the_bias_before_it_into_the_dense_layer_after_it() -> None:
-    kernel, bias, before = random_kernel(6, 4), random_kernel(4, seed=3), random_kernel(6, seed=4)
-    old = holding({"kernel": kernel, "bias": bias, "before": before}, BN)
-    added = (before * SCALE + SHIFT) @ kernel + bias
-    new = holding({"w": kernel * SCALE[:, np.newaxis], "b": added})
-    (folded,) = diff(old, new).folded
-    assert (folded.weights, folded.into, folded.bias) == ("kernel", "w", "b")
-
-
 def test_a_proof_overrules_pairs_by_nearness_and_by_number() -> None:
     """One layer is folded; another one, which resembles it, is left."""
     kernel = random_kernel(3, 3, 2, 6)
@@ -245,18 +272,18 @@ def test_a_proof_overrules_pairs_by_nearness_and_by_number() -> None:
 # Layers that were folded wrongly
 
 WIDE = trained("bn", 12)
-KERNEL, BIAS = random_kernel(3, 3, 2, 12), random_kernel(12, seed=3)
+WIDE_KERNEL, WIDE_BIAS = random_kernel(3, 3, 2, 12), random_kernel(12, seed=3)
 DENSE = random_kernel(30, 12, seed=5)
 
 
 def _in_convolution(of: BatchNorm) -> dict[str, np.ndarray]:
     scale, shift = scale_and_shift(of)
-    return {"w": (KERNEL * scale).transpose(3, 2, 0, 1), "b": shift}
+    return {"w": (WIDE_KERNEL * scale).transpose(3, 2, 0, 1), "b": shift}
 
 
 def _in_convolution_with_bias(of: BatchNorm) -> dict[str, np.ndarray]:
     scale, shift = scale_and_shift(of)
-    return {"w": KERNEL * scale, "b": BIAS * scale + shift}
+    return {"w": WIDE_KERNEL * scale, "b": WIDE_BIAS * scale + shift}
 
 
 def _in_dense_layer(of: BatchNorm) -> dict[str, np.ndarray]:
@@ -267,7 +294,7 @@ def _in_dense_layer(of: BatchNorm) -> dict[str, np.ndarray]:
 
 def _in_two_operations(of: BatchNorm) -> dict[str, np.ndarray]:
     scale, shift = scale_and_shift(of)
-    return {"kernel": KERNEL, "w": scale, "b": shift}
+    return {"kernel": WIDE_KERNEL, "w": scale, "b": shift}
 
 
 FOLDINGS = [_in_convolution, _in_convolution_with_bias, _in_dense_layer, _in_two_operations]
@@ -308,7 +335,7 @@ def original() -> BatchNorm:
 
 
 def both(fold: Callable[[BatchNorm], dict[str, np.ndarray]], of: BatchNorm) -> list[Model]:
-    own = {"k": KERNEL, "bias": BIAS, "dense": DENSE}
+    own = {"k": WIDE_KERNEL, "bias": WIDE_BIAS, "dense": DENSE}
     return [
         holding(own, original()),
         holding({"x": random_kernel(3, 3, 2, 12, seed=8), **fold(of)}),
@@ -344,87 +371,18 @@ def test_the_old_value_is_named_before_the_new() -> None:
 
 def test_a_folding_without_a_cause_is_not_reported() -> None:
     scale, shift = scale_and_shift(trained("other", 12, seed=9))
-    for new in ({"w": KERNEL * scale, "b": shift}, {"scale": scale, "shift": shift}):
-        difference = diff(holding({"k": KERNEL}, original()), holding(new))
+    for new in ({"w": WIDE_KERNEL * scale, "b": shift}, {"scale": scale, "shift": shift}):
+        difference = diff(holding({"k": WIDE_KERNEL}, original()), holding(new))
         assert (difference.misfolded, difference.removed) == ((), ("bn",))
 
 
 def test_a_dropped_layer_is_not_reported_as_misfolded() -> None:
-    new = holding({"k": KERNEL, "bias": BIAS})
-    difference = diff(holding({"k": KERNEL, "bias": BIAS}, original()), new)
+    new = holding({"k": WIDE_KERNEL, "bias": WIDE_BIAS})
+    difference = diff(holding({"k": WIDE_KERNEL, "bias": WIDE_BIAS}, original()), new)
     assert (difference.misfolded, difference.removed) == ((), ("bn",))
 
 
 # The search, and what it reads and keeps
-
-UNEVEN = random_kernel(3, 5, 4, 6)
-LAYOUT = (3, 2, 0, 1)
-PRODUCT = (UNEVEN * SCALE).transpose(LAYOUT)
-
-
-def folded_into(new: Mapping[str, np.ndarray], of: BatchNorm = BN) -> list[tuple[Any, ...]]:
-    """Return for each folded layer its weights, the weights in the other model, and the bias."""
-    difference = diff(holding({"k": UNEVEN}, of), holding(new))
-    return [(each.weights, each.into, each.bias) for each in difference.folded]
-
-
-def test_weights_that_begin_alike_are_passed_over() -> None:
-    other, longer = PRODUCT.copy(), np.concatenate([PRODUCT, 0 * PRODUCT], axis=1)
-    other[-1] += 1
-    new = {"other": other, "longer": longer, "w": PRODUCT, "b": SHIFT}
-    assert folded_into(new) == [("k", "w", "b")]
-
-
-def test_shuffled_numbers_are_not_a_proof() -> None:
-    shuffled = PRODUCT.reshape(6, -1)[:, np.random.default_rng(0).permutation(60)]
-    assert folded_into({"w": shuffled.reshape(PRODUCT.shape), "b": SHIFT}) == []
-
-
-def at_the_origin(**arrays: np.ndarray) -> BatchNorm:
-    zeros = np.zeros(6, np.float32)
-    return changed(BN, {"beta": zeros, "moving_mean": zeros, **arrays})
-
-
-def test_a_shift_of_0_needs_no_bias() -> None:
-    assert folded_into({"w": PRODUCT}, at_the_origin()) == [("k", "w", None)]
-    assert folded_into({"w": PRODUCT}) == []
-    # Of large terms that cancel, rounding leaves more than of small ones.
-    mean = np.linspace(1000, 2000, 6, dtype=np.float32)
-    near = changed(BN, {"moving_mean": mean, "beta": (mean * SCALE).astype(np.float32)})
-    assert folded_into({"w": PRODUCT}, near) == [("k", "w", None)]
-
-
-def test_a_large_shift_is_rounded_as_such() -> None:
-    large = changed(BN, {"beta": np.linspace(1e4, 2e4, 6, dtype=np.float32)})
-    shift = scale_and_shift(large)[1] * np.float32(1 + 2e-7)
-    assert folded_into({"w": PRODUCT, "b": shift}, large) == [("k", "w", "b")]
-
-
-class TestMultiplication:
-    def test_the_scale_is_found_among_others(self) -> None:
-        decoy = random_kernel(6, seed=5)
-        new = {"add": SHIFT, "decoy": decoy, "mul": SCALE, "k": UNEVEN}
-        assert folded_into(new) == [(None, "mul", "add")]
-        assert folded_into({"add": SHIFT, "decoy": decoy, "k": UNEVEN}) == []
-
-    def test_a_scale_without_a_shift_is_not_a_proof(self) -> None:
-        assert folded_into({"mul": SCALE, "k": UNEVEN}, at_the_origin()) == []
-
-    def test_one_number_for_all_channels_may_be_anything(self) -> None:
-        ones = np.ones(6, np.float32)
-        layer = changed(BN, {"gamma": ones, "moving_variance": ones})
-        scale, shift = scale_and_shift(layer)
-        assert folded_into({"mul": scale, "add": shift, "k": UNEVEN}, layer) == []
-
-    def test_one_vector_is_not_scale_and_shift_both(self) -> None:
-        layer = changed(BN, {"moving_mean": np.zeros(6, np.float32), "beta": SCALE})
-        assert folded_into({"both": SCALE, "k": UNEVEN}, layer) == []
-
-    def test_a_bias_that_is_scaled_goes_with_weights_alone(self) -> None:
-        bias = random_kernel(6, seed=3)
-        old = holding({"k": UNEVEN, "b": bias}, BN)
-        new = holding({"k": UNEVEN, "mul": SCALE, "add": SHIFT + bias * SCALE})
-        assert diff(old, new).folded == ()
 
 
 class TestReading:

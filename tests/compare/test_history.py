@@ -87,57 +87,58 @@ def test_any_numbers_give_what_a_summary_gives(
                 assert track.change[place] == 0
 
 
-class TestChange:
-    def test_of_gamma_and_variance_is_relative(self) -> None:
-        assert run_of("gamma", [3, 4], [3, 4.5])[1] == pytest.approx(
-            np.sqrt(0.125) / np.sqrt((9 + 4.5**2) / 2)
-        )
-
-    def test_of_the_mean_is_in_standard_deviations(self) -> None:
-        change = run_of("moving_mean", [0, 0], [1, 7], moving_variance=[4, 12])
-        assert change[1] == pytest.approx(5 / np.sqrt(8))
-
-    def test_of_beta_is_in_units_of_gamma(self) -> None:
-        assert run_of("beta", [0, 0], [1, 7], gamma=[-2, 2])[1] == pytest.approx(5 / 2)
-        assert run_of("beta", [0, 0], [1, 7])[1] == pytest.approx(5)
-
-    def test_is_not_known_of_the_first(self) -> None:
-        assert np.isnan(run_of("beta", [0], [1])[0])
-
-    def test_is_0_only_if_nothing_moved(self) -> None:
-        tiny = run_of("gamma", [1, 1e-300], [1, 2e-300])
-        assert 0 < tiny[1] < 1e-300
-        assert run_of("gamma", [1, np.nan], [1, np.nan])[1] == 0
-        assert run_of("gamma", [0.0], [-0.0])[1] == 0
-
-    def test_a_change_to_nan_is_movement(self) -> None:
-        assert run_of("gamma", [1, 2], [1, np.nan])[1] != 0
-
-    def test_of_another_shape_is_not_known(self) -> None:
-        assert np.isnan(run_of("gamma", [1, 2], [1, 2, 3])[1])
-        assert np.isnan(run_of("gamma", [np.nan, np.nan], [np.nan])[1])
+NAN = np.nan
+ROOT = np.sqrt
 
 
-class TestTurn:
-    def turns(self, *arrays: Sequence[float]) -> list[float]:
-        entries = [
-            at(number, layer("bn", {"beta": np.array(array, float)}))
-            for number, array in enumerate(arrays)
-        ]
-        return history(entries).tracks["bn", "beta"].turn.tolist()
+@pytest.mark.parametrize(
+    ("role", "arrays", "others", "change"),
+    [
+        # relative to the role's own size
+        ("gamma", [[3, 4], [3, 4.5]], {}, ROOT(0.125) / ROOT((9 + 4.5**2) / 2)),
+        # in standard deviations
+        ("moving_mean", [[0, 0], [1, 7]], {"moving_variance": [4, 12]}, 5 / ROOT(8)),
+        # in units of gamma, if the layer has one
+        ("beta", [[0, 0], [1, 7]], {"gamma": [-2, 2]}, 5 / 2),
+        ("beta", [[0, 0], [1, 7]], {}, 5),
+        ("gamma", [[1, NAN], [1, NAN]], {}, 0),
+        ("gamma", [[0.0], [-0.0]], {}, 0),
+        # Other shapes are not compared.
+        ("gamma", [[1, 2], [1, 2, 3]], {}, NAN),
+        ("gamma", [[NAN, NAN], [NAN]], {}, NAN),
+    ],
+)
+def test_the_change_since_the_checkpoint_before(
+    role: str, arrays: list[list[float]], others: dict[str, list[float]], change: float
+) -> None:
+    found = run_of(role, *arrays, **others)
+    assert np.isnan(found[0])
+    assert found[1] == pytest.approx(change, nan_ok=True)
+    assert (found[1] == 0) == (change == 0)
 
-    def test_on_in_the_same_direction(self) -> None:
-        assert self.turns([0, 0], [1, 2], [2, 4])[2] == pytest.approx(1)
 
-    def test_back(self) -> None:
-        assert self.turns([0, 0], [1, 2], [0, 0])[2] == pytest.approx(-1)
+def test_the_least_movement_is_not_0() -> None:
+    tiny = run_of("gamma", [1, 1e-300], [1, 2e-300])
+    assert 0 < tiny[1] < 1e-300
+    assert run_of("gamma", [1, 2], [1, NAN])[1] != 0
 
-    def test_at_a_right_angle(self) -> None:
-        assert self.turns([0, 0], [1, 0], [1, 1])[2] == pytest.approx(0)
 
-    def test_is_not_known_before_the_second_step_or_without_one(self) -> None:
-        turns = self.turns([0, 0], [1, 0], [1, 0])
-        assert np.isnan(turns).all()
+@pytest.mark.parametrize(
+    ("arrays", "turn"),
+    [
+        ([[0, 0], [1, 2], [2, 4]], 1),
+        ([[0, 0], [1, 2], [0, 0]], -1),
+        ([[0, 0], [1, 0], [1, 1]], 0),
+        ([[0, 0], [1, 0], [1, 0]], NAN),
+    ],
+)
+def test_the_turn(arrays: list[list[float]], turn: float) -> None:
+    entries = [
+        at(number, layer("bn", {"beta": np.array(array, float)}))
+        for number, array in enumerate(arrays)
+    ]
+    turns = history(entries).tracks["bn", "beta"].turn
+    assert turns.tolist() == pytest.approx([NAN, NAN, turn], nan_ok=True)
 
 
 def test_layers_that_come_and_go() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.registry import FORMATS, values_of
 from bnstat.mending.pairing import fit
-from bnstat.model import BatchNorm, Model, Source, Variable
+from bnstat.model import BatchNorm, Model, Source
+from tests.output import models
 
 KINDS = [row.name for row in FORMATS]
 
@@ -21,16 +22,7 @@ def dtype(name: str) -> np.dtype[Any]:
 
 
 def layer(name: str, **roles: Any) -> BatchNorm:
-    arrays = {role: np.asarray(array) for role, array in roles.items()}
-    return BatchNorm(
-        name,
-        {
-            role: Variable(
-                f"{name}/{role}", role, array.dtype.name, array.shape, lambda array=array: array
-            )
-            for role, array in arrays.items()
-        },
-    )
+    return models.layer(name, roles)
 
 
 def model(*layers: BatchNorm) -> Model:

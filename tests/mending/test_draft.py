@@ -261,6 +261,49 @@ def test_errors_have_the_name_of_the_copy(
         assert str(caught.value).startswith(message)
 
 
+RANDOM = os.urandom(3 << 20)
+
+
+@pytest.fixture(params=["supported", "refused", "missing"])
+def copy_in_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the system can copy between files without reading them."""
+
+    def refuse(*_: Any) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    if request.param == "refused":
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    elif request.param == "missing":
+        for name in ("copy_file_range", "posix_fadvise"):
+            monkeypatch.delattr(os, name, raising=False)
+
+
+@pytest.mark.usefixtures("copy_in_kernel")
+@pytest.mark.parametrize("data", [b"", b"x", RANDOM], ids=len)
+def test_a_copy_has_the_same_bytes(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a").write_bytes(data)
+    copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == data
+
+
+@pytest.mark.usefixtures("copy_in_kernel")
+def test_a_file_with_holes(tmp_path: Path) -> None:
+    with open(tmp_path / "a", "wb") as file:
+        file.seek(8 << 20)
+        file.write(b"middle")
+        file.truncate(32 << 20)
+    copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == b"old"
+
+
 def test_only_regular_files_are_copied(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(bnstat.BnstatError, match="is not a regular file"):

@@ -4,170 +4,141 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bnstat
-from bnstat.errors import BnstatError, NotFoundError
+from bnstat.errors import BnstatError
 from bnstat.formats.tensorflow.detection import state_text
-from bnstat.mending.layout import Footprint, Layout, footprint, layout, layout_in_place
+from bnstat.mending.layout import Footprint, footprint, layout, layout_in_place
 from bnstat.model import Source
 from tests.builders.mended import new_values
-from tests.mending.originals import DIGITS, assert_mended, contents
+from tests.mending.originals import DIGITS, contents
 
 SHARD = "m.data-00000-of-00001"
 
 
 @pytest.fixture
-def top(tmp_path: Path) -> Path:
-    """A folder of a checkpoint `m`, a SavedModel `saved/1` and a file `w.h5`."""
+def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a checkpoint `m`, a SavedModel `saved/1` and a file `w.h5`."""
     top = tmp_path / "run"
     for name in (SHARD, "m.index", "saved/1/saved_model.pb", "saved/1/variables/v", "w.h5", "s.h5"):
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(name)
+    for name in ("out", "saved/11"):
+        (top / name).mkdir()
+    (top / "old.index").touch()
+    (top / "link.index").symlink_to(top / "nowhere")
+    monkeypatch.chdir(top)
     return top
 
 
-def checkpoint_of(top: Path, within: bool = False) -> Footprint:
-    return Footprint("checkpoint", str(top), "m", [SHARD, "m.index"], within)
+CHECKPOINT = Footprint("checkpoint", ".", "m", [SHARD, "m.index"])
+SAVED = Footprint("folder", "saved/1")
+FILE = Footprint("files", ".", "w.h5", ["w.h5"])
+WITH_SHARD = Footprint("files", ".", "w.h5", ["s.h5", "w.h5"])
 
 
-def saved(top: Path, within: bool = False) -> Footprint:
-    return Footprint("folder", str(top / "saved/1"), within=within)
+def within(original: Footprint) -> Footprint:
+    return replace(original, within=True)
 
 
-def files(plan: Layout) -> dict[str, str]:
-    return {os.path.basename(file): copy for file, copy in plan.files.items()}
+def prefixed(copy: str) -> dict[str, str]:
+    return {SHARD: f"{copy}.data-00000-of-00001", "m.index": f"{copy}.index"}
 
 
-class TestBeside:
-    @pytest.mark.parametrize(
-        ("output", "parent", "name"),
-        [
-            ("c", ".", "c"),
-            ("./c", ".", "c"),
-            ("out/c", "out", "c"),
-            ("out/c.index", "out", "c"),
-            ("out/c.meta", "out", "c"),
-            ("out/c.data-00000-of-00007", "out", "c"),
-            ("out", "out", "m"),
-            ("out/", "out", "m"),
-        ],
-    )
-    def test_a_checkpoint(
-        self, top: Path, monkeypatch: pytest.MonkeyPatch, output: str, parent: str, name: str
-    ) -> None:
-        (top / "out").mkdir()
-        monkeypatch.chdir(top)
-        plan = layout(checkpoint_of(top), output)
-        assert (plan.parent, plan.model) == (parent, name)
-        assert plan.output == (name if parent == "." else f"{parent}/{name}")
-        assert plan.names == [f"{name}.data-00000-of-00001", f"{name}.index"]
-        assert files(plan) == dict(zip([SHARD, "m.index"], plan.names, strict=True))
-        assert (plan.folders, plan.state, plan.replaces) == ({}, None, False)
-
-    def test_a_file_and_its_shards(self, top: Path) -> None:
-        original = Footprint("files", str(top), "w.h5", ["s.h5", "w.h5"])
-        assert layout(original, str(top / "saved/c.h5")).names == ["s.h5", "c.h5"]
-        with pytest.raises(BnstatError, match=r"s\.h5: exists already, and the copy needs a shard"):
-            layout(original, str(top / "c.h5"))
-
-    def test_outputs_that_exist(self, top: Path) -> None:
-        (top / "c.index").touch()
-        (top / "link.index").symlink_to(top / "nowhere")
-        for name in ("c", "link"):
-            with pytest.raises(BnstatError, match=rf"{name}\.index: exists already"):
-                layout(checkpoint_of(top), str(top / name))
-        for output in (top / "m", f"{top}/", top / "m.index"):
-            with pytest.raises(BnstatError, match=rf"{SHARD}: is the model itself"):
-                layout(checkpoint_of(top), str(output))
-        with pytest.raises(NotFoundError, match=r"the folder .*none does not exist; make it first"):
-            layout(checkpoint_of(top), str(top / "none/c"))
-        with pytest.raises(BnstatError, match="output: is empty"):
-            layout(checkpoint_of(top), "")
+def in_folder(copy: str) -> dict[str, str]:
+    return {"saved_model.pb": f"{copy}/saved_model.pb", "v": f"{copy}/variables/v"}
 
 
-class TestInANewFolder:
-    @pytest.mark.parametrize("end", ["", "/"])
-    def test_of_a_folder(self, top: Path, end: str) -> None:
-        plan = layout(saved(top), str(top / "c") + end)
-        assert (plan.parent, plan.names, plan.model) == (str(top), ["c"], "c")
-        assert files(plan) == {"saved_model.pb": "c/saved_model.pb", "v": "c/variables/v"}
-        own = str(top / "saved/1")
-        assert plan.folders == {"c": own, "c/variables": f"{own}/variables"}
-        assert (plan.state, plan.replaces) == (None, False)
-
-    def test_of_a_version_in_a_serving_folder(self, top: Path) -> None:
-        plan = layout(saved(top, within=True), str(top / "c"))
-        assert (plan.names, plan.model) == (["c"], "c")
-        assert files(plan) == {"saved_model.pb": "c/1/saved_model.pb", "v": "c/1/variables/v"}
-        own = str(top / "saved/1")
-        assert list(plan.folders.items()) == [
-            ("c", None), ("c/1", own), ("c/1/variables", f"{own}/variables"),
-        ]  # fmt: skip
-
-    def test_of_a_checkpoint_in_a_training_folder(self, top: Path) -> None:
-        plan = layout(checkpoint_of(top, within=True), str(top.parent / "c"))
-        assert (plan.names, plan.model, plan.folders) == (["c"], "c", {"c": None})
-        assert files(plan) == {SHARD: f"c/{SHARD}", "m.index": "c/m.index"}
-        assert plan.state == ("c/checkpoint", state_text("m"))
-
-    def test_of_a_file_among_others(self, top: Path) -> None:
-        original = Footprint("files", str(top), "w.h5", ["w.h5"], within=True)
-        plan = layout(original, str(top.parent / "c"))
-        assert (plan.parent, plan.model, plan.state) == (str(top.parent), "c", None)
-        assert files(plan) == {"w.h5": "c/w.h5"}
-
-    def test_an_empty_folder_may_exist(self, top: Path) -> None:
-        (top / "c").mkdir()
-        assert layout(saved(top), str(top / "c")).names == ["c"]
-        (top / "c/x").touch()
-        for name in ("c", "w.h5"):
-            with pytest.raises(BnstatError, match="exists already"):
-                layout(saved(top), str(top / name))
-
-    def test_not_in_the_model_itself(self, top: Path) -> None:
-        for output in ("saved/1/c", "saved/1/variables/c"):
-            with pytest.raises(BnstatError, match="is inside the model"):
-                layout(saved(top), str(top / output))
-        with pytest.raises(BnstatError, match="is the model itself"):
-            layout(saved(top), str(top / "saved/1"))
+@pytest.mark.parametrize(
+    ("original", "output", "copy", "files"),
+    [
+        # beside other files
+        (CHECKPOINT, "c", "c", prefixed("c")),
+        (CHECKPOINT, "./c", "c", prefixed("c")),
+        (CHECKPOINT, "out/c", "out/c", prefixed("out/c")),
+        (CHECKPOINT, "out/c.index", "out/c", prefixed("out/c")),
+        (CHECKPOINT, "out/c.meta", "out/c", prefixed("out/c")),
+        (CHECKPOINT, "out/c.data-00000-of-00007", "out/c", prefixed("out/c")),
+        (CHECKPOINT, "out", "out/m", prefixed("out/m")),
+        (CHECKPOINT, "out/", "out/m", prefixed("out/m")),
+        (WITH_SHARD, "out/c.h5", "out/c.h5", {"s.h5": "out/s.h5", "w.h5": "out/c.h5"}),
+        # in a new folder, or an empty one
+        (SAVED, "c", "c", in_folder("c")),
+        (SAVED, "c/", "c", in_folder("c")),
+        (SAVED, "out", "out", in_folder("out")),
+        (within(SAVED), "c", "c", in_folder("c/1")),
+        (within(CHECKPOINT), "../c", "../c", prefixed("../c/m")),
+        (within(FILE), "../c", "../c", {"w.h5": "../c/w.h5"}),
         # A folder whose name starts with the name of the model is not inside it.
-        (top / "saved/11").mkdir()
-        assert layout(saved(top), str(top / "saved/11/c")).model == "c"
-        assert layout(saved(top), str(top / "saved/2")).model == "2"
+        (SAVED, "saved/11/c", "saved/11/c", in_folder("saved/11/c")),
+        (SAVED, "saved/2", "saved/2", in_folder("saved/2")),
+    ],
+)
+def test_the_files_of_a_copy(
+    top: Path, original: Footprint, output: str, copy: str, files: dict[str, str]
+) -> None:
+    plan = layout(original, output)
+    assert plan.output == copy
+    copies = {os.path.basename(f): os.path.join(plan.parent, c) for f, c in plan.files.items()}
+    assert {file: os.path.normpath(path) for file, path in copies.items()} == files
+    tops = {path.split("/")[0] for path in plan.files.values()}
+    assert set(plan.names) == tops
+    assert not plan.replaces
 
 
-class TestInPlace:
-    def test_of_a_folder(self, top: Path) -> None:
-        (top / "link").symlink_to(top / "saved/1")
-        for folder in ("saved/1", "link"):
-            plan = layout_in_place(Footprint("folder", str(top / folder)))
-            assert (plan.parent, plan.names, plan.model) == (str(top / "saved"), ["1"], "1")
-            assert files(plan) == {"saved_model.pb": "1/saved_model.pb", "v": "1/variables/v"}
-            assert plan.replaces
+def test_the_folders_of_a_copy(top: Path) -> None:
+    assert layout(CHECKPOINT, "c").folders == layout(CHECKPOINT, "out").folders == {}
+    own = {"c": "saved/1", "c/variables": "saved/1/variables"}
+    assert layout(SAVED, "c").folders == own
+    assert list(layout(within(SAVED), "c").folders.items()) == [
+        ("c", None), ("c/1", "saved/1"), ("c/1/variables", "saved/1/variables"),
+    ]  # fmt: skip
+    plan = layout(within(CHECKPOINT), "../c")
+    assert (plan.folders, plan.state) == ({"c": None}, ("c/checkpoint", state_text("m")))
+    assert layout(within(FILE), "../c").state is layout(CHECKPOINT, "c").state is None
 
-    def test_of_files(self, top: Path) -> None:
-        plan = layout_in_place(checkpoint_of(top))
-        assert (plan.parent, plan.names, plan.model) == (str(top), [SHARD, "m.index"], "m")
-        assert files(plan) == {SHARD: SHARD, "m.index": "m.index"}
+
+@pytest.mark.parametrize(
+    ("original", "output", "message"),
+    [
+        (WITH_SHARD, "c.h5", r"s\.h5: exists already, and the copy needs a shard"),
+        (CHECKPOINT, "old", r"old\.index: exists already"),
+        (CHECKPOINT, "link", r"link\.index: exists already"),
+        (CHECKPOINT, "m", f"{SHARD}: is the model itself"),
+        (CHECKPOINT, "./", f"{SHARD}: is the model itself"),
+        (CHECKPOINT, "m.index", f"{SHARD}: is the model itself"),
+        (CHECKPOINT, "none/c", "the folder none does not exist; make it first"),
+        (CHECKPOINT, "", "output: is empty"),
+        (SAVED, "saved", "exists already"),
+        (SAVED, "w.h5", "exists already"),
+        (SAVED, "saved/1/c", "is inside the model"),
+        (SAVED, "saved/1/variables/c", "is inside the model"),
+        (SAVED, "saved/1", "is the model itself"),
+    ],
+)
+def test_outputs_that_are_refused(
+    top: Path, original: Footprint, output: str, message: str
+) -> None:
+    with pytest.raises(BnstatError, match=message):
+        layout(original, output)
+
+
+def test_in_place(top: Path) -> None:
+    (top / "folder-link").symlink_to(top / "saved/1")
+    for folder in ("saved/1", "folder-link"):
+        plan = layout_in_place(Footprint("folder", folder))
+        assert (plan.parent, plan.names, plan.model) == (str(top / "saved"), ["1"], "1")
+        assert sorted(plan.files.values()) == ["1/saved_model.pb", "1/variables/v"]
         assert plan.replaces
-
-
-def test_the_name_of_a_checkpoints_copy(checkpoint: Path, tmp_path: Path) -> None:
-    values = new_values(bnstat.load(checkpoint))
-    (tmp_path / "out").mkdir()
-    for original, output, expected in [
-        (checkpoint, tmp_path / "out", "out/m"),
-        (f"{checkpoint}.index", tmp_path / "out/a.index", "out/a"),
-        (f"{checkpoint}.data-00001-of-00002", tmp_path / "b", "b"),
-    ]:
-        applied = bnstat.apply(original, values, output)
-        assert applied.output == str(tmp_path / expected)
-        assert applied.values is None
-        assert_mended(tmp_path / expected, checkpoint)
+    plan = layout_in_place(CHECKPOINT)
+    assert (plan.parent, plan.names, plan.model) == (".", [SHARD, "m.index"], "m")
+    assert [*plan.files.values()] == [SHARD, "m.index"]
+    assert plan.replaces
 
 
 def test_a_refused_output_changes_nothing(saved_model: Path) -> None:

@@ -46,28 +46,20 @@ def test_a_round_trip_keeps_the_bits(tmp_path: Path, form: str, kind: str) -> No
         assert same_bits(found[f"{name}/moving_mean"], np.ascontiguousarray(array[::-1]))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_nan_and_infinity_keep_their_bits(tmp_path: Path, form: str) -> None:
-    bits = [0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800000, 0xFF800000, 0]
-    array = np.array(bits, np.uint32).view(np.float32)
-    of = model(layer("bn", gamma=array))
-    assert same_bits(fitted(of, exported(of, form, tmp_path))["bn/gamma"], array)
+BITS = np.array([0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800000, 0xFF800000, 0], np.uint32)
+SHAPES = [(1, 1, 1, 4), (2, 3), (1, 2, 3), (1,), (4, 1), (0,), ()]
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (2, 3), (1, 2, 3), (1,), (4, 1), (0,)])
-def test_shapes(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
-    array = np.random.default_rng(0).random(shape).astype(np.float32)
+@pytest.mark.parametrize(
+    "array",
+    [BITS.view(np.float32), *(np.random.default_rng(0).random(shape, "f4") for shape in SHAPES)],
+)
+def test_nan_and_every_shape(tmp_path: Path, form: str, array: Any) -> None:
     of = model(layer("bn", gamma=array), layer("other", gamma=np.ones(2, np.float32)))
-    found = fitted(of, exported(of, form, tmp_path))
-    if array.size or form != "csv":
-        assert same_bits(found["bn/gamma"], array)
-
-
-def test_a_scalar(tmp_path: Path) -> None:
-    of = model(layer("bn", gamma=np.float32(3)))
-    for form in ("json", "npz"):
-        assert same_bits(fitted(of, exported(of, form, tmp_path))["bn/gamma"], np.array(3, "f4"))
+    if form == "csv" and (not array.size or not array.ndim):
+        pytest.skip("CSV has no rows for empty arrays, and no channels for scalars")
+    assert same_bits(fitted(of, exported(of, form, tmp_path))["bn/gamma"], np.asarray(array))
 
 
 def test_roles_of_different_sizes(tmp_path: Path) -> None:

@@ -176,8 +176,9 @@ def _in_graph(homes: Homes) -> Change:
         )
 
     def in_function(function: bytes) -> bytes:
-        arrays = homes.get(_name(_first(function, _SIGNATURE)), {})
-        return at([_NODE_IN_FUNCTION], partial(in_node, arrays))(function)
+        name = _name(_first(function, _SIGNATURE))
+        arrays = homes.get(name) if name else None
+        return at([_NODE_IN_FUNCTION], partial(in_node, arrays))(function) if arrays else function
 
     in_library = at([_FUNCTION], in_function)
     return partial(rebuilt, {_NODE: partial(in_node, homes.get("", {})), _LIBRARY: in_library})
