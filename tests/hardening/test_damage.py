@@ -115,18 +115,13 @@ def test_truncated_checkpoints(files: dict[str, bytes], tmp_path: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["legacy.h5", "legacy-latest.h5", "weights.weights.h5"])
-def test_truncated_hdf5_files(name: str, tmp_path: Path) -> None:
-    content = handmade.hdf5_files()[name]
+KERAS_FILES = {**handmade.hdf5_files(), "m.keras": handmade.keras_archive()}
+
+
+@pytest.mark.parametrize("name", ["legacy.h5", "legacy-latest.h5", "weights.weights.h5", "m.keras"])
+def test_truncated_keras_files(name: str, tmp_path: Path) -> None:
+    content = KERAS_FILES[name]
     path = tmp_path / name
-    for length in range(0, len(content), 13):
-        path.write_bytes(content[:length])
-        assert refused(path), f"{length} of {len(content)} bytes"
-
-
-def test_truncated_keras_archives(tmp_path: Path) -> None:
-    content = handmade.keras_archive()
-    path = tmp_path / "m.keras"
     for length in range(0, len(content), 13):
         path.write_bytes(content[:length])
         assert refused(path), f"{length} of {len(content)} bytes"
