@@ -234,7 +234,7 @@ class RemoteStore:
         self._fs = fs
         self._scheme = scheme
         self._host = host
-        self._access = access
+        self.access = access
         self._files: WeakValueDictionary[tuple[str, Entry], RemoteFile] = WeakValueDictionary()
         self._listings: dict[str, Mapping[str, Entry] | None] = {}
 
@@ -300,7 +300,7 @@ class RemoteStore:
 
     def reuse_listing(self, path: str) -> None:
         """Take the listing of a folder from `Access.listed`, if present."""
-        files = self._access.listed.get(self.url(path))
+        files = self.access.listed.get(self.url(path))
         if files is not None:
             self._add_listings(path, files)
 
@@ -343,7 +343,7 @@ class RemoteStore:
         """
         pieces: list[Piece] = []
         for file, spans in wanted.items():
-            self._access.take(file.path, sum(end - start for start, end in spans))
+            self.access.take(file.path, sum(end - start for start, end in spans))
             pieces += [Piece(file, *span) for span in split(spans)]
         if not pieces:
             return
@@ -362,7 +362,7 @@ class RemoteStore:
                 )
         for piece, data in zip(pieces, results, strict=True):
             piece.file.fetched.add(piece.start, data)
-        self._access.add_reads({piece.file for piece in pieces if not piece.is_whole})
+        self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Compare files with their listings.

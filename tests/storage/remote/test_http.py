@@ -236,7 +236,7 @@ def test_a_dripping_server_is_given_up(
 
 def test_a_dripping_piece_is_given_up(digits: Server) -> None:
     store = impatient(0.2, 1000)
-    folder = WebFolder(store, Access(), digits.url)
+    folder = WebFolder(store, digits.url)
     file = store.file(folder, f"{digits.url}/m", Entry("m", False, 9999))
     with (
         dripping(digits, lambda handler: STARTS["a part"]),
