@@ -229,8 +229,6 @@ class RemoteStore:
     """True if the driver needs a request to open a file that is not in its cached listings."""
 
     def __init__(self, fs: Any, scheme: str, access: Access, host: str = "") -> None:
-        if not access.listed:
-            fs.invalidate_cache()
         self._fs = fs
         self._scheme = scheme
         self._host = host
@@ -297,6 +295,10 @@ class RemoteStore:
             if entry.name.startswith(start) and (name := entry.name.removeprefix(start)):
                 entries[name] = entry._replace(name=name)
         return entries
+
+    def forget(self, path: str) -> None:
+        """Drop the driver's cached listings of a path."""
+        self._fs.invalidate_cache(path)
 
     def reuse_listing(self, path: str) -> None:
         """Take the listing of a folder from `Access.listed`, if present."""
@@ -493,6 +495,8 @@ def find_in_store(url: str, access: Access, recursive: bool) -> Spot:
     """
     store, path = connect(url, access)
     path = store.canonical(path.rstrip("/"))
+    if not access.listed:
+        store.forget(path)
     above, _, name = path.rpartition("/")
     store.reuse_listing(path)
     store.reuse_listing(above)

@@ -63,8 +63,6 @@ class Server:
         self.asked: list[Mapping[str, Any]] = []
         self._responses = list(responses)
 
-    def invalidate_cache(self) -> None: ...
-
     def encode_url(self, url: str) -> str:
         return url
 

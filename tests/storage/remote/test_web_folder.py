@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +19,7 @@ class Server(WebStore):
     """Files by URL; `asked` are the names of each request."""
 
     def __init__(self, files: dict[str, bytes], sends_ranges: bool = True) -> None:
-        super().__init__(SimpleNamespace(invalidate_cache=lambda: None), Access())
+        super().__init__(None, Access())
         self.files, self.sends_ranges = files, sends_ranges
         self.asked: list[list[str]] = []
 
