@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import shlex
 import signal
 import struct
 import subprocess
@@ -120,14 +119,6 @@ from bnstat.__main__ import run
 run()
 """
     return [sys.executable, "-c", script, str(model), target, str(seconds)]
-
-
-def test_the_status_after_a_signal(large: Path, tmp_path: Path) -> None:
-    child = shlex.join(_interrupted_while_writing(large, str(tmp_path / "x.json")))
-    script = f"coproc {child}; read -u ${{COPROC[0]}}; kill -TERM $COPROC_PID; wait $COPROC_PID"
-    result = shell(script, preexec_fn=heeded)
-    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, b"")
-    assert os.listdir(tmp_path) == []
 
 
 def test_signals_that_nohup_ignores(large: Path, tmp_path: Path) -> None:
