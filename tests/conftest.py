@@ -93,3 +93,26 @@ def real() -> Path:
 def written() -> Path:
     """Small files that many versions of TensorFlow and Keras wrote."""
     return _folder("written")
+
+
+@pytest.fixture
+def s3_requests(s3: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The requests to S3: operation and key."""
+    import s3fs
+
+    log: list[tuple[str, str]] = []
+    plain = s3fs.S3FileSystem._call_s3
+
+    async def counted(self, method, *rest, **more):  # type: ignore[no-untyped-def]
+        log.append((method, more.get("Key", "")))
+        return await plain(self, method, *rest, **more)
+
+    plain_pages = s3fs.S3FileSystem._iterdir
+
+    def pages(self, bucket, *rest, **more):  # type: ignore[no-untyped-def]
+        log.append(("list", str(rest)))
+        return plain_pages(self, bucket, *rest, **more)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    monkeypatch.setattr(s3fs.S3FileSystem, "_iterdir", pages)
+    return log

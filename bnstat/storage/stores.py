@@ -229,12 +229,10 @@ class RemoteStore:
     """True if the driver needs a request to open a file that is not in its cached listings."""
 
     def __init__(self, fs: Any, scheme: str, access: Access, host: str = "") -> None:
-        if not access.listed:
-            fs.invalidate_cache()
         self._fs = fs
         self._scheme = scheme
         self._host = host
-        self._access = access
+        self.access = access
         self._files: WeakValueDictionary[tuple[str, Entry], RemoteFile] = WeakValueDictionary()
         self._listings: dict[str, Mapping[str, Entry] | None] = {}
 
@@ -298,9 +296,13 @@ class RemoteStore:
                 entries[name] = entry._replace(name=name)
         return entries
 
+    def forget(self, path: str) -> None:
+        """Drop the driver's cached listings of a path."""
+        self._fs.invalidate_cache(path)
+
     def reuse_listing(self, path: str) -> None:
         """Take the listing of a folder from `Access.listed`, if present."""
-        files = self._access.listed.get(self.url(path))
+        files = self.access.listed.get(self.url(path))
         if files is not None:
             self._add_listings(path, files)
 
@@ -343,7 +345,7 @@ class RemoteStore:
         """
         pieces: list[Piece] = []
         for file, spans in wanted.items():
-            self._access.take(file.path, sum(end - start for start, end in spans))
+            self.access.take(file.path, sum(end - start for start, end in spans))
             pieces += [Piece(file, *span) for span in split(spans)]
         if not pieces:
             return
@@ -362,7 +364,7 @@ class RemoteStore:
                 )
         for piece, data in zip(pieces, results, strict=True):
             piece.file.fetched.add(piece.start, data)
-        self._access.add_reads({piece.file for piece in pieces if not piece.is_whole})
+        self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Compare files with their listings.
@@ -493,6 +495,8 @@ def find_in_store(url: str, access: Access, recursive: bool) -> Spot:
     """
     store, path = connect(url, access)
     path = store.canonical(path.rstrip("/"))
+    if not access.listed:
+        store.forget(path)
     above, _, name = path.rpartition("/")
     store.reuse_listing(path)
     store.reuse_listing(above)

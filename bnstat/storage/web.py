@@ -280,7 +280,7 @@ def find_on_web(url: str, access: Access) -> Spot:
         fs = fsspec.filesystem("https", **options)
     except Exception as error:
         raise to_bnstat_error(error, redact(url)) from error
-    folder = WebFolder(WebStore(fs, access), access, url)
+    folder = WebFolder(WebStore(fs, access), url)
     return Spot(None if folder.is_plain else folder.parent(), folder.name, folder)
 
 
@@ -292,7 +292,7 @@ class WebFolder(Folder):
 
     can_list = False
 
-    def __init__(self, store: WebStore, access: Access, url: str) -> None:
+    def __init__(self, store: WebStore, url: str) -> None:
         match = re.fullmatch(r"(\w+://[^/?#]+)([^?#]*)(\?[^#]*)?(#.*)?", url, re.DOTALL)
         if match is None:
             raise BnstatError(redact(url), "not a valid URL")
@@ -302,7 +302,6 @@ class WebFolder(Folder):
         self.path = redact(self._host + path).rstrip("/")
         self.name = self._inside.rpartition("/")[2]
         self._store = store
-        self._access = access
         self._files: dict[str, RemoteFile | None] = {}
 
     def names(self) -> list[str]:
@@ -331,7 +330,7 @@ class WebFolder(Folder):
             return
         base = f"{self._host}/{self._inside}".rstrip("/")
         urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
-        heads = self._store.heads(urls, self._access.left)
+        heads = self._store.heads(urls, self._store.access.left)
         for name, url, head in zip(new, urls, heads, strict=True):
             if isinstance(head, BaseException):
                 raise to_bnstat_error(head, redact(url)) from head
@@ -340,10 +339,10 @@ class WebFolder(Folder):
     def _file(self, name: str, url: str, entry: Entry, data: bytes) -> RemoteFile:
         entry = entry._replace(name=name.rpartition("/")[2])
         file = RemoteFile(self._store, self, url, entry)
-        self._access.take(file.path, len(data))
+        self._store.access.take(file.path, len(data))
         file.fetched.add(0, data)
         if len(data) > _HEAD:
-            self._access.notes.append(f"{file.path}: the server sends only whole files")
+            self._store.access.notes.append(f"{file.path}: the server sends only whole files")
         return file
 
     def folder(self, name: str) -> Folder | None:
@@ -357,7 +356,7 @@ class WebFolder(Folder):
         return 0.0 if file is None else file.entry.modified
 
     def _at(self, inside: str) -> WebFolder:
-        return WebFolder(self._store, self._access, f"{self._host}/{inside}{self._query}")
+        return WebFolder(self._store, f"{self._host}/{inside}{self._query}")
 
 
 def _stays_inside(name: str) -> bool:

@@ -266,13 +266,6 @@ def test_a_tar_with_impossible_sizes(size: int, tmp_path: Path, judged: Judge) -
     assert judged(path).startswith("error")
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_compression_methods_without_limits(method: int, tmp_path: Path, judged: Judge) -> None:
-    path = tmp_path / "m.keras"
-    path.write_bytes(zipped([("config.json", b"{}"), ("model.weights.h5", b"x" * 99)], method))
-    assert judged(path) == "error: UnsupportedError"
-
-
 @pytest.mark.parametrize(
     "dataset",
     [

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import marshal
-import tarfile
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -54,27 +52,6 @@ def test_archive_members_outside_the_archive(name: str, outside: Path, tmp_path:
         path.unlink()
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert (outside / "secret.txt").read_text() == SECRET
-
-
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
-)
-def test_links_and_devices_in_a_tar(
-    kind: bytes, outside: Path, tmp_path: Path, judged: Judge
-) -> None:
-    image = io.BytesIO()
-    with tarfile.open(fileobj=image, mode="w") as archive:
-        for name, content in handmade.bundle(layers()).items():
-            info = tarfile.TarInfo(name)
-            if ".data" in name:
-                info.type, info.linkname = kind, str(outside / "raw")
-                archive.addfile(info)
-            else:
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    path = tmp_path / "m.tar"
-    path.write_bytes(image.getvalue())
-    assert judged(path) == "error: NotFoundError"
 
 
 def _leading_out(outside: Path) -> dict[str, Callable[[h5py.File, str], None]]:

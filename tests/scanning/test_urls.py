@@ -123,29 +123,6 @@ def test_processes_read_from_a_bucket(s3: str, models: Path) -> None:
     assert below(records, "s3://models/many") == below(scanned(models), str(models))
 
 
-@pytest.fixture
-def requests(s3: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The requests to S3: operation and key."""
-    import s3fs
-
-    log: list[tuple[str, str]] = []
-    plain = s3fs.S3FileSystem._call_s3
-
-    async def counted(self, method, *rest, **more):  # type: ignore[no-untyped-def]
-        log.append((method, more.get("Key", "")))
-        return await plain(self, method, *rest, **more)
-
-    plain_pages = s3fs.S3FileSystem._iterdir
-
-    def pages(self, bucket, *rest, **more):  # type: ignore[no-untyped-def]
-        log.append(("list", str(rest)))
-        return plain_pages(self, bucket, *rest, **more)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    monkeypatch.setattr(s3fs.S3FileSystem, "_iterdir", pages)
-    return log
-
-
 def test_a_large_bucket_is_listed_as_a_whole(
     s3: str, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,7 +146,7 @@ def test_a_large_bucket_is_listed_as_a_whole(
 
 
 def test_only_changed_objects_are_read_again(
-    requests: list[tuple[str, str]], models: Path, tmp_path: Path
+    s3_requests: list[tuple[str, str]], models: Path, tmp_path: Path
 ) -> None:
     import s3fs
 
@@ -178,12 +155,12 @@ def test_only_changed_objects_are_read_again(
     root, path = "s3://models/kept", str(tmp_path / "state.db")
 
     def again() -> list[Record]:
-        requests.clear()
+        s3_requests.clear()
         with closing(State(path, "how")) as state:
             return scanned_url(root, state=state)
 
     def read() -> set[str]:
-        return {key for method, key in requests if method == "get_object"}
+        return {key for method, key in s3_requests if method == "get_object"}
 
     first = again()
     assert read()

@@ -336,10 +336,6 @@ def test_damaged_archives() -> None:
     for data in (b"", bytes(two_members())[:-30], bytes(newer)):
         with pytest.raises(DamagedError, match="m: is a damaged archive"):
             stored_member(MemoryFile(data, "m"), "stored")
-    moved = two_members()
-    moved[0] ^= 1
-    with pytest.raises(DamagedError, match="m: stored is not where its directory says"):
-        stored_member(MemoryFile(bytes(moved), "m"), "stored")
 
 
 SUFFIXES = pytest.mark.parametrize("kind", ["zip", "stored.zip", "tar", "tar.gz", "tgz"])

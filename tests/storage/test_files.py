@@ -8,7 +8,6 @@ import os
 import stat
 import time
 import weakref
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Barrier
@@ -18,7 +17,7 @@ import pytest
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.storage import files, local
 from bnstat.storage.access import Access
-from bnstat.storage.archive import Slice, stored_member
+from bnstat.storage.archive import Slice
 from bnstat.storage.files import File, Range, ahead, prefetch
 from bnstat.storage.local import LocalFile, LocalFolder, find
 from tests.builders.memory import MemoryFile
@@ -405,16 +404,3 @@ def test_nested_slices_map_to_the_whole_file() -> None:
     place = inner.place(1, 3, (slice(0, 3),))
     assert place == Range(whole, 4, 3, (slice(0, 3),))
     assert place.read() == inner.read(1, 3) == b"456"
-
-
-def test_the_place_of_a_stored_member_is_in_the_archive() -> None:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("other", b"x" * 100)
-        archive.writestr("weights", b"0123456789")
-    member = stored_member(MemoryFile(stream.getvalue()), "weights")
-    assert member is not None
-    place = member.place(2, 5)
-    assert place is not None
-    assert place.file is not member
-    assert place.read() == b"23456"

@@ -276,6 +276,8 @@ class Objects:
             pending = [(at + width, self.cursor(at, width).number(width))]
             head = struct.Struct("<BHB2x" if flags & 0x04 else "<BHB")
         else:
+            if prefix[0] != 1:
+                raise self.damage(f"an object header has no valid version ({prefix[0]})")
             pending = [(header + 16, int.from_bytes(prefix[8:12], "little"))]
             head = struct.Struct("<HHB3x")
         while pending:

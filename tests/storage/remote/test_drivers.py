@@ -148,7 +148,7 @@ class Blobs(MemoryFileSystem):  # type: ignore[misc]
             {"name": name, "type": "file", "size": len(content)} for name, content in held.items()
         ]
 
-    def invalidate_cache(self) -> None: ...
+    def invalidate_cache(self, path: str | None = None) -> None: ...
 
 
 @pytest.fixture

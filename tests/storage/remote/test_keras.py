@@ -1,4 +1,4 @@
-"""Remote Keras files: most layers are not fetched until they are requested."""
+"""Remote Keras files are read as on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import tf_keras
 
 import bnstat
-from bnstat.compare import diff
 from tests.builders.keras_models import FUNCTIONAL, functional, randomised
 from tests.builders.server import Server
 from tests.storage.remote.test_http import same
@@ -39,38 +38,3 @@ def test_a_model_is_the_same_as_on_disk(
     assert list(far.stored) == list(near.stored)
     for key, variable in near.stored.items():
         np.testing.assert_array_equal(far.stored[key].read(), variable.read())
-
-
-@LIBRARIES
-@pytest.mark.parametrize("form", [".h5", ".keras"])
-def test_folded_layers_are_found_in_the_kernels(
-    server: Server, library: Any, form: str, tmp_path: Path
-) -> None:
-    layers = library.layers
-
-    def network(folded: bool) -> Any:
-        x = inputs = library.Input((8, 8, 3))
-        for index in range(2):
-            x = layers.Conv2D(8, 3, use_bias=folded or index == 1, name=f"conv_{index}")(x)
-            if not folded or index == 1:
-                x = layers.BatchNormalization(name=f"bn_{index}")(x)
-        x = layers.Dense(LARGE // 8, name="large")(x)
-        return randomised(library.Model(inputs, x))
-
-    old, new = network(False), network(True)
-    norm, conv = old.get_layer("bn_0"), old.get_layer("conv_0")
-    gamma, beta, mean, variance = (np.asarray(array) for array in norm.get_weights())
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    for layer in new.layers:
-        if layer.weights and layer.name != "conv_0":
-            layer.set_weights(old.get_layer(layer.name).get_weights())
-    kernel = conv.get_weights()[0] * scale
-    new.get_layer("conv_0").set_weights([kernel, beta - mean * scale])
-    paths = [tmp_path / f"{name}{form}" for name in ("old", "new")]
-    for model, path in zip((old, new), paths, strict=True):
-        model.save(path)
-    near = diff(*(bnstat.load(path) for path in paths))
-    far = diff(*(bnstat.load(f"{server.url}/{path.name}", eager=True) for path in paths))
-    assert [one.layer for one in far.folded] == ["bn_0"]
-    assert (far.folded, far.misfolded) == (near.folded, near.misfolded)
-    assert [layer.new for layer in far.layers] == [layer.new for layer in near.layers] == ["bn_1"]

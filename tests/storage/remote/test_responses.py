@@ -63,8 +63,6 @@ class Server:
         self.asked: list[Mapping[str, Any]] = []
         self._responses = list(responses)
 
-    def invalidate_cache(self) -> None: ...
-
     def encode_url(self, url: str) -> str:
         return url
 
@@ -98,7 +96,7 @@ def pieces(
     server: Server, start: int = 10, end: int = 14, entry: Entry = ENTRY, url: str = URL
 ) -> list[Any]:
     store = web.WebStore(server, Access())
-    file = RemoteFile(store, web.WebFolder(store, Access(), url), url, entry)
+    file = RemoteFile(store, web.WebFolder(store, url), url, entry)
     return store._read([Piece(file, start, end)])
 
 

@@ -398,11 +398,13 @@ class TestDrivers:
                 ask(RemoteStore(store, "s3", Access()), "top")
 
     def test_a_tree_is_listed_by_one_request(self, store: FileSystem) -> None:
+        store.files["top/b/c/deep"] = 5
         remote = RemoteStore(store, "s3", Access())
         remote.list_tree("top")
         top = RemoteFolder(remote, "top")
-        assert top.names() == ["a", "empty", "small"]
+        assert top.names() == ["a", "b", "empty", "small"]
         assert found(top, "a/big").size == SIZE
+        assert found(top, "b/c/deep").size == 5
         assert store.asked == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +19,7 @@ class Server(WebStore):
     """Files by URL; `asked` are the names of each request."""
 
     def __init__(self, files: dict[str, bytes], sends_ranges: bool = True) -> None:
-        super().__init__(SimpleNamespace(invalidate_cache=lambda: None), Access())
+        super().__init__(None, Access())
         self.files, self.sends_ranges = files, sends_ranges
         self.asked: list[list[str]] = []
 
@@ -36,10 +35,6 @@ class Server(WebStore):
         ]
 
 
-def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
-    return WebFolder(server, access or Access(), url)
-
-
 @pytest.mark.parametrize(
     ("url", "path", "name", "is_plain"),
     [
@@ -51,17 +46,17 @@ def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
     ],
 )
 def test_parts_of_urls(url: str, path: str, name: str, is_plain: bool) -> None:
-    web_folder = folder(url, Server({}))
+    web_folder = WebFolder(Server({}), url)
     assert (web_folder.path, web_folder.name, web_folder.is_plain) == (path, name, is_plain)
 
 
 def test_invalid_urls() -> None:
     with pytest.raises(BnstatError, match="not a valid URL"):
-        folder("https:///a", Server({}))
+        WebFolder(Server({}), "https:///a")
 
 
 def test_up_and_down() -> None:
-    top = folder("https://host/a?q=1", Server({"https://host/a/b/c?q=1": b"x"}))
+    top = WebFolder(Server({"https://host/a/b/c?q=1": b"x"}), "https://host/a?q=1")
     below = top.folder("b")
     assert below is not None
     assert below.path == "https://host/a/b"
@@ -76,7 +71,7 @@ def test_up_and_down() -> None:
 
 def test_each_name_is_requested_once_and_many_together() -> None:
     server = Server({"https://host/m/a.index": b"1", "https://host/m/b%20c": b"22"})
-    top = folder("https://host/m", server)
+    top = WebFolder(server, "https://host/m")
     top.expect(["a.index", "none", "b c"])
     assert server.asked == [[f"https://host/m/{name}" for name in ("a.index", "none", "b%20c")]]
     for _ in range(2):
@@ -95,7 +90,7 @@ def test_each_name_is_requested_once_and_many_together() -> None:
 
 def test_files_that_a_file_names_are_requested_together() -> None:
     server = Server({f"https://host/m/{name}": b"x" for name in ("index", "a", "b")})
-    top = folder("https://host/m", server)
+    top = WebFolder(server, "https://host/m")
     index = top.file("index")
     assert index is not None
     index.expect(["a", "../a", "b", "none"])
@@ -110,13 +105,13 @@ def test_files_that_a_file_names_are_requested_together() -> None:
 )
 def test_names_that_lead_out(name: str) -> None:
     server = Server({})
-    assert folder("https://host/m", server).file(name) is None
+    assert WebFolder(server, "https://host/m").file(name) is None
     assert server.asked == []
 
 
 def test_errors_name_the_file() -> None:
     with pytest.raises(BnstatError, match="https://host/m/slow: the server does not answer"):
-        folder("https://host/m?q=word", Server({})).file("slow")
+        WebFolder(Server({}), "https://host/m?q=word").file("slow")
 
 
 @pytest.mark.parametrize(
@@ -124,9 +119,8 @@ def test_errors_name_the_file() -> None:
     [(4097, False, True), (4096, False, False), (4097, True, False)],
 )
 def test_a_note_on_servers_without_ranges(size: int, sends_ranges: bool, is_noted: bool) -> None:
-    access = Access()
     server = Server({"https://host/m/x": bytes(size)}, sends_ranges)
-    assert folder("https://host/m", server, access).file("x") is not None
+    assert WebFolder(server, "https://host/m").file("x") is not None
     notes = ["https://host/m/x: the server sends only whole files"] if is_noted else []
-    assert access.notes == notes
-    assert access.left == 256_000_000 - (4096 if sends_ranges else size)
+    assert server.access.notes == notes
+    assert server.access.left == 256_000_000 - (4096 if sends_ranges else size)
