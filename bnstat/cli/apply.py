@@ -8,15 +8,21 @@ import click
 
 from bnstat.cli import options
 from bnstat.cli.options import say
+from bnstat.exchange.registry import FORMATS
 
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
-_EPILOG = """\b
+
+def _titles(*, is_binary: bool) -> str:
+    return ", ".join(row.title for row in FORMATS if row.is_binary == is_binary)
+
+
+_EPILOG = f"""\b
 VALUES is one of these, identified by content:
-  JSON, CSV  as bnstat export writes them, edited or not. A role that is null
+  {_titles(is_binary=False)}  as bnstat export writes them, edited or not. A role that is null
              (in CSV: empty) or left out keeps its values; so does a layer.
              Decimals are rounded to the nearest number of the stored type.
-  NPZ, safetensors, Parquet
+  {_titles(is_binary=True)}
              as bnstat export writes them. The stored type must hold every
              number exactly.
   a model    of any format. Its layers are paired as bnstat diff pairs them.

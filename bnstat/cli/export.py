@@ -90,7 +90,7 @@ def command(
 
     PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
     any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
-    current folder. Without --format, --json, --csv or --npz the ending of FILE decides the format.
+    current folder. Without an option that names the format, the ending of FILE decides it.
     """
     if format_ and chosen:
         raise click.UsageError(f"--{format_} and --format {chosen}: choose one")

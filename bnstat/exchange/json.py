@@ -159,6 +159,8 @@ _LAYER: Final = {
 _VARIABLE: Final = {"name", "variable", "dtype", "shape", "values"}
 _WORDS: Final = {"NaN", "Infinity", "-Infinity"}
 _MOST_DIMS: Final = 32
+_MOST_ELEMENTS: Final = 1 << 59
+"""The limit on the product of all sizes but 0, above which NumPy has no array of objects."""
 
 
 class _Number(str):
@@ -274,8 +276,10 @@ def _given(item: object, path: str, place: str) -> Given:
             raise _wrong(path, f"{place}.values", "has too many dimensions")
     if 0 in shape and values != []:
         raise _wrong(path, f"{place}.values", f"is not empty, as shape {list(shape)} requires")
-    array = np.empty(math.prod(shape), object)
-    array[:] = [] if 0 in shape else list(_flat(values, shape, path, f"{place}.values"))
+    # The values prove the shape before memory is reserved for it.
+    flat = [] if 0 in shape else list(_flat(values, shape, path, f"{place}.values"))
+    array = np.empty(len(flat), object)
+    array[:] = flat
     return Given(array.reshape(shape), dtype)
 
 
@@ -286,7 +290,10 @@ def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
         raise _wrong(path, place, "is not a list of sizes")
     if len(sizes) > _MOST_DIMS or sum(map(len, sizes)) > 200:
         raise _wrong(path, place, "is not a possible shape")
-    return tuple(map(int, sizes))
+    shape = tuple(map(int, sizes))
+    if math.prod(size for size in shape if size) > _MOST_ELEMENTS:
+        raise _wrong(path, place, "is not a possible shape")
+    return shape
 
 
 def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The formats that `export` writes and `apply` reads, one row each.
 
-The options and the help of `export`, the readers of `apply` and the tests of all formats are
-derived from the rows.
+The options and the help of `export` and `apply`, the table in docs/export.md, the readers of
+`apply` and the tests of all formats are derived from the rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class ExportModule(Protocol):
         """
 
     def matches(self, file: File) -> bool:
-        """Return True if a file's content is in this format."""
+        """Return True if a file's content is in this format.
+
+        Export formats are tried before models: no model may match.
+        """
         ...
 
     def read(self, file: File) -> Document:

@@ -1,7 +1,8 @@
 """The pages and the schema that follow from the code.
 
-The topic `cli` follows from the commands, the table in the topic `rules` from the rules, and the
-formats in the topic `files` and in the JSON schema from `formats/registry.py`.
+The topic `cli` follows from the commands, the table in the topic `rules` from the rules, the
+formats in the topic `files` and in the JSON schema from `formats/registry.py`, and the table in the
+topic `export` from `exchange/registry.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import bnstat
 import bnstat.docs
 from bnstat.checks import RULES, Rule
 from bnstat.cli import COMMANDS, main
+from bnstat.exchange.registry import FORMATS as EXPORT_FORMATS
 from bnstat.formats.registry import FORMATS
 
 FOLDER = Path(bnstat.docs.__file__).parent
@@ -153,6 +155,18 @@ def files() -> Iterator[str]:
     return with_rows("files", FILES_HEADER, (*rows, *FILES_AFTER_FORMATS))
 
 
+EXPORT_HEADER = "| format | content |\n| --- | --- |\n"
+
+
+def export() -> Iterator[str]:
+    contents = [" ".join(row.content.split()) for row in EXPORT_FORMATS]
+    rows = [
+        (row.title, content[0].upper() + content[1:])
+        for row, content in zip(EXPORT_FORMATS, contents, strict=True)
+    ]
+    return with_rows("export", EXPORT_HEADER, rows)
+
+
 def schema() -> Iterator[str]:
     """Yield the JSON schema as it is, with the names of the formats written again."""
     names = ",\n".join(f'            "{row.name}"' for row in FORMATS)
@@ -166,6 +180,7 @@ PAGES = {
     FOLDER / "rules.md": rules,
     FOLDER / "cli.md": cli,
     FOLDER / "files.md": files,
+    FOLDER / "export.md": export,
     SCHEMA: schema,
 }
 """File -> its content."""

@@ -9,8 +9,10 @@ import jsonschema
 import numpy as np
 import pytest
 
+from bnstat.errors import DamagedError
 from bnstat.exchange import json as output
 from bnstat.exchange.naming import ExportOptions
+from bnstat.exchange.registry import read_values
 from bnstat.model import Source
 from tests.output.models import layer, model, usual, variable
 
@@ -176,3 +178,19 @@ def test_printable_names_of_any_language_are_not_escaped():
     file = io.StringIO()
     output.dump(model(usual("层/bn", 1)), file)
     assert "层/bn" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "message"),
+    [
+        ([1 << 59], [1.0], "values has 1 elements, but the shape says"),
+        ([1 << 60], [1.0], "shape is not a possible shape"),
+        ([1 << 60, 1 << 60, 0], [], "shape is not a possible shape"),
+    ],
+)
+def test_a_false_shape_is_refused(tmp_path, shape, values, message):
+    path = tmp_path / "v.json"
+    gamma = {"shape": shape, "values": values}
+    path.write_text(json.dumps({"layers": [{"name": "bn", "gamma": gamma}]}))
+    with pytest.raises(DamagedError, match=message):
+        read_values(str(path))
