@@ -41,14 +41,15 @@ _UNUSED_NAMES = (
     (re.compile(r"/(moving_mean|moving_variance)$"), "moving statistic without its counterpart"),
     (
         re.compile(r"(^|[/.])running_(mean|var)$"),
-        "running statistic without its counterpart, or with a count: of data that is normalized",
+        "running mean or variance without the other, or with a count beside it: "
+        "statistics of data, not of a layer",
     ),
     (
         re.compile(r"(^|/)(gamma|beta|scale|offset)$"),
-        "no moving statistics beside it: layer, group or instance norm, or not saved",
+        "no moving statistics beside it: layer, group or instance norm, or statistics not saved",
     ),
 )
-"""Pattern of a variable's name -> why the variable belongs to no batch norm."""
+"""(pattern of variable names, why such a variable does not belong to a batch norm)."""
 
 
 def discover(
@@ -58,13 +59,15 @@ def discover(
     include_shadows: bool = False,
     values: bool = True,
 ) -> Model:
-    """Find the batch-norm layers of a file.
+    """Find the batch-norm layers of a file and return them as a model.
 
     Args:
-        contents: the file.
-        patterns: (role, regular expression) pairs of a user-defined naming scheme.
+        contents: the contents of the file.
+        patterns: pairs of a role and a regular expression that matches the names of variables with
+            this role.
         include_shadows: True to include the exponential-moving-average copies of layers.
-        values: False if values must not be read to decide whether a layer is batch norm.
+        values: True to read the values of variables where their shapes alone do not show whether a
+            layer is batch norm.
     """
     # Only the files that need these modules import them.
     configured: Sequence[Sighting] = ()
@@ -131,7 +134,7 @@ def discover(
 
 
 def _ordered_origins(contents: Contents) -> list[str]:
-    """Return the origins whose sightings are in network order, the strongest evidence first."""
+    """Return the sources of evidence that list layers in network order, the strongest first."""
     return [
         *(["layers"] if contents.layers_in_order else []),
         "graphs",
@@ -166,7 +169,11 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if all variables are stored, and all variables with a role are float arrays."""
+    """Return True if the variables of a sighting fit batch norm.
+
+    The file must contain all of them, and those with a role must be non-empty float arrays. A
+    sighting without variables is plausible only if a configuration or a graph shows the layer.
+    """
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")
@@ -180,7 +187,11 @@ def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
 
 
 def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
-    """Make a gamma or beta undecided if neither its shape nor its name fits."""
+    """Move gamma or beta to `undecided` if neither shape nor name shows that the role is right.
+
+    The shape must be the shape of the moving statistics, or the name must end with `gamma` or
+    `beta`.
+    """
     roles = dict(sighting.roles)
     shapes = {role: squeezed(contents.variables[key].shape) for role, key in roles.items()}
     statistics = {shapes[role] for role in ROLES[2:] if role in shapes}
@@ -195,14 +206,14 @@ def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
             del roles[role]
             sighting.undecided += (key,)
             shape = list(contents.variables[key].shape)
-            sighting.notes += (f"{key} has the shape {shape}, which the statistics do not have",)
+            sighting.notes += (f"{key} has shape {shape}, unlike the moving statistics",)
     sighting.roles = roles
 
 
 def _explain(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[Explanation]:
-    """Explain, for each variable in stored order, why it belongs to a layer or does not."""
+    """Return, for each variable in stored order, the reason why it belongs to a layer or not."""
     taken: dict[str, Explanation] = {}
     for layer in (*layers, *incomplete):
         is_complete = all(role in layer.variables for role in ROLES[2:])
@@ -236,16 +247,16 @@ def _why_unused(key: str, name: str) -> str:
     for pattern, reason in _UNUSED_NAMES:
         if pattern.search(name):
             return reason
-    return "its name is not one of batch norm"
+    return "its name does not match a naming scheme of batch norm"
 
 
 def _undecided_notes(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[str]:
-    """Return notes on undecided layers and roles, with the option that decides them."""
-    decider = "--pattern ROLE=REGEX decides"
+    """Return notes on undecided layers and variables, each with the option to decide them."""
+    decider = "to decide, pass --pattern ROLE=REGEX"
     if contents.configured is not None:
-        decider = "the model's architecture decides: --config FILE"
+        decider = "to decide, pass the model's architecture with --config FILE"
     notes = [
         f"{layer.name} {note}: the roles of its variables are unknown"
         for layer in incomplete
@@ -256,7 +267,8 @@ def _undecided_notes(
     if unsure:
         count = "1 layer" if len(unsure) == 1 else f"{len(unsure)} layers"
         notes.append(
-            f"{count} may be batch norm, the file does not record it: {_few(unsure)}; {decider}"
+            f"{count} may be batch norm, but the file does not record the class: "
+            f"{_few(unsure)}; {decider}"
         )
     if unsure := [layer.name for layer in layers if layer.undecided]:
         notes.append(
@@ -265,7 +277,7 @@ def _undecided_notes(
     helps = bool(notes) or any(layer.epsilon is None for layer in layers)
     if contents.configured is not None and contents.beside is not None and helps:
         notes.append(
-            f"{contents.beside} beside it may be its architecture; to use it, "
+            f"{contents.beside} in the same folder may be the model's architecture; to use it, "
             f"pass --config {contents.beside}"
         )
     return notes

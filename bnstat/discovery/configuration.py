@@ -7,11 +7,10 @@ A layer is batch norm
   has an argument that only batch norm has (`moving_variance_initializer`);
 - by the names of its variables, which include a moving mean and a moving variance;
 - by the shapes of its variables, if the variables are only numbered and no configuration gives the
-class:
-  four vectors of one length. Other numbers of variables count only if the group or the layer is
-  named after batch norm, because two vectors can also be the scale and offset of a layer norm.
-  Three vectors, or five to seven, are undecided: no other Keras layer has as many, but a custom
-  layer may.
+  class. Four vectors of one length are batch norm. Three vectors, or five to seven, are undecided:
+  no other Keras layer has as many, but a custom layer may. Two vectors are not batch norm, because
+  they can also be the scale and offset of a layer norm. If the group or the layer is named after
+  batch norm, any number from two to seven is batch norm.
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
 moving mean, moving variance, and for batch renormalization three more (source: `build` of
@@ -38,7 +37,7 @@ from bnstat.model import ROLES, Variable
 
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 NAMED_BATCH_NORM: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
-"""Found in the names of batch-norm layers and of tensors that they own."""
+"""Matches within the names of batch-norm layers and of their variables."""
 
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
 """The further variables of batch renormalization in Keras 2, in numeric order."""
@@ -47,36 +46,38 @@ _LABEL: Final = re.compile(
     rf"(.*_)??(?P<label>{'|'.join(map(re.escape, sorted({*LABELS, *RENORM, COUNT})))})(_\d+)?",
     re.DOTALL,
 )
-"""A variable's name. Keras 1 may prefix it with the layer's name; TensorFlow 1 may number it."""
+"""The name of a variable, with a label such as `gamma`. Keras 1 may write the layer's name before
+the label, and TensorFlow 1 a number after it."""
 
 _RUNNING_STD: Final = (
-    "running_std is taken as the variance, which it is since Keras 1.0.7; "
-    "a file of an earlier Keras has the standard deviation there"
+    "running_std is read as the variance, which Keras stores there since 1.0.7; "
+    "earlier versions store the standard deviation"
 )
 """The note on `running_std`, whose meaning changed in Keras 1.0.7
 (keras/layers/normalization.py)."""
 
-_KERAS_0: Final = "written before Keras 1.0, which stored the standard deviation, not the variance"
+_KERAS_0: Final = "written before Keras 1.0: it stored the standard deviation, not the variance"
 _BY_SHAPE: Final = "only the shapes of its variables show that this is batch norm"
 _MAY_BE: Final = "only the shapes of its variables show that this may be batch norm"
 _MODES: Final = {
-    1: "mode=1: normalizes each sample by its own statistics, the moving ones are not used",
-    2: "mode=2: normalizes by the batch's statistics always, the moving ones are not used",
+    1: "mode=1: normalizes each sample by its own statistics; the moving statistics are not used",
+    2: "mode=2: always normalizes by batch statistics; the moving statistics are not used",
 }
 
 _DEEPEST_CALL: Final = 20
 """The maximum nesting of lists in the arguments of a call."""
 
 _WIDTHS: Final = {"Dense": "units", "Conv1D": "filters", "Conv2D": "filters", "Conv3D": "filters"}
-"""Class -> the argument that is the last dimension of the kernel."""
+"""Layer class -> the constructor argument that sets the last dimension of the kernel."""
 
 
 def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
-    """Return the batch-norm layers among `contents.layers`, in the same order.
+    """Return a sighting for each batch-norm layer in `contents.layers`, in the order of the layers.
 
-    A variable whose role the file does not record is undecided, never guessed. A layer is undecided
-    if the only evidence is the shapes of its variables. If `values` may be read, such a layer is
-    ruled out by a negative number in the variance's position.
+    A variable whose role the file does not record is undecided, never guessed. If only the number
+    and shapes of a layer's variables show that the layer may be batch norm, all of its variables
+    are undecided. If `values` is true, the function reads the variable at the position of the
+    variance, and leaves out the layer if a value is negative.
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
@@ -101,10 +102,10 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 
 
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
-    """Return ids of the input tensors of a functional model's layer; empty if unknown.
+    """Return the input tensors of a functional model's layer, as (`config`, tensor).
 
-    If a layer of a nested model takes the model's input, which `classes` (name of a layer -> class)
-    shows, the result is empty.
+    The result is empty if the configuration does not record them, or if one of them is the input of
+    a nested model. `classes` maps the name of each layer -> its class.
     """
     own_name = layer.own_name or layer.name
     model = layer.name.removesuffix(own_name).rstrip("/")
@@ -118,7 +119,10 @@ def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[
 
 
 def _histories(value: object, depth: int) -> Iterator[tuple[str, int, int]]:
-    """Yield the tensors in an `inbound_nodes` of any Keras version, as (layer, call, output)."""
+    """Yield the input tensors that the `inbound_nodes` of a layer lists, in any Keras version.
+
+    Each tensor is (name of the layer that computes it, index of the call, index of the output).
+    """
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list) or depth > _DEEPEST_CALL:
@@ -152,7 +156,11 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
-    """Assign roles by labels: `gamma`, or else the only label like `..._gamma` or `gamma_1`."""
+    """Return a sighting of a layer whose variables have labels, which show their roles.
+
+    Gamma is the variable with the label `gamma` or, without this label, the only variable with a
+    label like `..._gamma` or `gamma_1`.
+    """
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():
         if match := _LABEL.fullmatch(label):
@@ -170,7 +178,7 @@ def _labelled(variables: Mapping[str, Variable]) -> Sighting:
 
 
 def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
-    """Return the layer with four vectors named `param_0` to `param_3` by Keras 0, or None."""
+    """Return a sighting if Keras 0 named the variables, `param_0` to `param_3`; None otherwise."""
     if list(variables) != [f"param_{index}" for index in range(4)]:
         return None
     if not _are_alike(variables) or len(variables["param_0"].shape) != 1:
@@ -181,16 +189,16 @@ def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
 
 
 def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
-    """Assign roles to numbered variables, by the configuration or else by the number of variables.
+    """Return a sighting of a layer with numbered variables; None if nothing shows batch norm.
 
-    If nothing shows batch norm, the result is None.
+    The configuration shows the roles or, if it is missing, the number of variables does.
     """
     keys = tuple(variable.key for variable in variables.values())
     labels = _expected_labels(layer.config)
     if labels is not None:
         if not keys or (len(keys) == len(labels) and _are_alike(variables)):
             return _assigned(labels, keys)
-        note = f"has {len(keys)} variables, its configuration specifies {len(labels)}"
+        note = f"has {len(keys)} variables, but its configuration specifies {len(labels)}"
         return Sighting("name", undecided=keys, notes=(note,))
     is_named = is_batch_norm(layer.class_name, {}) or any(
         NAMED_BATCH_NORM.search(text.rpartition("/")[2]) for text in (layer.key, layer.name)
@@ -210,7 +218,7 @@ def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _has_negative_variance(variables: Sequence[Variable]) -> bool:
-    """Return True if the variable at the position of the variance has a negative number."""
+    """Return True if the variable at the position of the variance contains a negative value."""
     renorm = len(_RENORM) if len(variables) > 4 else 0
     try:
         variance = variables[len(variables) - renorm - 1].read()
@@ -220,7 +228,10 @@ def _has_negative_variance(variables: Sequence[Variable]) -> bool:
 
 
 def _expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the labels of a layer's variables in order; None if the configuration lacks them."""
+    """Return the roles or other labels of a layer's variables, in stored order.
+
+    Return None if the configuration does not record `scale` and `center`.
+    """
     scale, center = config.get("scale"), config.get("center")
     if not isinstance(scale, bool | int) or not isinstance(center, bool | int):
         return None
@@ -238,7 +249,7 @@ def _assigned(labels: Sequence[str], keys: Sequence[str]) -> Sighting:
 
 
 def _are_alike(variables: Mapping[str, Variable]) -> bool:
-    """Return True if all variables are floating-point arrays of one shape, as in batch norm."""
+    """Return True if all variables are non-empty float arrays of one shape, as in batch norm."""
     shapes = {variable.shape for variable in variables.values()}
     return (
         len(shapes) == 1
@@ -249,7 +260,7 @@ def _are_alike(variables: Mapping[str, Variable]) -> bool:
 
 
 def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
-    """Add the settings in the configuration of a batch-norm class to a sighting."""
+    """Return a sighting with the settings added that the configuration of its layer specifies."""
     trainable = config.get("trainable")
     mode = _MODES.get(config["mode"]) if isinstance(config.get("mode"), int) else None
     momentum = _number(config.get("momentum"))
@@ -269,14 +280,17 @@ def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite float, or None; a large JSON integer overflows."""
+    """Return a finite number as a float; None for other values and for too large integers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def _axis(value: object) -> int | tuple[int, ...] | None:
-    """Return one axis or several; a list of one axis, which tf.keras writes, becomes an int."""
+    """Return one axis, or a tuple of several; None if the configuration does not specify them.
+
+    tf.keras writes a single axis as a list, which becomes an int.
+    """
     if isinstance(value, Mapping):
         value = value.get("items")
     axes = [axis for axis in (value if isinstance(value, list) else [value]) if type(axis) is int]
@@ -286,9 +300,10 @@ def _axis(value: object) -> int | tuple[int, ...] | None:
 
 
 def find_misfit(contents: Contents) -> str | None:
-    """Describe the first mismatch between the layers of an architecture and the weights, or None.
+    """Describe the first mismatch between an architecture and the weights, or return None.
 
-    The model is not built, so that some mismatches are not found.
+    `contents` are the weights with the layers of the architecture. The model is not built, so that
+    some mismatches are not found.
     """
     # The layers that contain a layer with variables.
     parents = {
@@ -313,7 +328,7 @@ def find_misfit(contents: Contents) -> str | None:
         shapes = [contents.variables[key].shape for key in layer.variables.values()]
         if layer.class_name is None:
             if shapes and not is_inside_unlisted(layer.key) and not is_inside_unlisted(layer.name):
-                return f"it has no layer for {layer.name} ({len(shapes)} variables)"
+                return f"the architecture has no layer for {layer.name} ({len(shapes)} variables)"
         elif is_batch_norm(layer.class_name, layer.config):
             if reason := _misfit_of_norm(layer, shapes):
                 return reason
@@ -323,7 +338,9 @@ def find_misfit(contents: Contents) -> str | None:
                 return f"the weights have no variables for {layer.name} ({layer.class_name})"
             kernel = max(shapes, key=len, default=())
             if shapes and isinstance(width, int) and kernel[-1:] != (width,):
-                return f"{layer.name} has {argument}={width}, its kernel has shape {list(kernel)}"
+                return (
+                    f"{layer.name} has {argument}={width}, but its kernel has shape {list(kernel)}"
+                )
     return None
 
 
@@ -334,10 +351,12 @@ def _misfit_of_norm(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> str | No
         is_norm = labels is not None or "momentum" in layer.config
         return f"the weights have no variables for {layer.name} (batch norm)" if is_norm else None
     if labels is not None and len(shapes) != len(labels):
-        return f"{layer.name} has {len(labels)} variables, {len(shapes)} in the weights"
+        return f"{layer.name} has {len(labels)} variables, but {len(shapes)} in the weights"
     channels = _channels(layer.config)
     if channels is not None and shapes[0] != (channels,):
-        return f"{layer.name} has {channels} channels, its variables have shape {list(shapes[0])}"
+        return (
+            f"{layer.name} has {channels} channels, but its variables have shape {list(shapes[0])}"
+        )
     return None
 
 
@@ -351,7 +370,7 @@ def _channels(config: Mapping[str, Any]) -> int | None:
 
 
 def _places_around(place: str) -> Iterator[str]:
-    """Yield `a/b` and `a` for `a/b/c`."""
+    """Yield the places that contain a place, the innermost first: `a/b` and `a` for `a/b/c`."""
     while "/" in place:
         place = place.rpartition("/")[0]
         yield place

@@ -15,10 +15,10 @@ from bnstat.text import natural_key
 _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
-"""Origins of layer names, the best first."""
+"""The sources of layer names, the source of the best names first."""
 
 _MOST_OWNERS = 100
-"""The limit on layers that a sighting is compared with, if many share a variable."""
+"""The limit on layers that a sighting is compared with, if many layers share a variable."""
 
 
 @dataclass(slots=True)
@@ -29,13 +29,19 @@ class Sighting:
         evidence: the kind of evidence; after merging, the strongest.
         name: the layer's name according to the evidence; empty if unknown.
         roles: role -> key of the variable.
-        longer_name: the name with the enclosing models, in case two layers have one name.
+        longer_name: the name after the names of the enclosing models, used if two layers have equal
+            names; may be empty.
         extra: label -> key of the layer's further variables.
         undecided: keys of the layer's variables with unknown roles.
-        epsilon, momentum, axis, trainable: None if unknown.
-        notes, uses_batch_statistics, inputs: as in `BatchNorm`.
-        names: after merging, origin -> the layer's names, the best first.
-        positions: after merging, origin -> the layer's position among the origin's sightings.
+        epsilon, momentum, axis, trainable: the settings of the layer; None if unknown.
+        notes: remarks on the layer.
+        uses_batch_statistics: True if a graph shows that the layer normalizes with batch statistics
+            only, and updates no moving statistics.
+        inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
+        names: after merging, source of evidence (`graphs`) -> the names that the source gives the
+            layer, the best first.
+        positions: after merging, source of evidence -> index of the layer among the source's
+            sightings.
     """
 
     evidence: Evidence
@@ -60,7 +66,10 @@ class Sighting:
         return all(role in self.roles for role in ROLES[2:])
 
     def add(self, weaker: Sighting) -> None:
-        """Fill in unknown attributes from weaker evidence."""
+        """Fill in unknown attributes from a weaker sighting of the layer.
+
+        Roles are not filled in if a configuration or an object graph shows the variables.
+        """
         if self.evidence not in _STRUCTURAL:
             self.roles = {**weaker.roles, **self.roles}
             self.extra = {**weaker.extra, **self.extra}
@@ -77,10 +86,10 @@ class Sighting:
 
 
 class Merger:
-    """Merges the sightings that share a variable. The strongest evidence is added first.
+    """Merges sightings of one layer, which share a variable. Add the strongest evidence first.
 
     Attributes:
-        layers: the merged sightings so far.
+        layers: the merged sightings, one for each layer.
     """
 
     def __init__(self) -> None:
@@ -90,7 +99,11 @@ class Merger:
         self._counts: Counter[str] = Counter()
 
     def add(self, origin: str, sighting: Sighting) -> Sighting:
-        """Add the next sighting of an origin; return the layer that it is part of."""
+        """Merge a sighting into the layer that it shows, and return this layer.
+
+        `origin` is the source of evidence (`graphs`). Add its sightings in the order of its layers,
+        which `positions` records.
+        """
         layer = self._same_layer(sighting)
         known: set[str] = set()
         if layer is None:
@@ -132,7 +145,11 @@ class Merger:
 
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
-    """Merge sightings: origin -> ordered sightings, the strongest evidence first."""
+    """Merge the sightings of each layer into one, and return a list with one for each layer.
+
+    `evidence` maps source of evidence (`graphs`) -> sightings, in the source's order of layers. The
+    strongest source comes first.
+    """
     merger = Merger()
     for origin, sightings in evidence.items():
         for sighting in sightings:
@@ -143,10 +160,10 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
 def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
     """Sort complete layers into network order, as far as the evidence shows the order.
 
-    An exported model stores its variables in one list, in the order of the network. Otherwise the
-    origin with the most layers decides, among the origins whose sightings are in network order (the
-    strongest first); if several have equally many, the strongest. Layers that this origin lacks
-    follow, sorted by name.
+    An exported model numbers all variables in network order (`variables/12/`). For other files, the
+    source of evidence that shows the most layers determines the order. `ordered_by` contains the
+    sources that list layers in network order, the strongest first; of sources with equally many
+    layers, the strongest is used. Layers that this source does not show come last, sorted by name.
     """
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
     numbered = [(int(match[1]), layer) for match, layer in listed if match]
@@ -163,7 +180,10 @@ def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sigh
 
 
 def unique_names(layers: Sequence[Sighting]) -> list[str]:
-    """Return a unique name for each layer: the best name that no other layer has."""
+    """Return a unique name for each layer: the best name that no other layer has.
+
+    Without such a name, the number after `#` makes the name unique: `bn#2`.
+    """
     candidates = [_candidates(layer) for layer in layers]
     uses = Counter(name for names in candidates for name in set(names))
     taken: Counter[str] = Counter()

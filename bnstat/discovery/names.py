@@ -1,17 +1,18 @@
 """Batch norm by the names of variables, for files and layers whose structure is not stored.
 
-A variable whose name ends like a scheme's moving variance shows a layer. The scope of the variable
-and the scheme give the names of the layer's other variables.
+A variable shows a layer if its name ends with a scheme's ending for the moving variance. The scope
+of the variable and the scheme give the names of the layer's other variables.
 
 `ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. Such a copy
-is a shadow if the file stores the variable as well; otherwise it takes the variable's place.
+is a shadow if the file also stores the variable. If the file does not, bnstat reads the copy as the
+variable.
 
 tch-rs numbers names: `running_mean__16` is the 17th variable of a store.
 
 If a store already contains a variable of the same name, tch-rs appends the number of variables so
 far. A layer creates its variables in a row, so consecutive numbers identify them: `weight`, `bias`,
-`running_mean`, `running_var`. Older versions create the statistics first. A variable without a
-number has one of the unused numbers.
+`running_mean`, `running_var`. Older versions create the statistics first. A variable whose name has
+no number is at one of the positions whose numbers no name contains.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
@@ -69,7 +70,7 @@ _OF_DATA = re.compile(
 _SHADOW_WORD = "/ExponentialMovingAverage"
 _SHADOW = re.compile(rf"{_SHADOW_WORD}(_\d+)?$")
 
-_AVERAGED = "read from exponential moving averages: the variables are not in the file"
+_AVERAGED = "read from exponential moving averages, because the file lacks the variables themselves"
 
 _VARIANCE_ENDINGS = tuple(dict.fromkeys(scheme.variance for scheme in SCHEMES))
 _STARTS = (
@@ -86,13 +87,13 @@ class VariableNames:
 
     Attributes:
         contents: the file.
-        keys: name -> key.
+        keys: name of a variable -> key.
         shadows: name of a variable -> key of its shadow.
-        averages: keys of shadows whose variables are not stored.
+        averages: keys of the shadows that replace variables, because only the shadows are stored.
     """
 
     def __init__(self, contents: Contents, complete: bool = True) -> None:
-        """Collect the names; if `complete`, also names that fit no scheme."""
+        """Collect the names that fit a naming scheme or, if `complete`, all names."""
         self.contents = contents
         self.keys: dict[str, str] = {}
         self.shadows: dict[str, str] = {}
@@ -109,7 +110,7 @@ class VariableNames:
 
     @cached_property
     def name_of(self) -> Mapping[str, str]:
-        """Key -> name of the variable."""
+        """Key of a variable -> name."""
         return {key: name for name, key in self.keys.items()}
 
     def _collect(self, names: Iterable[tuple[str, str]]) -> None:
@@ -122,7 +123,7 @@ class VariableNames:
                 self.keys.setdefault(name, key)
 
     def _companions(self) -> set[str]:
-        """Return all possible names of variables in the layers of the moving variances."""
+        """Return all names that the variables of the layers with a moving variance may have."""
         names = set(self.shadows)
         for variance in {*self.ending_with(_VARIANCE_ENDINGS), *self.shadows}:
             for scheme, scope in _readings(variance):
@@ -132,7 +133,7 @@ class VariableNames:
         return names
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
-        """Yield names with one of these endings; the separator is optional if nothing precedes."""
+        """Yield the names with one of these endings; `gamma` alone also has the ending `/gamma`."""
         complete = {ending[1:] for ending in endings}
         for name in self.keys:
             if name.endswith(endings) or name in complete:
@@ -143,8 +144,8 @@ class VariableNames:
     ) -> str | None:
         """Return the key of the first variable in a scope with one of these endings, or None.
 
-        If a shape is given, other shapes are skipped, except for dimensions of 1 and variables
-        named gamma or beta.
+        If `shape` is given, variables of other shapes are skipped unless they are named gamma or
+        beta. Dimensions of size 1 are ignored.
         """
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
@@ -158,7 +159,7 @@ class VariableNames:
 
 
 def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
-    """Return the layers found by the names of variables."""
+    """Return the layers found by the names of variables, on request also their shadow copies."""
     sightings = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, name, *reading) for reading in _readings(name))
@@ -173,7 +174,10 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
 def _without_second_averages(
     names: VariableNames, sightings: Sequence[Sighting], include_shadows: bool
 ) -> list[Sighting]:
-    """Treat averages of batch statistics as shadows if their layer has moving statistics."""
+    """Leave out a layer read from averages if a layer of the same name has moving statistics.
+
+    With `include_shadows`, the layer is kept, and its name shows that it is a shadow copy.
+    """
     averages = [layer.roles["moving_variance"] in names.averages for layer in sightings]
     pairs = list(zip(sightings, averages, strict=True))
     moving = {layer.name for layer, is_average in pairs if not is_average}
@@ -189,7 +193,7 @@ def _without_second_averages(
 def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sighting]:
     """Return layers whose scope is named after batch norm and has gamma or beta, but no statistics.
 
-    Variables in `taken` belong to other layers.
+    Variables whose keys are in `taken` belong to other layers and are skipped.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
@@ -205,8 +209,9 @@ def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sig
 def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> list[Sighting]:
     """Return the layers found by the user's (role, regular expression) pairs.
 
-    A variable has the role if the expression matches within the name. The layer's name is the group
-    `layer`, else the first group, else the variable's name without the match.
+    A variable has the role of the first expression that matches anywhere in its name. The layer's
+    name is the match of the group `layer` or, without this group, of the first group. For an
+    expression without groups, it is the variable's name without the matched part.
     """
     layers: dict[str, dict[str, str]] = {}
     compiled = [(role, re.compile(pattern)) for role, pattern in patterns]
@@ -227,7 +232,7 @@ def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> li
 
 
 def _readings(variance: str) -> list[tuple[Scheme, str]]:
-    """Return the schemes that a moving variance's name fits, and the scope by each."""
+    """Return (scheme, scope of the layer) for each scheme that fits a moving variance's name."""
     name = f"/{variance}"
     return [
         (scheme, name.removesuffix(scheme.variance)[1:])
@@ -241,16 +246,17 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return the ending of a count, which is stored beside statistics of data.
+    """Return the ending of a count: `/count` or `.count`.
 
-    Keras's `Normalization` stores a count, as do normalizations of observations and rewards in
-    reinforcement learning: `running_mean_std.running_var` has a `running_mean_std.count`.
+    A count beside a mean and a variance shows statistics of data. Keras's `Normalization` stores
+    one, as do normalizations of observations and rewards in reinforcement learning:
+    `running_mean_std.count` beside `running_mean_std.running_var`.
     """
     return scheme.variance[0] + "count"
 
 
 def _sighting(names: VariableNames, variance: str, scheme: Scheme, scope: str) -> Sighting | None:
-    """Return the layer with a moving variance of this name; None if the scheme does not fit."""
+    """Return the layer whose moving variance is named `variance`; None if `scheme` does not fit."""
     mean = names.find(scope, (scheme.mean,))
     if mean is None:
         return None
@@ -281,7 +287,8 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     """Return the scopes that may contain gamma and beta, the most likely first.
 
     TensorFlow 1 repeats the whole scope for variables that an `ExponentialMovingAverage` makes
-    (`bn/bn/moments/...`). Libraries with two trees store parameters in another tree.
+    (`bn/bn/moments/...`). Flax and Haiku keep statistics and parameters in separate trees: the
+    parameters for the statistics in `batch_stats/bn` are in `params/bn`.
     """
     owners = [scope]
     parts = scope.split("/")
@@ -302,10 +309,11 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
 def _is_surely_batch_norm(
     names: VariableNames, scheme: Scheme, scope: str, owner: str, roles: Mapping[str, str]
 ) -> bool:
-    """Return True if variables with the ordinary names `mean` and `variance` are batch norm's.
+    """Return True if variables with ordinary names (`mean`, `variance`) belong to a batch norm.
 
-    This is so in a library's tree of batch statistics, except for statistics of data, such as a
-    policy's observations.
+    All must have one shape. They belong to a batch norm if gamma or beta is among them, or if their
+    scope is named after batch norm. Vectors in a library's tree of batch statistics also belong to
+    one, unless their scope is named after data, such as a policy's observations.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     if len(shapes) != 1:
@@ -318,7 +326,7 @@ def _is_surely_batch_norm(
 
 
 def _shadows(names: VariableNames, sighting: Sighting) -> list[Sighting]:
-    """Return the layer formed by the shadow copies of a layer's variables, if any."""
+    """Return the layer that shadow copies of a layer's variables form; empty without copies."""
     roles = {
         role: shadow
         for role, key in sighting.roles.items()
@@ -336,16 +344,16 @@ _ORDERS: Final = (
     {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
     {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
 )
-"""Variable -> position in a layer, for current and for older versions."""
+"""Variable -> index in the order of creation within a layer, for current and older tch-rs."""
 
 
 def with_scopes(
     keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return names in which each numbered layer has a separate scope.
+    """Return name -> key, after moving each layer that tch-rs numbers to a scope of its own.
 
-    The layer of `features.running_mean__16` gets the scope `features__16`. `keys` are the keys of
-    all variables of a file by name, and `shape_of` returns the shape for a key.
+    `features.running_mean__16` is renamed to `features__16.running_mean`. `keys` maps name -> key
+    for all variables of a file, and `shape_of` returns the shape for a key.
     """
     matches = [_NUMBERED_NAME.fullmatch(name) for name in keys if "__" in name]
     leaves: dict[str, set[tuple[str, int]]] = {}
@@ -361,7 +369,7 @@ def with_scopes(
         return next((name for name in names if name in keys), None)
 
     def layer_at(scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
-        """Return leaf -> name for consecutive variables; empty without both statistics."""
+        """Return leaf (`weight`) -> name of the layer numbered from `start`; empty if not one."""
         names = {leaf: name_at(scope, leaf, start + order[leaf]) for leaf in order}
         shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items() if name is not None}
         if not {_MEAN, _VARIANCE} <= shapes.keys():
@@ -387,7 +395,7 @@ def with_scopes(
         return layers
 
     def count(layers: Mapping[str, Mapping[str, str]]) -> int:
-        """Return the number of variables in layers, including unnumbered variables."""
+        """Return the number of variables in `layers` and in complete layers without numbers."""
         taken = {name for names in layers.values() for name in names.values()}
         plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in leaves)
         unnumbered = (names for names in plain if names <= keys.keys() and names.isdisjoint(taken))
@@ -404,17 +412,17 @@ def with_scopes(
 _NUMBERED_SCOPE = re.compile(r"(.+)_\d+")
 
 _DEEPEST = 64
-"""The limit on components of a scope; networks have some ten."""
+"""The limit on components of a scope; scopes in networks have some ten."""
 
 _MOST_SIBLINGS = 10_000
-"""The limit on names in one scope; each layer has some three."""
+"""The limit on names in one scope; each layer in the scope adds some three."""
 
 Scope = tuple[str, ...]
 """The components of a scope; empty if unknown."""
 
 
 def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
-    """Add layer names that follow from a graph's scopes and the full names of variables."""
+    """Add to `names` of each layer the name that graph scopes and full variable names show."""
     scopes = [_graph_scope(layer) for layer in layers]
     if not any(scopes):
         return
@@ -448,14 +456,17 @@ def _graph_scope(layer: Sighting) -> Scope:
 
 
 def _variable_scope(layer: Sighting, full_names: Mapping[str, str]) -> Scope:
-    """Return the common scope in the full names of a layer's variables."""
+    """Return the scope that the full names of a layer's variables share; empty if none."""
     scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
     scope = scopes.pop() if len(scopes) == 1 else ""
     return tuple(scope.split("/")) if scope else ()
 
 
 def _start(scope: Scope, own: Scope) -> int | None:
-    """Return the index in a graph's scope, which may be numbered, where a layer's scope begins."""
+    """Return the index in `scope` where the components of `own` begin; None if they are missing.
+
+    A component of `scope`, which is from a graph, may have a number appended.
+    """
     for start in range(len(scope) - len(own) + 1 if own else 0):
         pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):
@@ -469,9 +480,10 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> author's name of the last component, if each was opened twice, in order.
+    """Return scope -> the name that the author gave its last component; None if unknown.
 
-    Unknown names are None.
+    `scopes` are sorted by the time when Keras opened them. Keras opens each scope twice, and
+    TensorFlow appends a number to the name the second time.
     """
     taken: dict[Scope, dict[str, int]] = {}
     names: dict[Scope, str | None] = {}
@@ -484,7 +496,10 @@ def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
 
 
 def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
-    """Return the name that TensorFlow changes to `part` when it is opened a second time."""
+    """Return the name that TensorFlow turns into `part` when a scope is opened again, or None.
+
+    `siblings` maps name -> number of scopes already opened in the same parent, and is updated.
+    """
     name = _without_number(part)
     if name is None or len(siblings) > _MOST_SIBLINGS:
         return None
@@ -497,7 +512,10 @@ def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
 
 
 def _open(name: str, taken: MutableMapping[str, int]) -> str:
-    """Return the unique scope name that TensorFlow makes, given the names in `taken`."""
+    """Return the unique name that TensorFlow gives a scope that is opened as `name`.
+
+    `taken` maps name -> number of scopes already opened, and is updated.
+    """
     key = name.lower()
     number = taken.get(key, 0)
     taken[key] = number + 1

@@ -20,7 +20,7 @@ _OPERATION = re.compile(r"(?:.*/)?_operations/\d+/")
 
 
 def from_objects(contents: Contents) -> list[Sighting]:
-    """Return the layers of the object graph, in the order of a walk from the root."""
+    """Return the batch-norm layers of the object graph, depth first from the root."""
     nodes = contents.objects
     sightings = []
     scopes = []
@@ -47,10 +47,11 @@ def from_objects(contents: Contents) -> list[Sighting]:
 
 
 def _name(scope: str, path: str, uses: int) -> str:
-    """Return the scope of a layer's variables if it is unique, else the layer's path.
+    """Return the scope of a layer's variables if no other layer has this scope, else its path.
 
-    Keras 3 lists the layers of a network as `_operations`. If an inner layer is built when the
-    outer layer is called, its variables get the outer layer's scope.
+    `uses` is the number of layers with this scope. Keras 3 lists the layers of a network as
+    `_operations`. The variables of a layer that is built when an outer layer is called get the
+    scope of the outer layer. The name of such a layer is this scope and the end of the path.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
@@ -60,9 +61,9 @@ def _name(scope: str, path: str, uses: int) -> str:
 
 
 def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
-    """Yield every node that may have children, depth first in stored order.
+    """Yield (index, parents) for every node that may have children, depth first in stored order.
 
-    Each index comes with a dictionary: visited node -> (parent, name in the parent).
+    `parents` maps index of each visited node -> (index of its parent, its name in the parent).
     """
     parents: dict[int, tuple[int, str]] = {}
     stack = [(0, -1, "")] if nodes else []
@@ -80,7 +81,7 @@ def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
 
 
 def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
-    """Return the path of a node from the root, or the end of a very long path."""
+    """Return the names on the way from the root to a node; of a very long path, only the end."""
     names: list[str] = []
     while index != 0 and len(names) < _LONGEST_PATH:
         index, name = parents[index]
@@ -91,7 +92,7 @@ def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
 def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:
     """Return label -> node of the stored variables that are children of a node.
 
-    The variable of an average has a label such as `moving_mean/average`.
+    If a child is an average (Sonnet 2), its variable has the label `moving_mean/average`.
     """
     variables = {}
     for label, child in node.children.items():
@@ -113,8 +114,9 @@ def _scope(variables: Collection[Node]) -> str:
 def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:
     """Return notes on variables that share the scope of a layer but belong to no layer.
 
-    Keras 3 gives all layers of a model that is built late one name, and leaves layers in lists and
-    dicts out of `tf.train.Checkpoint`. The optimizer still saves their gamma and beta.
+    `taken` contains the keys of the variables that belong to layers. Keras 3 gives the same name to
+    all layers of a model that is built late. It leaves layers in lists and dicts out of
+    `tf.train.Checkpoint`, but the optimizer still saves the gamma and beta of these layers.
     """
     nodes = list(contents.objects.ending_with(_ENDINGS))
     scopes = {node.full_name.rpartition("/")[0] for node in nodes if node.key in taken}
@@ -131,9 +133,9 @@ def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str
     notes = []
     if any(name.endswith(("/gamma", "/beta")) for name in lost):
         notes.append(
-            "gamma and beta of further layers are in the file, but not their moving statistics: "
+            "the file contains gamma and beta of further layers, but not their moving statistics: "
             "Keras 3 leaves layers in lists and dicts out of tf.train.Checkpoint; "
-            "save them with model.save or model.save_weights"
+            "save the model with model.save or model.save_weights"
         )
     if any(name.endswith("/moving_variance") for name in lost):
         notes.append(

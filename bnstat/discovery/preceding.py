@@ -1,16 +1,18 @@
 """The bias that a network adds right before a batch norm, usually in a convolution.
 
 With batch statistics, the normalization cancels this bias; with stored statistics, the bias acts
-like beta. The stored structure of the network decides how certain the pairing is:
+like beta. The stored structure of the network shows how certain it is that a bias precedes a layer:
 
-- a Keras configuration names the layer before the normalization, the activation of this layer, and
-constraints on bias or beta; a graph contains the addition itself. Both prove that only pooling,
-which preserves a bias, lies between. A leaky ReLU preserves a bias in part, so that its size proves
-nothing; other activations rule the bias out. The bias of a
-  dense layer whose output is reshaped to images has a number for each position and channel;
-- otherwise, the convolution and the normalization are neighbors: in one scope (`conv1/biases`,
-`conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the variables. This is
-not proof: an activation may lie between, or the normalization may come before the convolution.
+- A graph contains the addition of the bias itself, which is proof.
+- A Keras configuration names the layer before the normalization, the activation of this layer, and
+  constraints on bias or beta. A bias is proven if only pooling, which preserves a bias, lies
+  between. If a leaky ReLU lies between, which preserves a bias in part, the bias is not proven. Any
+  other activation rules the bias out. The bias of a dense layer whose output is reshaped to images
+  has a value for each position and channel.
+- In other files, the convolution and the normalization are neighbors: in one scope
+  (`conv1/biases`, `conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the
+  variables. This is not proof: an activation may lie between, or the normalization may come before
+  the convolution.
 
 Sources: the Keras classes in keras/src/layers and keras/src/optimizers;
 tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
@@ -37,10 +39,10 @@ _LINEAR_LAYER: Final = re.compile(
 """Classes of Keras 1 to 3 that add a bias last, before the activation."""
 
 _ADDS_THIRD_INPUT: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
-"""ONNX ops that include the addition of a bias."""
+"""ONNX ops that add a bias, which is the third input."""
 
 _NUMBERED_VARIABLE: Final = re.compile(r".*/vars/\d+", re.DOTALL)
-"""The key of a variable that Keras 3 only numbers."""
+"""The key of a variable that Keras 3 stores under a number, without a name."""
 
 _NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
 """The name of a layer in a model's node of the object graph; the numbers are in network order."""
@@ -55,8 +57,8 @@ _MOST_BETWEEN: Final = 10
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
-"""Kinds of optimizer variables that start at 0, unlike in Adagrad, Ftrl and TensorFlow 1's
-RMSProp."""
+"""Names of the averages of squared gradients and of gradients in optimizers where they start at 0.
+In Adagrad, Ftrl and TensorFlow 1's RMSProp, they do not start at 0."""
 
 _SLOT: Final = re.compile(
     r"(optimizer_weights/)?(training(_\d+)?/)?(\w*(adam|sgd|rm_?s_?prop)\w*/)?"
@@ -71,7 +73,7 @@ _LONGEST_NAME: Final = 1000
 """Longer names are not searched, because this would be slow."""
 
 _Pair = tuple[str, str | None, bool]
-"""A layer's name, the key of the bias before it (None if no bias is), and True if proven."""
+"""(name of a layer, key of the bias right before it or None without bias, True if proven)."""
 
 _Layers = Mapping[str, BatchNorm]
 """Name -> layer."""
@@ -80,9 +82,9 @@ _Layers = Mapping[str, BatchNorm]
 def preceding_biases(
     contents: Contents, layers: Sequence[BatchNorm]
 ) -> Mapping[str, PrecedingBias]:
-    """Return layer name -> bias right before the layer.
+    """Return layer name -> bias that the network adds right before the layer.
 
-    A layer is left out if no bias is found, or if the bias precedes several layers.
+    A layer is left out if no bias is found, or if its bias precedes several layers.
     """
     search = _Search(contents, layers)
     undecided = {layer.name: layer for layer in layers}
@@ -110,7 +112,7 @@ def preceding_biases(
 
 
 def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variable]:
-    """Return (plain name of a variable, kind) -> the optimizer's slot variable."""
+    """Return (plain name of a variable, slot name such as `velocity`) -> its slot variable."""
     slots = {}
     for variable in variables.values():
         match = _SLOT.fullmatch(variable.name) if len(variable.name) <= _LONGEST_NAME else None
@@ -139,7 +141,10 @@ def _plain(name: str) -> str:
 
 
 class _Search:
-    """Searches the stored descriptions of a network for biases."""
+    """Searches the stored descriptions of a network for biases.
+
+    Each method `by_...` yields a `_Pair` for every layer whose bias it finds or rules out.
+    """
 
     def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
         self._contents = contents
@@ -148,7 +153,7 @@ class _Search:
         }
 
     def by_configuration(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search the layers of a Keras configuration that record their inputs."""
+        """Search before each layer whose inputs a Keras configuration records."""
         by_name = {layer.name: layer for layer in self._contents.layers}
         for layer in self._contents.layers:
             norm = self._norm_of(layer.variables.values())
@@ -196,7 +201,10 @@ class _Search:
                 yield layer.name, key, True
 
     def by_scopes(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search the parent scope of each layer, if no other layer has the same parent scope."""
+        """Search the parent scope of each layer for its only bias: `conv1` for `conv1/BatchNorm`.
+
+        A scope that is the parent of several layers is skipped.
+        """
         layers: dict[str, list[BatchNorm]] = {}
         for layer in undecided.values():
             layers.setdefault(self._scope_around(layer), []).append(layer)
@@ -211,7 +219,10 @@ class _Search:
                 yield layer.name, bias, False
 
     def by_neighbors(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Find biases in the layer or variable before each norm, in every recorded order."""
+        """Search the layer or variable before each batch norm for its only bias.
+
+        The object graph, the layers and the variables are searched if they are in network order.
+        """
         for before, after in self._neighbors() if undecided else ():
             norm = self._norm_of(after)
             if norm is None or norm.name not in undecided or self._owners.keys() & before:
@@ -220,7 +231,10 @@ class _Search:
                 yield norm.name, bias, False
 
     def _neighbors(self) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-        """Yield the keys of a layer's variables, and the keys of the next layer's variables."""
+        """Yield (keys of a layer's variables, keys of the next layer's variables).
+
+        If the file orders only its variables, each variable counts as a layer.
+        """
         nodes = self._contents.objects
         for node in nodes:
             numbered = {
@@ -241,16 +255,16 @@ class _Search:
             yield from pairwise([[key] for key in self._contents.variables])
 
     def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
-        """Return the layer that owns variables in `keys`, if it is the only one."""
+        """Return the only batch norm that owns variables in `keys`, or None."""
         owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
         return next(iter(owners.values())) if len(owners) == 1 else None
 
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
     ) -> str | None:
-        """Return the only variable in `keys` that can be the bias before a layer, or None.
+        """Return the only variable in `keys` that can be the bias before `norm`, or None.
 
-        With `is_repeated`, a bias with a number per position and channel is also accepted.
+        With `is_repeated`, a bias with a value for each position and channel is also accepted.
         """
         named = [
             key
@@ -261,7 +275,10 @@ class _Search:
         return named[0] if len(named) == 1 else None
 
     def _is_vector(self, key: str, norm: BatchNorm, is_repeated: bool = False) -> bool:
-        """Return True if a variable of no layer has a number per channel."""
+        """Return True if a variable has a value for each channel and belongs to no batch norm.
+
+        With `is_repeated`, it may have a value for each position and channel.
+        """
         variable = None if key in self._owners else self._contents.variables.get(key)
         if variable is None or len(squeezed(variable.shape)) > 1 or not norm.channels:
             return False
@@ -281,14 +298,14 @@ class _Search:
         return keys[0] if len(keys) == 1 and self._is_vector(keys[0], layer) else None
 
     def _scope_around(self, layer: BatchNorm) -> str:
-        """Return the common parent scope of a layer's variables' scopes, or an empty string."""
+        """Return the parent of a layer's scope: `conv1` for `conv1/BatchNorm`; empty if unknown."""
         names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
         scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
         return scopes.pop() if len(scopes) == 1 else ""
 
 
 def _adds_bias_last(layer: Layer) -> bool:
-    """Return True if a Keras layer adds a bias last, or before a leaky activation."""
+    """Return True if a Keras layer adds a bias, followed by no activation or a leaky ReLU."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
     return (
         _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
@@ -319,7 +336,7 @@ def _is_argument(tensors: Tensors, tensor: str) -> bool:
 
 
 def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
-    """Return True if a normalization's axis is the channel axis of the layer before."""
+    """Return True if a batch norm's axis is, or may be, the channel axis of the layer `before`."""
     match = re.search(r"([123])D", before.class_name or "")
     if match is None or norm.axis is None:
         return True
@@ -329,14 +346,14 @@ def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
 
 
 def _passes_biases(layer: Layer) -> bool:
-    """Return True if a layer preserves the bias before the layer, in full or in part."""
+    """Return True if a layer preserves, in full or in part, a bias added to its input."""
     if layer.class_name == "Activation":
         return _is_identity(layer.config) or _is_leaky(layer)
     return _PASSES_BIASES.fullmatch(layer.class_name or "") is not None
 
 
 def _is_reshape_to(norm: BatchNorm, layer: Layer) -> bool:
-    """Return True if a layer reshapes so that the last axis is the normalization's channels."""
+    """Return True if a layer reshapes its input to an array whose last axis is the channels."""
     shape = layer.config.get("target_shape")
     return (
         layer.class_name == "Reshape"

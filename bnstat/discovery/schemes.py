@@ -1,7 +1,7 @@
 """The vocabulary of batch norm: the names of its variables by library, and names that look alike.
 
-`SCHEMES` has one row per naming scheme. Configurations and object graphs use the same words, by
-`find_roles`.
+`SCHEMES` has one row per naming scheme. `find_roles` uses the same rows for the variables of one
+layer in a Keras file or an object graph.
 
 Source of the lookalikes (names of variables that are not batch norm): the optimizers of TensorFlow
 1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3, as found in files that they saved.
@@ -22,13 +22,13 @@ class Scheme(NamedTuple):
     statistics show batch norm, because layer, group and instance norm also have gamma and beta.
 
     Attributes:
-        library: the library.
+        library: the library or libraries that use the names.
         mean, variance, gamma, beta: the endings for each role.
         extra: the endings of further variables.
-        surely: False if the endings are ordinary words (`mean`, `variance`), so that more evidence
-            is needed.
-        trees: pairs (root of the statistics, root of the parameters), for libraries that store
-            these in two trees with equal paths.
+        surely: False if the endings are ordinary words (`mean`, `variance`), which alone do not
+            show batch norm.
+        trees: pairs (root of the statistics, root of the parameters), for libraries that store the
+            two in separate trees: `batch_stats/bn/mean`, `params/bn/scale`.
     """
 
     library: str
@@ -41,7 +41,7 @@ class Scheme(NamedTuple):
     trees: tuple[tuple[str, str], ...] = ()
 
     def roles(self, labels: Collection[str]) -> dict[str, str]:
-        """Return role -> label, for the labels that belong to this scheme."""
+        """Return role -> label (`gamma`), for the labels of one layer that fit this scheme."""
         endings = {
             "gamma": self.gamma,
             "beta": self.beta,
@@ -126,11 +126,14 @@ LABELS: Final = frozenset(
     for scheme in _SURE_SCHEMES
     for ending in (scheme.mean, scheme.variance, *scheme.gamma, *scheme.beta)
 )
-"""All labels that a variable may have within its layer."""
+"""All names that a variable may have within its layer: `gamma`, `moving_mean/average`."""
 
 
 def find_roles(labels: Collection[str]) -> dict[str, str]:
-    """Return role -> label (`gamma`) for one layer's variables, by the scheme that fits most."""
+    """Return role -> label (`gamma`) for the variables of one layer.
+
+    Of all schemes, the scheme is used that finds the most moving statistics, then the most roles.
+    """
     return dict(_roles_of(LABELS.intersection(labels)))
 
 
@@ -161,7 +164,7 @@ _KEYS = (
      r"learning_rate|decay|beta_[12]|momentum)(/|$)", "an optimizer's own variable"),
     (r"^(optimizer_weights|optimizer)/(?!(.*/)?_trainable_variables/)",
      "an optimizer's own variable"),
-    (r"^_all_variables/", "the same variable again, as model.export stores it"),
+    (r"^_all_variables/", "second entry for a variable, written by model.export"),
     (r"^(_CHECKPOINTABLE_OBJECT_GRAPH|.*/\.ATTRIBUTES/OBJECT_CONFIG_JSON)$",
      "bookkeeping of the checkpoint"),
     (r"(^|/)save_counter(/|$)", "bookkeeping of the checkpoint"),
@@ -185,7 +188,10 @@ _LOOKALIKES = [
 
 
 def describe_lookalike(key: str, name: str) -> str | None:
-    """Describe a variable that is not batch norm, such as an optimizer's; None if unknown."""
+    """Describe a variable whose key or name shows that it does not belong to a batch norm.
+
+    For all other variables, return None.
+    """
     for is_key, pattern, description in _LOOKALIKES:
         if pattern.search(key if is_key else name):
             return description

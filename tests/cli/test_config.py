@@ -106,7 +106,7 @@ def test_an_architecture_of_something_else_is_an_error(run, tmp_path, weights, c
     result = run("inspect", weights, "--config", config)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "plain721738 has 4 variables, 3 in the weights" in result.stderr
+    assert "plain721738 has 4 variables, but 3 in the weights" in result.stderr
     assert run("inspect", weights, "--config", tmp_path / "none.json").exit_code == 2
     assert run("inspect", weights, "--config", weights).exit_code == 2
 

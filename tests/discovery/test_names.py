@@ -391,7 +391,7 @@ def test_the_explanation_of_each_variable() -> None:
         "LayerNorm/gamma": (None, None, "no moving statistics beside it"),
         "c/moving_variance": (None, None, "without its counterpart"),
         "b/BatchNorm/beta": ("b/BatchNorm", "beta", "statistics are not in the file"),
-        "conv/kernel": (None, None, "not one of batch norm"),
+        "conv/kernel": (None, None, "does not match a naming scheme"),
         "global_step": (None, None, "bookkeeping"),
     }
     explanations = discover(made(list(expected))).explain()

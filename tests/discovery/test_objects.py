@@ -217,7 +217,7 @@ def test_extra_variables() -> None:
     assert set(layer.extra) == {"renorm_mean", "renorm_stddev", "moving_stddev"}
 
 
-GAMMA_AND_BETA, STATISTICS = "gamma and beta of further", "the file contains further"
+GAMMA_AND_BETA, STATISTICS = "the file contains gamma and beta", "the file contains further"
 
 
 @pytest.mark.parametrize(

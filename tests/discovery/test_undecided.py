@@ -134,7 +134,7 @@ def test_a_layer_that_does_not_fit_its_own_configuration(tmp_path: Path) -> None
     (layer,) = model.undecided
     assert (layer.name, layer.evidence, len(layer.undecided)) == ("b", "config", 4)
     (note,) = model.notes
-    assert "4 variables, its configuration specifies 3" in note
+    assert "4 variables, but its configuration specifies 3" in note
     assert "may be" not in note
     (finding,) = bnstat.check(model)
     assert "may be" not in finding.message
@@ -174,8 +174,8 @@ def test_layers_of_one_name_in_a_checkpoint(tmp_path: Path, library: ModuleType)
     [
         (3, {"b": {}}, "c"),
         (3, {"b": {}, "c": {}, "e": {}}, "no variables for e "),
-        (3, {"b": {"scale": False}, "c": {}}, "b has 3 variables, 4 in the weights"),
-        (5, {"b": {}, "c": {}}, "d has units=5, its kernel has shape [4, 3]"),
+        (3, {"b": {"scale": False}, "c": {}}, "b has 3 variables, but 4 in the weights"),
+        (5, {"b": {}, "c": {}}, "d has units=5, but its kernel has shape [4, 3]"),
     ],
     ids=["fewer layers", "more layers", "other roles", "other shapes"],
 )
@@ -202,5 +202,5 @@ def test_channels_of_another_number(tmp_path: Path) -> None:
 
     net(4).save_weights(tmp_path / "m.weights.h5")
     (tmp_path / "m.json").write_text(net(5).to_json())
-    with pytest.raises(BnstatError, match=r"b has 5 channels, its variables have shape \[4\]"):
+    with pytest.raises(BnstatError, match=r"b has 5 channels, but its variables have shape \[4\]"):
         bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.json")

@@ -13,7 +13,7 @@ normalization compute statistics, but update no variables.
 
 A graph records the epsilon of each layer, often its axis and momentum, the roles of variables, and
 the order of the network. Several graphs may share variables, and a graph may use a layer several
-times. All uses are merged into one layer, at the first position.
+times. All uses are merged into one layer, at the position of the first use.
 
 Sources: tensorflow/core/ops/nn_ops.cc, tensorflow/python/ops/nn_impl.py,
 keras/src/layers/normalization.
@@ -44,7 +44,7 @@ _INPUTS: Mapping[str, Sequence[str]] = {
     _OLDEST: ("x", *STATISTICS, "beta", "gamma"),
     **dict.fromkeys(_CONTRACTIONS, ("x", "filter", *ROLES)),
 }
-"""Fused op -> its inputs, unless these are x and the four roles."""
+"""Fused op -> names of its inputs. The other fused ops take x and the four roles in order."""
 
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
@@ -73,7 +73,7 @@ _SQRT = Leaf(("sqrt(variance + epsilon)",))
 
 _Product = tuple[Leaf, ...]
 _Expression = Mapping[_Product, int]
-"""Product of leaves, in a fixed order -> its coefficient."""
+"""A sum of products: product (leaves in a fixed order) -> coefficient."""
 
 _CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall)(?:_\d+)?")
 _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
@@ -92,8 +92,8 @@ class Norm(Sighting):
     Attributes:
         op: the op whose output is the normalized tensor.
         x: the input tensors, several if a switch selects one of them.
-        normalizes: the statistics that normalize: the batch's, the stored ones, or either, if an
-            input of the graph selects them.
+        normalizes: the statistics that normalize: `batch`, `stored`, or `either` if an input of the
+            graph selects one of the two.
     """
 
     axis: int | None = None
@@ -105,8 +105,8 @@ class Norm(Sighting):
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers in a file's graphs, in network order.
 
-    A graph is skipped if earlier graphs already show all facts about its variables. Momentum is not
-    needed if the file has layer configurations.
+    A graph is skipped if earlier graphs already show the moving variance, epsilon and momentum of
+    every layer with its variables. If the file has layer configurations, momentum may be missing.
     """
 
     def doubt(key: str) -> int | None:
@@ -154,9 +154,10 @@ def find_norms(
 ) -> list[Norm]:
     """Return the batch normalizations of a graph, in the order of the network.
 
-    ONNX's op is included even if the file contains none of its inputs. Variables of different sizes
-    do not belong to one layer. `doubt` returns, for a key, how unlikely the variable is a moving
-    statistic; None if impossible.
+    ONNX's `BatchNormalization` is included even if the file contains none of its inputs. A variable
+    whose size differs from the moving statistics is left out. `doubt` returns, for the key of a
+    variable, a number that is larger the less likely the variable is a moving statistic; None if it
+    is not one.
     """
     updates = Updates(tensors, doubt)
     norms = {}
@@ -176,7 +177,10 @@ def find_norms(
 
 
 def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
-    """Remove variables whose size differs from the statistics; all if mean and variance differ."""
+    """Remove the roles of variables whose size differs from the moving statistics.
+
+    If the sizes of mean and variance differ, all roles are removed.
+    """
     sizes = {
         role: prod(variables[key].shape) for role, key in norm.roles.items() if key in variables
     }
@@ -236,7 +240,7 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
 
 
 def _roles(tensors: Tensors, operands: Mapping[str, Leaf | None]) -> dict[str, str]:
-    """Return role -> key for the operands that are variables."""
+    """Return role -> key for those operands (role -> leaf) that are variables."""
     return {
         role: leaf.key
         for role, leaf in operands.items()
@@ -245,7 +249,10 @@ def _roles(tensors: Tensors, operands: Mapping[str, Leaf | None]) -> dict[str, s
 
 
 def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Updates) -> None:
-    """Add the moving statistics that follow computed statistics: role -> tensors."""
+    """Add to `norm` the moving statistics that are updated from the computed statistics.
+
+    `computed` maps role -> tensors of the statistic that the layer computes.
+    """
     keys = {role: updates.key(tensors) for role, tensors in computed.items()}
     norm.roles = {**{role: key for role, key in keys.items() if key is not None}, **norm.roles}
     norm.uses_batch_statistics = norm.roles.keys().isdisjoint(STATISTICS) and not any(
@@ -254,7 +261,10 @@ def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Upd
 
 
 def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
-    """Return the channel axis: the last axis if a matrix is reshaped to images only for the op."""
+    """Return the channel axis of the input of a fused op; None if unknown.
+
+    The axis is -1 if the input is a matrix that is reshaped to images only for the op.
+    """
     if op.type == _ONNX:
         return None if op.attribute("spatial") == 0 else 1
     x = tensors.op(inputs[0]) if inputs else None
@@ -267,10 +277,10 @@ def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
 
 
 def _onnx_momentum(op: Op) -> float | None:
-    """Return the share of the old value that is kept.
+    """Return the momentum that an ONNX op records; None if unknown.
 
-    The default is used only if the op trains, because converters for inference omit the network's
-    momentum.
+    If the op does not record it, the default of ONNX is used only if the op trains, because
+    converters for inference omit the momentum of the network.
     """
     momentum = op.attribute("momentum")
     if momentum is None and op.attribute("training_mode") == 1:
@@ -322,12 +332,11 @@ def _around(
 
 @dataclass(frozen=True, slots=True)
 class _Formula:
-    """A normalization: `gamma * (x - mean) * r + beta`.
+    """A normalization: `gamma * (x - mean) * r + beta` with `r = 1 / sqrt(variance + epsilon)`.
 
     Attributes:
         op: the op that computes the result.
-        x, mean: leaves.
-        gamma, beta: leaves; None if the formula lacks the factor or term.
+        x, mean, gamma, beta: the operands; None if the formula has no gamma or beta.
     """
 
     op: str
@@ -338,7 +347,7 @@ class _Formula:
 
 
 def _normalization(tensors: Tensors, root: str) -> _Formula | None:
-    """Return the normalization that is computed from `1 / sqrt(...)` or `sqrt(...)`, or None."""
+    """Return the normalization that ops compute from the op `root` (a square root), or None."""
     after = tensors.downstream(root, _ARITHMETIC, _LARGEST_CONE)
     for expand_differences in (False, True):
         expansion = _Expansion(tensors, root, frozenset(after), expand_differences)
@@ -396,7 +405,10 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
 
 
 class _Expansion:
-    """Expressions of the tensors that are computed from a root."""
+    """Expressions of the tensors that are computed from the op `root`, a square root.
+
+    With `differences`, a difference that does not depend on the root is expanded, too.
+    """
 
     def __init__(
         self, tensors: Tensors, root: str, after: frozenset[str], differences: bool
@@ -478,13 +490,17 @@ def _sum(left: _Expression, right: _Expression, sign: int) -> _Expression | None
 
 
 def _checked(expression: Counter[_Product]) -> _Expression | None:
-    """Return the expression; None if it is too large for a normalization."""
+    """Return `expression` as a dict; None if it is too large for a normalization."""
     is_small = len(expression) <= _MOST_TERMS and all(len(p) <= _MOST_FACTORS for p in expression)
     return dict(expression) if is_small else None
 
 
 def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
-    """Return the kind of statistics that normalize, according to the sources of the variance."""
+    """Return the kind of statistics that a variance belongs to.
+
+    This is `stored` if all sources of the variance are variables, `either` if some are, and `batch`
+    if it has no source that is a variable.
+    """
     sources = () if variance is None else variance.sources
     stored = [source for source in sources if tensors.variable(source) is not None]
     if not stored:
@@ -508,7 +524,7 @@ def _finite(value: float) -> float | None:
 
 
 def _is_filler(tensors: Tensors, leaf: Leaf, role: str) -> bool:
-    """Return True for a constant in place of a missing gamma or beta."""
+    """Return True if an operand is a constant (1 or 0) in place of a missing gamma or beta."""
     op = tensors.op(leaf.sources[0]) if len(leaf.sources) == 1 else None
     if op is None or op.type != "Const" or not _NAMELESS.fullmatch(op.name.rpartition("/")[2]):
         return False
@@ -530,8 +546,8 @@ def _scope(op: Op) -> str:
 def note_folded(contents: Contents) -> list[str]:
     """Return notes on folded batch norm, for a file without batch-norm layers.
 
-    Converters from TensorFlow join the names of folded ops. If the names are gone, the bias of a
-    convolution may come from a batch norm.
+    Converters from TensorFlow give a folded op a name that contains the name of the batch norm. If
+    no name shows this, a convolution with a bias is the only sign that batch norm may be folded.
     """
     if contents.source.format != "onnx" or contents.graphs is None:
         return []
@@ -548,7 +564,7 @@ def note_folded(contents: Contents) -> list[str]:
         parts = [_count(named[True], "convolution")] if named[True] else []
         parts += [_count(named[False], "other operation")] if named[False] else []
         where = " and ".join(parts)
-        return [f"batch norm was folded into {where}, by their names: {proof.format('proves')}"]
+        return [f"batch norm was folded into {where}, as names show: {proof.format('proves')}"]
     if biased:
         return [
             f"batch norm may have been folded into {_count(biased, 'convolution')} with a bias: "

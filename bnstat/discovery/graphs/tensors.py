@@ -46,7 +46,7 @@ PASSES = frozenset(
         "Unsqueeze",
     }
 )
-"""TensorFlow and ONNX ops whose output has the numbers of the first input."""
+"""TensorFlow and ONNX ops whose output has the values of the first input."""
 
 SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 
@@ -59,10 +59,10 @@ _CHOOSES: Mapping[str, slice] = {
     "Select": slice(1, None),
     "SelectV2": slice(1, None),
 }
-"""Op -> the inputs of which it outputs one."""
+"""Op -> slice of its inputs; the op outputs one of them."""
 
 _JOINS: Mapping[str, slice] = {"ConcatV2": slice(0, -1), "Concat": slice(1, None)}
-"""Op -> the inputs that it joins, which may be the slices of a partitioned variable."""
+"""Op -> slice of its inputs that it joins; they may be the parts of a partitioned variable."""
 
 _AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "CollectiveReduceV2"})
 """Ops between the statistics of a batch and moving statistics: the mean over virtual batches or
@@ -73,7 +73,7 @@ class Leaf(NamedTuple):
     """A tensor as an operand of a formula.
 
     Attributes:
-        sources: the tensors whose numbers the operand may have.
+        sources: the tensors whose values the operand may have; several if a switch selects one.
         key: the variable's key; None if the operand is not a variable.
     """
 
@@ -94,9 +94,10 @@ class Steps:
 
 
 class Tensors:
-    """The tensors of a graph, each named by its op, or `op:output` beyond the first output.
+    """The tensors of a graph. A tensor is named `op` if it is the first output, else `op:1`, ...
 
-    All graphs of a file share a budget of steps. When the budget is spent, tracing stops.
+    All graphs of a file share a budget of steps. When the budget is spent, tracing stops, and the
+    results are empty or incomplete.
     """
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
@@ -108,7 +109,7 @@ class Tensors:
         self._steps = steps
 
     def of_types(self, types: Container[str]) -> list[Op]:
-        """Return the first ops of these types."""
+        """Return the ops of these types in stored order, at most 20,000."""
         return [*islice((op for op in self.ops.values() if op.type in types), _MOST_OPS)]
 
     def op(self, tensor: str) -> Op | None:
@@ -116,7 +117,7 @@ class Tensors:
         return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
-        """Return the op that computes a tensor's numbers; None if there are several candidates."""
+        """Return the op that computes a tensor's values; None if a switch selects one of them."""
         sources = self.sources(tensor)
         return self.op(sources[0]) if len(sources) == 1 else None
 
@@ -136,7 +137,7 @@ class Tensors:
 
     @cached_property
     def consumers(self) -> Mapping[str, Sequence[str]]:
-        """Name of an op -> the ops that take one of the op's outputs."""
+        """Name of an op -> names of the ops that take one of its outputs as an input."""
         consumers: dict[str, list[str]] = {}
         for name in self.ops:
             for tensor in self.inputs(name):
@@ -144,7 +145,10 @@ class Tensors:
         return consumers
 
     def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
-        """Yield all names that `after` leads to from a start, the nearest first."""
+        """Yield the names in `start` and all names reachable from them, the nearest first.
+
+        `after` returns the names that are one step away from a name.
+        """
         queue = deque(dict.fromkeys(start))
         reached = set(queue)
         while queue:
@@ -160,10 +164,10 @@ class Tensors:
                 return
 
     def sources(self, tensor: str) -> tuple[str, ...]:
-        """Return the tensors whose numbers `tensor` has; several if a switch selects one of them.
+        """Return the tensors whose values `tensor` has; several if a switch selects one of them.
 
-        Changes of shape or dtype and reads of a variable are skipped. The result is
-        empty if the path is too long.
+        Ops that only change the shape or dtype, or read a variable, are followed to their input.
+        The result is empty if the path is too long.
         """
         if tensor not in self._sources:
             ends = []
@@ -186,10 +190,10 @@ class Tensors:
         return [*islice(self.walk([tensor], behind), _MOST_STEPS_EACH + 1)]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
-        """Return the ops of these types that are computed from an op by ops of these types.
+        """Return the names of the ops of these types that depend on an op, the nearest first.
 
-        The nearest ops come first. Ops that only pass numbers on may lie between. At most `most`
-        ops are visited.
+        Between the two, there are only ops of these types and ops that pass values on. At most
+        `most` ops are visited.
         """
 
         def after(name: str) -> Iterator[str]:
@@ -201,7 +205,7 @@ class Tensors:
         return [consumer for consumer in reached if self.ops[consumer].type in types]
 
     def variable(self, tensor: str) -> str | None:
-        """Return the key of the variable whose numbers a tensor has; None if there are several."""
+        """Return the key of the variable whose values a tensor has; None if none or several."""
         keys = {
             self._variables.get(source) or self._joined(source) for source in self.sources(tensor)
         }
@@ -209,16 +213,16 @@ class Tensors:
         return keys.pop() if len(keys) == 1 else None
 
     def leaf(self, tensor: str) -> Leaf:
-        """Return the sources of a tensor, and the variable whose numbers it has."""
+        """Return a tensor as an operand: its sources, and the variable whose values it has."""
         return Leaf(self.sources(tensor), self.variable(tensor))
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
-        """Return the constants whose numbers a tensor may have."""
+        """Return the constants whose values a tensor may have."""
         arrays = (self._constant(source) for source in self.sources(tensor))
         return [array for array in arrays if array is not None]
 
     def scalars(self, tensor: str) -> list[float]:
-        """Return the scalar values that a tensor may have, rounded to the fewest digits."""
+        """Return the constants of size 1 that a tensor may be, each with the fewest digits."""
         return [
             _shortest(array)
             for array in self.constants(tensor)
@@ -226,7 +230,7 @@ class Tensors:
         ]
 
     def axis(self, tensor: str) -> int | None:
-        """Return the axis along which a reshaped vector lies, as in the shape `[1, C, 1]`."""
+        """Return the axis on which a reshaped vector lies: 1 for the shape `[1, C, 1]`, or None."""
         for passed in self._trace(tensor, self._behind):
             op = self.op(passed)
             if op is not None and op.type == "Reshape" and len(self.inputs(op.name)) == 2:
@@ -237,7 +241,7 @@ class Tensors:
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Sort ops by name topologically, dependencies first."""
+        """Return names of ops in topological order: each op after the ops that it depends on."""
         stack: list[tuple[str, bool]] = []
         wanted = dict.fromkeys(names)
         begun: set[str] = set()
@@ -257,7 +261,7 @@ class Tensors:
         return order
 
     def _behind(self, tensor: str) -> Sequence[str]:
-        """Return the tensors whose numbers a tensor has; empty if an op computes new numbers."""
+        """Return the inputs that an op passes on as `tensor`; empty if it computes new values."""
         op = self.op(tensor)
         if op is None or tensor in self._variables:
             return ()
@@ -292,7 +296,7 @@ def op_of(tensor: str) -> str:
 
 
 def _shortest(array: NDArray[np.generic]) -> float:
-    """Return the number in an array of one element, with the fewest digits that restore it."""
+    """Return the only value of an array, with as few digits as restore it in the array's dtype."""
     value = array.reshape(-1)[0]
     exact = float(value)
     for digits in range(1, 17):

@@ -6,8 +6,8 @@ where `new` is a statistic of the batch.
 
 Some layers instead update an accumulator that starts at zero. The statistic is then set to, or
 moved towards, the accumulator divided by a correction for the zero: `biased / (1 - momentum **
-step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). Therefore the
-accumulator's source tensor is also the statistic's source, and the accumulator is not a statistic.
+step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). The accumulator is not a
+statistic. Its update counts as an update of the statistic.
 
 Sources: tensorflow/python/training/moving_averages.py,
 tensorflow/python/layers/normalization.py (1.15), keras/src/layers/normalization,
@@ -44,10 +44,10 @@ class _Update:
 
     Attributes:
         op: the op's name.
-        variable: the variable; its key is None if the file does not contain it.
+        variable: the variable; its key is None if the file does not contain the variable.
         new: the tensor towards which the variable is moved; empty if the variable is only set.
         momentum: the share of the old value that is kept; None if it is not a constant.
-        dividend: the tensors that may be the dividend, if the new value is a quotient.
+        dividend: the sources of the dividend if the new value is a quotient; empty otherwise.
     """
 
     op: str
@@ -60,9 +60,13 @@ class _Update:
 class Updates:
     """The updates of variables by the ops of a graph.
 
+    A variable follows a tensor if an op sets the variable to the tensor or moves it towards the
+    tensor.
+
     Args:
-        doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
-            impossible. If several variables follow one tensor, the most likely is taken.
+        doubt: returns, for the key of a variable, a number that is larger the less likely the
+            variable is a moving statistic; None if it is not one. If several variables follow a
+            tensor, the variable with the smallest number is used.
     """
 
     def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
@@ -99,22 +103,22 @@ class Updates:
         return ops
 
     def key(self, tensors: Sequence[str]) -> str | None:
-        """Return the key of the variable that follows one of these tensors; None if several do."""
+        """Return the key of the only statistic that follows one of `tensors`, or None."""
         keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
         return keys.pop() if len(keys) == 1 else None
 
     @cached_property
     def _stored(self) -> set[str]:
-        """All tensors to which a variable, stored or not, is set, or towards which it is moved."""
+        """All tensors that a variable follows, even if the file does not contain the variable."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
 
     def follow(self, tensors: Sequence[str]) -> bool:
-        """Return True if any variable, stored or not, follows one of these tensors."""
+        """Return True if a variable, even one that is not in the file, follows one of `tensors`."""
         return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
-        """Return the momentum of the layer with these moving statistics."""
+        """Return the momentum of the layer with these roles (role -> key); None if unknown."""
         keys = [roles[role] for role in STATISTICS if role in roles]
         return next((self._momenta[key] for key in keys if key in self._momenta), None)
 
@@ -125,7 +129,7 @@ def complement(share: float) -> float:
 
 
 def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:
-    """Yield the updates of statistics, each with the statistic's key.
+    """Yield (key of the statistic, update) for each update of a statistic.
 
     The update of an accumulator is yielded with the key of the statistic that is computed from the
     accumulator.
@@ -155,10 +159,13 @@ def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
-    """Return the tensor towards which an op moves a variable (or empty), and the share kept."""
+    """Return the tensor towards which an op moves the variable `target`, and the momentum.
+
+    The tensor is empty if the op only sets the variable; an unknown momentum is None.
+    """
 
     def less_than_target(difference: str) -> str | None:
-        """Return `new` if a tensor is `variable - new`."""
+        """Return `new` if a tensor is `target - new`, else None."""
         terms = tensors.operands(difference, {"Sub"})
         return terms[1] if terms and _is_same(tensors, terms[0], target) else None
 
@@ -181,21 +188,22 @@ def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, 
 
 
 def _factors(tensors: Tensors, product: str) -> Sequence[tuple[str, str]]:
-    """Return the two factors of a product, in both orders."""
+    """Return [(a, b), (b, a)] if a tensor is the product of a and b, else an empty list."""
     factors = tensors.operands(product, {"Mul"})
     return [factors, factors[::-1]] if factors else []
 
 
 def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
-    """Return True if a tensor has the numbers of an assignment's target variable."""
+    """Return True if a tensor has the values of the variable `target`."""
     one, other = tensors.leaf(tensor), tensors.leaf(target)
     return one.sources == other.sources if other.key is None else one.key == other.key
 
 
 def _share_kept(tensors: Tensors, rate: str) -> float | None:
-    """Return the momentum if `rate`, which is `1 - momentum`, is computed from constants.
+    """Return the momentum if `rate`, which is `1 - momentum`, is constant; None otherwise.
 
-    In a graph that can be switched to inference, the momentum is 1 in inference.
+    A graph that can be switched to inference has two momenta: 1 for inference, which is ignored,
+    and the momentum of training, which is returned.
     """
     if terms := tensors.operands(rate, {"Sub"}):
         momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()

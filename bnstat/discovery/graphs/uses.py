@@ -35,10 +35,10 @@ _APPLIES: Final = re.compile(r"(Resource)?(Sparse)?Apply[A-Z]\w*")
 _ASSIGNS: Final = UPDATES | {"AssignAdd", "AssignAddVariableOp"}
 
 _LARGEST_STEP: Final = 100
-"""The limit on ops that are searched for a variable's old value in the assigned value."""
+"""The limit on ops behind an assigned value that are searched for the variable's old value."""
 
 _MOST_SWITCHES: Final = 100
-"""The limit on ops after a variable that are searched for a switch with another tensor."""
+"""The limit on ops after a variable that are searched for a switch to another tensor."""
 
 _CHOOSES: Final = {"Switch": 1, "RefSwitch": 1, "Select": 0, "SelectV2": 0}
 """Switching op -> index of the condition among the inputs."""
@@ -60,7 +60,7 @@ _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
 variable."""
 
 _MOST_STEPS: Final = 5_000_000
-"""The limit on steps in all graphs of a file: some ten for each input of each op."""
+"""The limit on steps in all graphs of a file; a graph needs some ten for each input of an op."""
 
 
 def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[str, StatisticsUse]:
@@ -151,10 +151,10 @@ class _GraphUses:
         return norms
 
     def _is_fed(self, keys: Sequence[str]) -> bool:
-        """Return True if a placeholder selects the statistics, so that each run has to feed it.
+        """Return True if the value of a placeholder selects batch or stored statistics.
 
-        A placeholder whose default is True also counts, because a run overrides the default only on
-        purpose.
+        A placeholder with a default counts only if the default is True (training), because a run
+        then gets inference only if it feeds False.
         """
         switches: list[str] = []
         for key in keys:
@@ -214,7 +214,10 @@ class _GraphUses:
         return {*self._tensors.walk([*training], lambda name: before.get(name, ()))}
 
     def _ends(self) -> Iterator[str]:
-        """Yield the ops whose results leave the graph, except for the ends of updates."""
+        """Yield the names of ops whose output no other op takes.
+
+        The ops at the end of an update, a saver or a summary are left out.
+        """
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
@@ -222,11 +225,11 @@ class _GraphUses:
                 yield op.name
 
     def _behind(self, names: Iterable[str]) -> Set[str]:
-        """Return the ops and all of their dependencies, except for control dependencies."""
+        """Return `names` of ops and the names of all ops that they depend on by data inputs."""
         return {*self._tensors.walk(names, self._before)}
 
     def _before(self, name: str, with_controls: bool = False) -> Iterator[str]:
-        """Yield the ops that an op depends on.
+        """Yield the names of the ops that an op takes as inputs or, on request, as controls.
 
         A normalization with batch statistics does not depend on the stored statistics, which the op
         only updates.

@@ -502,10 +502,13 @@ def _convolutions(*names: tuple[str, ...], add: str = "") -> Any:
 
 FUSED = "net/relu/Relu;net/batch_normalization_3/FusedBatchNormV3;net/conv/Conv2D"
 FOLDED = {
-    "by name": (_convolutions(("k", FUSED), ("l", "conv2/b")), "folded into 1 convolution, by"),
+    "by name": (
+        _convolutions(("k", FUSED), ("l", "conv2/b")),
+        "folded into 1 convolution, as names",
+    ),
     "by several": (
         _convolutions(("bn1.k", FUSED), ("l", "bn_2/b"), add="net/batch_norm/b"),
-        "folded into 2 convolutions and 1 other operation, by",
+        "folded into 2 convolutions and 1 other operation, as names",
     ),
     "no names": (_convolutions(("k", "b"), ("l", "c"), ("m",)), "into 2 convolutions with a bias"),
 }
