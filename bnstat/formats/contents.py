@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnstat.model import Source, Variable
 
 Search = Callable[[Collection[str]], Mapping[str, str]]
-"""Returns key -> name of the variables whose names have given endings, and possibly of others."""
+"""Takes endings of names; returns key -> name of at least the variables with such an ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,16 @@ class Layer:
     Attributes:
         name: the author's name, prefixed by the names of the enclosing models: `inner/bn_1`.
         own_name: the author's name alone: `bn_1`; empty if `name` has no prefix.
-        inputs: the names of the layers whose outputs the layer is called on, one for each input of
-            each call; empty if not recorded.
+        inputs: the names of the layers that produce the layer's inputs, one for each input of each
+            call; empty if not recorded.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
         config: the arguments of the constructor; empty if the file does not record them.
-        variables: label -> key of the layer's own variables, in stored order. Labels are the
-            layer's names (`gamma`) or, if the file only numbers them, `0`, `1`, ...
-        key: the layer's place in the file (`layers/batch_normalization_1`), for messages; in an
-            architecture, the layer's group in a `.weights.h5`.
-        sublayers: the layers directly inside, in network order, as an architecture lists them.
+        variables: label -> key, for the layer's own variables, in stored order. A label is the
+            variable's name in the layer (`gamma`) or, if the file has only numbers, `0`, `1`, ...
+        key: the layer's location in the file (`layers/batch_normalization_1`), for messages. For a
+            layer of an architecture: the path that its group has in a `.weights.h5`.
+        sublayers: the layers directly inside this layer, in network order; empty if the layer is
+            not from an architecture.
     """
 
     name: str
@@ -97,7 +98,10 @@ class Objects(Sequence[Node]):
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return the variables whose full name or key has one of the endings, possibly others."""
+        """Return the nodes of at least the variables whose full name or key has one of the endings.
+
+        This method returns all variables; a subclass may return fewer.
+        """
         del endings
         return (node for node in self if node.key)
 
@@ -131,11 +135,13 @@ class Graph:
         name: the name of the function; empty for a top-level graph.
         ops: the operations by name, in stored order.
         variables: name of an op or argument -> key of the variable that it represents.
-        constant: returns the value of an op; None if it is not a constant, or too large.
-        parts: name of an op -> indices of the slice of its variable, if the op represents only a
-            slice.
-        controls: returns the names of the ops that an op waits for without using their outputs.
-            A returned name that is not in `ops` is the prefix of a call's ops.
+        constant: returns the value of the op with a given name; None if the op is not a constant,
+            or the value is too large.
+        parts: name of an op -> a slice for each axis of the variable, for an op that represents
+            only a part of its variable.
+        controls: returns the control inputs of the op with a given name: the names of the ops that
+            must run before it. A returned name that is not in `ops` stands for a called function:
+            it is the prefix of the names of the function's ops.
     """
 
     name: str
@@ -153,7 +159,8 @@ class Contents:
     Attributes:
         source: the path, the format and other facts about the file.
         variables: every stored tensor by its key in the file.
-        names: key -> the best known name of a variable; the key itself if missing.
+        names: key -> the best known name of a variable. A variable without an entry is named by
+            its key.
         layers: the layers that the file describes (Keras files, Keras metadata).
         layers_in_order: True if `layers` are in network order.
         objects: the object graph of a TensorFlow 2 checkpoint.
@@ -161,10 +168,10 @@ class Contents:
             if iterating over `variables` is fast.
         graphs: returns computation graphs and bodies of functions.
         notes: remarks on the file, one line each.
-        variables_in_order: True if `variables` are in the order of their creation.
+        variables_in_order: True if the program created the variables in the order of `variables`.
         configured: returns the contents with layers from an architecture that the user passes; None
             if the format does not support this, or the file already describes its layers.
-        beside: the name of a file in the same folder that contains the architecture.
+        beside: the path of a file in the same folder that may contain the architecture, or None.
     """
 
     source: Source
@@ -204,7 +211,7 @@ _BRANCHES: Final = frozenset(
 
 
 def name_of_path(path: Sequence[str]) -> str:
-    """Return a variable's name: the path without the collections of Flax, Haiku and Keras."""
+    """Return a variable's name: its path, joined by slashes, without top-level collections."""
     parts = list(path)
     while len(parts) > 2 and parts[0] in _BRANCHES:
         del parts[0]

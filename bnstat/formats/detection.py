@@ -32,11 +32,13 @@ class StoredModel(NamedTuple):
     """A model at a path, not opened yet.
 
     Attributes:
-        name: the name of the checkpoint or file in its folder; None for a single model.
-        step: the training step that the name contains.
+        name: the name of the checkpoint or file in its folder; None if the path alone identifies
+            the model.
+        step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
         open: opens the model.
-        times: returns the time of the last change of each file, if there are several.
+        times: returns name -> time of the last change, for the files of a model of several files;
+            an empty dict for a single file.
     """
 
     name: str | None
@@ -53,7 +55,7 @@ class ModelSet(NamedTuple):
     default: StoredModel
 
     def choose(self, path: str, checkpoint: str | None, step: int | None) -> StoredModel:
-        """Return the model with a name and step, or the default model if both are None.
+        """Return the model with the given name, step or both; the default model if both are None.
 
         Raises:
             NotFoundError: no model has this name and step.
@@ -65,7 +67,11 @@ class ModelSet(NamedTuple):
                 return model
         wanted = f"checkpoint {checkpoint}" if checkpoint is not None else f"step {step}"
         names = [model.name for model in self.models if model.name is not None]
-        hint = f"there are: {listed(names)}" if names else "it is a single model: leave this out"
+        hint = (
+            f"there are: {listed(names)}"
+            if names
+            else "it is a single model: select no checkpoint or step"
+        )
         raise NotFoundError(path, f"has no {wanted}", hint)
 
 
@@ -73,7 +79,8 @@ class Finder:
     """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
-        named: True if a model keeps its name when its file is passed, like a checkpoint.
+        named: True if `StoredModel.name` is kept when the user passes one of the model's files, as
+            for checkpoints.
         beside: prefixes of the names of files that lie beside models but are not models.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models.
@@ -84,15 +91,16 @@ class Finder:
     is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        """Return the models, or the folder of models, that a file represents, judged by its name.
+        """Return the models that a file's name stands for, or the folder that contains them.
 
-        The file may be a git-lfs pointer.
+        Return None if the name says nothing. The file may be a git-lfs pointer.
         """
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        """Return the model to which a file belongs, judged by the file's content.
+        """Return the model that contains a file, judged by the file's content.
 
-        Every file of a model returns a model with the same name.
+        Return None if the file is not of this format. For each file of one model, the returned
+        model has the same name.
 
         Raises:
             DamagedError: the file is of this format but damaged.
@@ -102,7 +110,7 @@ class Finder:
         """Return the model whose file names start with a prefix that is not a file itself."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        """Return the model that a folder represents or belongs to."""
+        """Return the model that a folder stores, or that contains the folder as a part."""
 
     def models_within(self, folder: Folder) -> ModelSet | None:
         """Return the models of a folder that belong together, like a run's checkpoints."""
@@ -112,33 +120,35 @@ class Finder:
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """Return the names of models that a folder lists but does not contain, oldest first."""
+        """Return the names in a folder's list of checkpoints if all are missing, oldest first."""
         del folder
         return ()
 
     def first(self, name: str) -> str | None:
-        """Return the name of the file that opens the model to which the file `name` belongs.
+        """Return the name of the main file of the model that the file `name` is a part of.
 
-        Return `name` if that file opens the model itself, and None for a single-file model.
+        A model of several files is opened by its main file. Return None if the name is not one that
+        a file of such a model has.
         """
 
     def has_inside(self, name: str) -> bool:
-        """Return True if a subfolder of a model's folder belongs to the model."""
+        """Return True if the subfolder `name` of a model's folder belongs to the model."""
         del name
         return True
 
     def display_name(self, name: str) -> str:
-        """Return the name for users of the model to which a file belongs. Used for hints."""
+        """Return the name that a user passes for the model that contains the file `name`."""
         return name
 
 
 class SingleFile(Finder):
-    """Finds the models of a format that stores each in a single file.
+    """Finds the models of a format that stores each model in a single file.
 
-    The row's module has `matches(file)`, which also returns True for damaged files that are clearly
-    of the format, and `open_contents(file, source)`. It may also have `open_index`, which opens a
-    file without its values. All of them raise a `DamagedError` for a file that is truncated or
-    inconsistent, and an `UnsupportedError` for a feature of the format that is not read.
+    The module that the format's row in the registry names has two functions. `matches(file)` also
+    returns True for damaged files that are clearly of the format. `open_contents(file, source)`
+    opens a file. A third function, `open_index`, is optional: it opens a file without its values.
+    All of them raise a `DamagedError` for a file that is truncated or inconsistent, and an
+    `UnsupportedError` for a feature of the format that bnstat does not read.
     """
 
     def __init__(self, row: FileFormat) -> None:
@@ -161,7 +171,7 @@ class SingleFile(Finder):
 
 @cache
 def finders() -> Sequence[Finder]:
-    """Return all finders in the order of detection."""
+    """Return all finders, in the order that `locate` asks them."""
     names = dict.fromkeys(finder for row in FORMATS for finder in row.finders)
     parts = [name.rpartition(".") for name in names]
     several: list[Finder] = [
@@ -171,7 +181,7 @@ def finders() -> Sequence[Finder]:
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
-    """Return a model without a name of its own."""
+    """Return a model that its path alone identifies, without a name or a step."""
     return StoredModel(None, None, 0.0, open_, times)
 
 
@@ -185,7 +195,8 @@ def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> M
 
     Args:
         models: at least one model.
-        newest: the name of the default model; otherwise the last one is the default.
+        newest: the name of the default model. If no model has this name, the last model is the
+            default.
     """
 
     def age(model: StoredModel) -> tuple[object, ...]:
@@ -206,7 +217,7 @@ def models_in_files(
 
     Args:
         folder: the folder.
-        names: the names; those of folders are skipped.
+        names: names of files; names of folders are skipped.
         model_in_file: finds the model in a file. If the file is damaged, the error is raised
             when the model is opened.
     """
@@ -231,22 +242,23 @@ def _damaged(folder: Folder, name: str, error: BnstatError) -> StoredModel:
 
 
 def step_of(name: str) -> int | None:
-    """Return the step in the name of a checkpoint, which TensorFlow appends as `-1200`."""
+    """Return the step that TensorFlow appends to a checkpoint's name (`-1200`), or None."""
     match = _STEP.search(name)
     return int(match[1]) if match else None
 
 
 def series_of(name: str) -> str | None:
-    """Return the name of a checkpoint with `*` for its step, or None if it has no step."""
+    """Return a checkpoint's name with `*` in place of the step, or None if it has no step."""
     match = _STEP.search(name)
     return f"{name[: match.start(1)]}*{name[match.end(1) :]}" if match else None
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return the models; keep a step only if several names differ in this number alone.
+    """Return the models, without a step if the number in the name is not a step.
 
-    `model-100.h5` and `model-200.h5` are checkpoints of a run; the number of a single
-    `resnet-50.h5` belongs to the name.
+    The number is a step if several names differ only in this number: `model-100.h5` and
+    `model-200.h5` are checkpoints of a run. The number of a single `resnet-50.h5` belongs to the
+    name.
 
     Args:
         models: models in one folder, each with the step in its name.
@@ -260,7 +272,10 @@ def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[Stor
 
 
 def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener:
-    """Return the opener of a model that TensorFlow's checkpoint reader cannot read."""
+    """Return an opener that calls `open_(stored, source)`.
+
+    The opener raises an error if TensorFlow's reader is requested, which cannot read the format.
+    """
 
     def open_model(source: Source, reading: Reading) -> Contents:
         if reading.tensorflow:
@@ -277,7 +292,7 @@ def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener
 def first_in_zip(file: File) -> bytes | None:
     """Return the name of a zip's first member, even if the zip is cut short; None for other files.
 
-    The local header before a member has the length of the name at 26, and the name at 30.
+    The local header before a member has the length of the name at byte 26, and the name at byte 30.
     """
     head = file.head(30)
     if not head.startswith(b"PK\x03\x04"):
@@ -286,7 +301,7 @@ def first_in_zip(file: File) -> bytes | None:
 
 
 def is_json_with(file: File, *marks: bytes) -> bool:
-    """Return True for a JSON object that contains all of these bytes."""
+    """Return True if a file starts like a JSON object and contains all byte strings in `marks`."""
     if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
         return False
     text = file.read()

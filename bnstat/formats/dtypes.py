@@ -4,7 +4,7 @@ A name or code that a file contains is looked up here and never passed to NumPy,
 also accepts objects, structures and comma-separated lists.
 
 Types that NumPy lacks come from ml_dtypes, as in TensorFlow and JAX. A quantized type is the
-integer type that it is stored as. Types of 4 and 2 bits take a whole byte per element.
+integer type that it is stored as. In an array, each element of 4 or 2 bits takes a whole byte.
 
 Sources: tensorflow/core/framework/types.proto; safetensors README, "Format"; torch/storage.py;
 onnx.proto, `TensorProto.DataType`; tensorflow/lite/schema/schema.fbs, `TensorType`;
@@ -85,7 +85,7 @@ TENSORFLOW: Final = {
     for code, name in enumerate(DATA_TYPES.split())
     if name != "INVALID"
 }
-"""The values of TensorFlow's `DataType`."""
+"""Value of TensorFlow's `DataType` -> name of the type."""
 
 STRING: Final = 7
 """TensorFlow's code of strings."""
@@ -132,10 +132,13 @@ TORCH_STORAGES: Final = {
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
 }
-"""PyTorch's storage classes. Classes that pack several elements into a byte are not numeric."""
+"""PyTorch's storage class -> name of the type.
+
+The types that pack several elements into a byte (`quint4x2`) are not in `NUMERIC`.
+"""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
-"""PyTorch's names of element types that differ from NumPy's."""
+"""PyTorch's name of a type -> NumPy's name, for types whose names differ."""
 
 ONNX: Final = {
     1: "float32",
@@ -160,7 +163,7 @@ ONNX: Final = {
     20: "float8_e5m2fnuz",
     24: "float8_e8m0fnu",
 }
-"""The values of ONNX's `DataType` whose elements take whole bytes."""
+"""Value of ONNX's `DataType` -> name, for types whose elements take whole bytes."""
 
 TFLITE: Final = {
     0: "float32",
@@ -180,7 +183,10 @@ TFLITE: Final = {
     17: "int4",
     18: "bfloat16",
 }
-"""The numeric values of TensorFlow Lite's `TensorType`; two int4 share a byte, low bits first."""
+"""Value of TensorFlow Lite's `TensorType` -> name, for numeric types.
+
+Two int4 elements share a byte; the first has the low bits.
+"""
 
 TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "uint8", "uint16"})
 """The types of TensorFlow.js, under NumPy's names."""
@@ -189,11 +195,11 @@ _DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
 _DESCR_KINDS: Final = {"?": np.dtype(np.bool_)} | {
     np.dtype(kind).str[1:]: np.dtype(kind) for kind in _NUMPY.values()
 }
-"""`f4` and the like -> dtype."""
+"""NumPy's code of a kind and a size (`f4`) -> dtype."""
 
 
 def dtype_name(code: int) -> str:
-    """Return TensorFlow's name of a dtype; `type 99` for an unknown code."""
+    """Return the name of a value of TensorFlow's `DataType`; `type 99` for an unknown value."""
     return TENSORFLOW.get(code, f"type {code}")
 
 
@@ -205,7 +211,7 @@ def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
     """
     dtype = find_dtype(name)
     if dtype is None:
-        raise UnsupportedError(where, f"a tensor of {name[:_SHOWN]} cannot be read as numbers")
+        raise UnsupportedError(where, f"bnstat does not read elements of type {name[:_SHOWN]}")
     return dtype
 
 
@@ -229,7 +235,7 @@ def _dtype(name: str) -> np.dtype[np.generic]:
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
-    """Parse NumPy's dtype string in files and pickles, such as `<f4`, with the byte order.
+    """Return the dtype, with byte order, that a string of NumPy such as `<f4` describes.
 
     A plain name such as `float32` is accepted too. Return None if the type is not numeric.
     """
@@ -250,9 +256,9 @@ def within_budget(
 ) -> dict[str, Variable]:
     """Return the variables; those that need too much memory raise an `UnsupportedError` when read.
 
-    A tensor may repeat one number, as after `expand`, or share bytes with others. The tensors of a
-    file, the smallest first, may take twice the bytes of the file plus 256 MiB. `sizes` are the
-    bytes that reading each takes.
+    A tensor may repeat one number, as after `expand`, or share bytes with others. All tensors
+    together may take twice the bytes of the file plus 256 MiB; the smallest tensors count first.
+    `sizes` maps a variable's key to the bytes that reading the variable takes.
     """
     left = _BYTES_PER_BYTE * file.size + _BYTES_FLOOR
     limited = dict(variables)
@@ -265,7 +271,7 @@ def within_budget(
 
 def _refuse(where: str) -> NDArray[np.generic]:
     raise UnsupportedError(
-        where, "is not read, because it expands a few stored numbers to far too many"
+        where, "bnstat does not read this tensor, because it needs far more memory than the file"
     )
 
 
@@ -286,9 +292,17 @@ def from_little_endian(
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Return the extents of the contiguous little-endian array in some bytes; see `Variable`.
+    """Return the extent of the array that the `length` bytes from `start` on contain.
 
-    The dtype is None if the bytes are not plain elements.
+    Return an empty tuple if the file stores these bytes in compressed form.
+
+    Args:
+        file: the file.
+        start: the offset of the first byte.
+        length: the number of bytes.
+        dtype: the dtype of contiguous little-endian elements; None if the bytes are stored
+            differently. The extent then has no `part`; see `Variable.extents`.
+        shape: the shape of the array.
     """
     is_plain = dtype is not None and length == bytes_needed(shape, dtype)
     part = tuple(slice(0, size) for size in shape) if is_plain else None
@@ -297,7 +311,7 @@ def extents(
 
 
 def as_shape(value: object) -> tuple[int, ...] | None:
-    """Return a list or tuple of sizes as a shape; None if it is not a possible shape."""
+    """Return `value` as a shape; None if it is not a list or tuple of valid sizes."""
     if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
         return None
     is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)
@@ -323,7 +337,7 @@ def contiguous_variable(
     def read() -> NDArray[np.generic]:
         kind = numpy_dtype(dtype, where)
         if length != bytes_needed(shape, kind):
-            raise DamagedError(where, f"{length} bytes do not fit its shape")
+            raise DamagedError(where, f"the {length} bytes of this tensor do not fit its shape")
         return from_little_endian(file.read(start, length), kind, shape)
 
     return Variable(
@@ -342,7 +356,7 @@ class Scales(NamedTuple):
     Attributes:
         scales: one scale, or one for each index along `axis`.
         zeros: one zero point, or one for each index along `axis`.
-        axis: the axis.
+        axis: the axis of the array along which the scales and the zero points vary.
     """
 
     scales: NDArray[np.float64]
@@ -350,7 +364,7 @@ class Scales(NamedTuple):
     axis: int = 0
 
     def unpack(self, stored: NDArray[np.generic], where: str) -> NDArray[np.float32]:
-        """Return the values of stored integers, rounded once.
+        """Return the values of stored integers, computed in float64 and then rounded to float32.
 
         Raises:
             DamagedError: the number of scales does not fit the shape; `where` names the tensor.
@@ -374,5 +388,5 @@ class Scales(NamedTuple):
         if values.size == 1:
             return values.reshape(())
         if not 0 <= self.axis < len(shape) or shape[self.axis] != values.size:
-            raise DamagedError(where, "has a number of scales that does not fit its shape")
+            raise DamagedError(where, "the number of quantization scales does not fit the shape")
         return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])

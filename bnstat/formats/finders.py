@@ -1,12 +1,12 @@
-"""Finders of models of several files.
+"""Finders of models that consist of several files.
 
 - Safetensors and PyTorch files may be split into `NAME-00001-of-00003.safetensors` and so on, with
   an index `NAME.safetensors.index.json`.
 - The shards of a Keras model's weights are `NAME_00000.weights.h5` and so on, with an index
   `NAME.weights.json`. Keras's `save(..., zipped=False)` writes the members of a `.keras` as files.
 - A TensorFlow.js model is a `model.json` with shards beside it.
-- torch.distributed.checkpoint writes `.metadata` and, for tensors that several machines hold,
-  pieces `__0_0.distcp`.
+- torch.distributed.checkpoint distributes the tensors over files `__0_0.distcp`, ..., and writes
+  `.metadata` beside them.
 
 Sources: transformers/modeling_utils.py, `save_pretrained`; keras/src/saving/saving_lib.py;
 tfjs-core/src/io/types.ts.
@@ -46,17 +46,17 @@ class _Indexed(Finder):
     """An index and the files that it lists; the path of any of these files opens the model.
 
     Attributes:
-        marks: bytes that every index contains.
+        marks: byte strings that every index contains.
     """
 
     marks: tuple[bytes, ...]
 
     def index_of(self, name: str) -> str | None:
-        """Return the name of the index of the model to which a file may belong."""
+        """Return the name that the index has if the file `name` belongs to a model, or None."""
         return self.first(name)
 
     def prefix(self, index: str) -> str:
-        """Return the start of the names of the files of an index."""
+        """Return the prefix of the names of all files that belong to the index named `index`."""
         del index
         return ""
 
@@ -165,7 +165,7 @@ class DistributedPyTorch(Finder):
 def _refuse_distributed(source: Source, reading: Reading) -> Contents:
     raise UnsupportedError(
         source.path,
-        "is a distributed PyTorch checkpoint in pieces, which bnstat cannot read",
+        "bnstat does not read distributed PyTorch checkpoints",
         "convert it to one file: python -m torch.distributed.checkpoint.format_utils "
         "dcp_to_torch FOLDER FILE",
     )

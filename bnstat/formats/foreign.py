@@ -17,14 +17,14 @@ _UNPACK: Final = "unpack it first"
 _STARTS: Final = (
     (rb"\Z", "empty", "copy or download it again"),
     (rb"\x93NUMPY", "a single NumPy array",
-     "save several by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."),
-    (rb"\x1f\x8b", "compressed by gzip, and not a tar", _UNPACK),
+     "save the arrays by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."),
+    (rb"\x1f\x8b", "compressed by gzip, but not a tar archive", _UNPACK),
     (rb"BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd", "compressed by bzip2, xz or zstd", _UNPACK),
     (rb"7z\xbc\xaf\x27\x1c|Rar!", "a 7-Zip or RAR archive", _UNPACK),
     (rb"\s*(<\?xml|<!DOCTYPE|<html|<)[^\0]*\Z", "a web page or XML", "download the file itself"),
     (rb'\s*"?\{.*"class_name\\?"\s*:.*"config\\?"\s*:',
      "the architecture of a Keras model alone, without weights",
-     "pass the weights, and this file as --config"),
+     "pass the file of weights, and this file as --config"),
 )  # fmt: skip
 """A pattern of the first bytes of a file, what the file is, and what to do."""
 
@@ -36,12 +36,15 @@ _CORE_ML: Final = re.compile(
 
 
 def is_core_ml(head: bytes) -> bool:
-    """Return True if a file starts like a Core ML model. Version 1 resembles a SavedModel."""
+    """Return True if a file starts like a Core ML model.
+
+    Version 1 starts like a SavedModel too, so the recognition of SavedModels excludes such files.
+    """
     return _CORE_ML.match(head) is not None
 
 
 def refuse_foreign(file: File) -> None:
-    """Raise a specific error if a file of an unknown format is recognised here.
+    """Raise an error that names the kind of the file, if the kind is known but is not a model.
 
     Raises:
         UnknownFormatError: the file is compressed, empty, a web page or another known kind.

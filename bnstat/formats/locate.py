@@ -98,7 +98,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return a single-file model; keep its step only if files in the folder form a series."""
+    """Return a single-file model without its name, and without a number that is not a step."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
@@ -142,7 +142,7 @@ def _model_files(folder: Folder) -> list[StoredModel]:
 
 
 def _numbered(folder: Folder) -> list[StoredModel]:
-    """Return the models in folders with numbers for names, as TensorFlow Serving has them."""
+    """Return the models in subfolders that have numbers for names, as for TensorFlow Serving."""
     models = []
     for name in folder.names():
         below = folder.folder(name) if _NUMBER.match(name) else None
@@ -198,12 +198,13 @@ _METADATA: Final = ("checkpoint", "keras_metadata.pb", "fingerprint.pb")
 
 
 class Group(NamedTuple):
-    """Files of a folder that form one model if they contain a model.
+    """Files of a folder that, by their names, belong to the same model or to no model.
 
     Attributes:
         name: the name of the model in its folder, as the last part of a path for `load`.
-        file: the file whose content decides; empty if the names leave no doubt.
-        members: all of the files.
+        file: the name of the file whose content shows if this is a model; empty if the names show
+            that already.
+        members: all files of the group.
     """
 
     name: str
@@ -247,7 +248,7 @@ def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
 
 
 def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
-    """Return what the content of a file is: a model, arrays of any kind, an archive, or None.
+    """Return the kind of a file, judged by its content; "data" is a file of arrays of any kind.
 
     Raises:
         BnstatError: the file is a damaged model, or it cannot be read.
@@ -262,7 +263,10 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
-    """Return the names of the checkpoints in a training folder, and the name of the newest."""
+    """Return the names of a training run's checkpoints, and the name of the newest.
+
+    Return an empty set and None if the folder does not contain a run.
+    """
     for finder in finders():
         if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name

@@ -2,7 +2,7 @@
 
 Derived from the rows: the order of detection, the enum in `exchange/schema.json`, the table in
 `docs/files.md`, the hint about unknown files, and the converters that `check` knows. This module
-is a table, and imports nothing of bnstat.
+is a table, and imports nothing from bnstat.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class FileFormat:
         name: the value of `Source.format`.
         label: the name in a list of formats.
         description: what the format is, for the table in the documentation.
-        path: the path that a user passes, for the same table.
-        module: the module below `bnstat.formats` that reads single-file models; see
-            `detection.SingleFile`. May be empty.
-        finders: subclasses of `detection.Finder` that find models stored as folders or several
-            files, by name below `bnstat.formats`. Formats may share a finder.
+        path: what a user passes as the path, for the table in the documentation.
+        module: the dotted name, below `bnstat.formats`, of the module that reads single-file
+            models; see `detection.SingleFile`. Empty if the format has no single-file models.
+        finders: the dotted names, below `bnstat.formats`, of the subclasses of `detection.Finder`
+            that find models stored as folders or several files. Formats may share a finder.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models, because they may hold arrays of any kind.
-        is_converted: True if converters write such files, and training does not.
+        is_converted: True if converters write files of this format, and training does not.
         exact_writers: prefixes of the names of converters that keep the moving statistics.
     """
 

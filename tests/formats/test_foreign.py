@@ -55,7 +55,7 @@ CASES = [
     ("a single NumPy array", npy()),
     ("compressed by bzip2", bz2.compress(b"model")),
     ("compressed by bzip2, xz", lzma.compress(b"model")),
-    ("compressed by gzip, and not a tar", gzip.compress(b"model " * 100, mtime=0)),
+    ("compressed by gzip, but not a tar archive", gzip.compress(b"model " * 100, mtime=0)),
     ("a web page", b"<!DOCTYPE html><html>"),
     ("a Core ML model", b"\x08\x06" + CORE_ML),
     ("a Core ML model", b"\x08\x01" + CORE_ML),

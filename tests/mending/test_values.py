@@ -172,7 +172,7 @@ WRONG_JSON = [
     (put("layers.0.gamma.shape", [4]), r"layers\[0\]\.gamma\.values has 3 elements"),
     (put("layers.0.gamma.shape", [-3]), r"layers\[0\]\.gamma\.shape is not a list of sizes"),
     (put("layers.0.gamma.shape", "3"), r"layers\[0\]\.gamma\.shape is not a list of sizes"),
-    (put("layers.0.gamma.dtype", "string"), "a tensor of string"),
+    (put("layers.0.gamma.dtype", "string"), "elements of type string"),
     (put("layers.0.gamma.dtype", 3), r"layers\[0\]\.gamma\.dtype is not text"),
     (put("layers.0.gamma", {"dtype": "float32"}), r"layers\[0\]\.gamma\.values is missing"),
     (put("layers.0.gamma", [1, 2, 3]), r"layers\[0\]\.gamma is not an object"),

@@ -35,13 +35,13 @@ _SIZES: Final[dict[int, tuple[Kind, int]]] = {
     0xD9: ("text", 1), 0xDA: ("text", 2), 0xDB: ("text", 4),
     0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("map", 2), 0xDF: ("map", 4),
 }  # fmt: skip
-"""Codes of values that begin with a length -> the kind, and the bytes of the length."""
+"""Codes of values that begin with a length -> the kind, and the size of the length in bytes."""
 
 _FIXED: Final[dict[int, int]] = {
     0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
     0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
 }  # fmt: skip
-"""Codes of nil, booleans, numbers and short extensions -> the bytes that follow."""
+"""Codes of nil, booleans, numbers and short extensions -> the number of bytes that follow."""
 
 
 class Item(NamedTuple):
@@ -51,7 +51,8 @@ class Item(NamedTuple):
         kind: the kind of value.
         path: the keys, and indices in lists, that lead to the value.
         value: the number, the length of a map or list, or the type of an extension; else 0.
-        start, end: the range of the bytes of a string, of bytes or of an extension.
+        start, end: the offsets in the file between which the contents of a string, a bytes value
+            or an extension are.
     """
 
     kind: Kind
@@ -74,7 +75,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays by their paths."""
+    """Return the arrays, keyed by their paths."""
     variables: dict[str, Variable] = {}
     with Decoding(file.path, "the document"):
         for item in _items(Window(file)):
@@ -93,7 +94,7 @@ def _variable(window: Window, item: Item) -> Variable:
         case _:
             shape = None
     if shape is None or inner[0].value != 3 or inner[1].value != len(shape):
-        raise WireError("invalid array extension type")
+        raise WireError("an array is not [shape, dtype, bytes]")
     kind, data = inner[-2:]
     dtype = window.read(kind.start, min(kind.end, kind.start + _LONGEST_TEXT)).decode("latin1")
     return contiguous_variable(
@@ -109,7 +110,14 @@ def _variable(window: Window, item: Item) -> Variable:
 
 @dataclass(slots=True)
 class _Container:
-    """A map or list whose values are being read."""
+    """A map or list whose values are being read.
+
+    Attributes:
+        path: as in `Item`.
+        is_map: True for a map, False for a list.
+        left: the number of values that were not read yet.
+        index: the index of the next value.
+    """
 
     path: tuple[str, ...]
     is_map: bool
@@ -118,7 +126,9 @@ class _Container:
 
 
 def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[Item]:
-    """Yield all values of a document, without the keys; maps and lists before their values.
+    """Yield the values of the document between two offsets; a map or list precedes its values.
+
+    The keys of a map are not yielded, but are part of the paths.
 
     Raises:
         WireError: the bytes are not a MessagePack document, or end too early.
@@ -147,7 +157,9 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
         yield item
         if item.kind in ("map", "list"):
             if len(stack) == _DEEPEST or item.value > end - at:
-                raise WireError("nested too deeply, or longer than the file")
+                raise WireError(
+                    "it is nested too deeply, or claims more values than there are bytes"
+                )
             stack.append(_Container(path, item.kind == "map", item.value))
         while stack and stack[-1].left == 0:
             stack.pop()
@@ -157,7 +169,7 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
 
 
 def _item(window: Window, at: int, end: int, path: tuple[str, ...]) -> Item:
-    """Return the value at a position."""
+    """Return the value at an offset; for a map or list, without its values."""
 
     def number(width: int) -> int:
         if at + width > end:
@@ -181,7 +193,7 @@ def _item(window: Window, at: int, end: int, path: tuple[str, ...]) -> Item:
             value = number(1)
             at += 1
     elif code not in _FIXED:
-        raise WireError(f"a code {code:#x} that is not MessagePack")
+        raise WireError(f"{code:#x} is not a code of MessagePack")
     elif code >= 0xD4:
         kind, value = "extension", number(1)
         at, length = at + 1, _FIXED[code] - 1

@@ -1,7 +1,8 @@
 r"""NPZ, NumPy's archive of named arrays: a zip of `.npy` files.
 
-    npy  "\x93NUMPY", major, minor version (1 byte each), length of the header (u16; u32 from
-         version 2 on), the header: a Python literal of descr, fortran_order and shape; elements
+    version 1  "\x93NUMPY", 1, 0 (u8 each), length of the header (u16), header, elements
+    version 2  "\x93NUMPY", 2, 0 (u8 each), length of the header (u32), header, elements
+    header     a Python literal: a dict with the keys descr, fortran_order and shape
 
 Pickled objects are never read. A compressed member is inflated to no more than its header claims.
 
@@ -44,7 +45,7 @@ _USUAL_HEADER: Final = 256
 
 _MAX_RATIO: Final = 50
 _BOMB_FLOOR: Final = 64 << 20
-"""Bytes that a member may always be inflated to; beyond that, `_MAX_RATIO` times its own bytes."""
+"""A member may be inflated to this many bytes, or to `_MAX_RATIO` times its compressed bytes."""
 
 
 def matches(file: File) -> bool:
@@ -56,7 +57,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays under their keys."""
+    """Return the arrays, keyed by their members' names without `.npy`."""
     variables: dict[str, Variable] = {}
     infos = members(file)
     fetch_starts(file, infos, _USUAL_HEADER)
@@ -93,7 +94,9 @@ def members(file: File) -> Sequence[ZipInfo]:
             file.path, f"is a truncated or damaged NPZ ({error})", "copy or download it again"
         ) from error
     if sum(info.compress_size for info in infos) > file.size:
-        raise DamagedError(file.path, "its members overlap", "save it again with numpy.savez")
+        raise DamagedError(
+            file.path, "the members of the zip overlap", "save it again with numpy.savez"
+        )
     return infos
 
 

@@ -1,7 +1,8 @@
 """Orbax checkpoints of JAX libraries and of Keras: folders of Zarr arrays, read by `tensorstore`.
 
-The name of an array is its path in the tree, joined by dots. The store contains the array's Zarr
-metadata (`.zarray`, or `zarr.json` of version 3) and chunks under this name.
+A checkpoint consists of one or several items, each a tree of arrays. An array's name is its path in
+the tree, joined by dots. Under this name, the item's store contains the array's Zarr metadata
+(`.zarray` in version 2, `zarr.json` in version 3) and chunks.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ class Orbax(Finder):
 
 
 def _items(folder: Folder) -> dict[str, Folder]:
-    """Return the items of a checkpoint by name; a folder that is itself an item has no name."""
+    """Return name -> folder of a checkpoint's items; empty if the folder is not a checkpoint.
+
+    If the folder is itself an item, the name is empty.
+    """
     if folder.file(_TREE) is not None:
         return {"": folder}
     if folder.file(_CHECKPOINT) is None:
@@ -100,7 +104,7 @@ def _items(folder: Folder) -> dict[str, Folder]:
 
 
 def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
-    """Return the arrays of a checkpoint's items; keys begin with the item if there are several."""
+    """Return the arrays of a checkpoint's items; if there are several, keys begin with the item."""
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
     config: object = None
@@ -127,14 +131,14 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
 
 
 def _json(folder: Folder, name: str) -> Mapping[str, Any]:
-    """Return the JSON object in a file; empty if there is none."""
+    """Return the JSON object in the file `name`; empty if there is no such file or object."""
     file = folder.file(name)
     parsed = parse_json(file.read(), file.path) if file is not None else None
     return parsed if isinstance(parsed, dict) else {}
 
 
 def _paths(folder: Folder) -> dict[str, list[str]]:
-    """Return an array's name in the store -> its path in the tree."""
+    """Return an array's name in the store -> its path in the tree, as a list of keys."""
     tree = _json(folder, _TREE).get("tree_metadata")
     paths = {}
     for entry in tree.values() if isinstance(tree, dict) else ():
@@ -172,7 +176,9 @@ class _Store:
         tree = folder.file(_TREE)
         if tree is None or tree.local_path is None:
             raise UnsupportedError(
-                folder.path, "an Orbax checkpoint can only be read from disk", "copy it to disk"
+                folder.path,
+                "bnstat reads Orbax checkpoints only from disk",
+                "copy the folder to disk",
             )
         self._path = folder.path
         base = os.path.abspath(os.path.dirname(tree.local_path)) + "/"
@@ -185,7 +191,7 @@ class _Store:
         except ImportError:
             raise UnsupportedError(
                 self._path,
-                "is an Orbax checkpoint, which needs tensorstore, which is not installed",
+                "reading an Orbax checkpoint needs tensorstore, which is not installed",
                 "pip install tensorstore",
             ) from None
         self._tensorstore: Any = tensorstore
@@ -222,7 +228,7 @@ class _Store:
         return _Array(name, driver, kind, shape, b"blosc" in text)
 
     def read(self, array: _Array) -> NDArray[np.generic]:
-        """Return the numbers of an array.
+        """Return the elements of an array.
 
         Raises:
             DamagedError: the chunks are damaged, or do not match the metadata.
@@ -231,7 +237,10 @@ class _Store:
         where = f"{self._path}: {array.name}"
         dtype = find_dtype(array.dtype)
         if dtype is None or prod(array.shape) * dtype.itemsize > _LARGEST:
-            raise UnsupportedError(where, f"an array of {array.dtype}, {array.shape} is not read")
+            raise UnsupportedError(
+                where,
+                f"bnstat does not read an array of type {array.dtype} and shape {array.shape}",
+            )
         inside = f"{array.name}/"
         path = inside if self._is_database else self._spec["path"] + inside
         spec = {"driver": array.driver, "kvstore": {**self._spec, "path": path}}
@@ -243,11 +252,11 @@ class _Store:
         except _FAILURES as error:
             raise self._damaged(error) from error
         if numbers.shape != array.shape or numbers.dtype != dtype:
-            raise DamagedError(where, "is not the array that its metadata describes")
+            raise DamagedError(where, "the shape or the dtype differs from the metadata")
         return numbers
 
     def _refuse_large_chunks(self, inside: str, where: str) -> None:
-        """Raise an error if a chunk claims a size for which the process could run out of memory.
+        """Raise an error if a chunk claims a decompressed size that could exhaust the memory.
 
         Source of a chunk's header: Blosc 1, README_HEADER.rst.
         """
@@ -258,7 +267,7 @@ class _Store:
         for future in [store.read(key) for key in chunks]:
             size = int.from_bytes(bytes(future.result().value)[_BLOSC_SIZE], "little")
             if size > _LARGEST_CHUNK:
-                raise DamagedError(where, f"a chunk claims {size:,} bytes")
+                raise DamagedError(where, f"a chunk claims a decompressed size of {size:,} bytes")
 
     def _damaged(self, error: Exception) -> BnstatError:
         reason = str(error).partition("\n")[0].partition(" [")[0][:200]

@@ -1,7 +1,8 @@
 """Pickles of arrays, in which programs that use NumPy, JAX, Haiku or Flax save parameters.
 
-The reader of PyTorch's pickles reads them: it builds containers and arrays, and calls nothing that
-a pickle names. For a pair such as Haiku's `(params, state)`, the index is not part of the names.
+The reader of PyTorch's pickles reads these files. It builds containers and arrays, and calls no
+function that a pickle names. If the outermost object is a tuple or a list, such as Haiku's pair
+`(params, state)`, the index in it is not part of a variable's name.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays by their paths."""
+    """Return the arrays, keyed by their paths."""
     from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.pickled import unpickle
     from bnstat.formats.pytorch.state import collect
     from bnstat.formats.pytorch.tensors import Array, call
 
     if file.size > LARGEST_PICKLE:
-        raise UnsupportedError(file.path, f"a pickle of {file.size} bytes is not read")
+        raise UnsupportedError(file.path, f"bnstat does not read a pickle of {file.size} bytes")
     with pickle_errors(file):
         root, _ = unpickle(file.read(), 0, call, lambda persistent_id: None)
         tensors = collect(root).tensors

@@ -3,10 +3,10 @@
     u64 length of the header, little-endian
     {"NAME": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, ...,
      "__metadata__": {"format": "pt"}}
-    bytes; the offsets count from the end of the header
+    the tensors' bytes; `data_offsets` count from the end of the header
 
 Hugging Face's libraries save large models in several safetensors or PyTorch files, with an index
-whose `weight_map` records which file contains which tensor.
+whose `weight_map` maps each tensor to the file that contains it.
 
 Sources: https://github.com/huggingface/safetensors, "Format"; transformers/modeling_utils.py,
 `save_pretrained`; huggingface_hub/serialization.
@@ -39,7 +39,7 @@ def _length(head: bytes) -> int:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors by their names."""
+    """Return the tensors, keyed by their names."""
     length = _length(file.head(8))
     header = parse_json(file.read(8, min(length, MAX_JSON + 1)), file.path)
     if not isinstance(header, dict):
@@ -66,7 +66,8 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
     if not begin <= end <= file.size - start:
         raise DamagedError(
             where,
-            f"its bytes {begin} to {end} are not in the file, which has {file.size - start}",
+            f"its bytes {begin} to {end} are not in the file, which has {file.size - start} after "
+            "the header",
             "copy or download it again",
         )
     dtype = SAFETENSORS.get(code, code)
@@ -94,12 +95,18 @@ def open_sharded(index: File, source: Source) -> Contents:
     for name, keys in keys_of_files.items():
         file = index.part(name)
         if file is None:
-            raise NotFoundError(f"{index.path}: {name}", "this part of the model is missing")
+            raise NotFoundError(
+                f"{index.path}: {name}",
+                "this part of the model is missing",
+                "copy it beside the index",
+            )
         contents = _open_part(file, source)
         source = replace(contents.source, writer=source.writer or contents.source.writer)
         for key in keys:
             if key not in contents.variables:
-                raise DamagedError(file.path, f"lacks {key}, which {index.name} lists")
+                raise DamagedError(
+                    file.path, f"lacks {key}, which it contains according to {index.name}"
+                )
             variables[key] = contents.variables[key]
             names[key] = contents.name_of(key)
     return Contents(source, variables, names=names)

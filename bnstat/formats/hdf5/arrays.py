@@ -1,25 +1,37 @@
 """The arrays of HDF5 datasets: the ranges of the bytes, and reading.
 
-    datatype        class and version, three bytes of flags, size (u32), properties
-    layout v1, v2   version, rank, class, 5 unused, address (not of class 0), the shape (u32 each;
-                    of class 2 the chunk's, and an element's size); class 0: size (u32), bytes
-    layout v3, v4   version, class: 0, in the header: size (u16), bytes
-                                    1, contiguous: address, size
-                                    2, in chunks, v3: rank + 1, address of a tree, the chunk's
-                                       shape and an element's size (u32 each)
-                                    3, composed of other datasets
-    chunk tree      "TREE", type 1, level, entries (u16), two addresses of siblings, then entries
-                    of size (u32), skipped filters (u32), position (u64 each, and one more),
-                    address of a chunk or of the tree below
-    fill, old       size (u32), the value
-    fill v1, v2     version, two bytes of times, defined, size (u32), the value
-    fill v3         version, flags (0x20: defined), size (u32), the value
+Messages of a dataset's header; fields are one byte unless a type or a meaning says otherwise:
 
-Keras stores every array contiguously; these arrays are read here. Other tools write chunks when
-they compress a file. HDF5's own library reads chunks, arrays in a header, and arrays that were
-never written, which consist of fill values. Damaged files can make the library crash or allocate
-without a bound, so it never sees the file. It is given a minimal file with one dataset, made of
-messages that were checked here, over the bytes of the original.
+    datatype           class and version, flags (3 bytes), size (u32), properties
+    layout v1, v2      version, rank, class, 5 unused, then by class:
+      0, in header     the shape (u32 each), size (u32), the elements
+      1, contiguous    address of the elements, the shape (u32 each)
+      2, chunked       address of a chunk tree, a chunk's shape and an element's size (u32 each)
+    layout v3, v4      version, class, then by class:
+      0, in header     size (u16), the elements
+      1, contiguous    address and size of the elements
+      2, chunked (v3)  rank + 1, address of a chunk tree, a chunk's shape and an element's size
+                       (u32 each)
+      2, chunked (v4)  only HDF5's library reads it
+      3, virtual       parts of other datasets; never read
+    fill, old          size (u32), the value
+    fill v1, v2        version, two bytes: when space is allocated, when the fill value is written;
+                       1 if a value is defined, size (u32), the value
+    fill v3            version, flags (0x20: a value is defined), size (u32), the value
+
+A node of a chunk tree:
+
+    node               "TREE", type 1, level, number of entries (u16), addresses of the two sibling
+                       nodes, then the entries
+    entry              a chunk's stored size (u32), mask of skipped filters (u32), coordinates of
+                       the chunk's first element (rank + 1 numbers, u64 each), address of the chunk
+                       or of a node of the level below
+
+Keras stores every array contiguously; this module reads contiguous arrays itself. Other tools write
+chunks when they compress a file. HDF5's own library reads chunks, arrays in a header, and arrays
+that were never written, which consist of fill values. Damaged files can make the library crash or
+allocate without a bound, so it never opens the original file. It opens a minimal file instead:
+`_OneDataset` combines the bytes of the original with new headers, made of checked messages.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
@@ -84,7 +96,7 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
-        objects: the file.
+        objects: the objects of the file.
         path: the path in the file.
         dtype: the name of the element type in NumPy or ml_dtypes, without a byte order; another
             word if the elements are not numbers.
@@ -117,7 +129,9 @@ class Dataset:
             raise self._unsupported(f"holds {self.dtype}, not numbers")
         layout = self._layout()
         if EXTERNAL in self.messages or layout.kind > _CHUNKED:
-            raise self._unsupported("refers to data outside of the file, which is never followed")
+            raise self._unsupported(
+                "refers to data outside of the file, which bnstat does not read"
+            )
         size = self.count * dtype.itemsize
         if size == 0:
             data = b""
@@ -127,7 +141,7 @@ class Dataset:
         else:
             data = self._read_by_library(layout, dtype.itemsize)
         if len(data) < size:
-            raise self._damage(f"claims {size} bytes, it has {len(data)}")
+            raise self._damage(f"claims {size} bytes, but has {len(data)}")
         array: Array = np.frombuffer(data[:size], dtype).reshape(self.shape)
         return array.astype(dtype.newbyteorder("="), copy=False)
 
@@ -156,7 +170,7 @@ class Dataset:
         return [place for place in ranges if place is not None]
 
     def _stored_dtype(self) -> np.dtype[np.generic] | None:
-        """Return the elements' dtype in the file, or None if they are not numbers."""
+        """Return the dtype of the elements in the file, or None if they are not numbers."""
         dtype = find_dtype(self.dtype)
         return None if dtype is None else dtype.newbyteorder(self.order)
 
@@ -202,9 +216,11 @@ class Dataset:
         """Read the stored bytes of the elements through HDF5's library."""
         messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
         if any(message.is_shared for message in messages):
-            raise self._unsupported("shares header messages with other datasets")
+            raise self._unsupported(
+                "shares header messages with other datasets, which bnstat does not read"
+            )
         if any(_fill_size(message) not in (0, itemsize) for message in messages):
-            raise self._damage("has a fill value of another type")
+            raise self._damage("has a fill value of a size that differs from an element's")
         if layout.kind == _CHUNKED and layout.address is not None:
             # The library follows a tree that contains itself until the stack overflows.
             for _ in self._chunks(layout.address):
@@ -222,11 +238,14 @@ class Dataset:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand further."""
+        """Check that the chunks fit the file, and do not decompress to more than a chunk's size.
+
+        `opened` is h5py's `DatasetID`.
+        """
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):
-            reason = "is stored in chunks, which needs h5py with HDF5 1.12.3 or later"
+            reason = "is stored in chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
             raise self._unsupported(reason, "install h5py from PyPI")
         chunks: list[Any] = []
         opened.chunk_iter(chunks.append)
@@ -241,7 +260,9 @@ class Dataset:
             return
         position = filters.index(h5z.FILTER_DEFLATE)
         if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
-            raise self._unsupported("was filtered in an unusual order")
+            raise self._unsupported(
+                "has its filters in an unusual order, which bnstat does not read"
+            )
         for chunk in chunks:
             if chunk.filter_mask >> position & 1:
                 continue
@@ -259,9 +280,9 @@ class _Layout(NamedTuple):
     """Where a dataset's bytes are.
 
     Attributes:
-        kind: in the header, contiguous, in chunks, or composed of other datasets.
-        address: of contiguous bytes or of the tree of chunks; None if nothing was allocated, or
-            if another structure lists the chunks.
+        kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
+        address: the address of contiguous bytes or of a chunk tree; None if nothing was allocated,
+            or if the layout has neither.
         length: the number of contiguous bytes; None if the layout does not record it.
     """
 
@@ -315,7 +336,7 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
 
 
 def _fill_size(message: Message) -> int:
-    """Return the size of a message's fill value; 0 if there is none."""
+    """Return the size of a message's fill value in bytes; 0 if there is no value."""
     body = message.body
     if message.kind == OLD_FILL:
         start = 0
@@ -340,12 +361,14 @@ class _OneDataset(File):
     first bytes. The headers of the root group and of the dataset follow at the end. The element
     type is opaque and has the same size, so that HDF5 converts nothing.
 
-        superblock v1      signature, 5 bytes, size of addresses, size of lengths, 1 unused, four
-                           numbers of entries of nodes (u16 each; the third of chunk trees), flags,
-                           addresses of the start, the free space, the end, the driver; the
-                           root's name, header and 24 unused
-        object header v1   version, 1 unused, messages (u16), references (u32), size (u32),
-                           4 unused, then messages of type (u16), size (u16), flags, 3 unused; data
+        superblock v1      signature, 5 bytes, size of addresses, size of lengths, 1 unused, half
+                           the entries of a group's leaf and inner nodes (u16 each), flags (u32),
+                           half the entries of a chunk tree's node (u16), 2 unused, addresses of
+                           the start, the free space, the end, the driver; the root's name and
+                           header, 24 unused
+        object header v1   version, 1 unused, number of messages (u16), references (u32), size of
+                           all messages (u32), 4 unused, the messages
+        message            type (u16), size (u16), flags, 3 unused, data
     """
 
     def __init__(self, objects: Objects, messages: list[Message], itemsize: int) -> None:

@@ -6,14 +6,15 @@ Model files do not use such references, and they are not followed. The tree is w
 links only, and each group is visited once, so a group linked below itself does not make the walk
 endless.
 
-    group, old  message 0x11: addresses of a tree and of the heap of its names
-    tree        "TREE", type 0, level, entries (u16), two addresses of siblings, then entries of
-                a key and the address of a node or of the tree below
-    node        "SNOD", version, 1 unused, entries (u16), then entries of the name's offset in the
-                heap, the header's address, kind (u32: 2 for a soft link), 20 unused
+    group, old  message 0x11: address of a tree, address of the heap with the members' names
+    tree        "TREE", type 0, level, number of entries (u16), addresses of the two siblings,
+                the entries: a key, the address of a node (level 0) or of the tree below
+    node        "SNOD", version, 1 unused, number of entries (u16), the entries: the name's offset
+                in the heap, the header's address, kind (u32: 2 for a soft link), 20 unused
     heap        "HEAP", version, 3 unused, size, free list, address of the names
-    group, new  message 0x06 per link: version, flags, [kind], [order (u64)], [encoding], length
-                of the name, name, header's address
+    group, new  message 0x06 per link: version, flags, [kind], [creation order (u64)], [encoding],
+                length of the name, name, header's address; the flags show which of the fields in
+                brackets are present
 
 Source: HDF5 File Format Specification 3.0, sections III.A.1, III.B, III.D and IV.A.2.c, g and r.
 """
@@ -93,7 +94,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays of a file that Keras did not write, by their paths.
+    """Return the arrays of a file that Keras did not write, keyed by their paths.
 
     An array's role follows from its name alone; attributes are not read.
     """
@@ -153,7 +154,7 @@ class Hdf5:
     def outside(self) -> Set[str]:
         """The paths of datasets, and the names of links, whose contents are in other files.
 
-        HDF5's own library reads those files. Raises as `groups` does.
+        HDF5's own library would open those files; bnstat does not. Raises as `groups` does.
         """
         return self._outside if self._tree else set()
 
@@ -202,7 +203,7 @@ class Hdf5:
 
     @cached_property
     def _tree(self) -> tuple[dict[str, list[Message]], dict[str, Variable]]:
-        """Path of a group -> its messages; path of a dataset -> variable."""
+        """Two mappings: path of a group -> its messages, and path of a dataset -> variable."""
         objects = self._read_objects()
         groups: dict[str, list[Message]] = {}
         variables: dict[str, Variable] = {}
@@ -238,7 +239,7 @@ class Hdf5:
         return groups, variables
 
     def _too_large(self) -> DamagedError:
-        return DamagedError(self.path, "it has too many objects, or too long names")
+        return DamagedError(self.path, "has too many objects, or names that are too long")
 
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
@@ -277,7 +278,11 @@ class Hdf5:
         return found
 
     def _read_object(self, header: int) -> _Object:
-        """Read an object's header and members, and announce its strings."""
+        """Read an object's header and members.
+
+        In a remote file, a group's string attributes are read too, so that the bytes of
+        the strings are fetched together with other missing bytes.
+        """
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
             return _Object(messages, None)
@@ -289,7 +294,7 @@ class Hdf5:
         return _Object(messages, self._links(messages))
 
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
-        """Return the name and the header's address for each of a group's hard links."""
+        """Return the name and the target's header address of each hard link of a group."""
         links: list[tuple[str, int]] = []
         for message in messages:
             body = self._objects.parse(message.body)
@@ -303,7 +308,7 @@ class Hdf5:
         return links
 
     def _new_link(self, body: Cursor) -> Iterator[tuple[str, int]]:
-        """Yield the link in a link message, if it is a hard link."""
+        """Yield the name and header address in a link message, if it is a hard link."""
         _, flags = body.number(1), body.number(1)
         kind = body.number(1) if flags & 0x08 else 0
         body.take((8 if flags & 0x04 else 0) + (1 if flags & 0x10 else 0))
@@ -314,7 +319,7 @@ class Hdf5:
             self._outside.add(decode(name))
 
     def _old_links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
-        """Yield the hard links of a group that is stored as a tree of symbol nodes."""
+        """Yield the name and header address of each hard link of a group in the old form."""
         objects = self._objects
         objects.expect([(heap, _HEAP), (tree, _TREE)])
         head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size, b"HEAP")
@@ -338,7 +343,7 @@ class Hdf5:
                     yield decode(names[offset:end]), header
 
     def _nodes(self, root: int) -> Iterator[int]:
-        """Yield the addresses of a group's symbol nodes, in order of names."""
+        """Yield the addresses of a group's symbol nodes, in the order of the members' names."""
         objects = self._objects
         pending, seen = [root], {root}
         while pending:
@@ -353,7 +358,7 @@ class Hdf5:
                 pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset; raise if all datasets read so far claim too many bytes together.
+        """Read a dataset; raise an error if all datasets read before and this one claim too much.
 
         Compressed datasets, or datasets that share bytes, can claim more than the file's size.
         """
@@ -363,7 +368,7 @@ class Hdf5:
         if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._objects.size):
             raise DamagedError(
                 self.path,
-                f"{dataset.path} claims {dataset.count} elements, "
+                f"{dataset.path} claims {dataset.count} elements, but "
                 f"the file has {self._objects.size} bytes",
             )
         return dataset.read()

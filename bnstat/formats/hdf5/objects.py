@@ -2,33 +2,43 @@
 
     superblock v0, v1  signature, 5 bytes, size of addresses, size of lengths, ..., addresses of
                        the start, the free space, the end, the driver; the root's name and header
-    superblock v2, v3  signature, version, the two sizes, flags, addresses of the start, the
-                       extension, the end and the root's header
-    object header v1   version, messages (u16), references (u32), size (u32), then messages of
-                       type (u16), size (u16), flags, 3 unused; data
-    object header v2   "OHDR", version, flags, ..., then messages of type (u8), size (u16),
-                       flags, [order (u16)]; data; a checksum at the end of each block
+    superblock v2, v3  signature, version, size of addresses, size of lengths, flags, addresses of
+                       the start, the extension, the end and the root's header
+    object header v1   version, 1 unused, number of messages (u16), references (u32), size of all
+                       messages (u32), 4 unused, the messages
+      message          type (u16), size (u16), flags, 3 unused, data
+    object header v2   "OHDR", version, flags, ..., the messages, a checksum
+      message          type (u8), size (u16), flags, [creation order (u16)], data
+
+Fields in brackets are present only if a flag is set.
 
 Groups whose members' names are not ASCII, and all objects of files written for HDF5 1.8 and later
-only, use "dense storage" for many links or attributes. The messages are in a "fractal heap"; a
-tree lists their positions.
+only, use "dense storage" for many links or attributes. The messages are in the blocks of a "fractal
+heap". A heap offset counts the bytes of all blocks, one after the other. A tree lists the messages.
 
-    tree          "BTHD", version, type, size of a node (u32), size of a record (u16),
-                  depth (u16), 2 unused, root's address, root's records (u16), all records
-    its nodes     "BTLF" or "BTIN", version, type, records, then in "BTIN" children of address,
-                  records, and above the lowest such level all records below
-    record        for a link: hash (u32), position in the heap; for an attribute: position, 9 more
-    heap          "FRHP", version, ...: see `_Heap`; a table of blocks, `width` of them a row,
-                  whose size doubles with each row from the second on
-    its blocks    "FHDB", version, heap's address, own position, [checksum], messages;
-                  "FHIB", version, heap's address, own position, addresses of the table's blocks
-    position      kind (0 in bits 4 and 5), offset in all blocks, length
+    tree               "BTHD", version, type, size of a node (u32), size of a record (u16),
+                       depth (u16), 2 unused, root's address, number of the root's records (u16),
+                       number of all records
+    leaf node          "BTLF", version, type, records
+    inner node         "BTIN", version, type, records, then for each child: address, number of
+                       records and, unless the children are leaves, number of all records below
+    record, link       hash (u32), heap id (7 bytes)
+    record, attribute  heap id (8 bytes), 9 more
+    heap id            kind of storage in bits 4 and 5 (0: in a block), heap offset, length
+    heap               "FRHP", version, ...: see `_Heap`; the table of blocks has `width` blocks a
+                       row; rows 0 and 1 have blocks of the same size, which then doubles with
+                       each row
+    direct block       "FHDB", version, heap's address, block's heap offset, [checksum], messages
+    indirect block     "FHIB", version, heap's address, block's heap offset, addresses of the
+                       blocks in its table
 
-    attribute      version, flags, sizes of name, datatype, dataspace (u16 each), [encoding],
-                   these three, the elements; in version 1 each padded to 8 bytes
+    attribute      version, flags, sizes of name, datatype and dataspace (u16 each), [encoding],
+                   name, datatype, dataspace, elements; version 1 pads name, datatype and
+                   dataspace to 8 bytes
     variable string length (u32), heap's address, entry's number (u32)
-    global heap    "GCOL", version, size, then entries of number (u16), references (u16),
-                   4 unused, size; data padded to 8 bytes; number 0 ends them
+    global heap    "GCOL", version, 3 unused, size, the entries
+      entry        number (u16; 0 ends the entries), references (u16), 4 unused, size, data
+                   padded to 8 bytes
 
 The HDF5 library is not used here, because damaged files make it loop endlessly or allocate
 without a bound.
@@ -120,11 +130,11 @@ class Cursor:
         return int.from_bytes(self.take(length), "little")
 
     def length(self) -> int:
-        """Return the next length."""
+        """Return the next field that has the size of a length."""
         return self.number(self._objects.length_size)
 
     def address(self) -> int:
-        """Return the next address."""
+        """Return the next field that has the size of an address."""
         return self.number(self._objects.offset_size)
 
     def allocated(self) -> int | None:
@@ -189,11 +199,13 @@ class Objects:
         head = self.cursor(8, min(128, file.size - start - 8))
         version = head.number(1)
         if version > 3:
-            raise UnsupportedError(self.path, f"is HDF5 of a newer version ({version})")
+            raise UnsupportedError(
+                self.path, f"bnstat does not read version {version} of the HDF5 superblock"
+            )
         head.take(4 if version < 2 else 0)
         self.offset_size, self.length_size = head.number(1), head.number(1)
         if not {self.offset_size, self.length_size} <= {4, 8}:
-            raise self.damage("its addresses have no valid size")
+            raise self.damage("its addresses or lengths have an invalid size")
         head.take(9 if version < 2 else 1)
         self.tree_width = head.number(2) if version == 1 else _TREE_WIDTH
         head.take(2 if version == 1 else 0)
@@ -204,7 +216,7 @@ class Objects:
         if stored > file.size:
             raise DamagedError(
                 self.path,
-                f"truncated: it has {file.size} of {stored} bytes",
+                f"is truncated: it has {file.size} of {stored} bytes",
                 "copy or download it again",
             )
 
@@ -217,11 +229,11 @@ class Objects:
         return Cursor(data, self)
 
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
-        """Return the bytes of a structure, after its signature.
+        """Return a cursor over the structure at an address, placed after the signature.
 
         Raises:
-            DamagedError: the bytes are missing, or structures overlap, because thousands of
-                structures of a damaged file may share one large block.
+            DamagedError: the bytes or the signature are missing, or too many bytes were read. In a
+                damaged file, thousands of structures may share one large block.
         """
         self.expect([(address, length)])
         self._unread -= length
@@ -234,7 +246,7 @@ class Objects:
 
     @contextmanager
     def trips(self, are_made: bool) -> Iterator[None]:
-        """Raise `AbsentError` in the block instead of fetching bytes, unless `are_made`."""
+        """In the `with` block, raise `AbsentError` instead of fetching bytes, unless `are_made`."""
         self._makes_trips = are_made
         try:
             yield
@@ -258,11 +270,11 @@ class Objects:
             raise AbsentError(absent)
 
     def array_bytes(self, address: int, length: int) -> bytes:
-        """Return bytes of an array's elements."""
+        """Return the `length` bytes of an array at an address; unlike `cursor`, without a limit."""
         return self._file.read(self._start + address, length)
 
     def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        """Return the range in the file of bytes at an address; see `File.place`."""
+        """Return where the `length` bytes at an address are in the file; see `File.place`."""
         return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
@@ -300,7 +312,13 @@ class Objects:
     def tree_node(
         self, address: int, kind: int, key_size: int
     ) -> tuple[int, list[tuple[int, bytes]]]:
-        """Return the level of a node of a version 1 tree, and the address and key of each child."""
+        """Return the level of a node of a version 1 tree, and the address and key of each child.
+
+        Args:
+            address: the address of the node.
+            kind: the type of the tree: 0 for the members of a group, 1 for chunks.
+            key_size: the bytes of a key.
+        """
         head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
         level, count = head.number(1), head.number(2)
         entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
@@ -324,7 +342,7 @@ class Objects:
         return decode(self.cursor(address, length).data.split(b"\0")[0])
 
     def _global_heap(self, address: int) -> Iterator[tuple[int, tuple[int, int]]]:
-        """Yield the number of each entry of a global heap, with the entry's address and size."""
+        """Yield each entry of a global heap: its number, and the address and size of its data."""
         header = 8 + self.length_size
         start = self.cursor(address, header, b"GCOL")
         start.take(4)
@@ -352,8 +370,8 @@ class Objects:
 
 
 _DENSE: Final = {LINK_INFO: (5, 8, slice(4, 11)), ATTRIBUTE_INFO: (8, 2, slice(0, 8))}
-"""Type of a message -> the type of its tree, the bytes of an optional number in the message, the
-position in the heap within each record of the tree."""
+"""Type of a message -> the type of its tree, the size of the message's optional field, the slice
+of a record of the tree that contains the heap id."""
 _MANAGED: Final = 0
 _MAX_DEPTH: Final = 32
 
@@ -378,7 +396,7 @@ def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
 
 
 def _records(objects: Objects, tree: int, kind: int, least_size: int) -> Iterator[bytes]:
-    """Yield the records of a tree of type `kind`, in any order."""
+    """Yield the records of a tree of type `kind`, in no particular order."""
     head = objects.cursor(tree, 20 + objects.offset_size, b"BTHD")
     head.take(2)
     node_size, record_size, depth = head.number(4), head.number(2), head.number(2)
@@ -420,7 +438,9 @@ class _Heap:
         head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets, b"FRHP")
         head.take(3)
         if head.number(2):
-            raise UnsupportedError(objects.path, "has a compressed heap of names")
+            raise UnsupportedError(
+                objects.path, "stores names in a compressed heap, which bnstat does not read"
+            )
         head.take(1)
         largest_message = head.number(4)
         head.take(lengths + offsets + lengths + offsets + 8 * lengths)
@@ -438,11 +458,13 @@ class _Heap:
         )
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
-    def message(self, position: bytes) -> Cursor:
-        """Return the message at a position."""
-        body = self._objects.parse(position)
+    def message(self, heap_id: bytes) -> Cursor:
+        """Return the message that a heap id refers to."""
+        body = self._objects.parse(heap_id)
         if body.number(1) >> 4 & 3 != _MANAGED:
-            raise UnsupportedError(self._objects.path, "has names too long for their heap")
+            raise UnsupportedError(
+                self._objects.path, "has names too long for their heap, which bnstat does not read"
+            )
         offset, length = body.number(self._offset_size), body.number(self._length_size)
         if self._rows == 0:
             return self._objects.cursor(self._root + offset, length)
@@ -450,7 +472,14 @@ class _Heap:
         return self._objects.cursor(block + offset - start, length)
 
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
-        """Look up, in a table, the block that contains an offset; return its address and offset."""
+        """Return the address and the first heap offset of the direct block that contains `offset`.
+
+        Args:
+            table: the address of the indirect block to search.
+            rows: the number of rows in its table.
+            start: the heap offset of the first byte in its table.
+            offset: the heap offset to look up.
+        """
         objects = self._objects
         header = 5 + objects.offset_size + self._offset_size
         for row in range(min(rows, self._offset_bits)):
@@ -492,7 +521,7 @@ def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attrib
 
 
 class Attribute:
-    """An attribute.
+    """An attribute of a group or dataset.
 
     Attributes:
         name: the name.
@@ -527,7 +556,9 @@ class Attribute:
             # Keras stores an empty list of names as an empty array of floats.
             return [] if count == 0 else None
         if count * max(size, 1) > self._values.left:
-            raise self._objects.damage(f"an attribute claims {count} elements")
+            raise self._objects.damage(
+                f"an attribute claims {count} elements, more than it contains"
+            )
         if kind == _VARIABLE:
             if bits != 1 or size != 8 + self._objects.offset_size:
                 return None

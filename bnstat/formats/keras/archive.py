@@ -40,7 +40,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file that `matches`."""
+    """Return the variables and layers of a file for which `matches` is True."""
     try:
         folder = open_archive(file)
     except DamagedError as error:
@@ -55,19 +55,19 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
-    """Return the variables and layers of a folder that `is_keras_folder`.
+    """Return the variables and layers of a folder for which `is_keras_folder` is True.
 
     Args:
         folder: the folder.
         source: the source.
-        weights: the weights, if they can be read in place.
+        weights: the weights as an uncompressed member of the zip; None to look in the folder.
     """
     for name in WEIGHTS:
         weights = weights or folder.file(name)
     if weights is None:
         raise UnsupportedError(
             folder.path,
-            "stores its weights as a Python pickle, which can run code and is not read",
+            "stores its weights as a Python pickle, which bnstat never reads: it can run code",
             "save the model again with weights_format='h5'",
         )
     config, metadata = folder.file(CONFIG), folder.file(_METADATA)

@@ -5,9 +5,10 @@ constructor's arguments. A Functional or Sequential model has an argument `layer
 order; a wrapper such as TimeDistributed has an argument `layer`. Before Keras 2.2.3 the `config` of
 a Sequential model is the list of layers itself.
 
-The configuration also determines where a `.weights.h5` stores each layer: below `layers/` and the
-snake case of the layer's class, counted per class within its model; a wrapped layer below the
-name of the wrapper's attribute. The layers' own names are not used.
+The configuration also determines the path of each layer in a `.weights.h5`, which does not depend
+on the layer's own name. The layers of a model are numbered per class: the first two Dense layers
+are `layers/dense` and `layers/dense_1`. A wrapped layer has the name of the wrapper's attribute:
+`layers/bidirectional/forward_layer`.
 
 The user can pass such a configuration for weights that lack it: the JSON of `model.to_json()`
 (Keras 1 to 3), a `config.json`, a `.keras` or a full `.h5`. The model is never built.
@@ -38,7 +39,7 @@ _MAX_INPUTS: Final = 10_000
 _SEQUENTIAL: Final = "Sequential"
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
-"""(class, argument) -> the attribute that holds the layer, if it has another name."""
+"""(class, argument) -> the attribute that holds the layer, if its name is not the argument's."""
 
 
 def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
@@ -51,7 +52,7 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 def describe(model: object, where: str) -> tuple[Layer, ...]:
     """Return the outermost layers of a parsed configuration, in network order.
 
-    There are none if the configuration lists no layers, which is usual for subclassed models.
+    The tuple is empty if the configuration lists no layers, which is usual for subclassed models.
 
     Raises:
         DamagedError: models are nested too deeply; `where` names the file.
@@ -65,7 +66,7 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
     """Return the class name and the config of a layer; both are empty for anything else.
 
     The class name is prefixed by the package of a registered class: `Custom>X`. The config also has
-    the settings that the Keras metadata of a SavedModel stores beside it, such as `trainable`.
+    the settings that the Keras metadata of a SavedModel stores beside the config: `trainable`, ...
     """
     if not _is_serialized(serialized):
         return "", {}
@@ -89,7 +90,16 @@ def snake_case(class_name: str) -> str:
 def _layers_of(
     model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
 ) -> tuple[Layer, ...]:
-    """Return the layers directly below a serialized model or wrapper with this name and path."""
+    """Return the layers directly inside a serialized model or wrapper.
+
+    Args:
+        model: the model or wrapper.
+        name: its full name; empty for the outermost model.
+        path: its path in a `.weights.h5`; empty for the outermost model.
+        frozen: True if an enclosing model is not trainable.
+        where: the file, for messages.
+        depth: the number of enclosing models.
+    """
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
     frozen = frozen or _arguments(model).get("trainable") is False
@@ -173,8 +183,9 @@ def _is_serialized(value: object) -> TypeGuard[Mapping[str, Any]]:
 def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
     """Return True for a layer, False for an initializer, a dtype policy or an operation.
 
-    A functional model lists plain operations (`x + y`) among its layers. They have no variables,
-    and Keras does not count them in the paths of a weights file.
+    A functional model lists plain operations (`x + y`) among its layers. Operations have no
+    variables, and Keras does not count them in the paths of a weights file. `is_listed` is True for
+    an element of the argument `layers`.
     """
     if not _is_serialized(value):
         return False
@@ -186,7 +197,7 @@ def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
 
 
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
-    """Yield the layers of a parsed configuration, each with the weights under its name.
+    """Yield the layers of a parsed configuration, each with the weights of the matching scope.
 
     Args:
         model: the configuration.
@@ -208,9 +219,10 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
 def match_scopes(
     layers: Sequence[Layer], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
-    """Return layer index -> scope, which is the name of the layer's variables without the role.
+    """Return index of a layer -> the scope that contains the layer's variables.
 
-    A scope ends with the layer's own name. If several layers match, the layer whose full name
+    A scope is a variable's name without the last part: `net/bn` of `net/bn/gamma`. A layer matches
+    a scope that ends with the layer's own name. If several layers match, the layer whose full name
     shares the most trailing parts with the scope is chosen. If several layers or scopes are equally
     similar, none of them is matched, or the first if `is_first_best`.
     """
@@ -301,12 +313,14 @@ def _serialized_model(file: File) -> object:
 def read_json(file: File) -> object:
     """Parse a JSON file; raise a `DamagedError` if it is too large or invalid."""
     if file.size > MAX_JSON:
-        raise DamagedError(file.path, f"{file.size} bytes are more than any model needs")
+        raise DamagedError(
+            file.path, f"its {file.size} bytes of JSON are more than any model needs"
+        )
     return parse_json(file.read(), file.path)
 
 
 def architecture_beside(file: File) -> str | None:
-    """Return the path of an architecture beside a weights file, recognised by name and content."""
+    """Return the path of a file that looks like a weights file's architecture, or None."""
     for name in _names_beside(file.name):
         sibling = file.sibling(name)
         if sibling is not None and _is_architecture(sibling):
@@ -323,7 +337,11 @@ def _starts_as_json(file: File) -> bool:
 
 
 def _names_beside(weights: str) -> Iterator[str]:
-    """Yield `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, `config.json` for `model`."""
+    """Yield the names that the architecture of the file `weights` may have in the same folder.
+
+    The names are `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, and also `config.json` for
+    `model.weights.h5`.
+    """
     stem = _WEIGHTS.sub("", weights)
     if stem == weights:
         return

@@ -1,4 +1,4 @@
-"""Keras's first HDF5 format, of Keras 0 to 3: whole models and `save_weights`.
+"""Keras's first HDF5 format, of Keras 0 to 3, for whole models and for weights alone.
 
 Each layer of the outermost model has a group in the root or, in a whole model, in `model_weights`.
 The attribute `layer_names` lists these groups in order. A layer's group contains its variables
@@ -54,7 +54,7 @@ def is_legacy(store: Hdf5) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file that `matches`."""
+    """Return the variables and layers of a file for which `matches` is True."""
     store = Hdf5(file)
     root = _MODEL if _MODEL in store.members() else ""
     groups = _weights_by_group(store, root)
@@ -124,7 +124,7 @@ _Scopes = Mapping[str, Mapping[str, str]]
 
 
 def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
-    """Return the weights of each group, in the order of the group's attribute `weight_names`."""
+    """Return group -> its weights, in the order of the group's attribute `weight_names`."""
     prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
@@ -153,10 +153,11 @@ def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
 
 
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
-    """Rename groups to an architecture's layer names, paired by order, if the names differ.
+    """Return the groups; rename them to an architecture's layers if a group's name is unknown.
 
-    Keras loads weights in this way, because default names differ from session to session. Input
-    layers have a group in functional models, but not in sequential ones.
+    The first group gets the name of the first layer, and so on. Keras loads weights in this way,
+    because default names differ from session to session. Input layers have a group in functional
+    models, but not in sequential ones. If the numbers differ, the groups are not renamed.
     """
     names = [name for name in groups if name != _TOP_LEVEL]
     known = {layer.own_name for layer in described}
@@ -182,7 +183,7 @@ def _layers(described: Sequence[Layer], groups: _Groups) -> Iterator[Layer]:
 
 
 def _described_layers(top: Layer, weights: Sequence[_Weight]) -> Iterator[Layer]:
-    """Yield a layer of the outermost model and its nested layers, with the matching scopes."""
+    """Yield a layer of the outermost model and its nested layers, each with its variables."""
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
     matches = match_scopes(layers, scopes, is_first_best=True)
@@ -222,7 +223,7 @@ def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
     """Group weights by scope.
 
     Keras 1 has no scopes, but prefixes each weight with the layer's name: `bn1_gamma`. The scope is
-    then this layer name, one of `layers`.
+    then the longest name in `layers` that is such a prefix.
     """
     scopes: dict[str, dict[str, str]] = {}
     longest_first = sorted(set(layers), key=len, reverse=True)
@@ -236,7 +237,7 @@ def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
 
 
 def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
-    """Match a wrapped layer with the scope that Keras 2 names after the wrapper."""
+    """Move a wrapper's match to the wrapped layer; Keras 2 names the scope after the wrapper."""
     for index, layer in enumerate(layers):
         wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
         if wraps_one and index in matches and index + 1 not in matches:
@@ -244,7 +245,7 @@ def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:
-    """Match `bn` with a scope `bn_1` that no layer has, if no other match is possible.
+    """Add matches of a layer `bn` with a scope `bn_1`, if both are unmatched and unambiguous.
 
     TensorFlow 1 renames the scopes of a model that is built twice in one graph.
     """

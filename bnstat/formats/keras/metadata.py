@@ -30,7 +30,7 @@ _MAX_NAME: Final = 4096
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in the Keras metadata of a SavedModel, and whether they are in order.
+    """Return the layers in a SavedModel's Keras metadata, and True if they are in network order.
 
     `meta_graph` is the SavedModel's MetaGraphDef, or None if `saved_model.pb` is missing; `nodes`
     is the bundle's object graph.
@@ -59,7 +59,7 @@ def keras_layers(
 
 
 def _keras_metadata(folder: Folder, meta_graph: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the node id and the JSON of every layer that Keras 2 described."""
+    """Yield the node id and the parsed JSON of every layer that Keras 2 described."""
     file = folder.file("keras_metadata.pb")
     if file is not None and not file.is_lfs_pointer() and file.size < LARGEST_MESSAGE:
         message = parse("KerasSavedMetadata", file.read(), file.path, "Keras's metadata")
@@ -109,8 +109,8 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
 def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tuple[Layer, ...]:
     """Return an architecture's layers, with the variables whose full names match a layer.
 
-    Layers without variables whose own name is not unique are left out, because they may be
-    recognised by other evidence.
+    A layer that matches no variables is left out if another layer has the same own name, because
+    other evidence may recognise it.
     """
     layers = [*walk(described)]
     uses = Counter(layer.own_name for layer in layers)
@@ -124,7 +124,7 @@ def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tupl
 
 
 def _scopes(nodes: Sequence[Node]) -> dict[str, dict[str, str]]:
-    """Return scope -> label -> key, without scopes in which two variables share a label."""
+    """Return scope -> label -> key; omit scopes in which two variables have the same label."""
     scopes: dict[str, dict[str, str]] = {}
     ambiguous = set()
     for node in nodes:

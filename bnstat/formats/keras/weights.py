@@ -54,8 +54,8 @@ class Weights:
 
     Attributes:
         variables: dataset path -> variable.
-        groups: path of a layer's group -> index -> dataset path. The groups of the optimizer and
-            the metrics are left out. Paths are spelled as by Keras 3 on Linux.
+        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path. The groups of the
+            optimizer and the metrics are left out. Group paths are spelled as in Keras 3.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
@@ -75,7 +75,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file that `matches`.
+    """Return the variables and layers of a file for which `matches` is True.
 
     Any shard opens the whole model if the index is in the same folder.
     """
@@ -96,7 +96,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def read_weights(file: File) -> Weights:
-    """Read a `.weights.h5`, or all shards of a `.weights.json` or of one shard."""
+    """Read a `.weights.h5`; if the file is an index or a shard, read all shards."""
     index = _index_of(file)
     if index is None:
         return _gather({file.name: file}, {})
@@ -124,7 +124,7 @@ def shard_names(file: File) -> tuple[str, list[str]]:
 
 
 def _index_of(file: File) -> File | None:
-    """Return the index of shards, given the index or one of the shards."""
+    """Return the index, given the index or one of its shards; None for unsharded weights."""
     if not is_hdf5(file):
         return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
@@ -146,7 +146,7 @@ def _parse_index(index: File) -> dict[str, list[str]]:
     for group, files in entries.items():
         names = [files] if isinstance(files, str) else files
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DamagedError(index.path, f"lists no files for {group!r}")
+            raise DamagedError(index.path, f"its weight_map does not list files for {group!r}")
         if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
             raise DamagedError(index.path, "names a file outside of its folder")
         shards[group.lstrip("/")] = names
@@ -154,7 +154,13 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 
 
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
-    """Merge several files; take each sharded variable from the files that the index lists."""
+    """Merge the weights of several files.
+
+    Args:
+        files: file name -> file.
+        shards: group of variables -> names of the files from which its variables are taken. Groups
+            without an entry are taken from any file.
+    """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}
@@ -180,7 +186,7 @@ def _is_holder(group: str) -> bool:
 
 
 def _layer_path(holder: str) -> str:
-    """Convert `layers/dense/vars` to `layers/dense`, the spelling since Keras 2.13."""
+    """Return the path of a layer's group, spelled as since Keras 2.13, given the path of `vars`."""
     parts = holder.replace("\\", "/").split("/")[:-1]
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
@@ -188,10 +194,11 @@ def _layer_path(holder: str) -> str:
 def _join_architecture(
     described: Sequence[Layer], weights: Weights
 ) -> tuple[tuple[Layer, ...], list[str]]:
-    """Return the layers of an architecture with their variables, and a note if names differ.
+    """Return the layers of an architecture with their variables, and notes for the user.
 
     If the file has layer names that the architecture lacks, as after building the model twice in
-    one session, layers are matched by their paths, as Keras does when it loads weights.
+    one session, layers are matched by their paths, as Keras does when it loads weights. A note
+    reports this.
     """
     names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
@@ -208,9 +215,10 @@ def _join_architecture(
 def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
     """Match the layers of a configuration with the groups of a file.
 
-    A layer and a group match if their paths are equal and the file stores no different name; the
-    rest are matched by name. A group without a match, for example in a custom layer, becomes a
-    layer without a configuration, placed after its enclosing layer.
+    A layer and a group match if their paths are equal and the file does not store another name for
+    the group. The remaining layers and groups are matched by name. A group without a match, for
+    example in a custom layer, becomes a layer without a configuration, placed after its enclosing
+    layer.
 
     Returns:
         The layers in the order of the configuration; without one, in natural order of the paths.
@@ -254,10 +262,15 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Collection[str],
 ) -> None:
-    """Add matches of the remaining layers and groups, by names that are unique on both sides.
+    """Add matches of unmatched layers and groups that have the same name.
 
-    `matches` maps the index of a layer to the path of its group, `group_names` the path of a group
-    to the name of its layer.
+    The name must be unique among the unmatched layers, and among the unmatched groups.
+
+    Args:
+        matches: index of a layer -> path of its group; changed in place.
+        layer_names: the names of all layers.
+        group_names: path of a group -> name of its layer.
+        groups: the paths of all groups.
     """
     free = set(groups) - set(matches.values())
     paths = _unique((name, path) for path in free if (name := group_names.get(path)))
@@ -266,7 +279,7 @@ def _match_names(
 
 
 def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return name -> item for names that occur only once."""
+    """Return name -> item for the names that occur in only one pair."""
     items: dict[str, list[_T]] = {}
     for name, item in pairs:
         items.setdefault(name, []).append(item)
@@ -274,7 +287,7 @@ def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
 
 
 def _nearest(path: str, known: Container[str]) -> str:
-    """Return the longest prefix of a path that is a known layer, or an empty string."""
+    """Return the longest prefix of a path that is in `known`, or an empty string."""
     while path and path not in known:
         path = path.rpartition("/")[0]
     return path
@@ -283,8 +296,9 @@ def _nearest(path: str, known: Container[str]) -> str:
 def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
     """Return group path -> layer name, prefixed by the names of enclosing models and layers.
 
-    If the file stores no layer names, path components are used instead. Otherwise, groups without a
-    name are lists or dictionaries, and their path components are omitted.
+    If the file stores no layer names, path components are used instead. If it stores names, a group
+    without a name is a list or a dictionary, and its path component is omitted. `known` maps the
+    path of a group to the name of the matching layer of an architecture.
     """
     names = {"": ""}
 

@@ -66,11 +66,14 @@ _MOST_NAMED: Final = 6
 
 
 PlaceOf = Callable[[Storage], Place]
-"""Returns the place of a storage."""
+"""Returns the location of a storage's bytes."""
 
 
 def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
-    """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`."""
+    """Return the tensors of a file, keyed by their paths: `state_dict/layer1.0.bn1.weight`.
+
+    `is_zip` is False for a file from before PyTorch 1.6.
+    """
     unbuilt: dict[str, None] = {}
     storages: dict[str, Storage] = {}
 
@@ -91,7 +94,7 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
     with pickle_errors(file):
         if top is not None and pickle is not None:
             if pickle.size > LARGEST_PICKLE:
-                reason = f"its {_PICKLE} of {pickle.size} bytes is not read"
+                reason = f"bnstat does not read a {_PICKLE} of {pickle.size} bytes"
                 raise UnsupportedError(file.path, reason)
             root, _ = unpickle(pickle.read(), 0, called, persistent)
             place_of = _places_in_zip(file, top, storages)
@@ -122,7 +125,9 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
 
 
 def find_pickle(file: File) -> tuple[Folder, File] | None:
-    """Return the pickle in a zip, and its folder, which PyTorch names after the file.
+    """Return the folder in a zip that contains the pickle, and the pickle; None if there is none.
+
+    PyTorch names the folder after the file.
 
     Raises:
         DamagedError: the zip is damaged.
@@ -159,10 +164,13 @@ def _places_in_zip(file: File, top: Folder, storages: Mapping[str, Storage]) -> 
 def _read_legacy(
     file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
 ) -> tuple[Any, PlaceOf]:
-    """Return the object that the fourth pickle of an older file describes, and its storages."""
+    """Return the saved object and a function that locates its storages.
+
+    The file is from before PyTorch 1.6: its fourth pickle describes the object.
+    """
     (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
-        raise UnsupportedError(file.path, "is of an unknown version of PyTorch's format")
+        raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")
     is_big = facts.get("little_endian") is False
     places: dict[str, Place] = {}
     for key in keys if isinstance(keys, list) else ():
@@ -184,7 +192,7 @@ def _read_legacy(
 
 
 def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any], int]:
-    """Return the five objects at the start of an older file, and the position after them."""
+    """Return the five objects at the start of a file from before 1.6, and the offset after them."""
     length = min(_FIRST_PIECE, file.size)
     while True:
         data, values, position = file.head(length), [], 0
@@ -214,7 +222,7 @@ def pickle_errors(file: File) -> Iterator[None]:
         ) from error
     except PickleError as error:
         raise DamagedError(
-            file.path, f"its pickle is damaged or of another kind ({error})"
+            file.path, f"its pickle is damaged or not one that PyTorch writes ({error})"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Recognition of files that PyTorch saved.
 
-Since PyTorch 1.6 it is a zip: `NAME/data.pkl`, and `NAME/data/KEY` for each storage, uncompressed.
-Older files are a sequence of pickles (a magic number, a version, facts about the machine, the
-object, the keys of the storages), then for each storage a u64 count and the bytes.
+    since 1.6   a zip: `NAME/data.pkl`, and `NAME/data/KEY` for each storage, uncompressed
+    before 1.6  five pickles: a magic number, a version, facts about the machine, the object, the
+                keys of the storages; then for each storage the number of elements (u64), the bytes
 
 Source: torch/serialization.py, `_save`, `_legacy_save`.
 """
@@ -30,7 +30,7 @@ and 1 write the number as text."""
 
 
 def matches(file: File) -> bool:
-    """Return True for PyTorch's zip, even if it is cut short, and for the older form."""
+    """Return True for PyTorch's zip, even if it is cut short, and for a file from before 1.6."""
     if _LEGACY.match(file.head(32)):
         return True
     first = first_in_zip(file)

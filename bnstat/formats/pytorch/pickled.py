@@ -18,7 +18,7 @@ from bnstat.formats.protobuf.wire import WireError
 
 _LONGEST_TEXT_NUMBER: Final = 400
 _MOST_STEPS: Final = 1 << 24
-"""Instructions of a pickle; a state dict takes some 40 for each tensor."""
+"""The limit on a pickle's instructions; a state dict takes some 40 for each tensor."""
 _CALLS_PER_BYTE: Final = 4
 _CALLS_FLOOR: Final = 1 << 20
 """Elements and characters that all calls together may receive: this constant plus a multiple of the
@@ -70,14 +70,14 @@ class Opaque:
 
 
 Call = Callable[[Global, tuple[Any, ...]], Any]
-"""Returns the result of a known function or class for these arguments, or an `Opaque`."""
+"""Takes a function or class and its arguments; returns the result, or an `Opaque` if unknown."""
 
 Persistent = Callable[[Any], Any]
 """Returns the object that a persistent id stands for."""
 
 
 def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tuple[Any, int]:
-    """Return the object that a pickle describes, and the position after the pickle.
+    """Return the object that the pickle at offset `start` describes, and the offset of its end.
 
     Raises:
         BudgetError: the pickle takes too much work.
@@ -119,7 +119,7 @@ class _Machine:
                 return self.stack[-1]
             step = _STEPS.get(code)
             if step is None:
-                raise PickleError(f"an instruction {code:#x} that is not read")
+                raise PickleError(f"it contains the unknown instruction {code:#x}")
             step(self)
         raise BudgetError(f"more than {_MOST_STEPS} instructions")
 
@@ -195,14 +195,14 @@ class _Machine:
 
     def call(self, function: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple):
-            raise PickleError("arguments are not a tuple")
+            raise PickleError("the arguments of a call are not a tuple")
         if not isinstance(function, Global):
             function = Global("", type(function).__name__)
         self._left -= len(arguments)
         if self._left > 0:
             self._left -= sum(len(each) for each in arguments if isinstance(each, _SIZED))
         if self._left <= 0:
-            raise BudgetError("calls with too many arguments")
+            raise BudgetError("it passes too many arguments to functions")
         self.push(self._call(function, arguments))
 
     def new_with_keywords(self) -> None:
@@ -220,7 +220,7 @@ class _Machine:
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("a name is not a string")
+            raise PickleError("the name of a function is not a string")
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:

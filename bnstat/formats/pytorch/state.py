@@ -1,4 +1,4 @@
-"""The tensors in an unpickled object, under the names that the author knows.
+"""The tensors in an unpickled object, under the names of the author's program.
 
 A checkpoint is a dict of dicts. The key of the state dict is `state_dict`, `model` or similar.
 Parallel training and compilation prefix every name in the state dict with `module.` or
@@ -83,7 +83,7 @@ class Collected:
 
     Attributes:
         tensors: key -> tensor, in the order of the file.
-        names: key -> the name that the author knows.
+        names: key -> the name in the author's program.
         layers: the modules of a model that was saved whole, in the order of their creation.
         writer: the library that wrote the file, if recorded.
         step: the training step, if recorded.
@@ -153,7 +153,7 @@ def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> N
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the tensors and containers below an object with their paths, in stored order.
+    """Yield path and value of each tensor and container below an object, in stored order.
 
     A container that has several paths is yielded once, with its first path. Names within a module
     are joined by dots and form one component of the path.
@@ -203,7 +203,7 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _module_parts(value: Any) -> list[tuple[Any, Any]] | None:
-    """Return the tensors, then the children, of a module that was saved whole; else None."""
+    """Return name and value of a module's tensors, then of its children; None for other objects."""
     state = value.state if isinstance(value, Opaque) else None
     if _is_script_module(value):
         return list(_items(state))
@@ -237,7 +237,7 @@ def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
 
 
 def _names(paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Return the author's names of the tensors from their paths."""
+    """Return key -> name in the author's program, given key -> path of the tensors."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for key, path in paths.items():
         groups.setdefault(path[:-1], []).append(key)
@@ -276,7 +276,7 @@ def _is_script_module(value: Any) -> bool:
 
 
 def _is_store(value: Any) -> bool:
-    """Return True for a module that holds the variables of a whole network, in no order."""
+    """Return True for the single module that tch-rs saves, with all variables in no order."""
     return (
         _is_script_module(value)
         and str(value.kind) == _FLAT
@@ -289,7 +289,7 @@ def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer
 
     Args:
         layers: the modules of the archive.
-        top: the folder of the archive that contains `code`.
+        top: the folder of the archive that contains `code`; None for other files.
     """
     members = {
         layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
@@ -317,7 +317,10 @@ def _code(top: Folder, member: str) -> str:
 
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
-    """Return epsilon and momentum of a class under the names of PyTorch's arguments."""
+    """Return the settings `eps` and `momentum` in the code of a class.
+
+    The mapping contains `momentum` only if the code does, and is empty if the code has no epsilon.
+    """
     start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
     if start < 0:
         return {}
@@ -335,7 +338,7 @@ def _settings(code: str, class_name: str) -> Mapping[str, float]:
 
 
 def _calls(body: str) -> Iterator[tuple[float | None, float | None]]:
-    """Yield momentum and epsilon of each call of batch norm; None if not a literal."""
+    """Yield momentum and epsilon of each call of batch norm; a value is None if not a literal."""
     starts = (*_CALLS, *(f" {alias}(" for alias in _ALIAS.findall(body)[:_ARGUMENTS]))
     for line in body.splitlines():
         if any(start in line for start in starts):

@@ -6,13 +6,14 @@ and the containers around them are understood; nothing of PyTorch is imported.
 
 An array is what one of these returns:
 
-    numpy._core.multiarray._reconstruct(ndarray, ...)   then the state (version, shape, dtype,
-                                                        is Fortran order, bytes)
-    numpy._core.numeric._frombuffer(bytes, dtype, shape, order)             of protocol 5
-    jax._src.array._reconstruct_array(_reconstruct, arguments, state, ...)  of the first kind
+    numpy._core.multiarray._reconstruct(ndarray, ...)
+    numpy._core.numeric._frombuffer(bytes, dtype, shape, order)
+    jax._src.array._reconstruct_array(_reconstruct, arguments, state, ...)
 
-The dtype is `numpy.dtype("f4", ...)` with its byte order in the state, or `numpy.dtype` of a type
-of ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
+The second is in pickles of protocol 5. The first is followed by the array's state, which is an
+argument of the third: `(version, shape, dtype, is Fortran order, bytes)`. The dtype is
+`numpy.dtype("f4", ...)`, whose own state contains the byte order, or `numpy.dtype` of a type of
+ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
 
 Sources: torch/_utils.py, torch/_tensor.py, torch/serialization.py, torch/storage.py;
 numpy/_core/src/multiarray/methods.c, `array_reduce_ex`; jax/_src/array.py.
@@ -47,13 +48,13 @@ _UNBUILT: Final = Global("torch", "Tensor")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of numbers.
+    """A contiguous sequence of elements that tensors are views of.
 
     Attributes:
         key: the name in the file.
         dtype: the type of its elements.
         count: the number of its elements.
-        offset: the position of its first element in the bytes that the key names.
+        offset: the index of its first element among the elements that the file stores for `key`.
     """
 
     key: str
@@ -80,13 +81,13 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that reading takes in the file or in memory, whichever is larger."""
+        """The bytes that the tensor takes in the file or in memory, whichever is larger."""
         dtype = find_dtype(self.dtype)
         return 0 if dtype is None else max(prod(self.shape), self.reach) * dtype.itemsize
 
     @property
     def reach(self) -> int:
-        """The number of elements from the view's first to its last."""
+        """The number of the storage's elements from the view's first to its last."""
         if 0 in self.shape:
             return 0
         pairs = zip(self.shape, self.strides, strict=True)
@@ -99,7 +100,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The position of a storage's bytes in a file."""
+    """The location of a storage's bytes: `length` bytes of a file, from the offset `start` on."""
 
     file: File
     start: int
@@ -240,7 +241,7 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
 
 
 def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a tensor in the tensor's shape; `where` names the tensor.
+    """Return the elements of a tensor, in the tensor's shape; `where` names the tensor.
 
     Raises:
         DamagedError: the tensor reaches beyond its storage.
@@ -288,7 +289,7 @@ BUILDERS: Final = (*_RECONSTRUCT, *_FROM_BUFFER, *_JAX)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Array:
-    """An array whose numbers are in the pickle.
+    """An array whose elements are in the pickle.
 
     Attributes:
         stored: the dtype of the stored bytes, with the byte order.
@@ -313,13 +314,15 @@ class Array:
         return self.stored.name
 
     def read(self, where: str) -> NDArray[np.generic]:
-        """Return the numbers; `where` names the array.
+        """Return the elements; `where` names the array.
 
         Raises:
             DamagedError: the bytes do not fit the shape.
         """
         if len(self.data) != bytes_needed(self.shape, self.stored):
-            raise DamagedError(where, f"{len(self.data)} bytes do not fit its shape")
+            raise DamagedError(
+                where, f"the {len(self.data)} bytes of this array do not fit its shape"
+            )
         array = np.frombuffer(self.data, self.stored).reshape(self.shape, order=self.order)
         return array.astype(self.stored.newbyteorder("="), order="C")
 
@@ -344,7 +347,7 @@ def array_of(value: Opaque) -> Array | None:
 
 
 def _dtype(value: Any) -> np.dtype[np.generic] | None:
-    """Return a numeric dtype; None for objects, strings and records."""
+    """Return the dtype that a pickled `numpy.dtype` describes; None if it is not numeric."""
     if not isinstance(value, Opaque) or str(value.kind) != "numpy.dtype" or not value.arguments:
         return None
     name = value.arguments[0]

@@ -116,7 +116,7 @@ def test_the_tree_has_a_budget(limit: str, tmp_path: Path, monkeypatch: pytest.M
         for index in range(30):
             file[f"{index:02}"] = np.float32(index)
     monkeypatch.setattr(hdf5, limit, 20)
-    with pytest.raises(DamagedError, match="too many objects, or too long names"):
+    with pytest.raises(DamagedError, match="too many objects, or names that are too long"):
         _ = Hdf5(LocalFile(tmp_path / "m.h5")).variables
 
 
