@@ -93,7 +93,7 @@ def open_contents(file: File, source: Source) -> Contents:
 def _writer(model: Any) -> str | None:
     """Return the program that wrote the file and the opset, such as `pytorch 2.1 (opset 17)`.
 
-    The result is None if the file records neither.
+    Return None if the file records neither.
     """
     versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     opsets = [f"(opset {version})" for version in versions if version]

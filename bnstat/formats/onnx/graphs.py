@@ -93,7 +93,7 @@ class _Scope:
     def attribute(self, node: Any, name: str) -> Any | None:
         """Return a node's attribute `name`, or None.
 
-        If the attribute refers to one of the calling node, return that of the calling node.
+        If the attribute refers to an attribute of the calling node, return the latter.
         """
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
@@ -395,7 +395,7 @@ def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
 
 
 def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
-    """Return the numbers in an attribute of a `Constant` node, or None if there are none.
+    """Return the number or numbers in an attribute of a `Constant` node, or None.
 
     `name` is one of `_NUMBERS`.
     """

@@ -88,7 +88,7 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
     """Return the ranges of a tensor's bytes; empty if the dtype or the shape is invalid.
 
-    If the values are stored as a list, the range is that of the tensor's message. Raises the same
+    If the values are stored as a list, the range contains the tensor's message. Raises the same
     errors as `read_array`.
     """
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
@@ -194,7 +194,7 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
 def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
     """Return the skeleton (see `protos.skeleton`) of the tensor or graph in an attribute.
 
-    `kind` is `TENSOR` or `GRAPH`. The result is None if the attribute stores something else.
+    `kind` is `TENSOR` or `GRAPH`. Return None if the attribute stores something else.
 
     Raises:
         DamagedError: the attribute is damaged.

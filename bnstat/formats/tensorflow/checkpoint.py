@@ -94,7 +94,7 @@ def names_of(
 ) -> tuple[Mapping[str, str], Search | None]:
     """Return key -> best name of the variable, and a function that searches the names by ending.
 
-    Without an object graph, the names are made from the checkpoint keys, and the function is None.
+    Without an object graph, the names are made from the checkpoint keys, and there is no function.
     """
     if nodes:
         names = BestNames(nodes)

@@ -259,7 +259,7 @@ class Checkpoints(Finder):
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
     """Return the bundles in a folder and the V1 checkpoints that `state` lists.
 
-    If there are none, return all V1 checkpoints in the folder, or None.
+    If there are neither, return all V1 checkpoints in the folder, or None.
     """
     if folder.can_list:
         names = folder.names()

@@ -235,8 +235,8 @@ def variables_of_calls(
 ) -> Mapping[str, str]:
     """Return name of an op -> checkpoint key of the variable that the op holds.
 
-    The ops are those that the calls in a TensorFlow 2 top-level graph pass to functions. For
-    `captured` see `function_graphs`.
+    The calls in a TensorFlow 2 top-level graph pass these ops to functions. For `captured` see
+    `function_graphs`.
     """
     variables = {}
     for node in graph_def.node:
