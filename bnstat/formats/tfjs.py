@@ -1,8 +1,8 @@
 """TensorFlow.js: `model.json` with a topology and a manifest, and shards of weights.
 
-The weights of a group in the manifest are stored in listed order in the group's shards, which are
-concatenated. A quantized weight is `number * scale + min`, computed in float64 and rounded to
-float32, or is a float16.
+The manifest lists groups of weights. Concatenated, the shards of a group contain its weights in the
+listed order. A quantized weight is stored as float16, or as integers: its values are
+`integer * scale + min`, computed in float64 and rounded to float32.
 
 The topology of a layers model is Keras's configuration. The topology of a graph model is a GraphDef
 as JSON, whose `Const` nodes have the names of the weights but no values.
@@ -32,11 +32,17 @@ from bnstat.text import parse_json
 
 _STRING: Final = "string"
 _MOST_SMALL: Final = 1 << 12
-"""Elements of a weight that can be part of a graph's structure, such as an epsilon."""
+"""Weights with at most this many elements are read as constants of the graph, such as epsilons."""
 
 
 class _Quantization(NamedTuple):
-    """The dtype of the stored numbers, the value of a stored 0, and the quantization step."""
+    """How the numbers of a quantized weight are stored.
+
+    Attributes:
+        dtype: the dtype of the stored numbers.
+        minimum: the value that a stored 0 represents.
+        scale: the step between the values that consecutive integers represent.
+    """
 
     dtype: np.dtype[np.generic]
     minimum: float
@@ -79,12 +85,14 @@ def open_model(file: File, source: Source) -> Contents:
 
 
 def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantization | None]]:
-    """Yield the weights that a manifest lists, except weights of strings."""
+    """Yield (weight, quantization or None) for each weight in a manifest; skip string weights."""
     for group in manifest if isinstance(manifest, list) else ():
         fields = group if isinstance(group, dict) else {}
         paths, entries = fields.get("paths"), fields.get("weights")
         if not isinstance(paths, list) or not isinstance(entries, list):
-            raise DamagedError(model.path, "its weightsManifest has no list of paths or weights")
+            raise DamagedError(
+                model.path, "a group in its weightsManifest has no list of paths or of weights"
+            )
         model.expect(path for path in paths if isinstance(path, str))
         shards = [_shard(model, path) for path in paths]
         at = 0
@@ -92,7 +100,9 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
             fields = entry if isinstance(entry, dict) else {}
             name, shape = fields.get("name"), as_shape(fields.get("shape"))
             if not isinstance(name, str) or shape is None:
-                raise DamagedError(model.path, "an entry of its weightsManifest is invalid")
+                raise DamagedError(
+                    model.path, "a weight in its weightsManifest has no valid name or shape"
+                )
             if fields.get("dtype") == _STRING:
                 at = _after_strings(shards, at, prod(shape), model.path)
                 continue
@@ -105,7 +115,7 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
                 raise DamagedError(
                     where,
                     f"needs bytes {at} to {at + length} of its shards, which have fewer",
-                    "copy or download them again",
+                    "copy or download the shards again",
                 )
             yield _variable(name, dtype, shape, packed, places), packed
             at += length
@@ -118,7 +128,7 @@ def _variable(
     packed: _Quantization | None,
     places: Sequence[Range],
 ) -> Variable:
-    """Return the weight whose bytes are in these ranges, in one or more shards."""
+    """Return the weight whose bytes are stored in the ranges `places` of one or more shards."""
 
     def read() -> NDArray[np.generic]:
         data = b"".join(place.read() for place in places)
@@ -161,7 +171,7 @@ def _quantization(fields: object, where: str) -> _Quantization | None:
     minimum, scale = fields.get("min", 0), fields.get("scale", 1)
     for number in (minimum, scale):
         if type(number) not in (int, float) or not abs(number) < 1e308 or not isfinite(number):
-            raise DamagedError(where, "its quantization has invalid numbers")
+            raise DamagedError(where, "its quantization has an invalid min or scale")
     return _Quantization(_dtype(fields.get("dtype"), where), float(minimum), float(scale))
 
 
@@ -172,7 +182,10 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Yield the ranges of `length` bytes of a group, as far as the shards contain them."""
+    """Locate `length` bytes that start at offset `at` of the concatenated shards.
+
+    The yielded ranges have fewer bytes in total if the shards end earlier.
+    """
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:
@@ -182,7 +195,10 @@ def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
 
 
 def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> int:
-    """Return the position after `count` strings, each a u32 length and its bytes."""
+    """Return the offset after the `count` strings that start at offset `at`.
+
+    Offsets are in the concatenated shards. A string is its length as a uint32, then its bytes.
+    """
     size = sum(file.size for file in shards)
     if count > size:
         raise DamagedError(where, "lists more strings than its shards can contain")

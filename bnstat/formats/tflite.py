@@ -2,8 +2,9 @@
 
     file     u32 offset of the root table, 4 bytes of identifier
     table    i32 distance back to its vtable, then its fields
-    vtable   u16 size of the vtable, u16 size of the table, a u16 for each field: its offset in the
-             table; 0, or beyond the vtable, if the field has its default
+    vtable   u16 size of the vtable, u16 size of the table, then a u16 for each field: the offset of
+             the field in the table, or 0 if the field has its default. Fields at the end that have
+             their default may be missing from the vtable.
     vector   u32 count, then the elements; a string is a vector of bytes
 
 All numbers are little-endian. A field that is a table, a vector or a string is a u32: the distance
@@ -11,7 +12,8 @@ from its own position to the target.
 
 The converter folds each batch norm into the weights and bias of the operation beside it, or into a
 multiplication and an addition (tensorflow/compiler/mlir/lite/transforms/optimize.cc,
-prepare_tf.cc). Of the tables in tensorflow/compiler/mlir/lite/schema/schema.fbs, these are read:
+prepare_tf.cc). bnstat reads these tables and, by number, these fields of
+tensorflow/compiler/mlir/lite/schema/schema.fbs:
 
     Model         2 subgraphs, 4 buffers
     SubGraph      0 tensors
@@ -52,8 +54,8 @@ _VTABLE: Final = struct.Struct("<HH")
 _PAGE: Final = 1 << 12
 _MOST_TIMES: Final = 8
 _MOST: Final = 1 << 25
-"""Bytes that may be read of all tables, also as a multiple of the size of the file: the tables of a
-valid file are small and not shared."""
+"""Limits on the bytes that are read from tables: a multiple of the file's size, and a fixed number.
+Valid files stay below both, because their tables are small and not shared."""
 _UNNAMED: Final = "tensor"
 _FOLDED: Final = (
     "TensorFlow Lite's converter folds batch norm into the operations beside it, so this file "
@@ -68,9 +70,9 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return name -> constant, and a note that batch norm is folded into the constants.
+    """Return the constants as variables, with a note that batch norm is folded into them.
 
-    The second constant of a name gets `#2` appended, and so on.
+    If constants have the same name, `#2` is appended to the key of the second, and so on.
 
     Raises:
         DamagedError: the file is truncated or inconsistent.
@@ -93,7 +95,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 class Flatbuffer:
-    """The tables of a file, read in pages."""
+    """Reads the tables of a file, page by page."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -118,7 +120,7 @@ class Flatbuffer:
         """Return the bytes at an offset.
 
         Raises:
-            DamagedError: the file is too short, or too many bytes have been read.
+            DamagedError: the bytes are not inside the file, or the limit on read bytes is exceeded.
         """
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
@@ -136,7 +138,7 @@ class Flatbuffer:
     def damaged(self) -> DamagedError:
         return DamagedError(
             self.file.path,
-            "is cut short, or has offsets that lead nowhere",
+            "is truncated, or contains invalid offsets",
             "copy or download it again",
         )
 
@@ -146,10 +148,10 @@ class Table:
     """A table; the methods raise `DamagedError` if an offset leads out of the table or the file.
 
     Attributes:
-        within: the file.
-        at: the table's offset.
-        size: the size in bytes.
-        fields: the offsets of the fields in the table; 0 for an omitted field.
+        within: the flatbuffer that contains the table.
+        at: the table's offset in the file.
+        size: the table's size in bytes.
+        fields: for each field, its offset in the table; 0 for an omitted field.
     """
 
     within: Flatbuffer
@@ -158,7 +160,7 @@ class Table:
     fields: Sequence[int]
 
     def number(self, field: int, form: struct.Struct) -> int:
-        """Return a number; 0 if the field is omitted."""
+        """Return the number in a field; 0 if the field is omitted."""
         place = self._place(field, form.size)
         return 0 if place is None else self.within.number(place, form)
 
@@ -168,23 +170,29 @@ class Table:
         return None if at is None else self.within.table(at)
 
     def tables(self, field: int) -> Iterator[Table]:
-        """Yield the tables of a vector."""
+        """Yield the tables in the vector that a field points to."""
         start, count = self.vector(field, U32.size)
         for place in range(start, start + count * U32.size, U32.size):
             yield self.within.table(place + self.within.number(place, U32))
 
     def numbers(self, field: int, dtype: str) -> NDArray[np.generic]:
-        """Return the numbers of a vector; `dtype` is NumPy's, little-endian."""
+        """Return the numbers in the vector that a field points to; empty if the field is omitted.
+
+        `dtype` is a NumPy dtype such as `<f4`.
+        """
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
 
     def text(self, field: int) -> str:
-        """Return a string; empty if the field is omitted."""
+        """Return the string that a field points to; empty if the field is omitted."""
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
-        """Return the offset of a vector's elements of `width` bytes each, and their number."""
+        """Return the offset in the file of a vector's first element, and the number of elements.
+
+        An element has `width` bytes. If the field is omitted, both results are 0.
+        """
         at = self._target(field)
         if at is None:
             return 0, 0
@@ -205,7 +213,7 @@ class Table:
 
 
 def _span(buffer: Table) -> tuple[int, int]:
-    """Return the offset and the length of a buffer's bytes."""
+    """Return the offset in the file and the length of a buffer's bytes."""
     offset, size = buffer.number(1, U64), buffer.number(2, U64)
     # 1 is a placeholder for an offset that is set when the file is finished.
     if offset <= 1:
@@ -228,7 +236,9 @@ def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
     if tensor.table(6) is not None or (quantization and quantization.number(4, U8)):
 
         def refuse() -> NDArray[np.generic]:
-            raise UnsupportedError(where, "is stored sparsely or in blocks, which is not read")
+            raise UnsupportedError(
+                where, "is stored sparsely or in blocks; bnstat does not read such tensors"
+            )
 
         stored = replace(stored, reader=refuse)
     elif dtype == "int4":
@@ -260,5 +270,5 @@ def _scales(quantization: Table, where: str) -> Scales | None:
     if not scales.size:
         return None
     if zeros.size not in (0, 1, scales.size) or not np.isfinite(scales).all():
-        raise DamagedError(where, "has zero points that do not fit its scales")
+        raise DamagedError(where, "has invalid scales, or zero points that do not fit them")
     return Scales(scales, zeros if zeros.size else np.zeros(1), quantization.number(6, I32))

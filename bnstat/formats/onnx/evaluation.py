@@ -1,9 +1,9 @@
 """Evaluation of the nodes of an ONNX graph that depend only on constants.
 
 Exporters write a vector of ones as `ConstantOfShape`, broadcast a scalar with `Expand`, or leave
-arithmetic on initializers to the runtime. Such tensors are evaluated here, up to a limit, and are
-constants in the graph. A chain that only passes a stored tensor on (`Identity`, `Cast`, `Reshape`)
-stays as it is, because the stored tensor is the one that can be shown and written.
+arithmetic on initializers to the runtime. bnstat evaluates such nodes up to a limit, and replaces
+them by constants. Nodes that only pass on a stored tensor (`Identity`, `Cast`, `Reshape`) are not
+replaced, because only a stored tensor has bytes in the file that `apply` can change.
 
 Source: docs/Operators.md of ONNX.
 """
@@ -27,13 +27,13 @@ from bnstat.storage.files import File
 Array = NDArray[np.generic]
 
 _MAX_ELEMENTS: Final = 1 << 14
-"""Elements of a tensor that is evaluated; batch norm has one for each channel."""
+"""The maximum number of elements of an evaluated tensor; batch norm has one for each channel."""
 
 _MAX_TOTAL: Final = 1 << 22
-"""Elements of all tensors that are evaluated for a model."""
+"""The maximum number of elements of all evaluated tensors of a model."""
 
 _MAX_SMALL: Final = 1 << 12
-"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
+"""Tensors with at most this many elements are read as constants of the graph, such as shapes."""
 
 _MAX_DEPTH: Final = 50
 """The longest chain of operators that is evaluated."""
@@ -45,8 +45,8 @@ _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsquee
 def evaluate(inlined: Inlined) -> None:
     """Replace nodes that depend only on constants by constants.
 
-    Arithmetic is evaluated only if another kind of operator takes its result, so that a
-    normalization composed of arithmetic operators stays recognizable.
+    Arithmetic is replaced only if its result is an input of another kind of operator, such as
+    `BatchNormalization`. Normalization that is composed of arithmetic operators stays recognizable.
     """
     evaluation = _Evaluation(inlined)
     arrays = {name: evaluation.value(name) for name in evaluation.targets()}
@@ -78,7 +78,11 @@ class _Evaluation:
         ]
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """Return a tensor's numbers; None if it depends on an input, or has too many elements."""
+        """Return the values of a tensor; None if it cannot be evaluated.
+
+        A tensor cannot be evaluated if it depends on an input of the model or on an unsupported
+        operator, or has too many elements.
+        """
         if tensor not in self._results:
             self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
@@ -87,7 +91,7 @@ class _Evaluation:
         return self._results[tensor]
 
     def _is_computed(self, name: str) -> bool:
-        """Return False if a node only passes on a tensor that the file stores."""
+        """Return True if a node computes a tensor, False if it only passes on a stored one."""
         for _ in range(_MAX_DEPTH):
             op = self._inlined.ops.get(name)
             if op is None or op.type == "Const":
@@ -167,7 +171,10 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 
 def _axes(op: NodeOp, file: File, axes: Sequence[Array]) -> tuple[int, ...] | None:
-    """Return an operator's axes: an input since opset 13, an attribute in older opsets."""
+    """Return the axes that a `Squeeze` or `Unsqueeze` specifies, or None.
+
+    Since opset 13 they are an optional input, in `axes`; in older opsets, an attribute.
+    """
     return _integers(axes[0]) if axes else _attribute(op, file, "axes")
 
 

@@ -1,7 +1,7 @@
 """ONNX files, which consist of one ModelProto.
 
-The variables are the initializers and constants. Their key is the name in the file; `#2` is
-appended if a nested graph repeats a name.
+The variables are the initializers and constants. The key of a variable is its name in the file. If
+nested graphs repeat a name, `#2` is appended to the second key, and so on.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
@@ -19,16 +19,16 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
 _KINDS: Final = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-"""Field of a ModelProto -> its wire type."""
+"""Number of a field of a ModelProto -> wire type of the field."""
 
 _GRAPH_FIELDS: Final = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
-"""The fields of a GraphProto, all of wire type 2."""
+"""The numbers of the fields of a GraphProto, which all have wire type 2."""
 
 _LATEST_IR: Final = 100
-"""An upper bound for the version of the format; there were 13 in ten years."""
+"""An upper bound for the format's version (`ir_version`), which reached 13 in ten years."""
 
 _MAX_SMALL: Final = 1 << 12
-"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
+"""Tensors with at most this many elements are read as constants of the graph, such as shapes."""
 
 
 def matches(file: File) -> bool:
@@ -55,7 +55,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
     Raises:
         DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file is too large, or nested too deeply.
+        UnsupportedError: the file is too large, or its graphs are nested too deeply.
     """
     from bnstat.formats.onnx.evaluation import evaluate
     from bnstat.formats.onnx.graphs import Inlined
@@ -91,7 +91,10 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def _writer(model: Any) -> str | None:
-    """Return the program that wrote the file, and the version of ONNX's own operators."""
+    """Return the program that wrote the file and the opset, such as `pytorch 2.1 (opset 17)`.
+
+    Return None if the file records neither.
+    """
     versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     opsets = [f"(opset {version})" for version in versions if version]
     parts = (model.producer_name, model.producer_version, *opsets[-1:])

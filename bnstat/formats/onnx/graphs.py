@@ -1,8 +1,9 @@
-"""The graph of an ONNX model in the common form, with the body of each call in place of the call.
+"""The graph of an ONNX model as ops, with each call replaced by the body of the called function.
 
-ONNX names tensors, not outputs of nodes. A body of `If`, `Loop` or `Scan` uses the names of the
-graphs around it; a function's body uses only its own inputs. Here each node has a unique name, and
-a tensor is called `node`, or `node:1` for a second output; an initializer is a `Const`.
+ONNX names tensors, not outputs of nodes. A body of `If`, `Loop` or `Scan` can use the tensors of
+the graphs around it; a function's body can use only the function's inputs. bnstat gives each node a
+unique name. It names the first output of a node `node`, and the second `node:1`. An initializer
+becomes an op of type `Const`.
 
 Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bodies.
 """
@@ -38,13 +39,13 @@ _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
-"""The attributes of a `Constant` that contain numbers, not a tensor."""
+"""The attributes of a `Constant` node that store numbers without a tensor."""
 
 _MAX_INLINED: Final = 300_000
-"""Nodes and stored tensors; a few nested functions can expand to billions of them."""
+"""The maximum number of nodes and stored tensors; a few nested functions can expand to billions."""
 
 _NAMES_PER_NODE: Final = 10
-"""This many names of tensors and attributes count as a node."""
+"""This many names of tensors and attributes count as one node of `_MAX_INLINED`."""
 
 _MAX_DEPTH: Final = 50
 """The maximum nesting of calls and bodies."""
@@ -61,19 +62,19 @@ class _PlainOp:
     inputs: Sequence[str] = ()
 
     def attribute(self, name: str) -> None:
-        """Return None."""
+        """Return None, because a plain op has no attributes."""
 
 
 @dataclass
 class _Scope:
-    """The names and attributes that a node can refer to.
+    """The tensors and attributes that the nodes of a graph or a function can refer to.
 
     Attributes:
-        tensors: name in the scope -> name in the inlined graph.
-        outer: the enclosing scope, whose names are visible; None for a function and at the top
-            level.
-        call: for a function's body: the calling node, the scope of this node, and the attributes
-            that are defaults.
+        tensors: name of a tensor in the scope -> its name in the inlined graph.
+        outer: the enclosing scope, whose tensors can be used too; None for a function and at the
+            top level.
+        call: for a function's body: the node that calls the function, the scope of that node, and
+            the default attributes of the function; else None.
     """
 
     tensors: dict[str, str]
@@ -81,7 +82,7 @@ class _Scope:
     call: tuple[Any, _Scope, Sequence[Any]] | None = None
 
     def tensor(self, name: str) -> str:
-        """Return the tensor with this name, or an empty string."""
+        """Return a tensor's name in the inlined graph; empty if no tensor has the name `name`."""
         scope: _Scope | None = self
         while scope is not None:
             if name in scope.tensors:
@@ -90,7 +91,10 @@ class _Scope:
         return ""
 
     def attribute(self, node: Any, name: str) -> Any | None:
-        """Return a node's attribute; a reference to the calling node's attribute is resolved."""
+        """Return a node's attribute `name`, or None.
+
+        If the attribute refers to an attribute of the calling node, return the latter.
+        """
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
@@ -110,7 +114,7 @@ def _named(attributes: Sequence[Any], name: str) -> Any | None:
 
 @dataclass
 class NodeOp:
-    """A node with its scope."""
+    """An op that stands for a node of the file, with the scope of the node."""
 
     name: str
     type: str
@@ -119,23 +123,23 @@ class NodeOp:
     scope: _Scope
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return the value of a simple attribute."""
+        """Return an attribute that is a number or a string; None for other attributes."""
         attribute = self.find(name)
         return None if attribute is None else value_of(attribute)
 
     def find(self, name: str) -> Any | None:
-        """Return an attribute."""
+        """Return the AttributeProto of an attribute, or None."""
         return self.scope.attribute(self.node, name)
 
 
 class Constant(NamedTuple):
-    """A tensor of the model.
+    """A tensor that the file stores, or that is computed from stored tensors.
 
     Attributes:
-        label: the name in the file.
-        key: the label; a number is appended to repeated labels.
-        tensor: the stored tensor; None if the graph computes the numbers.
-        array: the numbers that the graph computes.
+        label: the tensor's name in the file.
+        key: the label; if labels repeat, `#2` is appended to the second, and so on.
+        tensor: the stored tensor; None if there is an array.
+        array: the numbers that are computed, or that a `Constant` node stores without a tensor.
     """
 
     label: str
@@ -145,15 +149,15 @@ class Constant(NamedTuple):
 
 
 class Inlined:
-    """The nodes of a model, its functions and its nested graphs.
+    """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
     Attributes:
         file: the model's file.
-        ops: name -> op.
-        constants: name of a `Const` op -> tensor.
+        ops: name of an op -> op.
+        constants: name of a `Const` op -> constant.
 
     Raises:
-        UnsupportedError: bodies are nested too deeply, or inlining makes too many nodes.
+        UnsupportedError: bodies are nested too deeply, or the inlined graph has too many nodes.
         DamagedError: an attribute is damaged.
     """
 
@@ -176,7 +180,7 @@ class Inlined:
             self.compute(*numbers)
 
     def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
-        """Replace an op by a constant."""
+        """Replace the op `name` by a constant; `label` is the constant's name in the file."""
         key = label
         while key in self._keys:
             self._uses_of_keys[label] = self._uses_of_keys.get(label, 1) + 1
@@ -186,7 +190,10 @@ class Inlined:
         self.constants[name] = Constant(label, key, None, array)
 
     def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
-        """Return the numbers of a `Const`; None if more than `largest`, or not readable."""
+        """Return the values of a `Const`; None if it cannot be read.
+
+        Stored tensors with more than `largest` elements are not read.
+        """
         if name not in self.constants:
             return None
         stored = self.constants[name]
@@ -201,7 +208,7 @@ class Inlined:
             return None
 
     def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add a graph's nodes; return the tensors that are its outputs."""
+        """Add a graph's nodes; return the names of its outputs in the inlined graph."""
         self._count(len(graph.initializer), len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
         defaults = {tensor.name for tensor in graph.initializer}
@@ -212,10 +219,15 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes or tensors, and names, before they are added; raise if there are too many."""
+        """Count nodes or tensors, and names, towards `_MAX_INLINED`; raise if there are too many.
+
+        Call this before adding them.
+        """
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
-            raise UnsupportedError(self.file.path, "inlining its functions makes too many nodes")
+            raise UnsupportedError(
+                self.file.path, "has too many nodes after its functions are inlined"
+            )
 
     def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
         """Add a placeholder for each input that the caller does not pass."""
@@ -253,7 +265,7 @@ class Inlined:
     def _called(
         self, function: Any, node: Any, scope: _Scope, depth: int, prefix: str
     ) -> Sequence[str]:
-        """Add the nodes of a called function; return the output tensors."""
+        """Add the nodes of a called function; return its outputs' names in the inlined graph."""
         passed = zip(function.input, node.input, strict=False)
         tensors = {inner: scope.tensor(outer) for inner, outer in passed}
         inner = _Scope(tensors, call=(node, scope, function.attribute_proto))
@@ -263,7 +275,10 @@ class Inlined:
         return [inner.tensor(name) for name in function.output]
 
     def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add the nodes of a node's subgraphs; return one `Merge` per output of the node."""
+        """Add the bodies of an `If`, `Loop` or `Scan`, and a `Merge` for each of its outputs.
+
+        Return the names of the `Merge` ops.
+        """
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
             body = self._message(scope.attribute(node, name), GRAPH)
@@ -284,7 +299,10 @@ class Inlined:
         return merged
 
     def _constant_node(self, node: Any, scope: _Scope) -> str:
-        """Add the tensor or the numbers of a `Constant` node; strings are skipped."""
+        """Add a `Const` op for a `Constant` node, and return its name.
+
+        If the node stores strings, add nothing, and return an unused name.
+        """
         label = _default_name(node)
         tensor = self._message(scope.attribute(node, "value"), TENSOR)
         if tensor is not None:
@@ -300,7 +318,10 @@ class Inlined:
         return self._unique(node.name or label)
 
     def _message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
-        """Return the tensor or graph in an attribute. It is read once for all calls."""
+        """Return the tensor or graph in an attribute, or None.
+
+        It is read once, even if the function that contains it is called often.
+        """
         if attribute is None:
             return None
         key = attribute.begin, kind
@@ -320,7 +341,10 @@ class Inlined:
         return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
-        """Return the common scope in the names of a node's stored tensors; may be empty."""
+        """Return the common prefix of the names of a node's stored tensors, such as `layer1.bn`.
+
+        The result is empty if the node has fewer than two stored tensors, or they share no prefix.
+        """
         constants = self.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
@@ -340,7 +364,9 @@ class Inlined:
 
 
 def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
-    """Sort nodes topologically; otherwise keep the order.
+    """Sort nodes topologically; a sorted list stays as it is.
+
+    Of the nodes whose inputs are complete, the first in the file comes next.
 
     ONNX requires topological order, but runtimes accept any order.
     """
@@ -369,7 +395,10 @@ def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
 
 
 def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
-    """Return the value of one of the attributes `_NUMBERS` of a `Constant`."""
+    """Return the number or numbers in an attribute of a `Constant` node, or None.
+
+    `name` is one of `_NUMBERS`.
+    """
     if name.endswith("s"):
         return numbers_in(file, attribute)
     number = value_of(attribute)
@@ -379,12 +408,15 @@ def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | 
 
 
 def _domain(message: Any) -> str:
-    """Return the domain of a node or function; both names of ONNX's own domain become empty."""
+    """Return the domain of a node or function; empty for `ai.onnx`, ONNX's own domain."""
     return "" if message.domain == "ai.onnx" else str(message.domain)
 
 
 def _default_name(node: Any) -> str:
-    """Return a default name for an unnamed node, made from its type and output."""
+    """Return a default name for an unnamed node: the name of its first output, or its type.
+
+    If the output's name is a number, the type is prepended: `Conv_12`.
+    """
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)

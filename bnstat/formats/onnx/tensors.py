@@ -32,10 +32,10 @@ from bnstat.storage.files import File, Range
 
 TENSOR: Final = (5, "OnnxTensor")
 GRAPH: Final = (6, "OnnxGraph")
-"""The field and the type of the message in an attribute."""
+"""The field number and the message type of a tensor or graph that an attribute stores."""
 
 _LONGEST_LIST: Final = 1 << 17
-"""Bytes of an attribute whose list of numbers is read."""
+"""The maximum size in bytes of an attribute whose list of numbers is read."""
 
 _RAW: Final = 9
 _EXTERNAL: Final = 1
@@ -46,13 +46,13 @@ _LISTS: Final[Mapping[str, type[np.generic]]] = {
     "double_data": np.float64,
     "uint64_data": np.uint64,
 }
-"""The fields of a TensorProto that list values."""
+"""Field of a TensorProto that lists values -> dtype of the listed values."""
 
 _DECIMAL_DIGITS: Final = 18
 
 
 def dtype_of(tensor: Any) -> str:
-    """Return NumPy's or ml_dtypes' name of the elements; `type 99` for an unknown type."""
+    """Return the name of a tensor's dtype in NumPy or ml_dtypes; `type 99` for an unknown dtype."""
     return ONNX.get(tensor.data_type, f"type {tensor.data_type}")
 
 
@@ -65,7 +65,8 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
     """Read the numbers of a tensor, in the stored shape and dtype.
 
     Raises:
-        DamagedError: the number of bytes does not fit the shape, or the position is invalid.
+        DamagedError: the number of bytes does not fit the shape, or the tensor is stored in an
+            external file at an invalid offset.
         NotFoundError: the external file is missing.
         UnsupportedError: the elements are not numbers, or take less than a byte.
     """
@@ -80,12 +81,16 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
     if (raw := _raw(file, tensor)) is None:
         return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
     if raw.end - raw.start != needed:
-        raise DamagedError(where, f"{raw.end - raw.start} bytes, but its shape needs {needed}")
+        raise DamagedError(where, f"has {raw.end - raw.start} bytes, but its shape needs {needed}")
     return from_little_endian(file.read(raw.start, needed), dtype, shape)
 
 
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the ranges of a tensor's bytes; see `Variable.extents`. Raises as `read_array`."""
+    """Return the ranges of a tensor's bytes; empty if the dtype or the shape is invalid.
+
+    If the values are stored as a list, the range contains the tensor's message. Raises the same
+    errors as `read_array`.
+    """
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()
@@ -99,23 +104,28 @@ def find_array(file: File, tensor: Any) -> Sequence[Range]:
 
 
 def _raw(file: File, tensor: Any) -> Field | None:
-    """Return the field with the raw bytes."""
+    """Return the field with a tensor's raw bytes; None if its values are stored elsewhere."""
     fields = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
     return fields[-1] if fields else None
 
 
 def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, int]:
-    """Return the file with a tensor, in or below the model's folder, and the offset."""
+    """Return the external file that stores a tensor, and the offset of the tensor's bytes.
+
+    The file must be in or below the model's folder. `needed` is the tensor's size in bytes.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     offset = _number(entries.get("offset", "0"), where)
     length = _number(entries.get("length", str(needed)), where)
     if length != needed:
-        raise DamagedError(where, f"{length} bytes, but its shape needs {needed}")
+        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
     external_file = file.part(location)
     if external_file is None:
         raise NotFoundError(
-            f"{file.path}: {location}", "the file with its tensors is missing", "copy it as well"
+            f"{file.path}: {location}",
+            "the file with the model's tensors is missing",
+            "copy it too",
         )
     return external_file, offset
 
@@ -129,10 +139,10 @@ def _number(digits: str, where: str) -> int:
 def _listed(
     file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str
 ) -> NDArray[np.generic]:
-    """Read the values of a repeated field.
+    """Return the values that a tensor stores as a list: a vector of `count` elements.
 
-    Complex numbers are listed as two values each, types smaller than int32 as int32, and small
-    floats as bit patterns.
+    The list contains two values for a complex number, int32 for smaller integers, and bit patterns
+    as int32 for floats smaller than float32.
     """
     is_complex = dtype.kind == "c"
     part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
@@ -144,16 +154,19 @@ def _listed(
         if listed := getattr(lists, name):
             values = np.array(listed, kind)
     if values.size != needed:
-        raise DamagedError(where, f"{values.size} values, but its shape needs {needed}")
+        raise DamagedError(where, f"has {values.size} values, but its shape needs {needed}")
     if values.dtype.kind == "f" and values.dtype != part:
-        raise DamagedError(where, f"numbers of {dtype} are listed as numbers of another type")
+        raise DamagedError(where, f"is a tensor of {dtype}, but lists its values as {values.dtype}")
     if values.dtype.kind == "f" or dtype.kind in "iub":
         return values.astype(part).view(dtype)
     return values.astype(f"u{dtype.itemsize}").view(dtype)
 
 
 def value_of(attribute: Any) -> float | int | str | None:
-    """Return a single number or string; floats in the fewest digits that float32 needs."""
+    """Return the number or string that an attribute stores; None if it stores anything else.
+
+    A float32 becomes the float with the fewest digits that identify it, such as 1e-05.
+    """
     if attribute.HasField("f"):
         return float(str(np.float32(attribute.f)))
     if attribute.HasField("i"):
@@ -164,7 +177,7 @@ def value_of(attribute: Any) -> float | int | str | None:
 
 
 def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
-    """Return a list of numbers, as float32 or int64; None if missing or very long.
+    """Return an attribute's list of numbers, as float32 or int64; None if empty or very long.
 
     Raises:
         DamagedError: the attribute is damaged.
@@ -179,7 +192,9 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
 
 
 def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
-    """Return the skeleton of the `TENSOR` or `GRAPH` in an attribute; None if missing.
+    """Return the skeleton (see `protos.skeleton`) of the tensor or graph in an attribute.
+
+    `kind` is `TENSOR` or `GRAPH`. Return None if the attribute stores something else.
 
     Raises:
         DamagedError: the attribute is damaged.

@@ -1,1 +1,1 @@
-"""Protocol buffers: by compiled descriptors, and by the bare wire format."""
+"""Protocol buffers: parsed by the protobuf package, or field by field from the wire format."""

@@ -1,9 +1,9 @@
-"""The protocol buffers of TensorFlow, Keras 2 and ONNX, as far as reading needs them.
+"""The protocol buffers of TensorFlow, Keras 2 and ONNX that bnstat reads.
 
-The messages are declared here, with field numbers from the `.proto` files named beside each group,
-in a descriptor pool of their own. TensorFlow, if it is loaded in the same process, is neither
-needed nor disturbed. Fields that nothing reads are left out; protobuf skips them. Protobuf bounds
-lengths by the buffer, and nesting by its recursion limit.
+The message types are declared here, with the field numbers of the `.proto` files that are named
+above each group. They are in a separate descriptor pool: TensorFlow is not needed and, if it is
+loaded in the same process, not disturbed. Fields that bnstat does not read are not declared, so
+protobuf skips them. Protobuf rejects lengths beyond the buffer, and nesting beyond its limit.
 """
 
 from __future__ import annotations
@@ -119,33 +119,34 @@ _PACKAGE = "bnstat_tf"
 _LONGEST_TEXT = 10_000_000
 
 _LONG = 4096
-"""A skeleton contains no field with more bytes, except messages, which are skeletons as well."""
+"""A skeleton omits fields with more bytes, except nested messages, which become skeletons."""
 
 _MAX_MESSAGES = 500_000
-"""The messages in a skeleton that are not only copied."""
+"""The maximum number of messages in a skeleton, not counting short messages without positions."""
 
 _MAX_SKELETON = 1 << 26
-"""Bytes of a skeleton; those of real graphs have a few million."""
+"""The maximum size of a skeleton in bytes; the skeletons of real graphs have a few million."""
 
 _BEGIN = 1000
-"""The number of the field `begin` of messages with a position."""
+"""The number of the field `begin`, which message types with a position declare."""
 
 _BEGIN_TAG, _END_TAG = b"\xc1\x3e", b"\xc9\x3e"
 _POSITION = struct.Struct("<2sQ2sQ")
-"""The fields `begin` and `end`, which no message of the original schemas has."""
+"""The encoded fields `begin` and `end`: the offsets in the file where a message starts and ends.
+bnstat adds them to copied messages; no message type of the original schemas has them."""
 
 
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message.
 
     Args:
-        name: the message's name, as in `GraphDef`.
+        name: the name of the message type, such as `GraphDef`.
         data: the serialized message.
-        where: the file, for the error.
-        what: the message, for the error; `name` by default.
+        where: the path of the file, for the error.
+        what: what the error calls the message; `name` by default.
 
     Raises:
-        DamagedError: the data is not such a message.
+        DamagedError: the data is not a valid message of this type.
     """
     from google.protobuf.message import DecodeError
 
@@ -161,8 +162,9 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message in protobuf's text form; for the arguments see `parse`.
 
     Raises:
-        DamagedError: the data is not such a message.
-        UnsupportedError: the data is too long, because parsing text is a hundred times slower.
+        DamagedError: the data is not a valid message of this type.
+        UnsupportedError: the data is longer than 10 MB; text is parsed a hundred times more slowly
+            than the binary form.
     """
     from google.protobuf import text_format
 
@@ -181,18 +183,19 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
 def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
     """Parse a message in a file without its long fields, such as the values of tensors.
 
-    In messages that declare `begin` and `end`, these are set to the message's position in the file.
+    If a message type declares the fields `begin` and `end`, they are set to the offsets in the file
+    where the message starts and ends.
 
     Args:
         file: the file.
-        start: the start of the message.
-        end: the end of the message.
-        name: the message's name, as in `GraphDef`.
-        what: the message, for errors.
+        start: the offset where the message starts.
+        end: the offset where the message ends.
+        name: the name of the message type, such as `GraphDef`.
+        what: what errors call the message.
 
     Raises:
-        DamagedError: the bytes are not such a message, or the file is too short.
-        UnsupportedError: there are too many messages or short fields.
+        DamagedError: the bytes are not a valid message of this type, or the file is too short.
+        UnsupportedError: the skeleton would have too many messages or bytes.
     """
     with Decoding(file.path, what):
         data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
@@ -200,10 +203,15 @@ def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
 
 
 def complete(file: File, message: Any, what: str) -> Any:
-    """Return a message of a skeleton of the file, with all fields. It must have a position.
+    """Return the message with all its fields, given its skeleton.
+
+    Args:
+        file: the file that contains the message.
+        message: the skeleton, whose type declares `begin` and `end`.
+        what: what the error calls the message.
 
     Raises:
-        DamagedError: the bytes are not such a message.
+        DamagedError: the bytes are not a valid message of this type.
     """
     if message.end - message.begin <= _LONG:
         return message
@@ -212,10 +220,15 @@ def complete(file: File, message: Any, what: str) -> Any:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields at a path of field numbers in a message of a skeleton of the file.
+    """Return the fields that a path of field numbers selects in a message.
+
+    Args:
+        file: the file that contains the message.
+        message: the message's skeleton, whose type declares `begin` and `end`.
+        path: the numbers of the fields to descend into, then the number of the fields to return.
 
     Raises:
-        DamagedError: the bytes are not such a message.
+        DamagedError: the bytes are not a valid message.
     """
     window = Window(file)
     spans = [(message.begin, message.end)]
@@ -229,12 +242,13 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 
 
 class _Layout(NamedTuple):
-    """The layout of a type of messages.
+    """The fields of a message type, as far as `_Skeleton` needs them.
 
     Attributes:
-        fields: number of a declared field -> its layout if the field is a message, else None.
-        has_position: True if messages of this type have their position set.
-        contains_positions: True if messages of this type contain messages with positions.
+        fields: number of a declared field -> layout of the field's message type; None if the field
+            is not a message.
+        has_position: True if this type declares `begin` and `end`.
+        contains_positions: True if a type nested in this one declares `begin` and `end`.
     """
 
     fields: Mapping[int, _Layout | None]
@@ -254,7 +268,10 @@ def _layout(descriptor: Any) -> _Layout:
 
 
 class _Skeleton:
-    """Copies messages without their long fields, up to a total number and size."""
+    """Copies messages without their long fields.
+
+    All copies together are limited to `_MAX_MESSAGES` messages and `_MAX_SKELETON` bytes.
+    """
 
     def __init__(self, file: File, what: str) -> None:
         self._window = Window(file)
@@ -263,7 +280,7 @@ class _Skeleton:
         self._bytes_left = _MAX_SKELETON
 
     def message(self, start: int, end: int, layout: _Layout) -> bytes:
-        """Return the copy of a message. For the errors see `skeleton`."""
+        """Return the serialized copy of the message from `start` to `end`. Raises as `skeleton`."""
         self._count(messages=1)
         if layout.contains_positions or end - start > _LONG:
             copy = b"".join(self._fields(start, end, layout))
@@ -297,7 +314,7 @@ class _Skeleton:
 
 @cache
 def message_class(name: str) -> Any:
-    """Return the class of a message, as in `message_class("GraphDef")`."""
+    """Return the Python class of a message type, as in `message_class("GraphDef")`."""
     from google.protobuf import message_factory
 
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
@@ -326,7 +343,7 @@ def _pool() -> Any:
 
 
 def _add_field(message: Any, *words: str) -> None:
-    """Declare a field from `[repeated|optional|map] kind name number`."""
+    """Add a field to a message type; `words` are `[repeated|optional|map] kind name number`."""
     *label, kind, name, number = words
     field = message.field.add(name=name, number=int(number))
     field.label = field.LABEL_OPTIONAL

@@ -1,12 +1,16 @@
 """The wire format of protocol buffers: little-endian base-128 varints and fields.
 
-A message is a sequence of fields, each a varint `number << 3 | type`, followed, depending on the
-type, by: 0 a varint, 1 eight bytes, 2 a varint length and as many bytes, 5 four bytes
-(https://protobuf.dev/programming-guides/encoding).
+A message is a sequence of fields. A field is a varint, `number << 3 | wire type`, then a value:
 
-Most messages are parsed by `protos`. This module is for small messages that are read by the hundred
-thousand, and for large files, which consist mostly of arrays: the fields are located in the file,
-and arrays are read on demand.
+    wire type 0   a varint
+    wire type 1   eight bytes
+    wire type 2   the length in bytes as a varint, then the bytes
+    wire type 5   four bytes
+
+Most messages are parsed by `protos`. This module parses small messages that occur by the hundred
+thousand. It also locates the fields of large files without reading the arrays in them.
+
+Source: https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from bnstat.errors import DamagedError
 from bnstat.storage.files import File
 
 LARGEST_MESSAGE = 1 << 31
-"""Protocol buffers have fewer bytes than this."""
+"""The limit on the size of a message: a valid message has fewer bytes."""
 
 
 class WireError(ValueError):
@@ -26,7 +30,7 @@ class WireError(ValueError):
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the varint at `position`, and the position after it.
+    """Return the value of the varint at index `position`, and the index after the varint.
 
     Raises:
         WireError: the data ends within the varint, or the varint is longer than 64 bits.
@@ -49,10 +53,10 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield the number and the value of each field: an int, or the bytes of a nested message.
+    """Yield (field number, value) for each field; the value is bytes in wire type 2, else an int.
 
     Raises:
-        WireError: the bytes are not a message.
+        WireError: the bytes are not a valid message.
     """
     # Most varints have one byte. Reading these here halves the time.
     position, end = 0, len(message)
@@ -94,12 +98,12 @@ def encoded(number: int) -> bytes:
 
 
 def field(number: int, value: bytes) -> bytes:
-    """Encode a field of bytes: a string, a message, or packed numbers."""
+    """Encode a field of wire type 2: a string, a message, or packed numbers."""
     return encoded(number << 3 | 2) + encoded(len(value)) + value
 
 
 def text(value: int | bytes) -> str:
-    """Decode a field that is a string.
+    """Return the value of a string field as a string.
 
     Raises:
         WireError: the field is not a string.
@@ -118,7 +122,10 @@ def signed(value: int) -> int:
 
 
 class Decoding:
-    """Converts a `WireError` in this context to a `DamagedError`; `what` names the structure."""
+    """A context that converts a `WireError` to a `DamagedError`.
+
+    The error names the file `where`, and `what` is damaged, such as "the header".
+    """
 
     def __init__(self, where: str, what: str) -> None:
         self._where = where
@@ -137,11 +144,11 @@ _FIRST_PIECE = 1 << 12
 _LARGEST_PIECE = 1 << 16
 
 _LONGEST_HEAD = 20
-"""Bytes of the two varints before a field's value."""
+"""The maximum size in bytes of the two varints before a field's value."""
 
 
 class Window:
-    """A file's bytes by range. The file is read in pieces, whose size grows in sequential reads.
+    """Reads ranges of a file through a buffer, which grows while the reads are sequential.
 
     Attributes:
         file: the file.
@@ -154,7 +161,7 @@ class Window:
         self._piece = _FIRST_PIECE
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to `end`.
+        """Return the bytes from offset `start` to offset `end`.
 
         Raises:
             DamagedError: the file is too short.
@@ -170,13 +177,14 @@ class Window:
 
 
 class Field(NamedTuple):
-    """The position of a field in a message.
+    """A field of a message, and the offsets where it is stored.
 
     Attributes:
         number: the field number.
         kind: the wire type.
-        begin: the start of the field.
-        start, end: the range of the value; for type 2, without the length.
+        begin: the offset where the field starts.
+        start: the offset where the value starts; in wire type 2, after the length.
+        end: the offset where the value and the field end.
     """
 
     number: int
@@ -187,12 +195,12 @@ class Field(NamedTuple):
 
 
 def scan(window: Window, position: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message between two positions.
+    """Yield the fields of the message from offset `position` to offset `end`.
 
-    The last field may end beyond the message; the next step then raises.
+    A field that ends beyond the message is yielded; the next iteration then raises.
 
     Raises:
-        WireError: the bytes are not a message.
+        WireError: the bytes are not a valid message.
     """
     while position < end:
         head = window.read(position, min(position + _LONGEST_HEAD, end))
@@ -215,7 +223,7 @@ def scan(window: Window, position: int, end: int) -> Iterator[Field]:
 
 
 def spans(message: bytes) -> Iterator[Field]:
-    """Yield the fields of a message in memory. Raises as `scan` does."""
+    """Yield the fields of a message in memory, with indices as offsets. Raises as `scan`."""
     return scan(_InMemory(message), 0, len(message))
 
 

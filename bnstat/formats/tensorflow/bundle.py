@@ -1,17 +1,18 @@
 """Tensor bundles: the checkpoints of TensorFlow since 0.12 ("V2"), and SavedModels' variables.
 
-    PREFIX.index                   an SSTable; key "" holds a BundleHeaderProto, every other key
-    names a tensor and holds its BundleEntryProto PREFIX.data-00000-of-00002     the bytes of
-    tensors, one file per shard
+    PREFIX.index                 an SSTable: "" -> BundleHeaderProto, name of a tensor ->
+                                 BundleEntryProto of the tensor
+    PREFIX.data-00000-of-00002   the bytes of tensors; one file per shard
 
     BundleHeaderProto := 1 num_shards, 2 endianness (1 is big), 3 version {1 producer,
                          2 min_consumer}
     BundleEntryProto  := 1 dtype, 2 shape {2 dim {1 size}, 3 unknown_rank}, 3 shard_id,
                          4 offset, 5 size, 6 masked crc32c of the bytes, 7 slice ...
 
-Numbers are row-major, at any byte offset. A string tensor is the varint lengths of its elements, a
-masked crc32c of the lengths, the elements' bytes; its checksum covers the lengths as 4 bytes each
-(8 for those that need it), that crc, the bytes.
+Numbers are row-major, at any byte offset. A string tensor is stored as the varint lengths of its
+elements, a masked crc32c of the lengths, and the bytes of the elements. The checksum in its entry
+covers the lengths as 4 bytes each (8 for lengths from 2**32), the crc32c of the lengths, and the
+bytes.
 
 The entry of a partitioned variable lists its slices and has no bytes of its own; each slice has an
 entry under a key that sorts like (name, slice):
@@ -53,7 +54,7 @@ DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,
 BINARY = "saved_model.pb"
 TEXT = "saved_model.pbtxt"
 VARIABLES = "variables"
-"""The files of a SavedModel beside its bundle, and the folder and the prefix of the bundle."""
+"""The names of a SavedModel's graph file, and of the folder of its bundle (also the prefix)."""
 
 _NEWEST_VERSION = 1
 _MAX_RANK = 32
@@ -62,7 +63,7 @@ _MAX_OPEN = 64
 _MAX_GUESSED_SHARDS = 10_000
 
 Extent = tuple[int, int]
-"""Start and length in one dimension; length -1 is all of it."""
+"""Start and length in one dimension; length -1 means the whole dimension."""
 FULL: Extent = (0, -1)
 
 
@@ -74,18 +75,22 @@ Box = tuple[slice, ...]
 
 
 def box_of(part: TensorSlice, shape: Sequence[int], where: str) -> Box:
-    """Return the indices of a slice in a tensor of that shape.
+    """Return the indices of a slice in a tensor of the given shape.
 
     Raises:
         DamagedError: the slice is not inside the tensor.
     """
     if len(part) != len(shape):
-        raise DamagedError(where, f"a slice of {len(part)} dimensions in {shape}")
+        raise DamagedError(
+            where, f"has a slice of {len(part)} dimensions in a tensor of shape {shape}"
+        )
     box = []
     for (start, length), size in zip(part, shape, strict=True):
         stop = size if length == -1 else start + length
         if not 0 <= start <= stop <= size:
-            raise DamagedError(where, f"a slice from {start} to {stop} of {size}")
+            raise DamagedError(
+                where, f"has a slice from {start} to {stop} in a dimension of {size}"
+            )
         box.append(slice(start, stop))
     return tuple(box)
 
@@ -94,7 +99,7 @@ _ESCAPES = {0x00: b"\x00\xff", 0xFF: b"\xff\x00"}
 
 
 def slice_key(name: str, part: TensorSlice) -> bytes:
-    """Return the key of a slice of the variable `name`."""
+    """Return the key in the index of a slice of the variable `name`."""
     escaped = b"".join(_ESCAPES.get(byte, bytes((byte,))) for byte in _encoded(name))
     numbers = b"".join(_signed_increasing(number) for extent in part for number in extent)
     rank = len(part)
@@ -141,7 +146,7 @@ def assemble(
 
 
 class Entry(NamedTuple):
-    """A `BundleEntryProto`: the position of a tensor's bytes, or the slices of the tensor."""
+    """A `BundleEntryProto`: where the bytes of a tensor are stored, or which slices it has."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -186,7 +191,7 @@ def _shape(message: bytes) -> tuple[int, ...]:
 
 
 def _messages(message: bytes, field: int) -> Iterator[dict[int, int | bytes]]:
-    """Yield the fields of each message in a repeated field."""
+    """Yield field number -> value for each message in the repeated field `field`."""
     for number, value in fields(message):
         if number == field and isinstance(value, bytes):
             yield dict(fields(value))
@@ -211,10 +216,11 @@ def _is_possible(shape: tuple[int, ...]) -> bool:
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return the name of each shard's data file.
+    """Return number of a shard -> name of the shard's data file.
 
-    A folder can also contain shards of an earlier save with another number of shards. If a folder
-    cannot be listed, the names follow from the number in the header, which also is preferred.
+    The folder can also contain data files of an earlier save with another number of shards; names
+    with the number `shards`, which the header records, are preferred. If the folder cannot be
+    listed, the names are constructed from this number.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -231,8 +237,8 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
 class Bundle:
     """The tensors of a checkpoint.
 
-    The index is read completely. Data files are opened at once, so that they can be read even if
-    the checkpoint is deleted meanwhile, but only the requested tensors are read.
+    The index is read completely. Data files are opened immediately, so that they can be read even
+    if the checkpoint is deleted later, but only the requested tensors are read.
 
     `prefix` is the common prefix of the file names, such as `model.ckpt-1200`; it may be empty.
     If `data` is false, no tensors will be read and the data files need not exist.
@@ -240,7 +246,7 @@ class Bundle:
     Raises:
         NotFoundError: the index is missing.
         DamagedError: the index is damaged.
-        UnsupportedError: the index needs a newer reader.
+        UnsupportedError: the index has a newer version than bnstat can read.
         BnstatError: the bundle was written on a big-endian machine.
     """
 
@@ -281,7 +287,9 @@ class Bundle:
                 "load it there and save it again, or convert it on a little-endian machine",
             )
         if isinstance(needs, int) and needs > _NEWEST_VERSION:
-            raise UnsupportedError(self._index_path, f"needs a reader of bundle version {needs}")
+            raise UnsupportedError(
+                self._index_path, f"has bundle version {needs}, which bnstat cannot read"
+            )
         shards = message.get(1, 0)
         return shards if isinstance(shards, int) else 0
 
@@ -291,22 +299,24 @@ class Bundle:
         return _Variables(self, self._table, {})
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the tensors by key; `names` maps some keys to better names."""
+        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
         return _Variables(self, self._table, names)
 
     def entry(self, key: str) -> Entry:
-        """Return where a tensor is stored.
+        """Return the entry of a tensor in the index.
 
         Raises:
             DamagedError: the entry is damaged or missing.
         """
         stored = self._table.get(_encoded(key))
         if stored is None:
-            raise DamagedError(f"{self._index_path}, {key}", "the index has no such entry")
+            raise DamagedError(self._index_path, f"the index has no entry for the key {key}")
         return parse_entry(stored, f"{self._index_path}, {key}")
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
         """Return a numeric tensor, bit for bit as it was saved.
+
+        `entry` is the tensor's entry; None reads it from the index.
 
         Raises:
             NotFoundError: the data file is missing.
@@ -323,7 +333,7 @@ class Bundle:
         return assemble(entry.shape, dtype, parts, where) if entry.slices else parts[0][1]
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
-        """Return the ranges of a numeric tensor's bytes, one per slice; empty for strings.
+        """Return the ranges of a numeric tensor's bytes, one per slice; empty for a string tensor.
 
         Raises:
             NotFoundError: a data file is missing.
@@ -338,13 +348,13 @@ class Bundle:
         return [place for place in places if place is not None]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
-        """Yield the slices of a tensor with their entries; the whole tensor if not sliced."""
+        """Yield (indices, entry) for each slice of a tensor, or for the whole unsliced tensor."""
         if not entry.slices:
             yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
             stored = self._table.get(slice_key(key, part))
             if stored is None:
-                raise DamagedError(where, "a slice of it is missing from the index")
+                raise DamagedError(where, "a slice of this tensor is missing from the index")
             slice_entry = parse_entry(stored, f"{self._index_path}, {key}")
             yield box_of(part, entry.shape, where), slice_entry
 

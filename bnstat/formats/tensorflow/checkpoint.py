@@ -1,10 +1,11 @@
-"""TensorFlow checkpoints in bundle form: by objects (TensorFlow 2) or by names (TensorFlow 1).
+"""Checkpoints of TensorFlow 1 and 2 that are stored as bundles.
 
 A TensorFlow 2 checkpoint stores its object graph among its tensors. The keys of a TensorFlow 1
-checkpoint are the names of variables, and its graph often is beside it, as `PREFIX.meta`.
+checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`.
 
 `TensorflowTensors` reads bundles and V1 checkpoints with TensorFlow's own `CheckpointReader`
-(tensorflow/core/util/tensor_slice_reader.cc and tensor_bundle.cc), as a fallback.
+(tensorflow/core/util/tensor_slice_reader.cc and tensor_bundle.cc), if the user selects the reader
+`tensorflow`.
 """
 
 from __future__ import annotations
@@ -75,9 +76,10 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
 def read_object_graph(
     tensors: Bundle | TensorflowTensors, reading: Reading
 ) -> tuple[Objects, list[str]]:
-    """Return the object graph, and notes about it.
+    """Return the object graph of a checkpoint, and notes for the user.
 
-    The graph is stored in a data file, which may be missing if no values are read.
+    The graph is stored in a data file. If it cannot be read and no values are requested, the result
+    is an empty graph with a note.
     """
     try:
         return read_nodes(tensors.read_string(KEY), tensors.path), []
@@ -90,9 +92,9 @@ def read_object_graph(
 def names_of(
     nodes: Objects, tensors: Bundle | TensorflowTensors | DeclaredTensors
 ) -> tuple[Mapping[str, str], Search | None]:
-    """Return key -> best name of a variable, and a function that searches these names.
+    """Return key -> best name of the variable, and a function that searches the names by ending.
 
-    Without an object graph, the checkpoint keys contain the names.
+    Without an object graph, the names are made from the checkpoint keys, and there is no function.
     """
     if nodes:
         names = BestNames(nodes)
@@ -101,7 +103,7 @@ def names_of(
 
 
 def _global_step(tensors: Bundle | TensorflowTensors, reading: Reading) -> int | None:
-    """Return the training step that a TensorFlow 1 checkpoint stores in `global_step`."""
+    """Return the training step that a TensorFlow 1 checkpoint stores in `global_step`, or None."""
     if not reading.values or "global_step" not in tensors.keys:
         return None
     try:
@@ -112,7 +114,7 @@ def _global_step(tensors: Bundle | TensorflowTensors, reading: Reading) -> int |
 
 
 class TensorflowTensors:
-    """The tensors of a checkpoint, read by TensorFlow; same interface as `Bundle`.
+    """The tensors of a checkpoint, read by TensorFlow, with the interface of `Bundle`.
 
     Raises:
         BnstatError: TensorFlow cannot be imported, or the folder is not on disk.
@@ -135,7 +137,7 @@ class TensorflowTensors:
         return self._shapes.keys()
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the tensors by key; `names` maps some keys to better names."""
+        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
         return {
             key: Variable(
                 key,
@@ -159,16 +161,16 @@ class TensorflowTensors:
         try:
             return action()
         except Exception as error:  # TensorFlow maps errors of its C++ code to many classes.
-            problem = f"TensorFlow cannot read it: {first_line(error)}"
+            problem = f"TensorFlow cannot read the checkpoint: {first_line(error)}"
             raise DamagedError(self.path, problem) from error
 
 
 @contextmanager
 def importing_tensorflow(purpose: str) -> Iterator[None]:
-    """Import TensorFlow in this context.
+    """A context for importing TensorFlow: it silences TensorFlow and converts errors.
 
     Args:
-        purpose: what TensorFlow is needed for, such as `to run a model`.
+        purpose: what TensorFlow is needed for, as the error says it, such as `to run a model`.
 
     Raises:
         BnstatError: TensorFlow is missing, or fails while it is imported.

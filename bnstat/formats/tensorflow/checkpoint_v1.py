@@ -1,10 +1,10 @@
 """Checkpoints of TensorFlow before 0.12 ("V1"), which later versions can still write.
 
-Each shard is an SSTable. Key "" holds a SavedTensorSlices whose `meta` lists the tensors with
-their shapes, dtypes and slices; every other key is `bundle.slice_key` and holds a
-SavedTensorSlices whose `data` is one slice: a TensorProto with the packed values, without dtype and
-shape. Shards are named `PREFIX-00000-of-00002`; the slices of a tensor may be in several shards.
-Blocks have checksums, tensors do not.
+Each shard is an SSTable. Each of its values is a SavedTensorSlices. The value of key "" has the
+field `meta`, which lists the tensors with their shapes, dtypes and slices. All other keys are made
+by `bundle.slice_key`; their values have the field `data` with one slice, a TensorProto that has
+packed values but neither dtype nor shape. Shards are named `PREFIX-00000-of-00002`; the slices of a
+tensor may be in several shards. Blocks have checksums, tensors do not.
 
 Sources: tensorflow/core/util/{tensor_slice_writer,tensor_slice_reader,saved_tensor_slice_util},
 saved_tensor_slice.proto.
@@ -50,18 +50,23 @@ class _Tensor:
         for part, table in self.slices:
             stored = table.get(slice_key(self.name, part))
             if stored is None:
-                raise DamagedError(self.where, "a slice of it is missing")
+                raise DamagedError(self.where, "a slice of this tensor is missing")
             message = parse("SavedTensorSlices", stored, self.where).data.data
             values = listed_values(message, self.dtype, dtype, self.where)
             box = box_of(part, self.shape, self.where)
             shape = shape_of_box(box)
             if len(values) != prod(shape):
-                raise DamagedError(self.where, f"{len(values)} values cannot fill {list(shape)}")
+                raise DamagedError(
+                    self.where, f"has {len(values)} values in a slice of shape {list(shape)}"
+                )
             parts.append((box, values.reshape(shape)))
         return assemble(self.shape, dtype, parts, self.where)
 
     def extents(self) -> list[Range]:
-        """Return the ranges of the blocks that contain the slices, and possibly other data."""
+        """Return the ranges of the blocks that contain the tensor's slices.
+
+        A block can contain slices of other tensors too.
+        """
         places = (table.place(slice_key(self.name, part)) for part, table in self.slices)
         return list(dict.fromkeys(place for place in places if place is not None))
 
@@ -90,7 +95,9 @@ def open_checkpoint_v1(
             where = f"{shards[0].path}, {saved.name}"
             tensor = tensors.setdefault(saved.name, _Tensor(saved.name, dtype, shape, where))
             if (tensor.dtype, tensor.shape) != (dtype, shape):
-                raise DamagedError(file.path, f"{saved.name} has another shape in another shard")
+                raise DamagedError(
+                    file.path, f"{saved.name} has another shape or dtype in another shard"
+                )
             tensor.slices += [(_tensor_slice(part), table) for part in saved.slice]
     variables = {
         name: Variable(name, name, tensor.dtype, tensor.shape, tensor.read, tensor.extents)
@@ -100,7 +107,7 @@ def open_checkpoint_v1(
 
 
 def slices_in(file: File) -> dict[str, list[TensorSlice]]:
-    """Return tensor name -> slices in a shard.
+    """Return name of a tensor -> slices of the tensor that a shard contains.
 
     Raises:
         DamagedError: the file is not a shard of a V1 checkpoint.

@@ -46,8 +46,9 @@ _MAX_STATE = 16 << 20
 
 _FIELDS = rb"[\x0a\x12\x1a\x22\x2a\x32\x3a]"
 _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"|\0)")
-"""`saved_model_schema_version: 1`, then a MetaGraphDef, which starts with one of its seven fields.
-An ONNX file of version 1 has its producer's name there, which starts with a letter."""
+"""The start of a SavedModel: `saved_model_schema_version: 1`, then a MetaGraphDef, which starts
+with one of its seven fields. An ONNX file of version 1 has the producer's name instead of the
+MetaGraphDef; this name starts with a letter."""
 
 _HEAD = 256
 
@@ -57,14 +58,19 @@ _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTA
 
 
 class State(NamedTuple):
-    """The base names in a state file: the newest checkpoint, and all checkpoints, oldest first."""
+    """The checkpoints that the file `checkpoint` lists, without their folders.
+
+    Attributes:
+        newest: the newest checkpoint, or None.
+        all: all listed checkpoints, oldest first.
+    """
 
     newest: str | None
     all: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, each once."""
+        """The checkpoints in `all` and `newest`, each once."""
         return tuple(dict.fromkeys(name for name in (*self.all, self.newest or "") if name))
 
 
@@ -72,7 +78,10 @@ _NO_STATE = State(None, ())
 
 
 def read_state(folder: Folder, name: str = NAME) -> State | None:
-    """Return the names in a state file; None if the file does not exist, or lists nothing."""
+    """Return the checkpoints that a file lists; None if it does not exist or lists none.
+
+    `name` is the name of the file.
+    """
     file = folder.file(name)
     if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
         return None
@@ -103,7 +112,7 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 
 
 def state_text(name: str) -> str:
-    """Return the text of a state file that lists one checkpoint."""
+    """Return the text of a file `checkpoint` that lists the checkpoint `name`."""
     quoted = "".join(
         char
         if char.isascii() and char.isprintable() and char not in '"\\'
@@ -124,7 +133,7 @@ def is_saved_model(file: File) -> bool:
 
 
 def has_saved_model(folder: Folder) -> bool:
-    """Return True if the folder is a SavedModel, also without its `saved_model.pb`."""
+    """Return True if the folder is a SavedModel, even if its `saved_model.pb` is missing."""
     index = f"{VARIABLES}/{VARIABLES}{INDEX}"
     folder.expect((BINARY, index))
     return any(folder.file(name) is not None for name in (BINARY, TEXT, index))
@@ -206,7 +215,7 @@ class Checkpoints(Finder):
             raise BnstatError(
                 file.path,
                 "is the index of a checkpoint, but its name does not end in .index",
-                "give it back the name that its data files start with",
+                "rename it to PREFIX.index if its data files are named PREFIX.data-*",
             )
         return _bundle(folder, name.removesuffix(INDEX))
 
@@ -220,7 +229,7 @@ class Checkpoints(Finder):
             raise NotFoundError(
                 f"{folder.path}/{match['prefix'] if match else data[0]}{INDEX}",
                 "the checkpoint's index file is missing",
-                f"it belongs beside {data[0]}",
+                f"copy it beside {data[0]}",
             )
         return None
 
@@ -248,7 +257,10 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return the checkpoints in a folder, and V1 checkpoints that the state lists."""
+    """Return the bundles in a folder and the V1 checkpoints that `state` lists.
+
+    If there are neither, return all V1 checkpoints in the folder, or None.
+    """
     if folder.can_list:
         names = folder.names()
     else:
@@ -279,7 +291,10 @@ def _bundle(folder: Folder, prefix: str) -> StoredModel:
 
 
 def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
-    """Return the V1 checkpoint with this prefix, or a pattern such as `m-?????-of-00002`."""
+    """Return the V1 checkpoint with this name, or None.
+
+    The name is a file, a prefix, or a pattern such as `m-?????-of-00002`.
+    """
     file = folder.file(name)
     if file is not None and is_v1(file):
         return _v1(folder, name, [name])
@@ -312,7 +327,9 @@ def _v1(folder: Folder, prefix: str, names: Sequence[str]) -> StoredModel:
         for name in names:
             file = folder.file(name)
             if file is None:
-                raise NotFoundError(f"{folder.path}/{name}", "this shard is missing")
+                raise NotFoundError(
+                    f"{folder.path}/{name}", "this shard of the checkpoint is missing"
+                )
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 

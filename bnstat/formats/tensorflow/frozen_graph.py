@@ -1,9 +1,9 @@
 """Single-file graphs: frozen graphs, any GraphDef, a `.meta` without its checkpoint.
 
 Freezing turns each variable into a `Const` op of the same name. The file is a GraphDef, or a
-MetaGraphDef that contains one: a field `node` for each NodeDef, with constants in
-`attr["value"].tensor`. Only the structure of a graph is read at first; long constants are read on
-demand.
+MetaGraphDef that contains a GraphDef. A GraphDef has a field `node` for each NodeDef; a `Const`
+node stores its value in `attr["value"].tensor`. Only the structure of a graph is read at first;
+long constants are read on demand.
 
 Sources: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto,
 tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
@@ -42,12 +42,13 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
 
 _LONG = 4096
-"""The bytes of a node that are enough to recognise it."""
+"""This many bytes suffice to recognise a node."""
 
 _NODE_IN_GRAPH = 1
 _GRAPH_IN_META_GRAPH = 2
 _CONTENT_IN_NODE = (5, 2, 8, 4)
-"""NodeDef.attr, the AttrValue of an entry, its tensor, the raw bytes."""
+"""The numbers of the fields that lead to the raw bytes of a constant: `attr` of the NodeDef,
+`value` of the map entry, `tensor` of the AttrValue, `tensor_content` of the TensorProto."""
 
 _NODE_NAME = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_>./\\-]*")
 _OP_NAME = re.compile(rb"[A-Z_a-z][A-Za-z0-9_>.]+")
@@ -64,7 +65,7 @@ tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
 
 
 def graph_range(file: File) -> tuple[int, int] | None:
-    """Return the start and end of the file's GraphDef; None if the file is not a graph."""
+    """Return the start and end offset of the file's GraphDef; None if the file is not a graph."""
     window = Window(file)
     try:
         for part in islice(scan(window, 0, file.size), 4):
@@ -114,7 +115,9 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def open_index(file: File, source: Source) -> Contents:
-    """Open a graph without values, including the variables that the graph declares.
+    """Return the constants and the graph of a file, and the variables that the graph declares.
+
+    The declared variables have no values.
 
     Raises:
         DamagedError, UnsupportedError: see `open_contents`.
@@ -141,7 +144,9 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
         raise DamagedError(file.path, "not a graph", "is it a GraphDef or a MetaGraphDef?")
     graph_def = skeleton(file, *span, "GraphDef", "the graph")
     if len(graph_def.node) > MAX_NODES:
-        raise UnsupportedError(file.path, "a graph of this size is not read")
+        raise UnsupportedError(
+            file.path, f"bnstat does not read graphs of more than {MAX_NODES} nodes"
+        )
     return contents_of_graph(graph_def, source, file=file), graph_def
 
 
@@ -158,7 +163,8 @@ def contents_of_graph(
 ) -> Contents:
     """Return the constants of a graph as variables, and the graph.
 
-    `file` contains the long constants, if `graph_def` is a skeleton.
+    If `graph_def` is a skeleton (see `protos.skeleton`), `file` is the file that its long constants
+    are read from.
     """
     ops = inlined(graph_def)
 
@@ -219,10 +225,10 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class DeclaredTensors:
-    """The variables that a graph declares, without values; same interface as `Bundle`.
+    """The variables that a graph declares, without values, with the interface of `Bundle`.
 
     Attributes:
-        path: the file.
+        path: the path of the file.
         declared: key -> dtype and shape.
     """
 
@@ -235,7 +241,7 @@ class DeclaredTensors:
         return self.declared.keys()
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the variables by key; `names` maps some keys to better names."""
+        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
         return {
             key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
             for key, kind in self.declared.items()
@@ -243,12 +249,14 @@ class DeclaredTensors:
 
     def _read(self, key: str) -> NoReturn:
         raise NotFoundError(
-            f"{self.path}: {key}", "its values are not in this file", "leave them out: --no-values"
+            f"{self.path}: {key}",
+            "the values of the variables are not in this file",
+            "use --no-values for names and shapes alone",
         )
 
 
 def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
-    """Return the variables of a TensorFlow 1 graph by op name."""
+    """Return the variables that a TensorFlow 1 graph declares; their keys are the names of ops."""
     declared = {}
     for node in graph_def.node:
         if node.op in VARIABLES and (

@@ -5,9 +5,9 @@ In TensorFlow 2 functions take variables as their last arguments; the object gra
 variables (`bound_inputs`).
 
 A node that calls functions (PartitionedCall, If, While, ...) names them in an attribute; their
-bodies are FunctionDefs in the graph's library. TensorFlow inlines them before it runs a graph. Here
-an argument becomes the tensor that the caller passes, and the result of several branches becomes a
-`Merge`.
+bodies are FunctionDefs in the graph's library. TensorFlow inlines them before it runs a graph, and
+so does bnstat: it replaces an argument by the tensor that the caller passes, and adds a `Merge` for
+a result that has several branches.
 
 A NodeDef names its inputs `node` or `node:1` in a top-level graph, `argument` or
 `node:output_name:0` in a function's body, and `^node` if it only waits for that node.
@@ -45,7 +45,7 @@ MAX_NODES = 250_000
 _MAX_RANK = 32
 _MAX_SMALL = 1 << 18
 _MAX_REPEATED = 1 << 28
-"""Bytes of the largest array that repeats a few values."""
+"""The maximum size in bytes of an array that repeats the last of its stored values."""
 
 _VALUES = {
     **dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), "int_val"),
@@ -65,7 +65,7 @@ _SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
 keys; input 2, if it is not a tensor to save, contains shapes and slices."""
 
 _MAX_SAVED = 1_000_000
-"""Saved tensors that are traced to variables."""
+"""The maximum number of saved tensors that are traced to variables."""
 
 _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
@@ -74,7 +74,7 @@ _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 _MAX_INLINED = 300_000
-"""Nodes that calls may add: a few nested functions can expand to billions."""
+"""The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
 
 _COST_OF_CALL = 20
 """The nodes that inlining one call counts as."""
@@ -93,7 +93,7 @@ _FUNCTIONS = {
     **dict.fromkeys(("Case", "StatelessCase"), ("branches",)),
     **dict.fromkeys(("While", "StatelessWhile"), ("body",)),
 }
-"""The attributes that name functions, by the op's type."""
+"""Type of an op -> names of its attributes that name functions."""
 _CHOICES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 """Ops whose first input chooses a branch."""
 _LOOPS = frozenset({"While", "StatelessWhile"})
@@ -103,9 +103,10 @@ _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that reads the graph in a `.meta` file, for a checkpoint with these keys.
+    """Return a function that reads the graph in a `.meta` file; None if the file is missing.
 
-    The graph is optional: the function returns no graphs if the file is missing or damaged.
+    `keys` are the keys of the checkpoint beside the file. The graph is optional, so the function
+    returns no graphs if the file is damaged.
     """
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
@@ -140,11 +141,11 @@ def listed_values(
     """Return the values that a `TensorProto` lists in the field of its dtype, as a vector.
 
     Raises:
-        UnsupportedError: values of this dtype are not listed in a supported field.
+        UnsupportedError: bnstat does not read lists of values of this dtype.
     """
     field = _VALUES.get(name)
     if field is None:
-        raise UnsupportedError(where, f"lists of {name} values are not supported")
+        raise UnsupportedError(where, f"bnstat does not read lists of {name} values")
     values = getattr(tensor, field)
     if field == "half_val":
         return np.array(values, np.int32).astype(np.uint16).view(dtype)
@@ -165,7 +166,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
     dtype = numpy_dtype(name, where)
     shape = shape_of(tensor)
     if shape is None:
-        raise DamagedError(where, "a constant of unknown shape")
+        raise DamagedError(where, "is a constant of unknown shape")
     count, size = prod(shape), bytes_needed(shape, dtype)
     if content := tensor.tensor_content:
         if len(content) != size:
@@ -182,7 +183,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
 
 def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """Return the numbers of a `TensorProto`; None if it is too large for a structural constant."""
+    """Return the numbers of a `TensorProto`; None if it is too large or cannot be read."""
     if not is_small(tensor):
         return None
     try:
@@ -192,7 +193,7 @@ def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
 
 
 def is_small(tensor: Any) -> bool:
-    """Return True if a `TensorProto` has few elements, like a structural constant of a graph."""
+    """Return True if a `TensorProto` has few elements, as an epsilon or a shape has."""
     shape = shape_of(tensor)
     return shape is not None and prod(shape) <= _MAX_SMALL
 
@@ -200,9 +201,9 @@ def is_small(tensor: Any) -> bool:
 def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     """Return a top-level graph, with the checkpoint keys of its variables.
 
-    `key_of` returns the key for a variable's name, or None. The name is the key that the graph's
-    saver uses or, without a saver, the name of the op. All slices of a partitioned variable have
-    the variable's name.
+    `key_of` converts a possible name of a variable to its checkpoint key, or to None if the
+    checkpoint does not contain the name. Possible names are the keys in the graph's save ops, then
+    the name of the variable's op. All slices of a partitioned variable get the variable's key.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -222,16 +223,20 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """Return the graph of a `GraphDef` without calls; `variables` maps op names to keys."""
+    """Return the graph of a `GraphDef`, with the calls inlined.
+
+    `variables` maps the names of ops to the checkpoint keys of variables.
+    """
     return _graph("", inlined(graph_def), variables, {})
 
 
 def variables_of_calls(
     graph_def: Any, captured: Mapping[str, Sequence[str | None]]
 ) -> Mapping[str, str]:
-    """Return the variables passed to functions by the calls of a TensorFlow 2 top-level graph.
+    """Return name of an op -> checkpoint key of the variable that the op holds.
 
-    The result maps op names to checkpoint keys; `function_graphs` explains `captured`.
+    The calls in a TensorFlow 2 top-level graph pass these ops to functions. For `captured` see
+    `function_graphs`.
     """
     variables = {}
     for node in graph_def.node:
@@ -243,9 +248,9 @@ def variables_of_calls(
 
 
 def inlined(graph_def: Any) -> dict[str, Op]:
-    """Return the ops of a top-level graph and of all functions that it calls, by name.
+    """Return name -> op for the ops of a top-level graph and of all functions that it calls.
 
-    The result is empty if the graph is larger than any network.
+    The result is empty if the graph has more than `MAX_NODES` nodes.
     """
     if len(graph_def.node) > MAX_NODES:
         return {}
@@ -259,11 +264,11 @@ def function_graphs(
 
     The functions of signatures come first, because they contain the whole network. The other
     functions follow by ascending number of variables, so that single layers come before models.
-    Functions without variables are omitted, as well as functions that an earlier function called
-    with the same variables.
+    A function is omitted if it has no variables, or if an earlier function calls it with the same
+    variables.
 
-    `captured` holds the checkpoint keys of each concrete function's bound inputs, None for an input
-    that is not a variable.
+    `captured` maps the name of a concrete function to the checkpoint keys of its bound inputs, with
+    None for an input that is not a variable.
     """
     functions = _library(meta_graph.graph_def)
     inliner = Inliner(functions)
@@ -285,7 +290,11 @@ def function_graphs(
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Follow functions that only call another function; map the variables to its arguments."""
+    """Return the first function in a chain of calls that does more than call the next function.
+
+    `name` starts the chain. The argument `variables` maps this function's arguments to checkpoint
+    keys; the second result maps the arguments of the returned function.
+    """
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -301,7 +310,7 @@ def _unwrapped(
 
 
 def _signature_functions(meta_graph: Any) -> list[str]:
-    """Return the functions of the signatures, `serving_default` first.
+    """Return the names of the signatures' functions, `serving_default` first.
 
     A signature names an output of a node in the top-level graph; this node calls the function.
     """
@@ -320,7 +329,10 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return op of a variable -> checkpoint key -> slice of the variable saved under the key."""
+    """Return op of a variable -> checkpoint key -> slice of the variable saved under the key.
+
+    The slice is () for the whole variable.
+    """
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -345,7 +357,7 @@ def _strings(ops: Mapping[str, Op], tensors: Sequence[str]) -> list[str]:
 
 
 def _part(spec: str) -> tuple[slice, ...]:
-    """Parse a shape and slice such as `4 6 -:0,3`; return () for the whole variable."""
+    """Return the slice in a string of shape and slice, such as `4 6 -:0,3`; () if it is empty."""
     if not spec:
         return ()
     matches = map(_EXTENT.fullmatch, spec.rpartition(" ")[2].split(":"))
@@ -356,7 +368,7 @@ def _part(spec: str) -> tuple[slice, ...]:
 
 
 def _variable_op(tensor: str, ops: Mapping[str, Op]) -> str:
-    """Return the op that holds a tensor's value, skipping ops that only read the value."""
+    """Return the name of the op that holds a tensor's value; skip ops that only read the value."""
     name = tensor.partition(":")[0]
     for _ in range(_MAX_WRAPPERS):
         op = ops.get(name)
@@ -389,7 +401,7 @@ def _graph(
 
 
 class Node:
-    """A NodeDef as an op, with its inputs named as in the inlined graph.
+    """An op that stands for a NodeDef; its inputs have their names in the inlined graph.
 
     Attributes:
         node: the NodeDef.
@@ -405,12 +417,12 @@ class Node:
 
     @property
     def function(self) -> str:
-        """The name of the enclosing function; empty for the graph."""
+        """The name of the function that contains the node; empty in the top-level graph."""
         return self._frame.function
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Data inputs as `op` or `op:output`."""
+        """The tensors that the op takes, as `op` or `op:output`, without control inputs."""
         return [self._frame.tensor(name) for name in data_inputs(self.node)]
 
     @property
@@ -420,7 +432,11 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return a simple attribute; a float has the fewest digits that identify a float32."""
+        """Return an attribute that is a number, bool, string or dtype; None for other attributes.
+
+        A float32 becomes the float with the fewest digits that identify it, such as 1e-05. A dtype
+        is returned as its number in TensorFlow.
+        """
         if name not in self.node.attr:
             return None
         value = self.node.attr[name]
@@ -466,10 +482,11 @@ _Reference = tuple["_Frame", str]
 
 
 class _Frame:
-    """An inlined function body, or the top-level graph, whose `function` is empty.
+    """An inlined function body, or the top-level graph.
 
     Attributes:
         prefix: prepended to the names of the body's nodes.
+        function: the name of the function; empty for the top-level graph.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.
     """
@@ -485,7 +502,10 @@ class _Frame:
         self.results: dict[str, Sequence[_Reference]] = {}
 
     def tensor(self, name: str) -> str:
-        """Return a tensor's name in the inlined graph, `op` or `op:output`."""
+        """Return the name in the inlined graph, `op` or `op:output`, of a tensor in this frame.
+
+        The result is empty if calls are cyclic.
+        """
         frame = self
         for _ in range(_MAX_HOPS):
             node, _, output = name.partition(":")
@@ -501,11 +521,11 @@ class _Frame:
 
 
 Binding = tuple[str, tuple[str | None, ...]]
-"""A function's name, and the keys of the variables that are passed as its arguments."""
+"""A function's name, and for each argument the key of the variable that is passed, or None."""
 
 
 class Inliner:
-    """Replaces calls by bodies, up to a total number of nodes."""
+    """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes."""
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
         self._functions = functions
@@ -513,7 +533,7 @@ class Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Count these bodies as added, and return True, if the limit permits."""
+        """Return True if the bodies of these functions fit the limit, and count them as added."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False
@@ -534,10 +554,10 @@ class Inliner:
         variables: Mapping[str, str] | None = None,
         seen: set[Binding] | None = None,
     ) -> dict[str, Op]:
-        """Return the ops of a body and of everything that it calls, by name, in stored order.
+        """Return name -> op for a body and all functions that it calls, in stored order.
 
-        `variables` maps the body's arguments to keys. `seen` collects the functions that are
-        called.
+        `variables` maps the body's arguments to checkpoint keys. The bindings of the called
+        functions are added to `seen`.
         """
         ops: dict[str, Op] = {}
         self._add(nodes, _Frame("", {}), (), ops, variables or {}, set() if seen is None else seen)
@@ -585,7 +605,11 @@ class Inliner:
             frame.results[node.name] = outputs
 
     def _callees(self, node: Any, active: tuple[str, ...]) -> list[str]:
-        """Return the functions that an op calls; an empty list if they cannot be inlined."""
+        """Return the functions that a node calls; an empty list if they cannot be inlined.
+
+        `active` lists the functions whose bodies contain the node. Returned functions are counted
+        as added.
+        """
         names: list[str] = []
         if node.op in _FUNCTIONS:
             for attribute in _FUNCTIONS[node.op]:
@@ -613,7 +637,7 @@ def arguments(function: Any) -> list[str]:
 
 
 def _output_index(reference: str) -> int:
-    """Return the index of an output: `1` in top-level graphs, `batch_mean:0` in bodies."""
+    """Return the index of an output, given as `1` (top-level graphs) or `batch_mean:0` (bodies)."""
     name, _, index = reference.rpartition(":")
     number = int(index) if index.isdecimal() and len(index) < 6 else 0
     return number + _OUTPUTS.get(name, 0)

@@ -42,7 +42,7 @@ _Numbers = NDArray[np.int64]
 
 
 def read_nodes(message: bytes, where: str) -> Objects:
-    """Return the graph's nodes; node 0 is the root.
+    """Return the nodes of an object graph; node 0 is the root.
 
     Raises:
         DamagedError: the message is damaged, or names a child that does not exist.
@@ -91,7 +91,10 @@ class ObjectGraph(Objects):
                 yield self[index]
 
     def _find_branches(self, index: int) -> list[tuple[str, int]]:
-        """Return the name and index of each child that is not just a variable, in stored order."""
+        """Return (name, node index) for each child of a node that is not only a variable.
+
+        The pairs are in stored order.
+        """
         message, is_branch, count = self._message, self._is_branch, len(self._starts)
         branches = []
         position, end = self._starts[index], self._ends[index]
@@ -119,7 +122,7 @@ class ObjectGraph(Objects):
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
-        """Do the same as `_find_branches` for a message with an unusual layout."""
+        """Return the result of `_find_branches` for a node whose message has an unusual layout."""
         children = _parse_node(self._message[self._starts[index] : self._ends[index]]).children
         if any(not 0 <= child < len(self) for child in children.values()):
             raise self._no_such_child()
@@ -127,12 +130,12 @@ class ObjectGraph(Objects):
 
     def _no_such_child(self) -> DamagedError:
         return DamagedError(
-            self._where, "the object graph names an object that it does not contain"
+            self._where, "the object graph refers to an object that it does not contain"
         )
 
 
 def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
-    """Return the start and end of each node's message, which is field 1 of the graph's message."""
+    """Return the start offsets and the end offsets of the nodes, which are field 1 of `message`."""
     starts, ends = array("q"), array("q")
     add_start, add_end = starts.append, ends.append
     position, end = 0, len(message)
@@ -160,7 +163,7 @@ class _VariableNodes:
     """The nodes that are only variables: one attribute with three strings.
 
     Attributes:
-        others: for each node, True if it is not only a variable.
+        others: a mask that is True for each node that has other content than a variable.
     """
 
     def __init__(self, message: bytes, starts: array[int], ends: array[int]) -> None:
@@ -217,7 +220,11 @@ class _VariableNodes:
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Select strings that end like one of `tails`, are too short, or end with an escape."""
+        """Return a mask of the strings, from `start` to `end`, that may have one of the endings.
+
+        They are strings whose last `length` bytes are in `tails` or contain a dot, which may be
+        part of an escape, and strings shorter than `length`.
+        """
         tail = np.zeros_like(end)
         selected = end - start < length
         for place in range(length):
@@ -230,19 +237,22 @@ class _VariableNodes:
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return the start and end of values; the start is -1 if the tag differs."""
+        """Return the start and end of the values of fields; the start is -1 for another tag."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
     def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Return varints of at most two bytes, which suffice for variables, and their ends."""
+        """Return the values of the varints at these positions, and the positions after them.
+
+        Only two bytes are decoded, which suffices for variables.
+        """
         first, second = self._byte(position), self._byte(position + 1)
         is_long = first >= 0x80
         value = np.where(is_long, first & 0x7F | second << 7, first)
         return value, position + 1 + is_long
 
     def _byte(self, position: _Numbers) -> _Numbers:
-        """Return the bytes at these positions; any byte for positions out of range."""
+        """Return the bytes at these positions; an arbitrary byte for a position out of range."""
         return self._data.take(position, mode="clip").astype(np.int64)
 
 
@@ -266,14 +276,17 @@ _AGAIN = "_all_variables/"
 
 
 class BestNames(Mapping[str, str]):
-    """A lazy mapping with the `best_names` of a graph; searching by ending parses few nodes."""
+    """The result of `best_names` for a graph as a lazy mapping; `ending_with` parses few nodes."""
 
     def __init__(self, graph: Objects) -> None:
         self._graph = graph
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return key -> best name for all variables with one of the endings, and some others."""
+        """Return key -> best name of all variables whose name or path has one of the endings.
+
+        The result may contain other variables too.
+        """
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -307,7 +320,7 @@ class BestNames(Mapping[str, str]):
 
 
 def best_names(nodes: Iterable[Node]) -> dict[str, str]:
-    """Return the best name of every variable by key: its full name if unique, else its path.
+    """Return checkpoint key -> best name of the variable: its full name if unique, else its path.
 
     Full names may repeat: unnamed variables are all called `Variable`, and in a Keras 3 model that
     is built late, all layers share the model's scope. The second copy of a variable that
@@ -331,8 +344,8 @@ def saved_again(nodes: Sequence[Node]) -> dict[str, list[str]]:
     """Return the variables that `model.export` of Keras 3 saved twice.
 
     Returns:
-        Key of the second copy -> keys of first copies with the same full name; a model that is
-        built late has several.
+        Key of the second copy -> keys of the first copies with the same full name. In a model that
+        is built late, several variables have the same full name.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
     first: dict[str, list[str]] = {}

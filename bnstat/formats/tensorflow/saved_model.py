@@ -1,10 +1,11 @@
 """SavedModels: a folder with the graph in `saved_model.pb` and the values in `variables/`.
 
-`saved_model.pb` is a SavedModel. In TensorFlow 1 the first MetaGraphDef contains a graph, whose
-variables the bundle stores by name. In TensorFlow 2 it contains a library of functions and a
-SavedObjectGraph. The bundle of TensorFlow 2 has another object graph with the same node ids;
-`bound_inputs` lists the ids of the variables that a function captures. Without `variables/`, the
-SavedObjectGraph still describes each variable as an object, whose path is the checkpoint key.
+`saved_model.pb` is a SavedModel. In TensorFlow 1 its first MetaGraphDef contains a graph; the
+bundle in `variables/` stores the graph's variables by name. In TensorFlow 2 the first MetaGraphDef
+contains a library of functions and a SavedObjectGraph. The bundle of TensorFlow 2 has another
+object graph with the same node ids; `bound_inputs` lists the ids of the variables that a function
+captures. Without `variables/`, the SavedObjectGraph still describes each variable as an object,
+whose path is the checkpoint key.
 
 Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto;
 `_ObjectGraphView` and `_escape_local_name` of tensorflow/python/checkpoint.
@@ -114,14 +115,14 @@ def _without_variables(
 
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
-    """Return a model that was frozen or converted before it was saved."""
+    """Return the contents of a SavedModel without variables: its weights are constants."""
     return contents_of_graph(
         meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
     )
 
 
 def _of_graph(source: Source, meta_graph: Any, tensors: _Tensors, notes: list[str]) -> Contents:
-    """Return a model of TensorFlow 1."""
+    """Return the contents of a SavedModel of TensorFlow 1."""
 
     def read() -> Iterator[Graph]:
         keys = tensors.keys
@@ -139,7 +140,7 @@ def _of_objects(
     tensors: _Tensors,
     notes: Sequence[str],
 ) -> Contents:
-    """Return a model of TensorFlow 2."""
+    """Return the contents of a SavedModel of TensorFlow 2."""
     from bnstat.formats.keras.metadata import keras_layers
 
     def read() -> Iterable[Graph]:
@@ -163,7 +164,11 @@ def _of_objects(
 def captured_keys(
     meta_graph: Any, nodes: Sequence[Node], keys: Container[str]
 ) -> Mapping[str, Sequence[str | None]]:
-    """Return the keys of the variables that each concrete function captures, if in `keys`."""
+    """Return name of a concrete function -> checkpoint keys of the variables that it captures.
+
+    The keys are in the order of the function's bound inputs. An input has None instead of a key if
+    it is not a variable, or if its key is not in `keys`.
+    """
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
@@ -176,7 +181,7 @@ def captured_keys(
 
 
 def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, Objects]:
-    """Return the variables of a SavedObjectGraph by checkpoint key, and its nodes."""
+    """Return the variables that a SavedObjectGraph declares, and the nodes of its object graph."""
     message = saved_graph.SerializeToString()
     saved = parse("DeclaredObjectGraph", message, path, "the object graph").nodes
     paths = _shortest_paths(saved)
@@ -199,7 +204,7 @@ def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, 
 
 
 def _shortest_paths(saved: Any) -> dict[int, str]:
-    """Return the shortest path from the root to each node."""
+    """Return index of a node -> shortest path from the root to the node."""
     paths = {0: ""} if len(saved) else {}
     queue = deque(paths)
     while queue:

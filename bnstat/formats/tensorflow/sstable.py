@@ -15,17 +15,19 @@ An entry's key is the first `shared` bytes of the previous key, then `unshared` 
 a restart point, `shared` is 0. The index block has one entry per data block: a key (at least the
 block's last key, less than the next block's first key), and the block's handle. The metaindex block
 is empty. Fixed-width numbers are little-endian. A checksum is masked (rotated right by 15 bits,
-plus a constant), because a checksum over data that contains its own checksum would be weak.
+plus a constant), because a CRC of data that contains CRCs is weak.
 
 A snappy block is the varint length of the output, then elements. The low two bits of an element's
 first byte are its type:
 
-    00  literal: length - 1 in the high six bits, or 60..63 for 1..4 bytes of it; then the text
+    00  literal: length - 1 in the high six bits, then the bytes; if the high six bits are 60..63,
+        length - 1 is in the next 1..4 bytes
     01  copy: length - 4 in bits 2..4, offset in bits 5..7 and one more byte
     10  copy: length - 1 in the high six bits, offset in two bytes
     11  copy: length - 1 in the high six bits, offset in four bytes
 
-A copy repeats text from `offset` bytes before the end, and may overlap what it appends.
+A copy repeats `length` bytes from `offset` bytes before the end of the output; if the length
+exceeds the offset, it repeats bytes that it has appended itself.
 
 Sources: tsl/lib/io/{format,table,table_builder,block}.cc of XLA, util/crc32c.h of google/leveldb,
 format_description.txt of google/snappy.
@@ -50,7 +52,7 @@ MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 _CRC_DELTA = 0xA282EAD8
 
 _MAX_SNAPPY_RATIO = 64
-"""An element decompresses to at most 64 bytes."""
+"""The maximum ratio of decompressed to compressed size, because a copy has at most 64 bytes."""
 
 _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
@@ -203,12 +205,15 @@ class Table:
         self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
 
     def place(self, key: bytes) -> Range | None:
-        """Return the range of the block that can contain a key, including the trailer."""
+        """Return the range of the block that can contain a key, with its trailer, or None."""
         handle = self._handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 
     def blocks(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield for each data block: a key not below the last key, offset, size of the contents."""
+        """Yield (key, offset, size of the contents) for each data block.
+
+        The key is the one in the index block: at least the last key of the data block.
+        """
         for key, (offset, size) in zip(self._last_keys, self._handles, strict=True):
             yield key, offset, size
 
@@ -233,7 +238,9 @@ class Table:
         if kind == 0:
             return contents
         if kind != 1:
-            raise UnsupportedError(self._file.path, f"unknown compression {kind} of a block")
+            raise UnsupportedError(
+                self._file.path, f"the block at byte {offset} has unknown compression {kind}"
+            )
         with self._decoding(offset):
             return decompress(contents)
 
@@ -246,7 +253,7 @@ class Table:
 
 
 def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the entries of a block.
+    """Yield (key, value) for each entry in the contents of a block.
 
     Raises:
         WireError: the block is damaged.

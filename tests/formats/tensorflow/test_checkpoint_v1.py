@@ -93,14 +93,16 @@ def test_slices_in_two_shards(tmp_path: Path) -> None:
     for name in ("m", "m-00000-of-00002", "m-00001-of-00002", "m-?????-of-00002"):
         assert_holds(tmp_path / name, expected)
     (tmp_path / "m-00001-of-00002").unlink()
-    with pytest.raises(NotFoundError, match="m-00001-of-00002: this shard is missing"):
+    with pytest.raises(
+        NotFoundError, match="m-00001-of-00002: this shard of the checkpoint is missing"
+    ):
         bnstat.load(tmp_path / "m")
 
 
 def test_contradictory_shards(tmp_path: Path) -> None:
     save(tmp_path / "m-00000-of-00002", [("k", "", np.zeros(3))])
     save(tmp_path / "m-00001-of-00002", [("k", "", np.zeros(4))])
-    with pytest.raises(DamagedError, match="another shape in another shard"):
+    with pytest.raises(DamagedError, match="another shape or dtype in another shard"):
         bnstat.load(tmp_path / "m")
 
 
@@ -137,8 +139,8 @@ def _meta(*sizes: int, slices: bytes = b"") -> bytes:
     [
         (_meta(-1), "impossible shape"),
         (_meta(1 << 40), "do not make up the whole"),
-        (_meta(3, slices=_message(4, _message(1, b""))), "slice of it is missing"),
-        (_meta(3, slices=_message(4, b"")), "slice of it is missing"),
+        (_meta(3, slices=_message(4, _message(1, b""))), "slice of this tensor is missing"),
+        (_meta(3, slices=_message(4, b"")), "slice of this tensor is missing"),
         (b"\x0a\x05abc", "damaged"),
     ],
 )
