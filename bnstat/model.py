@@ -60,10 +60,10 @@ class Variable:
         return self.reader()
 
     def extents(self) -> Sequence[Range]:
-        """Return the ranges of the array's bytes; empty if they are interleaved with other data.
+        """Return the byte ranges that together contain the array.
 
-        The ranges together contain the whole array. A range whose `part` is None stores it in
-        another form: compressed, packed, or in the other byte order.
+        Empty if the array's bytes are interleaved with other data. If the `part` of a range is
+        None, its bytes are not plain little-endian elements, but compressed, packed or big-endian.
         """
         return self.finder()
 
@@ -91,8 +91,9 @@ class PrecedingBias(NamedTuple):
     Attributes:
         variable: the bias; it may have a number for each position and channel (channels last), for
             example in a dense layer whose output is reshaped.
-        is_proven: True if the file proves that the bias is added right before the layer, and has no
-            separate regularizer; False if the bias was found by names or order.
+        is_proven: True if the file proves that the bias is added right before the layer, and that
+            the bias has no regularizer of its own; False if it was found by names or by the order
+            of variables.
         slots: the optimizer's averages for the bias and for beta, if stored.
     """
 
@@ -110,8 +111,9 @@ class StatisticsUse(NamedTuple):
     Attributes:
         updates: the number of ops that update the statistics.
         updates_run: the number of update ops that run in a training step; None if no graph trains.
-        mode: the statistics that normalize in training: `batch`, `stored`, `fed` if each run
-            selects them, or `either` if the choice is unknown. None if no graph trains the layer.
+        mode: the statistics that normalize in training: `batch`, `stored`, `fed` if an input of the
+            graph selects them in each run, or `either` if the choice is unknown. None if no graph
+            trains the layer.
         is_read: True if ops other than the updates read the statistics.
     """
 
@@ -134,8 +136,8 @@ def fetch(variables: Iterable[Variable]) -> None:
     """Fetch the bytes of many variables together, before they are read.
 
     Raises:
-        BnstatError: the bytes cannot be fetched. If a variable cannot be located, reading it raises
-            the error.
+        BnstatError: the bytes cannot be fetched. A variable whose bytes cannot be located is
+            skipped; reading the variable raises the error.
     """
     prefetch(_extents(variables))
 
@@ -155,8 +157,8 @@ class Summary:
     Attributes:
         count: the number of elements.
         bad: the number of elements that are NaN or infinite.
-        mean, std, min, max: statistics of the finite elements (population deviation); NaN without
-            finite elements.
+        mean, std, min, max: statistics of the finite elements; NaN if no element is finite. `std`
+            is the population standard deviation.
     """
 
     count: int
@@ -209,8 +211,8 @@ class BatchNorm(Displayed):
         name: the layer's name as chosen by the author, unique in the model.
         variables: role -> variable, for the `ROLES` that are present.
         evidence: the strongest evidence that this is batch normalization.
-        epsilon, momentum, axis, trainable: None if the file does not store them. The axis is an
-            int, or a tuple of ints for several axes.
+        epsilon, momentum, axis, trainable: the layer's settings; None if the file does not store
+            them. The axis is an int, or a tuple of ints for several axes.
         extra: label -> further variable of the layer, for example in batch renormalization.
         undecided: variables of the layer whose role the file does not record.
         notes: remarks on the layer's numbers.
@@ -235,22 +237,25 @@ class BatchNorm(Displayed):
 
     @property
     def gamma(self) -> Array | None:
-        """The scale gamma, or None (`scale=False`)."""
+        """The scale gamma; None if the layer has none (`scale=False`)."""
         return self.array("gamma")
 
     @property
     def beta(self) -> Array | None:
-        """The offset beta, or None (`center=False`)."""
+        """The offset beta; None if the layer has none (`center=False`)."""
         return self.array("beta")
 
     @property
     def moving_mean(self) -> Array | None:
-        """The mean that inference subtracts."""
+        """The mean that inference subtracts; None if the file does not contain it."""
         return self.array("moving_mean")
 
     @property
     def moving_variance(self) -> Array | None:
-        """The variance; inference divides by sqrt(variance + epsilon)."""
+        """The variance; inference divides by sqrt(variance + epsilon).
+
+        None if the file does not contain it.
+        """
         return self.array("moving_variance")
 
     def array(self, role: str) -> Array | None:
@@ -289,7 +294,8 @@ class BatchNorm(Displayed):
         `shift = beta - moving_mean * scale`, with 1 for a missing gamma, 0 for a missing beta.
 
         Args:
-            epsilon: required if the file does not store epsilon, which is never guessed.
+            epsilon: replaces the stored epsilon; required if the file does not store one, because
+                bnstat never guesses it.
 
         Returns:
             Two arrays of the layer's `shape`, in float64 for float64 layers, else in float32.
@@ -317,13 +323,17 @@ class BatchNorm(Displayed):
     def normalize(
         self, x: ArrayLike, epsilon: float | None = None, axis: Axis | None = None
     ) -> Array:
-        """Compute inference: `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`.
+        """Normalize `x` as in inference.
+
+        Computes `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`.
 
         Args:
             x: an array whose size along the layer's axis is the layer's number of channels.
-            epsilon: required if the file does not store epsilon, which is never guessed.
-            axis: the channel axis of `x`, or several axes. Default: the stored axis, else the axis
-                that follows from the variables' shape, else the last axis.
+            epsilon: replaces the stored epsilon; required if the file does not store one, because
+                bnstat never guesses it.
+            axis: the channel axis of `x`, or several axes. Default: the stored axis. If the file
+                stores none, the variables broadcast to `x` if they have as many dimensions as `x`;
+                else the last axis is the channel axis.
 
         Returns:
             An array of the shape of `x`, in the wider dtype of `x` and the layer, at least float32.
@@ -394,7 +404,7 @@ class BatchNorm(Displayed):
         return epsilon
 
     def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
-        """Return the shape for the layer's variables that broadcasts to an input shape."""
+        """Return the shape that makes the layer's variables broadcast to an input."""
         axes = self.axis
         if isinstance(axis, Sequence):
             axes = tuple(map(operator.index, axis))
@@ -424,7 +434,7 @@ class BatchNorm(Displayed):
 
 
 def _working_dtype(array: Array) -> np.dtype[np.generic]:
-    """Return float64 for float64 and wide integers, else float32."""
+    """Return float64 for float64 and for integers of more than 16 bits, else float32."""
     wide = array.dtype == np.float64 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)
     return np.dtype(np.float64 if wide else np.float32)
 
@@ -438,7 +448,8 @@ class Source:
         format: a name in `bnstat/formats/registry.py`, such as `saved-model` or `keras-h5`;
             `live` for a model in memory.
         checkpoint: name of the checkpoint in its folder (`model-1200`), if there are several.
-        step: the training step, from the checkpoint's name or its `global_step`.
+        step: the training step, from the checkpoint's name or its `global_step` variable; None if
+            unknown.
         writer: the library and version that wrote the file; None if the file does not record it.
     """
 
@@ -462,11 +473,12 @@ class Model(Displayed, Sequence[BatchNorm]):
     Attributes:
         source: the file or object that was read.
         layers: the layers, in network order if the file records the order, else by name.
-        incomplete: certain batch-norm layers whose moving statistics are not in the file, and
+        incomplete: layers that are surely batch norm, but lack moving statistics in the file; and
             layers that may be batch norm.
         notes: remarks on the file, one line each.
         stored: key -> variable, for all tensors of the file.
-        claimed: keys of the variables of all batch-norm layers, even those that `select` left out.
+        claimed: keys of the variables of all batch-norm layers of the file, including the layers
+            that `select` left out.
     """
 
     def __init__(
@@ -496,11 +508,11 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The incomplete layers that may be batch norm, and whose variables have unknown roles."""
+        """The layers that may be batch norm: incomplete, and no variable has a known role."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:
-        """Explain, for each variable of the file, why it belongs to a batch norm or does not."""
+        """Return the reason why each variable of the file belongs to a batch norm, or does not."""
         return self._explain()
 
     def preceding_biases(self) -> Mapping[str, PrecedingBias]:
@@ -545,7 +557,7 @@ class Model(Displayed, Sequence[BatchNorm]):
             layer.read()
 
     def select(self, layers: Sequence[BatchNorm]) -> Model:
-        """Return a copy of the model with only some layers."""
+        """Return a copy of the model that contains only these layers."""
         model = copy(self)
         model.layers = tuple(layers)
         model._by_name = {layer.name: layer for layer in layers}
@@ -627,7 +639,7 @@ def matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def near_names(typed: str, names: Sequence[str]) -> str:
-    """Return a hint with the names most similar to the input; empty without names."""
+    """Return a hint with the names most similar to `typed`; empty if `names` is empty."""
     from difflib import get_close_matches
 
     near = get_close_matches(typed, names, n=3, cutoff=0.4) or names[:3]

@@ -3,7 +3,8 @@
 Each checkpoint is reduced to a few numbers per layer and role. All arrays of a checkpoint are
 joined to one long vector with a segment for each role of each layer, and are reduced together:
 NumPy is called a few dozen times per checkpoint, not per array. Only the previous checkpoint's
-vector and the last movement are kept, so a history needs the memory of a few checkpoints.
+vector and its difference from the vector before are kept, so a history needs the memory of a few
+checkpoints.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Key = tuple[str, str]
 """A layer's name and a role."""
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change", "turn")
-"""The numbers of a segment; `Track` documents each."""
+"""The names of the numbers of one role of one layer; `Track` documents each."""
 
 _LEAST: Final = float(np.nextafter(0, 1))
 
@@ -51,7 +52,7 @@ class Skipped:
 class Track:
     """One role of one layer over the run: arrays with one number for each checkpoint.
 
-    The arrays follow the order of `MEASURES`.
+    The fields after `role` have the names and the order of `MEASURES`.
 
     Attributes:
         layer: the layer's name.
@@ -59,13 +60,15 @@ class Track:
         mean, std, min, max: statistics of the finite channels; NaN if the checkpoint lacks the
             layer or has no finite channel.
         bad: the number of channels that are NaN or infinite; NaN if the checkpoint lacks the layer.
-        change: the root mean square over the channels of the change since the previous checkpoint.
-            The unit is the root mean moving variance for the moving mean, the root mean square of
-            gamma for beta (1 without gamma), and the role's own root mean square otherwise. Exactly
-            0 if and only if no channel changed; NaN in the first checkpoint, or if the checkpoints
-            cannot be compared.
-        turn: the cosine between this change and the previous change. Near 1 in a drift; about -0.5
-            if the values scatter about a fixed point.
+        change: the root mean square of the channels' changes since the previous checkpoint, divided
+            by a unit. The unit is the square root of the mean moving variance for the moving mean,
+            the root mean square of gamma for beta (1 without gamma), and the role's own root mean
+            square for other roles. Exactly 0 if and only if no channel changed. NaN if the previous
+            checkpoint lacks the role or stores it in another shape, or if no channel is finite in
+            both checkpoints.
+        turn: the cosine of the angle between two vectors: the channels' changes since the previous
+            checkpoint, and their changes in the interval before. Near 1 if the values drift in one
+            direction; about -0.5 if they scatter about a fixed point.
     """
 
     layer: str
@@ -99,13 +102,13 @@ class History(Displayed):
         return list(dict.fromkeys(layer for layer, _ in self.tracks))
 
     def only(self, roles: Collection[str]) -> History:
-        """Return a copy with the tracks of some roles."""
+        """Return a copy that contains only the tracks of these roles."""
         tracks = {key: track for key, track in self.tracks.items() if track.role in roles}
         return replace(self, tracks=tracks)
 
 
 def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> History:
-    """Reduce the checkpoints of a run to a history, one at a time.
+    """Return the history of a run. Each checkpoint is reduced before the next one is loaded.
 
     Args:
         models: models in chronological order, or pairs of a name and a model as `load_all` yields
@@ -131,7 +134,7 @@ class Recorder:
         self._rows: list[tuple[_Layout, Mapping[str, Floats]]] = []
         self._layout = _Layout({})
         self._values: Floats = np.empty(0)
-        self._movement: Floats = np.empty(0)
+        self._last_differences: Floats = np.empty(0)
 
     def add(self, name: str, model: Model | BnstatError) -> None:
         """Add a checkpoint, or the error that occurred while it was read.
@@ -180,23 +183,26 @@ class Recorder:
     def _compare(
         self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
     ) -> dict[str, Floats]:
-        """Return `change` and `turn` since the previous checkpoint, and keep the movement."""
+        """Return the `change` and the `turn` of each segment, as `Track` defines them.
+
+        Stores the differences from the previous checkpoint for the next call.
+        """
         former = self._layout.fit(self._values, layout, missing=np.nan)
-        last = self._layout.fit(self._movement, layout, missing=0)
-        movement = values - former
-        finite = np.isfinite(movement)
-        still = movement == 0
+        last = self._layout.fit(self._last_differences, layout, missing=0)
+        differences = values - former
+        finite = np.isfinite(differences)
+        still = differences == 0
         if not finite.all():
             still |= (values == former) | (np.isnan(values) & np.isnan(former))
-            movement = np.where(finite, movement, 0)
-        self._movement = movement
+            differences = np.where(finite, differences, 0)
+        self._last_differences = differences
         unmoved = layout.all(still)
         if layout is not self._layout:
             known = [self._layout.shapes.get(key) == shape for key, shape in layout.shapes.items()]
             unmoved &= np.array(known, bool)
-        squares = layout.sums(movement * movement)
+        squares = layout.sums(differences * differences)
         rms = np.sqrt(squares / layout.counts(finite))
-        turn = layout.sums(movement * last) / np.sqrt(squares * layout.sums(last * last))
+        turn = layout.sums(differences * last) / np.sqrt(squares * layout.sums(last * last))
         change = np.maximum(rms / layout.units(summary), _LEAST)
         return {"change": np.where(unmoved, 0, change), "turn": turn}
 
@@ -215,7 +221,10 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Rearrange `values` of this layout to another layout, with `missing` for new segments."""
+        """Return `values` of this layout in the order of another layout.
+
+        Segments that this layout lacks, or has in another shape, are filled with `missing`.
+        """
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
@@ -240,7 +249,7 @@ class _Layout:
         return np.logical_and.reduceat(mask, self.starts)
 
     def units(self, summary: Mapping[str, Floats]) -> Floats:
-        """Return the unit of each segment's movement; see `Track.change`."""
+        """Return the divisor of the change of each segment, the unit in `Track.change`."""
         means, variances, betas, gammas = self._partners
         own = np.sqrt(summary["mean"] ** 2 + summary["std"] ** 2)
         units = own.copy()
@@ -250,7 +259,10 @@ class _Layout:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """The indices of moving means, matching variances, betas, and matching gammas (or -1)."""
+        """Four arrays of segment indices: moving means, their variances, betas, their gammas.
+
+        The index of a missing gamma is -1; a moving mean without variance is left out.
+        """
         indices = {key: index for index, key in enumerate(self.shapes)}
         means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():
@@ -270,7 +282,7 @@ def _joined(arrays: list[Array]) -> Floats:
 
 
 def _summarize(layout: _Layout, values: Floats) -> dict[str, Floats]:
-    """Return the numbers of `bnstat.model.Summary` for each segment."""
+    """Return measure -> one number for each segment, as in `bnstat.model.Summary`."""
     finite = np.isfinite(values)
     count = layout.counts(finite)
     mean = layout.sums(_zero_unless(finite, values)) / count

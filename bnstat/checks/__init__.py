@@ -80,7 +80,7 @@ def check(
         The findings, sorted by severity (most serious first), rule and layer.
 
     Raises:
-        BnstatError: `select` or `ignore` names no rule, or an array cannot be read.
+        BnstatError: an entry of `select` or `ignore` matches no rule, or an array cannot be read.
     """
     selected = find_rules(select) if select else RULES
     ignored = find_rules(ignore)

@@ -1,4 +1,4 @@
-"""Rules about the checkpoints of a run: frozen, still drifting, diverging, negative."""
+"""Rules about the history of a run: frozen, drifting, diverging or negative statistics."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _INTERVALS: Final = 3
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
     """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
-    None if the newest checkpoint has no finite channel of any of them: such a checkpoint does not
-    show whether anything changed. A change is NaN both if a layer appears, and if a checkpoint
-    lacks it. In the second case, nothing changed.
+    None if no role has a finite channel in the newest checkpoint, which then does not show whether
+    anything changed. `Track.change` is NaN both where a layer appears and where a checkpoint lacks
+    the layer; only an appearance counts as a change.
     """
     changed = None
     for role in roles:
@@ -107,7 +107,7 @@ def _at_start(history: History, layer: str) -> bool:
 
 
 def _statistics(history: History) -> Iterator[Track]:
-    """Yield the tracks of moving statistics, if there are enough checkpoints for a judgement."""
+    """Yield the tracks of moving means and variances; none if there are too few checkpoints."""
     if len(history.checkpoints) > _INTERVALS:
         for (_, role), track in history.tracks.items():
             if role.startswith("moving"):
@@ -161,7 +161,12 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
 
 
 def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
-    """Return True if the growth per step (or checkpoint, if steps are unknown) falls."""
+    """Return True if the growth per step (or per checkpoint, if steps are unknown) falls.
+
+    Args:
+        history: the run.
+        growth: the factor by which the variance grows in each of the last intervals.
+    """
     steps = [checkpoint.step for checkpoint in history.checkpoints[-_INTERVALS - 1 :]]
     stored = [step for step in steps if step is not None]
     lengths = np.diff(stored) if len(stored) == len(steps) else np.ones(_INTERVALS)

@@ -44,7 +44,7 @@ class Finding:
         channels: the affected channels, as indices into the layer's flattened variables; empty if
             the finding is about the whole layer.
         message: one sentence with the numbers that matter, without the layer's name.
-        numbers: the numbers by name, for programs.
+        numbers: name -> number, for programs that do not parse the message.
     """
 
     rule: str
@@ -57,7 +57,7 @@ class Finding:
 
 
 def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
-    """Return the number of findings of each severity, the most serious first."""
+    """Return severity -> number of findings, the most serious severity first."""
     severities = [finding.severity for finding in findings]
     return {severity: severities.count(severity) for severity in SEVERITIES}
 
@@ -67,15 +67,15 @@ class Thresholds:
     """The thresholds of the rules. Each rule's documentation gives the source of the default.
 
     Attributes:
-        initial: the largest share of the initial 0 and 1 in statistics that have warmed up.
-        collapsed: the largest variance of a constant channel, as a multiple of epsilon.
+        initial: the largest weight of the initial 0 and 1 that may be left in moving statistics.
+        collapsed: a channel whose variance is at most this multiple of epsilon counts as constant.
         scale: the largest |gamma| / sqrt(variance + epsilon) that is not reported.
         outlier: the largest variance that is not reported, as a multiple of the layer's median.
         gamma: a channel with a smaller |gamma| counts as switched off.
         beta: a switched-off channel with at least this |beta| matters to the next layer.
         momentum: with a smaller momentum, the statistics follow the last few batches.
-        drift: the largest change between two checkpoints of statistics that have settled.
-        growth: the smallest growth factor between two checkpoints of a diverging variance.
+        drift: statistics that change by more between checkpoints (`Track.change`) have not settled.
+        growth: a moving variance that grows by at least this factor between checkpoints diverges.
     """
 
     initial: float = 0.1
@@ -123,7 +123,7 @@ class Rule(Generic[Subject]):
     find: Find[Subject]
 
     def sections(self) -> Mapping[str, str]:
-        """Return title -> text of the documentation's sections, in display order."""
+        """Return title -> text for each section of the rule's documentation, in display order."""
         return _documentation()[f"{self.code} {self.name}"]
 
     def finding(
@@ -154,7 +154,7 @@ def as_rule(
 
 @cache
 def _documentation() -> Mapping[str, Mapping[str, str]]:
-    """Return code and name of a rule -> title -> text, as the page docs/rules.md contains them."""
+    """Return `CODE NAME` of a rule -> title of a section -> text, from the page docs/rules.md."""
     from bnstat import docs
 
     result = {}
@@ -166,13 +166,13 @@ def _documentation() -> Mapping[str, Mapping[str, str]]:
 
 
 def numbers_of(layer: BatchNorm, role: str) -> NDArray[np.float64] | None:
-    """Return the flat numbers of a role; None if the layer lacks it."""
+    """Return the values of a role as a flat array; None if the layer lacks the role."""
     array = layer.array(role)
     return None if array is None else as_float64(array).ravel()
 
 
 def statistics_of(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the flat moving mean and variance; None if either is missing or empty."""
+    """Return moving mean and variance as flat arrays; None if either is missing or empty."""
     mean, variance = numbers_of(layer, "moving_mean"), numbers_of(layer, "moving_variance")
     if mean is None or variance is None or not mean.size or not variance.size:
         return None
@@ -205,17 +205,17 @@ def has_initial_statistics(layer: BatchNorm) -> bool:
 
 
 def count(number: int, noun: str) -> str:
-    """Return `1 channel`, `2 channels`."""
+    """Return a number and a noun, with a plural s if needed: `1 channel`, `2 channels`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def all_of(number: int, noun: str) -> str:
-    """Return `its only channel`, `both channels`, `all 64 channels`."""
+    """Return words for all of a number: `its only channel`, `both channels`, `all 64 channels`."""
     return {1: f"its only {noun}", 2: f"both {noun}s"}.get(number, f"all {number} {noun}s")
 
 
 def of_channels(mask: NDArray[np.bool_]) -> str:
-    """Return `3 of 64 channels`, or `all 64 channels`."""
+    """Return the number of True elements in words: `3 of 64 channels`, `all 64 channels`."""
     if mask.all():
         return all_of(mask.size, "channel")
     return f"{mask.sum()} of {count(mask.size, 'channel')}"

@@ -113,12 +113,13 @@ def resolve(
 
     Args:
         paths: the models.
-        given: the user's settings, which take precedence.
+        given: settings from the command line, which take precedence over configuration files.
         config_file: the project's configuration file; None to find the nearest file for each model.
         isolated: True to use no configuration file.
 
     Raises:
-        BnstatError: as `nearest` and `read`; or `given` contains an unknown rule or threshold.
+        BnstatError: a configuration file cannot be read or is invalid, or `given` contains an
+            unknown rule or threshold.
     """
     find_rules([*given.select, *given.ignore])
     Thresholds.of(given.thresholds)
@@ -133,7 +134,9 @@ def resolve(
 
 
 def nearest(path: str) -> Config | None:
-    """Return the configuration file in a folder, or in its nearest parent folder that has one.
+    """Return the configuration from the folder `path` or the nearest parent that has a file.
+
+    None if no folder has a configuration file.
 
     Raises:
         BnstatError: the file cannot be read, or a setting is invalid.
@@ -148,7 +151,7 @@ def nearest(path: str) -> Config | None:
 
 
 def read(file: str) -> Config:
-    """Read a `pyproject.toml`; a file with any other name is read like a `bnstat.toml`.
+    """Return the configuration in a file: a `pyproject.toml`, else in the form of `bnstat.toml`.
 
     Raises:
         BnstatError: the file cannot be read, has no `[tool.bnstat]`, or a setting is invalid.
@@ -238,7 +241,7 @@ class _Table:
     def rules(self, key: str) -> tuple[str, ...]:
         rules = self.values.get(key, [])
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
-            raise self.error(key, "is not a list of rules in quotes")
+            raise self.error(key, 'is not a list of rules, such as ["BN001"]')
         try:
             find_rules(rules)
         except BnstatError as error:

@@ -83,11 +83,13 @@ _FEWEST_OF_SUMS: Final = 64
 
 
 class Gradient(NamedTuple):
-    """The gradient of a bias, compared with the expected gradient in inference mode.
+    """The gradient of a bias, compared with the gradient that inference mode would cause.
+
+    The expected gradient is the gradient of beta times the scale of the layer.
 
     Attributes:
         ratio: norm of the bias's gradient / norm of the expected gradient.
-        distance: norm of the difference / norm of the expected gradient.
+        distance: norm of (bias's gradient - expected gradient) / norm of the expected gradient.
     """
 
     ratio: float
@@ -101,7 +103,7 @@ class Pair(NamedTuple):
         bias, beta: one number per channel; a bias with a number for each position is summed over
             positions.
         is_proven: see `PrecedingBias`.
-        gradient: the gradient of the bias according to the optimizer; None if unknown.
+        gradient: the comparison of the optimizer's gradient averages; None if they are not stored.
         is_sum: True if `bias` is summed over positions.
     """
 
@@ -121,10 +123,10 @@ class Evidence:
         reason: the reason in one sentence, with the numbers.
         layers: the number of layers whose beta was compared with the bias before the layer.
         channels: the number of channels in these layers.
-        ratio: size of the bias / size of beta, both without the mean: the root mean square over the
-            layers. None if there is nothing to compare.
-        correlation: the correlation of bias and beta over the channels: the mean over the layers,
-            weighted by their numbers of channels. None if there is nothing to compare.
+        ratio: standard deviation of the bias / standard deviation of beta, as the root mean square
+            over the layers. None if no layer was compared.
+        correlation: the correlation of bias and beta over the channels, as the mean over the
+            layers, weighted by their numbers of channels. None if no layer was compared.
         gradient_ratio: the largest `Gradient.ratio` of all layers. None if the file does not store
             gradients.
         graph_layers: the number of layers in graphs.
@@ -156,10 +158,10 @@ _cache: Final[WeakKeyDictionary[Model, Evidence]] = WeakKeyDictionary()
 
 
 def trained_with(model: Model) -> Evidence:
-    """Return how a model was trained, by its weights and graphs together.
+    """Return the evidence in weights and graphs of how a model was trained.
 
-    If layers have the initial moving statistics, only these layers count. The result is cached for
-    the lifetime of the model. Values that cannot be read are ignored.
+    If any layers have the initial moving statistics, only these are judged. The result is cached
+    for the lifetime of the model. Values that cannot be read are ignored.
     """
     if model not in _cache:
         _cache[model] = _by_weights_and_graph(model)
@@ -204,8 +206,9 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
     """Return how the layers were trained according to the graphs, and the reason.
 
-    If an input of the graph selects the statistics in each step, the graph shows the training mode
-    only if no update runs: nobody selects the stored statistics in every training step.
+    If an input of the graph selects the statistics in each step, the result is batch statistics if
+    no update runs, because nobody selects the stored statistics in every training step; otherwise,
+    it is unknown.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
@@ -227,9 +230,10 @@ def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
 def training_evidence(model: Model) -> Evidence:
     """Return how a model was trained according to its weights.
 
-    If layers have the initial moving statistics, only these layers count. Otherwise, only layers
-    with stored gradient averages count. The weights of these layers show nothing, but the gradients
-    show whether the last steps used the stored statistics, as in fine-tuning in inference mode.
+    If any layers have the initial moving statistics, only these are judged. Otherwise, only layers
+    are judged for which the file stores gradient averages. The weights of updated layers show
+    nothing, but the gradients show whether the last steps used the stored statistics, as in
+    fine-tuning in inference mode.
 
     Raises:
         DamagedError, NotFoundError: as `Variable.read`.
@@ -276,7 +280,9 @@ def compare_gradients(
     are_squared: bool,
     scale: NDArray[np.float64] | None,
 ) -> Gradient | None:
-    """Compare the gradient of a bias with its value in inference mode: that of beta times `scale`.
+    """Compare the gradient of a bias with beta's times `scale`, its value in inference mode.
+
+    Return None if a gradient is 0 or not finite.
 
     Args:
         of_bias: the optimizer's average of the gradients of the bias.
@@ -298,7 +304,7 @@ def compare_gradients(
 
 
 class _Comparison:
-    """The pairs whose bias and beta were both trained, with size ratio and correlation."""
+    """Ratio and correlation of bias and beta, over the pairs whose vectors were trained."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]
@@ -311,7 +317,7 @@ class _Comparison:
             self.correlation = float(np.average(correlations, weights=sizes))
 
     def evidence(self, trained_with: TrainedWith, subject: str = "") -> Evidence:
-        """Return the numbers as evidence; `subject` prefixes the numbers in the reason."""
+        """Return an `Evidence` with these numbers; `subject` precedes them in the reason."""
         gradients = [pair.gradient.ratio for pair in self.pairs if pair.gradient is not None]
         numbers = (
             f"{subject}size {self.ratio:.2g} of beta's, correlation {self.correlation:.2f}, over "
@@ -344,8 +350,8 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
 
     Args:
         pairs: one pair per layer.
-        by_weights: True if the layers have the initial statistics, so that the weights count as
-            well as the gradients.
+        by_weights: True to judge by the values of bias and beta if gradients do not decide. The
+            values show something only in layers with the initial statistics.
     """
     vectors = [pair for pair in pairs if not pair.is_sum]
     comparison = _Comparison(vectors)
@@ -391,13 +397,13 @@ def _by_weights(comparison: _Comparison) -> TrainedWith:
 
 
 def _by_sums(comparison: _Comparison) -> TrainedWith:
-    """Judge biases with a number for each position, summed over positions.
+    """Return how a model was trained by the sums of biases that have a number for each position.
 
     With the stored statistics, the gradient of beta is the bias's gradient summed over positions,
-    apart from the factor gamma. With batch statistics, this sum is 0. An optimizer that divides
-    each gradient by its size weakens the correlation in the first case, and makes it negative in
-    the second. In 10 trainings of small generators with Adam, RMSprop and SGD, the correlations
-    were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
+    apart from the factor gamma. With batch statistics, the sum of the bias's gradient is 0. An
+    optimizer that divides each gradient by its size weakens the correlation in the first case, and
+    makes it negative in the second. In 10 trainings of small generators with Adam, RMSprop and SGD,
+    the correlations were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
     """
     if comparison.channels < _FEWEST_OF_SUMS or not comparison.is_proven:
         return "unknown"

@@ -1,9 +1,9 @@
-"""Rules about the updates of the moving statistics: none, one of two, too few, too fast.
+"""Rules about moving statistics: never updated, only one updated, too few steps, low momentum.
 
 A converter that rewrites a layer as scale and shift leaves moving mean 0, moving variance 1 and an
 epsilon too small to change the result. A layer that was never updated has the same statistics, but
-a usual epsilon, which is never that small. A moving mean of -0.0 also shows a conversion: every
-library initializes the mean with 0.0.
+a larger epsilon, because the default of every library is larger. A moving mean of -0.0 also shows a
+conversion: every library initializes the mean with 0.0.
 """
 
 from __future__ import annotations
@@ -101,9 +101,10 @@ class _Initial:
 
     Attributes:
         layers: the layers.
-        cause: `untrained`, `converted` (perhaps), `batch` (training used the statistics of each
-            batch), `unused` (like `batch`, and no graph reads the stored statistics), `stored`
-            (training used the initial statistics) or `unknown`.
+        cause: `untrained`, `converted` (a converter may have moved the statistics into gamma and
+            beta), `batch` (training used the statistics of each batch), `unused` (like `batch`, and
+            no graph reads the stored statistics), `stored` (training used the initial statistics)
+            or `unknown`.
         evidence: one sentence on how the model was trained; may be empty.
     """
 
@@ -255,7 +256,7 @@ _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
 
 
 def _steps(model: Model) -> tuple[int, float] | None:
-    """Return the number of training steps, and the trust in this number; None if unknown.
+    """Return the number of training steps and its `_TRUST_IN_...` constant; None if unknown.
 
     The optimizer's count is preferred to the number in a checkpoint's name, which may be an epoch.
     The count restarts at 0 when a model is compiled again.
@@ -278,10 +279,10 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return momentum -> layers in which a remainder of the initial 1 matters.
+    """Return momentum -> layers whose moving variance may still contain much of the initial 1.
 
-    The remainder is at most the smallest variance of all layers with equal momentum. A remainder
-    below epsilon has no effect.
+    The part of the initial 1 that remains after all updates is at most the smallest variance of
+    all layers with the same momentum. A remainder below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:

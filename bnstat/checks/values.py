@@ -26,7 +26,7 @@ from bnstat.checks.rule import (
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
 _DECAYED: Final = 1e-6
-"""The largest |gamma| of a layer whose gamma decayed to 0."""
+"""If every |gamma| of a layer is at most this, weight decay is suspected."""
 
 
 @as_rule("BN004", "not-finite", "error", "a value is NaN or infinite")
@@ -50,7 +50,7 @@ def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Find
 
 
 def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
-    """Yield each layer that has a moving variance, with the variance."""
+    """Yield pairs: a layer that has a moving variance, and the variance as a flat array."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
         if variance is not None:
@@ -86,7 +86,7 @@ def _negative_variance(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
 
 
 def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
-    """Return True if, by the moving variance, every channel of a layer is constant."""
+    """Return True if every channel counts as constant by its variance (`Thresholds.collapsed`)."""
     variance = numbers_of(layer, "moving_variance")
     if variance is None or not variance.size:
         return False
@@ -186,7 +186,10 @@ def _outlying_variance(
 def _off_channels(
     model: Model, thresholds: Thresholds
 ) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Yield each layer, a mask of channels with a |gamma| near 0, and every |beta|."""
+    """Yield a layer, a mask of its channels with |gamma| near 0, and |beta| of each channel.
+
+    Layers without gamma are skipped.
+    """
     for layer in model.layers:
         gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
         if gamma is not None and (beta is None or beta.shape == gamma.shape):
@@ -255,7 +258,7 @@ def _unequal_shapes(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[
 
 
 def _collision(layer: BatchNorm, model: Model) -> str:
-    """Return a note, or an empty string, on two other layers with the layer's two shapes."""
+    """Return a note if a layer has two shapes that other layers also have; else an empty string."""
     shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
     others = {squeezed(other.shape) for other in model.layers if other is not layer}
     if len(shapes) != 2 or not shapes <= others:

@@ -27,7 +27,7 @@ _FARTHEST = 0.25
 """The largest distance (from 0 to 1) of layers that are paired by values."""
 
 _MOST_COMPARED = 4_000_000
-"""Pairs of layers that are compared by value: 2,000 layers in each model."""
+"""The largest number of pairs that are compared by value: 2,000 layers in each model."""
 
 _MOST_PARTS = 16
 """The number of trailing components of a name that are compared."""
@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A layer of the old model, the corresponding layer of the new model, and the criterion."""
+    """Corresponding layers of the old and the new model, and the criterion that paired them."""
 
     old: BatchNorm
     new: BatchNorm
@@ -153,7 +153,7 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """Return components of a name -> layer, for layers with unique names."""
+    """Return components of a name (see `_parts`) -> layer, for layers with unique components."""
     counts = Counter(_parts(layer.name) for layer in layers)
     return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
 
@@ -164,7 +164,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal shape if the name of one ends the name of exactly one other layer."""
+    """Pair layers of equal shape if one name ends with the other, and no further name does."""
     old_counts = Counter(suffix for layer in olds for suffix in _suffixes(layer.name))
     new_counts = Counter(suffix for layer in news for suffix in _suffixes(layer.name))
     by_suffix = {suffix: layer for layer in olds for suffix in _suffixes(layer.name)}
@@ -181,7 +181,7 @@ def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _suffixes(name: str) -> list[tuple[str, ...]]:
-    """Return `a/b/c`, `b/c`, `c` as tuples of components."""
+    """Return the suffixes of a name as tuples of components: of `a/b/c`, also `b/c` and `c`."""
     parts = _parts(name)[-_MOST_PARTS:]
     return [parts[start:] for start in range(len(parts))]
 
@@ -206,14 +206,14 @@ def _by_position_or_values(
 
 
 def _by_position(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers in order, if both models have equally many layers with equal shapes."""
+    """Pair each layer with the layer at the same position; empty if any shapes differ."""
     if [_shape(layer) for layer in olds] != [_shape(layer) for layer in news]:
         return []
     return [Pair(old, new, "position") for old, new in zip(olds, news, strict=True)]
 
 
 def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers with equal values, if no other layer has these values."""
+    """Pair layers with equal values, if no other layer of either model has these values."""
     if not olds or not news:
         return []
     old_by_values, new_by_values = _without_twins(olds), _without_twins(news)
@@ -227,7 +227,7 @@ def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> li
 def _by_effect(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
 ) -> list[Pair]:
-    """Pair layers with equal scale and shift, if no other layer has them."""
+    """Pair layers with equal scale and shift, if no other layer of either model has these."""
     pairs = [Pair(old, new, "effect") for old in olds for new in effects.agreeing(old, news)]
     old_counts = Counter(pair.old.name for pair in pairs)
     new_counts = Counter(pair.new.name for pair in pairs)
@@ -251,7 +251,10 @@ def _fingerprint(layer: BatchNorm) -> Hashable:
 
 
 def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal roles and shapes that are mutual nearest neighbours, and near."""
+    """Pair layers of equal roles and shapes that are mutual nearest neighbours by value.
+
+    The distance must be at most `_FARTHEST`.
+    """
     pairs = []
     new_groups = _by_shapes(news)
     for shapes, own_olds in _by_shapes(olds).items():
@@ -279,7 +282,10 @@ def _by_shapes(
 
 
 def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
-    """Return |a - b| / (|a| + |b|) of a role for each old and new layer: 0 (equal) to 1."""
+    """Return a matrix of distances in a role, with a row per old and a column per new layer.
+
+    The distance is |a - b| / (|a| + |b|), from 0 for equal values to 1.
+    """
     a, b = _rows(olds, role), _rows(news, role)
     with np.errstate(all="ignore"):
         squares_a, squares_b = (a * a).sum(axis=1)[:, np.newaxis], (b * b).sum(axis=1)

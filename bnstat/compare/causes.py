@@ -59,7 +59,7 @@ class Cause:
 
 
 def settings_cause(setting: str, old: float, new: float) -> Cause:
-    """Return the cause for two layers with different settings."""
+    """Return a cause that names the setting and its old and new value."""
     if setting == "epsilon":
         return Cause("epsilon", f"epsilon {old:g} -> {new:g}")
     text = f"momentum {old:g} -> {new:g}"
@@ -70,7 +70,7 @@ def settings_cause(setting: str, old: float, new: float) -> Cause:
 
 
 def are_alike(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
-    """Return True if the values of two layers are equal within the tolerance of effects."""
+    """Return True if the values of two layers are equal within `effects.tolerance`."""
     values = _values_of_both(old, new)
     return values is not None and _are_same_except(*values, effects.tolerance)
 
@@ -82,7 +82,10 @@ def is_rewritten(layer: BatchNorm) -> bool:
 
 
 def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Cause, ...]:
-    """Return the first cause that explains all differences between the values of two layers."""
+    """Return one cause that explains all differences between the values of two layers.
+
+    The tuple is empty if no cause does.
+    """
     values = _values_of_both(old, new)
     if values is None:
         return ()
@@ -121,7 +124,7 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
 
 
 def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | None:
-    """Return the values of two layers; None if a layer is incomplete or the sizes differ."""
+    """Return role -> values of both layers; None if one is incomplete or the sizes differ."""
     both = []
     for layer in (old, new):
         values = {role: values_of(layer, role) for role in ROLES if role in layer.variables}
@@ -135,7 +138,7 @@ def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | N
 
 
 def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -> Cause | None:
-    """Explain an implied variance that differs by a constant as another epsilon."""
+    """Return a cause if the implied variance differs by a constant: another epsilon."""
     if not _are_same_except(old, new, tolerance, "moving_variance"):
         return None
     offsets = new["moving_variance"] - old["moving_variance"]
@@ -163,7 +166,7 @@ def _swapped(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _rescaled(old: Values, new: Values, tolerance: float) -> Cause | None:
-    """Explain a new variance that is a multiple of the old one: N/(N-1) or another factor."""
+    """Return a cause if the new variance is a multiple of the old: N/(N-1) or another factor."""
     variance = old["moving_variance"]
     if (
         not _are_same_except(old, new, tolerance, "moving_variance")
@@ -203,7 +206,7 @@ def _deviation(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _quantized(old: BatchNorm, new: BatchNorm, olds: Values, news: Values) -> Cause | None:
-    """Explain values that one file stores quantized: each differs by at most half a step."""
+    """Return a cause if a file stores quantized values that differ by at most half a step."""
     steps = {
         role: [
             as_float64(step).ravel()
@@ -262,7 +265,10 @@ def _channels(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _same(old: Values, new: Values, role: str, tolerance: float) -> Mask:
-    """Return a mask of channels with equal values; a mean may differ relative to the deviation."""
+    """Return a mask of the channels whose values are equal within the tolerance.
+
+    The tolerance is relative to the value; for a mean, to the value plus the standard deviation.
+    """
     size = np.maximum(np.abs(old[role]), np.abs(new[role]))
     if role == "moving_mean":
         with np.errstate(invalid="ignore"):

@@ -50,13 +50,13 @@ class RoleChange:
     Attributes:
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
         presence: the models that have the role.
-        shapes, dtypes: in the old and in the new model; None if the role is missing.
+        shapes, dtypes: pairs for the old and the new model; None where the role is missing.
         channels: the number of channels that could be compared.
         moved: the number of channels that differ by more than the tolerance.
         largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared. A
             change to or from NaN or infinity is infinite.
-        relative: the largest |new - old| / |old| over the channels that were not 0; None if all
-            were 0.
+        relative: the largest |new - old| / |old| over the channels whose old value is finite and
+            not 0; None if there is no such channel.
     """
 
     role: str
@@ -127,7 +127,7 @@ class LayerChange:
 
     @property
     def equal(self) -> bool:
-        """True if the layer is equal in both models, within the tolerance."""
+        """True if the settings are equal, and all values are equal within the tolerance."""
         return not self.settings and all(role.equal for role in self.roles)
 
 
@@ -145,8 +145,8 @@ class Difference(Displayed):
         folded: layers of one model that are proven to be folded into the other model's weights.
         misfolded: removed and added layers that were folded with a wrong scale or shift, and the
             causes.
-        ties: names of layers of the new model that only the position distinguishes from another
-            layer.
+        ties: names of layers of the new model that were paired by position alone, because another
+            layer has the same values.
         unfolded: removed and added layers that may be folded into the other model's weights, but
             without proof.
     """
@@ -176,7 +176,7 @@ class Difference(Displayed):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The number of layers per verdict, and of layers in only one model."""
+        """Verdict, `folded`, `removed` or `added` -> number of layers."""
         verdicts = [layer.verdict for layer in self.layers]
         return {
             "same": verdicts.count("same"),
@@ -222,7 +222,7 @@ class Difference(Displayed):
 
     @property
     def changed(self) -> tuple[LayerChange, ...]:
-        """The layers of both models that differ."""
+        """The layers of both models whose settings or values differ, even if the effect agrees."""
         return tuple(layer for layer in self.layers if not layer.equal)
 
     @property
@@ -242,14 +242,14 @@ def diff(
 ) -> Difference:
     """Compare two models of any formats.
 
-    Numbers of different dtypes are compared by value. NaN equals NaN; if both models store the same
-    dtype, only a NaN with the same bits. Positive and negative zero are equal.
+    Numbers of different dtypes are compared by value. NaN equals NaN, but if both models store the
+    same dtype, the bits must also be equal. Positive and negative zero are equal.
 
     Args:
         old: the model to which relative changes refer.
         new: the other model.
         rtol: relative tolerance, as a multiple of |old|.
-        atol: absolute tolerance. Both are 0 by default: exact.
+        atol: absolute tolerance. By default, both tolerances are 0, and values must be equal.
         tolerance: the largest difference of scales, shifts and folded weights, relative to their
             size, that counts as the same effect.
         epsilon: the epsilon of layers whose file does not store one.
@@ -346,7 +346,15 @@ def _judge(
     are_equal: bool,
     effects: Effects,
 ) -> tuple[PairVerdict, tuple[Cause, ...]]:
-    """Return the verdict on two layers with these different settings, and the causes."""
+    """Return the verdict on two layers, and the causes of their differences.
+
+    Args:
+        old: the first layer.
+        new: the second layer.
+        settings: the settings that differ.
+        are_equal: True if all values are equal.
+        effects: the effects of layers.
+    """
     if are_equal and not settings:
         return "same", ()
     causes = tuple(settings_cause(change.setting, change.old, change.new) for change in settings)
@@ -414,7 +422,7 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, LayerChange]]:
-    """Return the changes with remarks on training, unless causes explain all differences."""
+    """Return the changes with remarks; unchanged if known causes explain all differences."""
     if not any(
         role.moved
         for _, change in changes
@@ -429,7 +437,10 @@ def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, L
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """Return the remark on a layer, if other layers changed."""
+    """Return the remark on a layer with these changes; None if none applies.
+
+    The remarks are correct only if some layer of the model changed.
+    """
     moved = {role.role: role.moved > 0 for role in roles if role.comparable}
     weights = [moved[role] for role in ("gamma", "beta") if role in moved]
     statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]

@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 
 class Effect(NamedTuple):
-    """Scale and shift of each channel, and the size of the terms of the shift."""
+    """Scale and shift of each channel, and the terms of the shift: |beta| + |mean * scale|."""
 
     scale: Floats
     shift: Floats
@@ -53,7 +53,7 @@ class Effects:
         self._effects: dict[int, tuple[BatchNorm, Effect | None]] = {}
 
     def epsilon(self, layer: BatchNorm) -> float | None:
-        """Return the layer's epsilon or, if not stored, the user's."""
+        """Return the layer's stored epsilon, else the epsilon that was passed to `Effects`."""
         return self._epsilon if layer.epsilon is None else layer.epsilon
 
     def of(self, layer: BatchNorm) -> Effect | None:
@@ -77,7 +77,10 @@ class Effects:
             return Effect(scale, beta - mean * scale, np.abs(beta) + np.abs(mean * scale))
 
     def agree(self, old: BatchNorm, new: BatchNorm) -> Mask | None:
-        """Return a mask of channels with equal effects; None if an effect is unknown."""
+        """Return a mask of channels with equal effects.
+
+        None if an effect is unknown, or the numbers of channels differ.
+        """
         a, b = self.of(old), self.of(new)
         if a is None or b is None or a.scale.size != b.scale.size:
             return None

@@ -38,15 +38,15 @@ _SHARE: Final = 0.5
 """The smallest fraction of channels whose implied mean is `_NEAR`."""
 
 _COMMON: Final = 1 << 12
-"""Numbers with so few binary digits may be equal by chance."""
+"""Numbers with at most 12 binary digits may be equal by chance."""
 
 _FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 _MOST_AXES: Final = 5
 _LARGEST: Final = 1 << 28
-"""Elements of weights that are compared; the largest dense layers have fewer."""
+"""The most elements of weights that are compared; the largest dense layers have fewer."""
 
 _MOST_KEPT: Final = 1 << 24
-"""Elements of weights that are kept in memory for further comparisons."""
+"""The most elements of weights that are kept in memory for further comparisons."""
 
 Rounding = Literal["quantized", "float16", "bfloat16"]
 """How the numbers of a tensor were rounded when it was stored."""
@@ -55,7 +55,7 @@ _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
     "float16": ("float16", 2.0**-11, 2.0**-25),
     "bfloat16": ("bfloat16", 2.0**-8, 0.0),
 }
-"""The largest change by rounding to a dtype: relative, and absolute for the smallest numbers."""
+"""dtype -> its rounding, the largest relative error, and the absolute error of tiny numbers."""
 
 _COARSEST: Final = 1 / 8
 """Tensors whose rounding exceeds this fraction of the largest number prove nothing."""
@@ -81,7 +81,7 @@ class Folded:
         bias: key of the bias, or of the shift, in the other model; None if the shift is 0.
         rounding: the rounding of the stored numbers that limits the proof; None for float32 and
             wider.
-        tie: True if other weights match the layer as well, or the weights also match another layer.
+        tie: True if several weights match the layer, or the weights match several layers.
         causes: why the scale or the shift in the other model differs from the layer's.
     """
 
@@ -123,14 +123,16 @@ def find_folded(
 
     Args:
         layers: layers of `own` that are missing in the other model.
-        doubtful: layers that the other model may have. Only proven foldings of these are returned.
+        doubtful: layers whose counterpart in the other model is uncertain. Only proven foldings of
+            these layers are returned.
         own: the model that has the layers.
         other: the other model.
         side: `old` or `new`, whichever `own` is.
         effects: the effects of layers.
 
     Returns:
-        The foldings, and the layers without one, if the other model seems to be folded.
+        The foldings, and the layers in `layers` without a folding. The second list is empty if the
+        other model has batch norm and no converter wrote it: such a model is probably not folded.
 
     Raises:
         BnstatError: a tensor of one of the models cannot be read.
@@ -176,12 +178,12 @@ def _lacks_epsilon(layer: BatchNorm, effects: Effects) -> bool:
 
 
 class _Vector(NamedTuple):
-    """A number for each channel.
+    """A stored tensor with one number for each channel.
 
     Attributes:
         key: the key in the file.
         values: the numbers.
-        doubt: the largest change of each number by rounding.
+        doubt: the largest rounding error of each number.
         rounding: how the numbers were rounded; None if they were not.
     """
 
@@ -196,13 +198,14 @@ class _View:
     """Weights, and an axis that may be the channel axis.
 
     Attributes:
-        tensors: the tensors to which the weights belong.
+        tensors: the tensors of the model that contains the weights.
         weights: the weights.
-        shape: without axes of size 1. The last two axes of a depthwise kernel may be merged.
+        shape: the shape of the weights without axes of size 1. The last two axes of a depthwise
+            kernel may be merged.
         axis: the channel axis in `shape`.
         norms: the Euclidean norm of each channel, which is independent of the order of the other
             axes.
-        doubts: the largest change of each norm by rounding.
+        doubts: the largest rounding error of each norm.
     """
 
     tensors: _Tensors
@@ -219,7 +222,7 @@ class _View:
 
     @property
     def doubt(self) -> Floats:
-        """The largest change of each number by rounding, with the channel axis first."""
+        """The largest rounding error of each number, with the channel axis first."""
         return self._channels_first(self.tensors.doubt(self.weights))
 
     def _channels_first(self, array: Floats) -> Floats:
@@ -227,7 +230,7 @@ class _View:
 
     @cached_property
     def spread(self) -> Floats:
-        """The L1 norm of each channel / the L2 norm."""
+        """L1 norm / L2 norm of each channel, which does not change if the channel is scaled."""
         sizes = np.abs(self.values)
         with np.errstate(all="ignore"):
             spread: Floats = sizes.reshape(len(sizes), -1).sum(axis=1) / self.norms
@@ -257,7 +260,7 @@ class _Search:
         self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
-        """Yield every possible folding of a layer with this effect."""
+        """Yield each folding of a layer with this effect that the numbers prove."""
         biases = list(self._biases(effect))
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
@@ -281,7 +284,11 @@ class _Search:
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield the biases that fit this effect, with True if an earlier bias is a part."""
+        """Yield pairs: a bias that fits this effect, and True if it includes an earlier bias.
+
+        An earlier bias is one that the original model adds before the layer. The bias is None if
+        the shift is 0.
+        """
         size = effect.scale.size
         for old in (None, *self._mine.vectors(size)):
             scaled = effect.scale * _numbers_of(old, size)
@@ -293,9 +300,9 @@ class _Search:
             yield None, False
 
     def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector | None]:
-        """Yield the biases that fit this effect, if the weights directly follow the layer.
+        """Yield the biases that fit this effect if the layer is folded into the weights after it.
 
-        The biases may also contain the bias before the layer.
+        Each fitting bias may include a bias that the original model adds before the layer.
         """
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
@@ -314,7 +321,7 @@ class _Search:
                 yield vector
 
     def _scaled(self, scale: Floats, view: _View) -> Iterator[_View]:
-        """Yield the weights that equal a view times the scale, in any order of the axes."""
+        """Yield the other model's weights that equal `view` times `scale`, in any order of axes."""
         size = np.abs(scale)
         expected, doubts = size * view.norms, size * view.doubts
         candidates = self._theirs.views(scale.size)
@@ -331,7 +338,7 @@ class _Search:
                 yield into
 
     def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
-        """Return True if weights equal a view times the scale, in some order of the axes."""
+        """Return True if `into` equals `view` times `scale`, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
         scaled = view.values * factor
         doubt = view.doubt * np.abs(factor)
@@ -350,11 +357,11 @@ class _Search:
         )
 
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
-        """Return the wrong folding of a layer, with the causes; None if there is none.
+        """Return a folding with a wrong scale or shift, and its causes; None if not found.
 
         Args:
             layer: the layer.
-            taken: keys of tensors of the other model that other layers explain.
+            taken: keys of the other model's tensors that contain other layers.
         """
         tried = 0
         if layer.channels == 1:  # Too much explains a single number.
@@ -375,8 +382,9 @@ class _Search:
         """Yield possible foldings of a layer with this number of channels.
 
         Yields:
-            The key of the weights or None, the key in the other model, the scale, and the possible
-            shifts.
+            The key of the weights (None if the layer became a multiplication and an addition), the
+            key of the scaled weights or of the scale in the other model, the scale, and the
+            possible shifts.
         """
         news = self._theirs.vectors(size)
         if size not in self._multiples:
@@ -419,7 +427,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts whose implied mean is near the layer's mean, or near its variance."""
+    """Return the shifts whose implied mean is near the mean, or the variance if it was swapped."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
@@ -450,7 +458,10 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 
 
 def _is_common(scale: Floats) -> bool:
-    """Return True if a scale proves nothing: equal or short numbers (0.75) in all channels."""
+    """Return True if a scale may be equal by chance, and proves nothing.
+
+    All channels have one scale, or the only channel's scale has few binary digits, such as 0.75.
+    """
     if scale.size > 1:
         return bool(np.ptp(scale) == 0)
     mantissa = np.frexp(scale.item())[0] * _COMMON
@@ -462,7 +473,7 @@ def _larger(a: Floats, b: Floats) -> Floats:
 
 
 class _Tensors:
-    """The tensors of a model, except batch norm, that have certain numbers of channels."""
+    """The tensors outside batch norm that have one of the given numbers of channels."""
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
@@ -514,7 +525,7 @@ class _Tensors:
         return array
 
     def doubt(self, weights: Variable) -> Floats:
-        """Return the largest change of each number by rounding."""
+        """Return the largest rounding error of each number, in the shape of `array(weights)`."""
         if _rounding_of(weights) is None:
             return np.broadcast_to(0.0, squeezed(weights.shape))
         array = self.array(weights)
@@ -538,9 +549,9 @@ class _Tensors:
 
 
 def reorderings(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[_Reordering]:
-    """Yield functions that reorder all axes but the first, so that the shape is `wanted`.
+    """Yield functions that reorder all axes but the first, from `shape` to `wanted`.
 
-    A flattened axis may combine channels and positions in either order.
+    A flattened axis may combine channels and spatial positions in either order.
     """
     for order in permutations(range(1, len(shape))):
         if wanted == (shape[0], *(shape[axis] for axis in order)):
@@ -558,7 +569,7 @@ def _split_and_swap(size: int, array: Floats) -> Floats:
 
 
 def _numbers_of(vector: _Vector | None, size: int) -> Floats:
-    """Return the numbers of a vector, or zeros without a vector."""
+    """Return the numbers of a vector; zeros if it is None."""
     return np.zeros(size) if vector is None else vector.values
 
 

@@ -116,7 +116,7 @@ def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
 
 
 def _arrays_of(layer: BatchNorm | None) -> dict[str, Array]:
-    """Return key -> array, for a layer's roles and undecided variables."""
+    """Return key -> array for a layer's roles and undecided variables; empty for None."""
     if layer is None:
         return {}
     by_key = ((variable.key, layer.array(role)) for role, variable in layer.variables.items())
@@ -133,6 +133,6 @@ def _differ(expected: Array, array: Array) -> bool:
 def _changed(original: Model, name: str) -> BnstatError:
     return ChangedError(
         original.source.path,
-        f"the copy was not kept, because its layer {name} is wrong",
+        f"the copy was deleted, because its layer {name} does not have the expected values",
         "if the model was overwritten meanwhile, try again",
     )

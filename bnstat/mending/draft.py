@@ -69,7 +69,8 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         """Remove everything except a finished copy.
 
         Raises:
-            BnstatError: in place of an error whose message names the temporary folder.
+            BnstatError: replaces an `OSError`, or an error whose message names the temporary
+                folder.
         """
         self._remove()
         if isinstance(error, OSError):
@@ -191,7 +192,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 
 def exchange(path: str, other: str) -> bool:
-    """Swap the names of two files or folders atomically; return False if not supported.
+    """Swap the names of two files or folders atomically; return False if the system cannot.
 
     Source: renameat2(2).
     """

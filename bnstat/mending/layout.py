@@ -28,9 +28,10 @@ class Footprint:
     Attributes:
         kind: `folder` if the model is a whole folder; `checkpoint` if the file names start with one
             prefix; `files` for a file and the files to which it refers.
-        folder: the folder that contains the files, or the model itself.
+        folder: the folder that contains the files; if the model is a whole folder, that folder.
         name: the prefix, or the name of the file; empty for a folder.
-        files: the names of the files. The last file makes the model complete. Empty for a folder.
+        files: the names of the files, in the order in which a copy's files appear: the last one
+            makes the copy complete. Empty for a folder.
         within: True if the user passed a folder that contains the model and other models.
     """
 
@@ -46,7 +47,7 @@ class Footprint:
         return os.path.join(self.folder, self.name) if self.name else self.folder
 
     def renamed(self, name: str) -> dict[str, str]:
-        """Return the new name of each file if the model gets another name.
+        """Return file -> new name, if the model is renamed to `name`.
 
         Files to which another file refers keep their names.
         """
@@ -66,15 +67,19 @@ def footprint(source: Source) -> Footprint:
         raise UnsupportedError(
             source.path,
             f"bnstat does not write the format {source.format}",
-            "apply the values to the TensorFlow or Keras model, and convert that",
+            "apply the values to the original TensorFlow or Keras model, and convert it again",
         )
     if "://" in source.path:
-        raise UnsupportedError(source.path, "is remote, and bnstat writes locally", "download it")
+        raise UnsupportedError(
+            source.path, "is remote, and bnstat writes only local models", "download it"
+        )
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
     if source.format != "keras-archive" and _is_archive(path):
-        raise UnsupportedError(source.path, "is an archive, which is not written", "unpack it")
+        raise UnsupportedError(
+            source.path, "is an archive, and bnstat does not write archives", "unpack it"
+        )
     if source.format == "saved-model":
         return _saved_model(folder, path, source.checkpoint)
     if source.format in _CHECKPOINTS and source.checkpoint is not None:
@@ -110,7 +115,10 @@ def _is_saved_model(folder: str) -> bool:
 
 
 def _checkpoint(folder: str, prefix: str) -> list[str]:
-    """Return the files of a checkpoint; the index, or the only file of version 1, is the last."""
+    """Return the names of a checkpoint's files; the file that completes the checkpoint is last.
+
+    That file is the index, or the only file of version 1.
+    """
     listing = LocalFolder(folder)
     shards = [
         name
@@ -145,9 +153,9 @@ class Layout:
             makes the copy complete.
         model: the path of the copied model, for `load`.
         files: file of the original -> file of the copy.
-        folders: folder of the copy -> folder of the original, or None. A folder comes after its
-            parent folder.
-        state: the path and the text of a state file to write, if any.
+        folders: folder of the copy -> folder of the original, or None for a new folder. A folder
+            comes after its parent folder.
+        state: the path and the text of the `checkpoint` file to write; None to write none.
         replaces: True if the copy replaces the existing files in `names`.
     """
 
@@ -166,7 +174,7 @@ class Layout:
 
 
 def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) -> Layout:
-    """Return the layout of a copy, which replaces the model if `in_place`.
+    """Return the layout of a copy at `output`, or of a copy that replaces the model.
 
     Call this before a long computation, so that errors are raised early.
 
@@ -244,7 +252,7 @@ def _beside(original: Footprint, output: str) -> Layout:
             if original.kind == "files" and file != original.name:
                 raise BnstatError(
                     target,
-                    "exists already, and the copy needs a shard of this name",
+                    "exists already, but the copy needs this name for a shard",
                     "write the copy to another folder",
                 )
             _refuse_original(os.path.join(original.folder, file), target)
@@ -273,7 +281,7 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Return the copies of all files in a folder, and the folders that contain them.
+    """Return file -> copy for all files in a folder, and folder of the copy -> original folder.
 
     Raises:
         BnstatError: the folder contains a link to a folder, a device or another special file.

@@ -78,7 +78,7 @@ class Applied:
 
 
 _Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
-"""A layer of the model, the counterpart's name, the pairing criterion, and new values."""
+"""A layer of the model, its name in the values, the pairing criterion, role -> new values."""
 
 _IsWanted = Callable[[str], bool]
 
@@ -95,11 +95,11 @@ def fit(
         globs: write only layers whose name matches a glob; if empty, write all.
 
     Returns:
-        Key -> new array, and the changes in the order of the model.
+        Key of a variable -> new array, and the changes in the order of the model.
 
     Raises:
-        NotFoundError: the model lacks a layer or role that has values, or no value is left to
-            write.
+        NotFoundError: the model lacks a layer or role that has values, or no values are for the
+            chosen roles and layers.
         DamagedError: values do not have the shape of the variable.
         UnsupportedError: the stored dtype cannot represent a value exactly.
         BnstatError: layers that share a variable receive different values for it.
@@ -163,8 +163,8 @@ def _variable(layer: BatchNorm, role: str) -> Variable:
     if role not in variables:
         raise NotFoundError(
             layer.name,
-            f"has no {role} in the model, but there are values for it",
-            f"it has {', '.join(variables) or 'none'}",
+            f"has no {role} in the model, but the values include one",
+            f"the layer has {', '.join(variables) or 'no variables'}",
         )
     return variables[role]
 
@@ -184,7 +184,9 @@ def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> 
             _check_role(role, f"{values.where}, {name}")
         if len(layers) > 1:
             raise BnstatError(
-                f"{values.where}, {name}", "is the name of several layers", "use JSON"
+                f"{values.where}, {name}",
+                "is the name of several layers",
+                "use JSON, which stores the exact names",
             )
         if layers and is_wanted(layers[0].name):
             yield layers[0], name, "name", roles
@@ -243,9 +245,9 @@ def _largest(old: Array, new: Array) -> float:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Add arrays for variables that the file stores twice, under two keys.
+    """Return `arrays` with additions for variables that the file stores under two keys.
 
-    The second copy of a variable is recognised by the equal name and bits. If several variables
+    Two variables with equal names and bits count as copies. If several variables
     have equal names and bits, but different new values, the second copies are left unchanged,
     because no graph reads them.
 

@@ -155,7 +155,7 @@ def test_a_wrong_copy_is_not_kept(
 ) -> None:
     values = new_values(bnstat.load(checkpoint))
     monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write_arrays", lambda *_: None)
-    with pytest.raises(bnstat.ChangedError, match="was not kept"):
+    with pytest.raises(bnstat.ChangedError, match="the copy was deleted"):
         bnstat.apply(checkpoint, values, tmp_path / "c")
     assert sorted(os.listdir(tmp_path)) == ["in"]
 

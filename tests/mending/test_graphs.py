@@ -138,6 +138,8 @@ def test_graphs_in_text_form_are_not_written(tmp_path: Path) -> None:
     message = frozen()
     (tmp_path / "m.pbtxt").write_text(text_format.MessageToString(message))
     values = new_values(bnstat.load(tmp_path / "m.pbtxt"))
-    with pytest.raises(bnstat.UnsupportedError, match="in text form, which bnstat does not write"):
+    with pytest.raises(
+        bnstat.UnsupportedError, match="in text form, and bnstat writes only binary"
+    ):
         bnstat.apply(tmp_path / "m.pbtxt", values, tmp_path / "c.pbtxt")
     assert not (tmp_path / "c.pbtxt").exists()

@@ -122,7 +122,7 @@ def test_sharded_weights(network: Any, tmp_path: Path) -> None:
     shard = next(original.parent.glob("*.h5"))
     with pytest.raises(bnstat.BnstatError, match=r"pass m\.weights\.json instead"):
         bnstat.apply(shard, values, tmp_path / "c.h5")
-    with pytest.raises(bnstat.BnstatError, match="needs a shard of this name"):
+    with pytest.raises(bnstat.BnstatError, match="needs this name for a shard"):
         bnstat.apply(original, values, tmp_path / "a/other.weights.json")
 
 

@@ -106,7 +106,7 @@ def test_the_folders_of_a_copy(top: Path) -> None:
 @pytest.mark.parametrize(
     ("original", "output", "message"),
     [
-        (WITH_SHARD, "c.h5", r"s\.h5: exists already, and the copy needs a shard"),
+        (WITH_SHARD, "c.h5", r"s\.h5: exists already, but the copy needs this name"),
         (CHECKPOINT, "old", r"old\.index: exists already"),
         (CHECKPOINT, "link", r"link\.index: exists already"),
         (CHECKPOINT, "m", f"{SHARD}: is the model itself"),

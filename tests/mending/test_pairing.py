@@ -73,10 +73,10 @@ def test_unknown_and_missing_roles() -> None:
         changed(NET, document({"a": ["gamma"]}), ["mean"])
     with pytest.raises(BnstatError, match=r"d\.json, a: 'mean' is not a role"):
         changed(NET, document({"a": ["mean"]}))
-    with pytest.raises(NotFoundError, match=r"half: has no beta .*; it has gamma$"):
+    with pytest.raises(NotFoundError, match=r"half: has no beta .*; the layer has gamma$"):
         changed(NET, document({"half": ["beta"]}))
     bare = model(layer("bare", {}))
-    with pytest.raises(NotFoundError, match=r"bare: has no beta .*; it has none$"):
+    with pytest.raises(NotFoundError, match=r"bare: has no beta .*; the layer has no variables$"):
         changed(bare, document({"bare": ["beta"]}))
 
 

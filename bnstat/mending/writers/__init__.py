@@ -18,7 +18,7 @@ from bnstat.model import Array
 from bnstat.storage.files import Range
 
 Write = Callable[[Contents, Mapping[str, Array]], None]
-"""Writes key -> new array into the copy whose contents are passed."""
+"""Writes arrays (key -> new array) into an opened copy."""
 
 WRITERS: Final = {
     "tf2-checkpoint": "tensorflow.write_bundle",
@@ -54,7 +54,7 @@ def patch(contents: Contents, arrays: Mapping[str, Array]) -> tuple[list[Range],
     """Replace the bytes of arrays that are stored as plain bytes.
 
     Returns:
-        The ranges that were replaced, and the keys of the other variables.
+        The ranges that were replaced, and the keys of the arrays that are not plain bytes.
     """
     done: list[Range] = []
     others = []

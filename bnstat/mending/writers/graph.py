@@ -42,7 +42,7 @@ _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
 def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
-    """Return a message with changed fields; fields that a function returns unchanged are kept.
+    """Return a message with changed fields. All other fields keep their bytes.
 
     Args:
         changes: number of a field -> function from an old to a new value.
@@ -60,7 +60,7 @@ def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """Return a function that changes nested fields.
+    """Return a function that takes a message and changes a field nested in it.
 
     Args:
         path: the numbers of the fields, from the outermost message inwards.
@@ -104,7 +104,7 @@ _NAME, _ATTRIBUTE, _TENSOR_IN_ENTRY = 1, 5, (2, 8)
 
 
 def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write constants; see `write_arrays`."""
+    """Write constants of a graph; see `write_arrays`."""
     _, others = patch(contents, arrays)
     if others:
         _write_anew(_file_of(contents.source.path), {key: arrays[key] for key in others})
@@ -131,7 +131,7 @@ def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
     else:
         raise UnsupportedError(
             file.path,
-            "is a graph in text form, which bnstat does not write",
+            "is a graph in text form, and bnstat writes only binary graphs",
             "convert it to binary",
         )
     result = at(path, _in_graph(_homes(graph, arrays, file.path)))(data)
@@ -148,17 +148,19 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
-    """Return the constants to change; `arrays` has their names in the inlined graph."""
+    """Return the constants to change. The keys of `arrays` are names in the inlined graph."""
     ops = inlined(graph)
     homes: dict[str, dict[str, Array]] = defaultdict(dict)
     for name, array in arrays.items():
         op = ops.get(name)
         if not isinstance(op, Node):
-            raise UnsupportedError(path, f"{name} cannot be written")
+            raise UnsupportedError(path, f"bnstat cannot write the constant {name}")
         first = homes[op.function].setdefault(op.node.name, array)
         if different(first, array).any():
             raise BnstatError(
-                path, f"{name} is shared by several layers", "give all of them the same values"
+                path,
+                f"{name} is shared by layers with different new values",
+                "give them the same values",
             )
     return homes
 

@@ -44,7 +44,7 @@ def write_by_library(paths: Iterable[str], arrays: Mapping[str, Array]) -> None:
     """Write datasets with h5py, each into the file that contains the dataset.
 
     Raises:
-        UnsupportedError: no file contains a dataset.
+        UnsupportedError: a dataset is in none of the files.
         BnstatError: h5py cannot write.
     """
     left = dict(arrays)
@@ -55,7 +55,7 @@ def write_by_library(paths: Iterable[str], arrays: Mapping[str, Array]) -> None:
         if keys := Hdf5(file).variables.keys() & left.keys():
             _write(path, {key: left.pop(key) for key in keys})
     if left:
-        raise UnsupportedError(next(iter(left)), "cannot be written")
+        raise UnsupportedError(next(iter(left)), "is a dataset that bnstat cannot write")
 
 
 def _write(path: str, arrays: Mapping[str, Array]) -> None:
@@ -69,7 +69,9 @@ def _write(path: str, arrays: Mapping[str, Array]) -> None:
                 raw = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
                 dataset[...] = raw
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise BnstatError(path, f"HDF5 cannot write it ({first_line(error)})") from error
+        raise BnstatError(
+            path, f"h5py cannot write the new values ({first_line(error)})"
+        ) from error
 
 
 def _files(path: str) -> list[str]:
@@ -92,7 +94,7 @@ def renew_checksums(path: str, offsets: Sequence[int]) -> None:
 
     Args:
         path: the zip.
-        offsets: the offsets of changed bytes, in any stored members.
+        offsets: the offsets of changed bytes in the zip, all in members without compression.
 
     Raises:
         DamagedError: the zip is damaged.

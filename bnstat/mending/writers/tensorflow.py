@@ -105,7 +105,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
-    """Return the entries of a block, and the positions of the restart points."""
+    """Return the entries of a block, and the offsets of the restart points in the block."""
     count = int.from_bytes(contents[-4:], "little")
     end = len(contents) - 4 - 4 * count
     restarts = [
@@ -126,7 +126,7 @@ def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
 
 
 def _rebuilt(entries: Iterable[_Entry], restarts: list[int]) -> bytes:
-    """Return the contents of a block, with restart points at unchanged entries."""
+    """Return the contents of a block; restart points follow their entries to new offsets."""
     data, moved = bytearray(), {}
     for position, shared, rest, value in entries:
         moved[position] = len(data)
@@ -163,7 +163,7 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
     """Write tensors of a bundle; see `write_arrays`."""
     done, others = patch(contents, arrays)
     if others:
-        raise UnsupportedError(contents.source.path, f"{others[0]} cannot be written")
+        raise UnsupportedError(contents.source.path, f"bnstat cannot write the tensor {others[0]}")
     data = {extent.file.path for extent in done}
     for folder, prefix in {(os.path.dirname(path), _prefix(path)) for path in data}:
         bundle = Bundle(LocalFolder(folder), prefix, data=False)
