@@ -47,7 +47,9 @@ def _factor(given: str) -> float:
     try:
         return float(Fraction(given))
     except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(f"{given!r} is not a number, such as 1/255") from None
+        raise click.BadParameter(
+            f"{given!r} is not a number; write, for example, 0.5 or 1/255"
+        ) from None
 
 
 def _feed(text: str) -> tuple[str, bool | float]:

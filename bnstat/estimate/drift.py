@@ -43,10 +43,11 @@ class LayerDrift:
         mean, variance: [channels], float64, the statistics of the layer's input.
         shift: [channels], `(mean - stored_mean)` in stored standard deviations.
         ratio: [channels], `variance / stored_variance`.
-        divergence: [channels], J. If a statistic is invalid, J is infinite, and shift and ratio are
-            NaN.
-        state: `invalid` if a stored or measured statistic of any channel is not finite, or a
-            stored variance is negative; otherwise according to the mean divergence.
+        divergence: [channels], the symmetric divergence J of both distributions. If a statistic of
+            a channel is invalid, J is infinite, and shift and ratio are NaN.
+        state: `invalid` if a statistic of any channel is invalid: not finite, or a negative stored
+            variance. Otherwise `healthy` if the mean divergence is at most `SHIFTED`. Above that,
+            `never-updated` if the layer has the initial statistics, and `shifted` if not.
     """
 
     layer: str
@@ -61,7 +62,7 @@ class LayerDrift:
 
     @property
     def total(self) -> float:
-        """The mean divergence of the channels."""
+        """The divergence, averaged over the channels."""
         return float(np.mean(self.divergence))
 
 
@@ -71,7 +72,7 @@ class Drift:
 
     Attributes:
         layers: in the order of the network.
-        left: layer -> the reason why it was not measured.
+        left: layer that was not measured -> the reason.
         samples: the number of samples.
         accuracy: the fraction of samples that were classified as labelled; None without labels.
         evidence: the evidence of how the model was trained; None if not examined.
@@ -89,12 +90,12 @@ class Drift:
 
     @property
     def largest(self) -> float:
-        """The largest mean divergence of a layer; 0 if none was measured."""
+        """The largest mean divergence of a layer; 0 if no layer was measured."""
         return max((each.total for each in self.layers), default=0.0)
 
     @property
     def state(self) -> State:
-        """The most serious state of any layer; `healthy` if none was measured."""
+        """The most serious state of any layer; `healthy` if no layer was measured."""
         states = {each.state for each in self.layers}
         return next((state for state in _WORST_FIRST if state in states), "healthy")
 
@@ -106,7 +107,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     initial mean 0 and variance 1, up to 512 samples are run once more, normalized with their own
     statistics, to find out which statistics the training used.
 
-    The arguments and the errors are those of `recalibrate`.
+    `recalibrate` documents the arguments, the settings and the errors.
     """
     setup = set_up(model, data, Settings(**settings))
     network = setup.network
@@ -165,7 +166,7 @@ def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str], what: str) -> None:
-    """Raise if no layer was measured or recalibrated."""
+    """Raise if `layers` is empty, with a reason from `left`; `what` is the message's verb."""
     if not layers:
         name, reason = next(iter(left.items()))
         raise UnsupportedError(

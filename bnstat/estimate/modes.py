@@ -1,17 +1,20 @@
-"""Comparison of both modes of batch norm: with stored statistics, and with the data's.
+"""Compare a model's outputs in both modes of batch norm, to find the mode of its training.
 
-If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show the mode of
-its training. Training makes the mutual information of input and prediction large: the
-entropy of the mean prediction minus the mean entropy of the predictions, in nats. It is 0 if all
-inputs get the same prediction, and the logarithm of the number of classes if the predictions are
-certain and spread evenly. In the other mode, the network loses most of this information. Data
-unlike the training data can reverse this, so both limits below keep a distance from observed
-reversals. With labels, the accuracies must agree as well.
+In the mode "stored", layers normalize with the stored statistics; in the mode "own", with the
+statistics of the data. If all layers hold the initial mean 0 and variance 1, the outputs of a
+classifier can show which mode its training used. The measure is the mutual information of input and
+prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions. It
+is 0 if all inputs get the same prediction, and the logarithm of the number of classes if the
+predictions are certain and spread evenly. Training makes the information large in its own mode; in
+the other mode, the network loses most of it. Data unlike the training data can reverse this, so the
+limits below are stricter than all observed reversals. With labels, the mode with the higher
+accuracy must also be the mode with more information.
 
-`tests/survey/predict_mode.py` measures how often this is right. Of 6,878 sets of data for 138 small
-classifiers, half of them trained in each mode, the predictions show the mode of 773, and the
-accuracies the mode of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
-more samples like the training data, every second set shows the mode; with two classes, few do.
+`tests/survey/predict_mode.py` measures how often the verdict is right. It runs 138 small
+classifiers, half of them trained in each mode, on 6,878 sets of data. The predictions gave a
+verdict for 773 sets, and the accuracies for 467 out of 4,190. No verdict was wrong. With three or
+more classes and 32 or more samples like the training data, every second set gives a verdict; with
+two classes, few do.
 """
 
 from __future__ import annotations
@@ -37,26 +40,27 @@ MOST_SAMPLES: Final = 512
 """The largest number of samples on which both modes are compared."""
 
 _MOST_BYTES: Final = 256 << 20
-"""The largest memory for the inputs of the compared samples, unless one batch needs more."""
+"""The limit on bytes of the compared samples' inputs; one batch is kept even if it is larger."""
 
 _MOST_NUMBERS: Final = 4096
-"""The limit on compared outputs of a sample; beyond it, only every n-th position is used."""
+"""The limit on output values compared per sample; of more, every n-th position is compared."""
 
 _LIMIT: Final = 0.01
-"""Outputs within this fraction of the range of sigmoid or tanh from an end are saturated."""
+"""An output of sigmoid or tanh is saturated if it is closer to an end of the function's range than
+this fraction of the range."""
 
 _SIGNIFICANT: Final = 4.0
 """Accuracies differ clearly by more than this number of standard errors."""
 
 _LEAST_RATIO: Final = 6.0
-"""The smallest ratio of the information in both modes that shows the training mode."""
+"""The smallest ratio of the information in the two modes that gives a verdict."""
 
 _LEAST_INFORMATION: Final = 0.65
-"""The smallest information in the better mode, in nats. Two classes have at most 0.69."""
+"""The smallest information, in nats, in the mode with more of it. Two classes have at most 0.69."""
 
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
-"""The limits if the accuracies also differ clearly; then either pair of limits suffices."""
+"""A second pair of limits. If the accuracies also differ clearly, either pair suffices."""
 
 _LEAST_SAMPLES: Final = 32
 """The minimum number of samples for a verdict."""
@@ -68,10 +72,10 @@ _VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "
 
 
 class Sample:
-    """Samples that are drawn at random during a pass, with the outputs for them.
+    """Samples that are drawn at random during a pass, with the model's outputs for them.
 
-    Data is often sorted by class, and a batch of a single class has statistics of its own. So the
-    batches of a sample are mixed again.
+    Data is often sorted by class, and the statistics of a batch of one class are not typical. The
+    drawn samples are therefore shuffled before they are put into batches.
 
     Args:
         most: the largest number of samples; fewer are drawn if memory is insufficient.
@@ -84,7 +88,7 @@ class Sample:
         self._rows: list[tuple[Batch, Floats | None]] = []
 
     def add(self, batch: Batch, output: Array) -> None:
-        """Draw samples from a batch, with their outputs."""
+        """Draw samples from a batch; `output` is the model's output for the batch."""
         outputs = rows_of(output, batch.size)
         if not self._seen:
             size = sum(array.nbytes for array in batch.feeds.values()) // batch.size
@@ -98,7 +102,10 @@ class Sample:
                 self._rows[place : place + 1] = [(_part(batch, row), kept)]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples in mixed batches of about `size`, or exactly if `is_fixed`."""
+        """Return the samples, shuffled, in batches of at most `size`.
+
+        If `is_fixed`, all batches have exactly `size` samples, and remaining samples are left out.
+        """
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -107,7 +114,10 @@ class Sample:
         return [_joined([self._rows[place][0] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
-        """Return the outputs, [samples, positions, scores]; None if not comparable."""
+        """Return the outputs for the samples, [samples, positions, scores].
+
+        Return None if an output has no row for each sample, or the shapes differ.
+        """
         return _stacked([output for _, output in self._rows])
 
 
@@ -124,7 +134,7 @@ def _joined(parts: list[Batch]) -> Batch:
 
 
 def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
-    """Return the outputs for some batches as one array; None if they do not fit together."""
+    """Join outputs along the first axis; return None if one is missing or the shapes differ."""
     arrays = [each for each in outputs if each is not None]
     shapes = {each.shape[1:] for each in arrays}
     is_comparable = len(arrays) == len(outputs) and len(shapes) == 1
@@ -132,7 +142,11 @@ def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
 
 
 def rows_of(output: Array, samples: int) -> Floats | None:
-    """Return an output as [samples, positions, scores]; None without one row for each sample."""
+    """Return an output as [samples, positions, scores]; of many positions, only every n-th.
+
+    The scores are the last axis, or axis 1 if only its values sum to 1. Return None if the output
+    does not have one row for each sample, or is not numeric.
+    """
     if not output.ndim or len(output) != samples or output.dtype.kind in "SUO":
         return None
     if output.ndim == 1:
@@ -161,9 +175,10 @@ class Outputs:
 
     Attributes:
         low, high: the smallest and the largest output; NaN if no output is finite.
-        spread: the root of the mean variance of the outputs over samples.
-        saturated: the fraction of outputs at a limit of sigmoid or tanh; None for other
-            activations.
+        spread: the standard deviation over the samples, as the root mean square over all positions
+            and scores.
+        saturated: the fraction of outputs close to an end of the range of sigmoid or tanh; None for
+            other activations.
         information: the mutual information of input and prediction in nats; None if the outputs are
             not known to be scores of classes.
         accuracy: the fraction of samples that are classified as labelled; None without labels.
@@ -183,13 +198,14 @@ class Modes:
 
     Attributes:
         trained_with: the statistics that training used, according to the outputs.
-        reason: the reason in one sentence, with the numbers.
+        reason: the reason for `trained_with` in one sentence, with the measured values.
         samples: the number of samples that were compared.
         stored: the outputs with the stored statistics.
         own: the outputs with the data's own statistics.
         difference: the root mean square of the difference between the outputs of both modes.
         classes: the number of classes; None if the outputs are not known to be scores of classes.
-        better: the mode with the clearly higher accuracy, if there is one.
+        better: the mode with the clearly higher accuracy; None if neither is higher, or without
+            labels.
     """
 
     trained_with: TrainedWith
@@ -204,11 +220,11 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """All evidence of the statistics that a network's training used.
+    """The evidence of whether a network was trained with stored or with batch statistics.
 
     Attributes:
         file: the evidence in the file.
-        data: the evidence in the outputs; None if not compared.
+        data: the evidence in the outputs; None if the outputs of both modes were not compared.
     """
 
     file: Evidence
@@ -216,7 +232,7 @@ class ModeEvidence:
 
     @property
     def trained_with(self) -> TrainedWith:
-        """The statistics on which the evidence agrees."""
+        """The statistics that training used; `unknown` without evidence or if it disagrees."""
         verdicts = {each.trained_with for each in self._all()} - {"unknown"}
         return verdicts.pop() if len(verdicts) == 1 else "unknown"
 
@@ -233,7 +249,7 @@ class ModeEvidence:
 
 
 def doubt_of(model: Model, network: Network) -> str | None:
-    """Return a reason why the outputs cannot show how a model was trained, or None."""
+    """Return the reason why the outputs cannot show how a model was trained; None if they can."""
     initial = sum(map(has_initial_statistics, network.layers.values()))
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
@@ -254,10 +270,20 @@ def run_again(
     first: Mode,
     accuracies: tuple[Accuracy | None, Accuracy | None],
 ) -> Modes | None:
-    """Run a sample in the other mode, and compare the outputs; None if not comparable.
+    """Run samples in the second mode, and compare the outputs of both modes.
 
-    The sample was run in the mode `first`, and has the outputs of that mode. The first of the
-    accuracies is of that mode; the second is measured if it is None.
+    Args:
+        setup: the model and the data.
+        runner: a session for the second mode.
+        sample: the samples, with their outputs in the mode `first`.
+        track: shows the progress.
+        statistics: layer -> statistics in the second mode, as for `passes.read`.
+        first: the mode in which the samples were run already.
+        accuracies: the accuracy in the mode `first`, and in the second mode. With labels, a missing
+            accuracy in the second mode is measured.
+
+    Returns:
+        The comparison; None if the outputs cannot be compared.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
@@ -297,11 +323,12 @@ def compare(
     """Compare the outputs of a model in both modes.
 
     Args:
-        stored: [samples, positions, scores], with the stored statistics.
-        own: the outputs with the data's own statistics.
-        activation: the function whose result or input the outputs are.
-        accuracies: the accuracies in both modes, if there are labels.
-        doubt: a reason why the outputs cannot show how the network was trained.
+        stored: the outputs with the stored statistics, [samples, positions, scores].
+        own: the outputs with the data's own statistics, in the shape of `stored`.
+        activation: the function that computes the outputs, or takes them as logits, if known.
+        accuracies: the accuracies with the stored statistics, and with the data's own, if there are
+            labels.
+        doubt: the reason why the outputs cannot show how the network was trained, if there is one.
     """
     of_classes = _probabilities(stored, own, activation, has_labels=accuracies is not None)
     in_stored, in_own = (
@@ -345,7 +372,10 @@ def _root_mean(squares: Floats) -> float:
 
 
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
-    """Return how the mutual information shows that the network was trained, and the reason."""
+    """Return the training mode that the mutual information shows, and the reason.
+
+    `stored` is the information with the stored statistics, `own` with the data's own, in nats.
+    """
     figures = (
         f"mutual information {stored:.3g} nats with the stored statistics, {own:.3g} with the "
         f"data's own, over {samples} samples"
@@ -358,7 +388,7 @@ def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith
 def by_accuracy(
     accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
 ) -> tuple[TrainedWith, str]:
-    """Return how the accuracies show that the network was trained, and the reason.
+    """Return the training mode that the accuracies show, and the reason.
 
     Data unlike the training data can have a higher accuracy in the wrong mode, so the mutual
     information must agree.
@@ -381,7 +411,7 @@ def by_accuracy(
         is_clear = is_clear or _is_clear(stored, own, _LEAST_WITH_LABELS, _LEAST_RATIO_WITH_LABELS)
         if agrees and is_clear and min(each.samples for each in accuracies) >= _LEAST_SAMPLES:
             return _VERDICTS[better == "stored"], figures
-    return "unknown", f"the accuracies can have other causes than the training ({figures})"
+    return "unknown", f"the accuracies can have other causes than the training mode ({figures})"
 
 
 def _is_clear(stored: float, own: float, least: float, ratio: float) -> bool:
@@ -401,12 +431,15 @@ def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
 
 
 def percent(part: float) -> str:
-    """Format a fraction, such as `97.5 %`."""
+    """Format a fraction as a percentage, such as `97.5 %`."""
     return f"{part:.1%}".replace("%", " %")
 
 
 def information(probabilities: Floats) -> float:
-    """Return the mutual information of input and prediction in nats, from [..., classes]."""
+    """Return the mutual information of input and prediction in nats.
+
+    The probabilities are the predictions, [..., classes].
+    """
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     return max(float(_entropy(rows.mean(axis=0)) - _entropy(rows).mean()), 0.0)
 
@@ -419,7 +452,10 @@ def _entropy(probabilities: Floats) -> Floats:
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
-    """Return a function from outputs to probabilities; None if outputs are not class scores."""
+    """Return a function that converts outputs to class probabilities.
+
+    Return None if the outputs are not known to be scores of classes.
+    """
     both = (stored, own)
     if not all(np.isfinite(rows).all() for rows in both):
         return None

@@ -1,4 +1,4 @@
-"""Passes over the data in a session: the statistics of each layer's input, and the accuracy.
+"""Run a network over data, and measure the statistics of each layer's input and the accuracy.
 
 Means and variances of batches are merged in float64, by the method of Chan, Golub and LeVeque,
 "Updating formulae and a pairwise algorithm for computing sample variances" (1979). No variance is
@@ -25,13 +25,13 @@ from bnstat.signals import interruptible
 Floats = NDArray[np.float64]
 
 Statistics = Mapping[str, Mapping[str, Array]]
-"""Layer -> role -> [channels]."""
+"""Layer -> role -> values of the statistic, [channels]."""
 
 Watch = Callable[[Batch, Array], None]
-"""Called with each batch and its output."""
+"""Called with each batch and the network's output for the batch."""
 
 Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
-"""Yields the batches and shows the progress. The string describes the task."""
+"""Takes the batches and the name of the task; yields the batches and shows the progress."""
 
 _VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
@@ -61,7 +61,7 @@ class Moments:
     squares: Floats = field(default_factory=lambda: np.zeros(0))
 
     def add(self, count: int, mean: ArrayLike, squares: ArrayLike) -> None:
-        """Add the moments of more elements."""
+        """Include more elements, given their count, mean and sum of squared deviations."""
         if not count:
             return
         new_mean, new_squares = np.asarray(mean, np.float64), np.asarray(squares, np.float64)
@@ -81,7 +81,7 @@ class Moments:
 
 
 class Halves:
-    """The moments of every second batch, and of the other batches, to estimate the error."""
+    """The moments of the even and of the odd batches, whose difference shows the error."""
 
     def __init__(self, unbiased: bool = False) -> None:
         self.first, self.second = Moments(unbiased), Moments(unbiased)
@@ -97,7 +97,7 @@ class Halves:
     def error(self) -> float | None:
         """Half the distance between the means of the halves; None for a single batch.
 
-        The unit is the standard deviation; the worst channel counts.
+        The distance is that of the worst channel, in standard deviations.
         """
         if not self.first.count or not self.second.count:
             return None
@@ -107,21 +107,26 @@ class Halves:
 
 
 def in_deviations(distance: Floats, deviation: Floats) -> Floats:
-    """Return distances in standard deviations; for a constant channel, 0 or infinity."""
+    """Return distances divided by standard deviations.
+
+    For a deviation of 0, the result is 0 if the distance is 0, otherwise infinity.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance / deviation
     return np.where(distance == 0, 0.0, ratio)
 
 
 class Runner:
-    """A session with a network that also measures; it must be closed.
+    """A TensorFlow session that runs a network and measures the layers' inputs.
+
+    Use it in a `with` statement, or close it.
 
     Args:
         network: the network.
         by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
-        sample: True if a sample of the positions suffices.
-        optimized: True if TensorFlow optimizes the graph, which can take longer than a batch, and
-            is repeated for each selection of layers.
+        sample: True if measuring every n-th position of a large input suffices.
+        optimized: True if TensorFlow optimizes the graph. It does so again for each selection of
+            layers, and this can take longer than running a batch.
 
     Raises:
         BnstatError: TensorFlow refuses the graph.
@@ -156,7 +161,7 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """Release the model."""
+        """Close the session, which releases the memory of the model."""
         self._session.close()
 
     def run(
@@ -168,14 +173,18 @@ class Runner:
         *,
         start: Mapping[str, Array],
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
-        """Run one batch, and return layer -> the moments of each use, and name -> tensor.
+        """Run one batch.
 
         Args:
             feeds: input name -> array.
             statistics: layer -> role -> the statistics that the layer uses, [channels].
             layers: the layers to measure.
             tensors: the names of the tensors to return.
-            start: tensors that an earlier run returned, which are not recomputed.
+            start: name -> tensor that an earlier run returned for this batch; it is not recomputed.
+
+        Returns:
+            Two mappings: layer -> the moments of each use of the layer; and name of a tensor -> its
+            value.
         """
         program = self.network.program
         fed: dict[str, Any] = dict(program.settings)
@@ -206,7 +215,7 @@ class Runner:
             raise refused(self.network.program.where, error) from None
 
     def _assignments(self) -> list[tuple[str, Any, Any]]:
-        """Return, for each variable, the op, a placeholder for the value, and the assignment."""
+        """Return (name of the op, placeholder for the value, assignment op) for each variable."""
         import tensorflow as tf
 
         program = self.network.program
@@ -227,15 +236,15 @@ class Runner:
         return assignments
 
     def _fill(self, assignments: Sequence[tuple[str, Any, Any]]) -> None:
-        """Set the variables and the lookup tables."""
+        """Assign the stored values to the variables, and fill the lookup tables."""
         program = self.network.program
         for name, placeholder, assign in assignments:
             value = program.read(name)
             if value.shape != tuple(placeholder.shape):
                 raise UnsupportedError(
                     program.where,
-                    f"{program.variables[name]} has the shape {list(value.shape)}, the graph wants "
-                    f"{placeholder.shape}",
+                    f"{program.variables[name]} has the shape {list(value.shape)}, but the graph "
+                    f"needs {placeholder.shape}",
                     "save the model as a SavedModel, or freeze its graph",
                 )
             self._run(assign, {placeholder: value})
@@ -245,10 +254,10 @@ class Runner:
 
 @dataclass
 class ActivationCache:
-    """A cache of tensors of each batch that later waves need not recompute.
+    """A cache of intermediate tensors of each batch, so that later waves do not recompute them.
 
-    The tensors do not change in later waves. If a batch's newest tensors do not fit, the next wave
-    starts from older tensors or from the inputs.
+    Only tensors that later waves do not change are kept. If a batch's newest
+    tensors do not fit, the next wave starts from older tensors or from the inputs.
 
     Attributes:
         most: the largest number of bytes to keep.
@@ -265,21 +274,24 @@ class ActivationCache:
         return sum(map(_size, self._tensors.values()))
 
     def begin_wave(self, names: Sequence[str]) -> None:
-        """Begin a wave that keeps these tensors."""
+        """Begin a wave that keeps the tensors with these names."""
         self._names, self._is_full = names, False
 
     def tensors(self, batch: int) -> Mapping[str, Array]:
-        """Return name -> tensor, for the tensors that are kept for a batch."""
+        """Return name -> tensor, for the tensors that are kept of the batch with this index."""
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors not kept yet; none if the cache is full."""
+        """Return the names of the tensors to fetch for a batch.
+
+        Return none if they are kept, or if the cache is full and keeps no tensors of the batch.
+        """
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
 
     def offer(self, batch: int, tensors: Mapping[str, Array]) -> None:
-        """Replace the tensors of a batch by newer tensors, if there is room."""
+        """Replace the tensors of a batch by newer tensors if they fit into `most` bytes."""
         if not tensors:
             return
         others = self.size - _size(self.tensors(batch))
@@ -307,7 +319,7 @@ class Reading:
     Attributes:
         moments: layer -> the moments of the layer's input.
         samples, batches: the numbers of samples and batches.
-        accuracy: None without labels.
+        accuracy: the accuracy; None if it was not requested.
     """
 
     moments: dict[str, Halves]
@@ -331,10 +343,11 @@ def read(
     Args:
         runner: a session of the network.
         batches: the data.
-        statistics: layer -> statistics, for layers that do not normalize with batch statistics.
+        statistics: layer -> role -> statistic with which the layer normalizes; empty if the runner
+            normalizes with batch statistics.
         layers: the layers to measure.
         with_accuracy: True to compare the output with the labels.
-        watch: called with each batch and the output.
+        watch: called with each batch and the network's output for the batch.
         cache: activations to start from; newer activations are offered to the cache.
 
     Raises:
@@ -374,7 +387,7 @@ class _Answers:
     there are two classes, and the larger label corresponds to the larger score.
 
     Args:
-        output: the tensor of the output, for messages.
+        output: the name of the output tensor, for messages.
     """
 
     def __init__(self, output: str) -> None:
@@ -393,7 +406,9 @@ class _Answers:
         labels = np.asarray(batch.labels)
         scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
         if len(scores) != batch.size:
-            what = f"its shape {list(output.shape)} is not a score for each sample"
+            what = (
+                f"has the shape {list(output.shape)}, which is not a row of scores for each sample"
+            )
             raise AmbiguousError(self._output, what, "pass --answer")
         if scores.shape[1] == 1:
             self._scores.append(as_float64(scores)[:, 0])

@@ -1,4 +1,4 @@
-"""Preparation of a model (a path or an object) and data for running."""
+"""Open a model, from a path or an object, together with the data to run it on."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
 def _program_of_file(path: str, contents: Contents, model: Model, settings: Settings) -> Program:
     kind = contents.source.format
     if settings.signature is not None and kind != "saved-model":
-        raise NotFoundError(path, f"is not a SavedModel ({kind}), and has no signatures")
+        raise NotFoundError(path, f"is not a SavedModel ({kind}), so it has no signatures")
     if kind in ("keras-archive", "keras-h5"):
         return keras_file(path, model, settings)
     if kind in _GRAPH_FILES:
         return _GRAPH_FILES[kind](path, contents, settings)
     raise UnsupportedError(
         path,
-        f"contains only weights ({kind}), and no network that could be run",
+        f"contains only weights ({kind}), without a network to run",
         _IN_PYTORCH if kind == "pytorch" else _IN_TENSORFLOW,
     )

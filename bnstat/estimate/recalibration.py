@@ -1,7 +1,9 @@
 """Recalibration: new statistics, estimated from data.
 
-In one pass, each layer normalizes with batch statistics, as in PreciseBN, and a pass in inference
-measures the residual. With `exact`, the layers are estimated in waves from the input to the output.
+By default, all layers are estimated in one pass, in which each layer normalizes with batch
+statistics, as in PreciseBN. A second pass, in inference, measures the residual: the distance
+between the new statistics and those of the layers' inputs. With `exact`, the layers are estimated
+in waves from the input to the output.
 Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.2.
 """
 
@@ -39,13 +41,13 @@ from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.model import Array, as_float64
 
 _MOST_ROUNDS = 20
-"""The largest number of rounds for layers whose input depends on their own statistics."""
+"""The limit on passes (rounds) for a wave whose statistics change the input of its layers."""
 
 _SETTLED = 1e-6
-"""The change, in standard deviations, below which the rounds end."""
+"""The rounds end when no statistic changes by more than this, in standard deviations."""
 
 FAR = 0.05
-"""The residual, in standard deviations, above which the output mentions the residual."""
+"""The output mentions residuals above this limit, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class Recalibration:
 
     Attributes:
         layers: the layers that were recalibrated, in the order of the network.
-        left: layer -> the reason why it was left unchanged.
+        left: layer that was not recalibrated -> the reason.
         samples, batches: the numbers of samples and batches.
         waves: the number of waves; 1 without `exact`.
         exact: True if the statistics were estimated in waves.
-        accuracy: the accuracy before and after, if there are labels.
+        accuracy: the accuracy before and after the recalibration; None without labels.
         evidence: the evidence of how the model was trained.
         is_initial: True if a layer held the initial statistics.
         not_trainable: the recalibrated layers that the model stores as not trainable.
@@ -102,13 +104,13 @@ class Recalibration:
 
     @property
     def objection(self) -> str | None:
-        """The reason why the model should keep its statistics, or None."""
+        """The reason why the model should keep its statistics; None without objection."""
         if self.is_initial and self.evidence.trained_with == "stored-statistics":
             reasons = "; ".join(self.evidence.reasons)
             return f"was trained in inference mode, with the statistics that it stores: {reasons}"
         if self.accuracy is not None and self.accuracy[1] < self.accuracy[0]:
             before, after = map(percent, self.accuracy)
-            return f"would lose accuracy by the new statistics: {before} before, {after} after"
+            return f"would lose accuracy with the new statistics: {before} before, {after} after"
         return None
 
     @property
@@ -131,22 +133,24 @@ def recalibrate(
     """Estimate the moving statistics of a model from data, and store them in the model.
 
     This runs the model, in inference. A model in memory is changed in place. For a model on disk, a
-    copy is written as by `bnstat.apply`; without `output` and `in_place`, nothing is written.
+    copy is written as by `bnstat.apply`; with neither `output` nor `in_place`, nothing is written.
 
     Args:
         model: a path as for `load`, or a model of Keras, tf-keras, a `tf.Module`, or a
             `tf.compat.v1.Session`.
         data: a path (`.npz`, `.npy`, a folder of `tf.data.Dataset.save`, a TFRecord of
-            `tf.Example`, a folder of images), `module:function`, or arrays by input name, a pair
-            `(x, y)`, a dataset or any iterable of batches, or a function that returns one.
-        output: the name of the copy.
+            `tf.Example`, a folder of images), or `module:function`. Data in memory can be arrays
+            by input name, a pair `(x, y)`, a dataset or other iterable of batches, or a function
+            that returns one of these.
+        output: the path of the copy.
         exact: estimate in waves from the input to the output, so that each layer sees the new
-            statistics of the layers before it, and there is no residual. The default is one pass,
-            in which each layer normalizes with batch statistics.
+            statistics of the layers before it. By default, all layers are estimated in one pass, in
+            which each layer normalizes with batch statistics; this is less exact.
         in_place: replace the original by the copy.
         force: change the model even if training used the stored statistics, or if the new
             statistics lower the accuracy.
-        track: yields the batches and shows the progress.
+        track: a function that takes the batches and the name of the task, yields the batches, and
+            shows the progress.
         **settings: as in `Settings`: `samples`, `batch_size`, `layers`, `labels`,
             `signature`, `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`,
             `checkpoint`, `step`, `patterns`, `include_shadows`.
@@ -207,10 +211,16 @@ def estimate(
     track: Track = untracked,
     cache: ActivationCache | None = None,
 ) -> Recalibration:
-    """Estimate the statistics of a network's layers; for the arguments see `recalibrate`.
+    """Estimate the statistics of a network's layers, without changing the model.
 
     If a layer holds the initial statistics, up to `modes.MOST_SAMPLES` samples are run once more
-    with the stored statistics. The cache keeps activations between waves.
+    with the stored statistics.
+
+    Args:
+        setup: the model and the data.
+        exact: True to estimate in waves.
+        track: shows the progress.
+        cache: keeps activations between waves; by default a new cache.
     """
     network, data = setup.network, setup.data
     has_labels = data.labels is not None
@@ -262,7 +272,7 @@ def estimate(
             layers.append(_mended(name, old[name], new[name], moments[name], entering))
         else:
             is_reached = moments[name].whole.count > 1
-            left[name] = "what enters it is NaN or infinite" if is_reached else UNREACHED
+            left[name] = "its input is NaN or infinite" if is_reached else UNREACHED
     return Recalibration(
         tuple(layers),
         left,
@@ -304,7 +314,10 @@ def _in_waves(
 
 
 def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """Return the new statistics in the model's dtypes; the old statistics if not usable."""
+    """Return layer -> role -> new statistics, in the model's dtypes.
+
+    A layer without usable moments keeps the statistics in `old`.
+    """
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
@@ -346,8 +359,8 @@ def _mended(
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
     """Return the distance between two pairs of statistics at the worst channel.
 
-    It is the larger of the distances between the means and between the standard deviations. The
-    unit is the standard deviation of the second pair.
+    A channel has two distances, between the means and between the standard deviations; the larger
+    one counts. The unit is the standard deviation of the second pair.
     """
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
@@ -358,10 +371,10 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
 
 
 def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return, for each wave, tensors that no longer change after the earlier waves.
+    """Return, for each wave, the names of the tensors that this wave keeps for later waves.
 
-    The wave and later waves can start from these tensors instead of the inputs. The list is empty
-    for a wave at which the graph cannot be cut.
+    These tensors depend only on the statistics of earlier waves, so later waves can start from them
+    instead of the inputs. The list of a wave is empty if the graph cannot be cut there.
     """
     measuring = runner.measuring
     graph_def = measuring.graph_def
@@ -397,7 +410,7 @@ def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _original(nodes: Mapping[str, Any], tensor: str) -> str:
-    """Return the tensor that a tensor is a copy of, so that each value is kept once."""
+    """Return the name of the tensor that Identity ops copy, so that each value is kept once."""
     while nodes[op_of(tensor)].op == "Identity":
         inputs = nodes[op_of(tensor)].input
         tensor = next(each for each in inputs if not each.startswith("^"))

@@ -136,7 +136,7 @@ def test_drift_as_json_and_csv(run, tmp_path):
     ("arguments", "message"),
     [
         (("--data", "nowhere.npz"), "nowhere.npz: does not exist"),
-        (("--data", str(TEST), "--labels", "classes"), "has no 'classes' for --labels"),
+        (("--data", str(TEST), "--labels", "classes"), "has no array 'classes' for --labels"),
         (("--data", str(TEST), "--image-size", "big"), "'big' is neither SIZE nor HEIGHTxWIDTH"),
         (("--data", str(TEST), "--scale", "1/0"), "'1/0' is not a number"),
         (("--data", str(TEST), "--layer", "x"), "no batch-norm layer matches 'x'"),
@@ -239,7 +239,7 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
     copy = tmp_path / "copy.keras"
     refused = run("recalibrate", path, *arguments, "-o", copy)
     assert refused.exit_code == 2
-    assert "would lose accuracy by the new statistics: 100.0 % before, " in refused.stderr
+    assert "would lose accuracy with the new statistics: 100.0 % before, " in refused.stderr
     assert not copy.exists()
     output = run("drift", path, *arguments).stdout
     assert "right more often with these statistics: keep them" in output
@@ -248,7 +248,7 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
     bnstat.apply(path, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, updated)
     refused = run("recalibrate", updated, *arguments, "-o", copy)
     assert refused.exit_code == 2
-    assert "would lose accuracy by the new statistics: 100.0 % before, " in refused.stderr
+    assert "would lose accuracy with the new statistics: 100.0 % before, " in refused.stderr
     forced = run("recalibrate", updated, *arguments, "-o", copy, "--force")
     assert forced.exit_code == 0
 

@@ -61,7 +61,7 @@ class Settings:
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Return data that fits a model.
+    """Open data, and check that it fits a model.
 
     Data in memory is checked as a whole; for other data, only the first batch is checked.
 
@@ -88,7 +88,10 @@ def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Dat
 
 
 def example_of(data: Any, settings: Settings) -> Arrays:
-    """Return the first batch of data, for a model that does not record its inputs.
+    """Return the first batch of data without the labels, name -> array.
+
+    It replaces the description of the inputs, for a model that does not record them. An array
+    without a name gets the name `input`.
 
     Raises:
         BnstatError: the data cannot be read without knowing the inputs.
@@ -118,7 +121,7 @@ def _source(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Batch
         return open_records(path, files, inputs, settings.labels, settings.images)
     raise UnknownFormatError(
         path,
-        "is not data that bnstat knows",
+        "is not in a data format that bnstat reads",
         "pass an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example "
         "or a folder of them, a folder of images, or module:function",
     )

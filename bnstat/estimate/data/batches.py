@@ -14,7 +14,7 @@ from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array
 
 UNNAMED = ""
-"""The name of the only array of data without names."""
+"""The name of the array if the data is a single array without a name."""
 
 _LEAST_SAMPLES = 2
 """The minimum number of samples for a variance."""
@@ -28,7 +28,7 @@ class Input:
     """An input of a model.
 
     Attributes:
-        tensor: the tensor's name in the graph, `op:0`.
+        tensor: the tensor's name in the graph, such as `op:0`.
         dtype: the NumPy name of the dtype; `string` for strings.
         shape: the shape, with None for unknown sizes; None if the rank is unknown.
     """
@@ -44,8 +44,8 @@ class BatchSource:
 
     Attributes:
         where: the data's path or description, for messages.
-        batches: returns all data from the beginning, in batches of any size.
-        samples: the number of samples, if known and the data is in memory.
+        batches: returns all data from the beginning, in batches of any size, at each call.
+        samples: the number of samples of data in memory; otherwise None.
     """
 
     where: str
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
     Attributes:
         feeds: input name -> array.
-        labels: [samples], if requested.
+        labels: class indices, [samples]; None if the accuracy is not requested.
         size: the number of samples.
     """
 
@@ -72,11 +72,11 @@ class Data:
     """Data that fits a model, in batches. It can be iterated more than once.
 
     Attributes:
-        source: the data.
+        source: the data before it is fitted to the model.
         inputs: the inputs of the model, by name.
-        batch_size: the number of samples in a batch; the last batch may have fewer, unless the
-            model has a fixed batch.
-        is_fixed: True if the model has a fixed batch.
+        batch_size: the number of samples in a batch; the last batch may have fewer. If
+            the batch size is fixed, remaining samples are left out instead.
+        is_fixed: True if the batch size is fixed by the shapes of the inputs.
         most: the largest number of samples to use.
         labels: the name of the labels, if accuracy is requested.
     """
@@ -123,18 +123,21 @@ class Data:
         """Return the labels as class indices, [samples]; one-hot labels are converted."""
         where = self.source.where
         if name not in arrays:
-            raise NotFoundError(where, f"has no {name!r} for --labels", _list_names(arrays))
+            raise NotFoundError(where, f"has no array {name!r} for --labels", _list_names(arrays))
         labels = arrays[name].reshape(size, -1)
         if labels.dtype.kind not in "biuf":
             raise BnstatError(
                 where,
-                f"the labels {name!r} are of {labels.dtype}",
-                "pass the number of each sample's class, counted from 0",
+                f"the labels {name!r} have the dtype {labels.dtype}, which is not numeric",
+                "pass the index of each sample's class, counted from 0",
             )
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
-        """Return input -> array name: the input's name, or the only array for the only input."""
+        """Return input name -> array name.
+
+        Both names are equal, except that the only input takes the only array, whatever its name.
+        """
         missing = [name for name in self.inputs if name not in arrays]
         others = (
             [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
@@ -151,7 +154,7 @@ class Data:
         return {name: name for name in self.inputs}
 
     def _renaming(self, missing: str, others: list[str], arrays: Arrays) -> str:
-        """Return what to do if several arrays could be the only input."""
+        """Return a hint for the user if several arrays could be the model's only input."""
         rename = f"rename the input array to {missing}"
         if self.labels is not None:
             return rename
@@ -167,26 +170,30 @@ class Data:
         if shape is not None and not _has_shape(array, shape):
             sizes = ", ".join("any" if size is None else str(size) for size in shape[1:])
             has = ", ".join(map(str, array.shape[1:]))
-            raise self._misfit(name, f"[{has}] each, the model takes [{sizes}]")
+            raise self._misfit(name, f"have the shape [{has}], but the model takes [{sizes}]")
         if dtype_name == "string":
             if array.dtype.kind not in "SUO":
-                raise self._misfit(name, f"of {array.dtype}, the model takes text")
+                raise self._misfit(
+                    name, f"have the dtype {array.dtype}, but the model takes strings"
+                )
             return array.astype(object)
         dtype = numpy_dtype(dtype_name, name)
         if not _is_numeric(array) or not _can_hold(dtype, array):
-            raise self._misfit(name, f"of {array.dtype}, the model takes {dtype_name}")
+            raise self._misfit(
+                name, f"have the dtype {array.dtype}, but the model takes {dtype_name}"
+            )
         with np.errstate(over="ignore"):
             fitted = array.astype(dtype, copy=False)
         if not (finite := np.isfinite(fitted)).all():
             raise DamagedError(
                 self.source.where,
-                f"{name}: {np.count_nonzero(~finite)} of {array.size} numbers are NaN or infinite"
-                + ("" if array.dtype == dtype else f", as {dtype}"),
+                f"{name}: {np.count_nonzero(~finite)} of {array.size} values are NaN or infinite"
+                + ("" if array.dtype == dtype else f" after conversion to {dtype}"),
             )
         return fitted
 
     def _misfit(self, name: str, what: str) -> BnstatError:
-        return BnstatError(self.source.where, f"the samples for {name!r} are {what}")
+        return BnstatError(self.source.where, f"the samples for {name!r} {what}")
 
 
 class SizedData(Data):
@@ -213,7 +220,7 @@ def _is_numeric(array: Array) -> bool:
 
 
 def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
-    """Return True if a dtype can hold the numbers of an array; integers must be exact."""
+    """Return True if a dtype can hold the values of an array; an integer dtype, exactly."""
     if dtype.kind in "iub":
         with np.errstate(invalid="ignore"):
             return bool((array.astype(dtype) == array).all())
@@ -221,12 +228,14 @@ def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
 
 
 def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]:
-    """Rearrange the samples into batches of a size; the last batch may be smaller."""
+    """Yield the samples in batches of `size`; the last batch may be smaller."""
     kept: list[Arrays] = []
     count = 0
     for part in parts:
         if kept and _sample_shapes(part) != _sample_shapes(kept[0]):
-            raise DamagedError(where, "its batches differ in their names or shapes")
+            raise DamagedError(
+                where, "its batches differ in the names of arrays or the shapes of samples"
+            )
         lengths = {len(array) for array in part.values() if array.ndim}
         if len(lengths) != 1:
             raise DamagedError(where, "its arrays differ in the number of samples")

@@ -1,4 +1,4 @@
-"""Data in memory: arrays, also from NumPy's files, and batches from datasets and user code."""
+"""Data from arrays, NumPy files, datasets in memory and user code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedE
 from bnstat.estimate.data.batches import UNNAMED, Arrays, BatchSource, Input, batch_of_one
 
 LABELS = "labels"
-"""The name of the second part of a pair `(x, y)`."""
+"""The name that the second element of a pair `(x, y)` gets."""
 
 _STARTS = (b"PK", b"\x93NUMPY")
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return arrays as data; if it has all arrays in `names`, other arrays are ignored.
+    """Return arrays as data; if all `names` are among them, other arrays are ignored.
 
     Raises:
         DamagedError: there are no arrays, or the arrays differ in length.
@@ -34,7 +34,7 @@ def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchS
         raise BnstatError(where, "a scalar array has no sample axis")
     lengths = {name: len(array) for name, array in arrays.items()}
     if not lengths:
-        raise DamagedError(where, "holds no arrays")
+        raise DamagedError(where, "contains no arrays")
     count = min(lengths.values())
     if count != max(lengths.values()):
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -43,7 +43,7 @@ def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchS
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Read an `.npz` or `.npy` file; if it has all arrays in `names`, others are not read.
+    """Read an `.npz` or `.npy` file; if it has arrays of all `names`, other arrays are not read.
 
     Raises:
         DamagedError: the file cannot be read, or holds Python objects.
@@ -53,7 +53,7 @@ def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
 
     with open(path, "rb") as file:
         if not file.read(6).startswith(_STARTS):
-            raise DamagedError(path, "is neither .npz nor .npy, whatever its name says")
+            raise DamagedError(path, "has the name of an .npz or .npy file, but not the contents")
     try:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
         if isinstance(loaded, np.ndarray):
@@ -75,7 +75,10 @@ def _needed(available: Collection[str], names: Sequence[str]) -> Collection[str]
 
 
 def _refuse_large(path: str, size: int) -> None:
-    """Raise if an archive is too large. `zipfile` never unpacks more than the recorded sizes."""
+    """Raise if an archive's arrays, of `size` bytes in total, exceed the machine's memory.
+
+    The size recorded in the archive is sufficient, because `zipfile` never unpacks more.
+    """
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -91,9 +94,13 @@ def _refuse_large(path: str, size: int) -> None:
 def source_of_batches(
     where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
 ) -> BatchSource:
-    """Return batches, or single samples, as data; `begin` returns all from the beginning.
+    """Return an iterable of batches or of single samples as data.
 
-    The inputs of the model distinguish a sample from a batch; they are empty if unknown.
+    Args:
+        where: the description of the data, for messages.
+        begin: returns the iterable, from the beginning at each call.
+        inputs: the inputs of the model; their ranks distinguish samples from batches. Empty if
+            unknown.
     """
 
     def batches() -> Iterator[Arrays]:
@@ -106,7 +113,7 @@ def source_of_batches(
 
 
 def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
-    """Return True if the arrays have one dimension less than the inputs."""
+    """Return True if the arrays have one dimension less than the inputs: no batch dimension."""
     ranks = {name: len(each.shape) for name, each in inputs.items() if each.shape}
     missing = {rank - arrays[name].ndim for name, rank in ranks.items() if name in arrays}
     if not missing and len(inputs) == 1:
@@ -118,10 +125,10 @@ def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
 def source_of_object(
     data: Any, inputs: Mapping[str, Input], names: Sequence[str], where: str = ""
 ) -> BatchSource:
-    """Return data from an array, a mapping of arrays, a pair `(x, y)`, or an iterable.
+    """Return data from arrays, a pair `(x, y)`, an iterable, or a function that returns one.
 
-    A one-time iterator is converted to a list. A function is called each time that the batches are
-    needed. By default, `where` is the name of the type.
+    An iterator is converted to a list, because it can be used only once. A function is called each
+    time that the batches are needed. `where` describes the data in messages.
     """
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         return _source_of_function(
@@ -139,15 +146,15 @@ def source_of_object(
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return source_of_batches(where, lambda: (data[place] for place in range(len(data))), inputs)
     raise UnsupportedError(
-        where, "is not data that bnstat knows", "pass arrays or batches of arrays"
+        where, "is not a type of data that bnstat reads", "pass arrays or batches of arrays"
     )
 
 
 def arrays_of(element: Any, where: str) -> Arrays:
-    """Return the arrays of a batch by name; the second part of a pair `(x, y)` is the labels.
+    """Return the arrays of a batch by name; `y` of a pair `(x, y)` gets the name `LABELS`.
 
     Raises:
-        UnsupportedError: the batch contains other objects than arrays.
+        UnsupportedError: the batch contains an object that is not an array.
     """
     if isinstance(element, Mapping):
         return {str(name): _array(value, where) for name, value in element.items()}
@@ -194,7 +201,9 @@ def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str])
 
 
 def import_user_module(name: str, where: str) -> ModuleType:
-    """Import a module, by name or by the path of a `.py` file, also from the working directory.
+    """Import a module by name, or by the path of a `.py` file.
+
+    Modules in the working directory are found too.
 
     Raises:
         NotFoundError: the module does not exist.
@@ -220,7 +229,7 @@ def import_user_module(name: str, where: str) -> ModuleType:
 
 @contextmanager
 def _user_code(where: str, what: str = "") -> Iterator[None]:
-    """Convert an error that the user's code raises to a `BnstatError` of one line."""
+    """Convert an error of the user's code to a one-line `BnstatError` that begins with `what`."""
     try:
         yield
     except BnstatError:

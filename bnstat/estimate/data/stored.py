@@ -36,8 +36,8 @@ class Images:
     """The options for converting images to arrays.
 
     Attributes:
-        size: the height and width after resizing; None for the model's input size.
-        scale: the factor of pixel values, which are from 0 to 255.
+        size: (height, width) after resizing; None for the size that the model takes.
+        scale: pixel values, which are from 0 to 255, are multiplied by this factor.
     """
 
     size: tuple[int, int] | None = None
@@ -45,7 +45,7 @@ class Images:
 
 
 Decoder = Callable[[bytes, str], Array]
-"""Takes an image file and its path for messages, and returns the array that a model takes."""
+"""Takes the bytes of an image file, and its path for messages; returns an array for the model."""
 
 
 def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
@@ -57,7 +57,7 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
     decode = image_decoder(inputs, images)
     if decode is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
         raise UnsupportedError(
-            path, "is a folder of images, which the model does not take", "pass an .npz"
+            path, "is a folder of images, but the model does not take images", "pass an .npz"
         )
     (name,) = inputs
     files = sorted(image_files(path), key=natural_key)
@@ -81,10 +81,10 @@ def image_files(path: str) -> Iterator[str]:
 
 
 def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None:
-    """Return a function that decodes images for a model's only input; None for other inputs.
+    """Return a function that decodes images for a model; None if the model does not take images.
 
-    An image has 1, 3 or 4 channels, which may be its first axis. For an integer dtype, values are
-    rounded.
+    A model takes images if its only input has four dimensions and 1, 3 or 4 channels, as the last
+    axis or as the first axis after the batch. For an integer dtype, pixel values are rounded.
 
     The function raises:
         AmbiguousError: neither the model nor the user specifies a size.
@@ -133,7 +133,7 @@ def _takes_bytes(wanted: Input) -> bool:
 
 
 _HEAD_SIZE = 12
-"""Bytes before a record: the record's length, and a checksum of the length."""
+"""The number of bytes before a record: its length, and the checksum of the length."""
 
 _CHUNK = 1 << 20
 _LISTS = ("float_list", "int64_list", "bytes_list")
@@ -144,9 +144,9 @@ def open_records(
 ) -> BatchSource:
     """Return the examples in TFRecord files, whose features have the names of the inputs.
 
-    A feature that contains the bytes of numbers or an encoded image is decoded. If the only input
-    takes strings and no feature has its name, it gets the serialized examples, which the model
-    parses.
+    A feature that contains the bytes of numbers or an encoded image is decoded. If the model's
+    only input takes strings, and no feature has the name of the input, the input gets the
+    serialized examples, for the model to parse.
     """
     from tensorflow.core.example import example_pb2
 
@@ -178,16 +178,16 @@ def open_records(
 def _feature(
     features: Any, name: str, wanted: Input | None, decode: Decoder | None, file: str
 ) -> Array:
-    """Return the value of a feature in the shape of an input."""
+    """Return a feature's value in the shape of the input `wanted`, which is None for labels."""
     if name not in features:
         names = ", ".join(sorted(features)[:8])
-        raise NotFoundError(file, f"has no feature {name!r}", f"it has {names}")
+        raise NotFoundError(file, f"has no feature {name!r}", f"its features are {names}")
     kind = features[name].WhichOneof("kind")
     values = list(getattr(features[name], kind).value) if kind in _LISTS else []
     if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
         if len(values) == 1:
             return _decoded(values[0], name, wanted, decode, file)
-        raise _misfit(file, name, "texts", wanted)
+        raise _misfit(file, name, "several strings", wanted)
     array = np.asarray(values, object if kind == "bytes_list" else None)
     if wanted is None or wanted.shape is None:
         return array.reshape(()) if array.size == 1 else array
@@ -201,7 +201,7 @@ def _feature(
 
 
 def _decoded(data: bytes, name: str, wanted: Input, decode: Decoder | None, file: str) -> Array:
-    """Decode the bytes of numbers, or an encoded image."""
+    """Return the array in a feature's bytes: an image, or values in uint8 or the input's dtype."""
     sizes = _sizes(wanted)
     for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
         is_known = wanted.shape is not None and -1 not in sizes
@@ -220,8 +220,8 @@ def _sizes(wanted: Input) -> list[int]:
 def _misfit(path: str, name: str, has: str, wanted: Input) -> DamagedError:
     return DamagedError(
         path,
-        f"the feature {name!r} has {has}, the model takes {_sizes(wanted)} of {wanted.dtype}",
-        "decode it in a function, and pass file.py:function",
+        f"the feature {name!r} has {has}, but the model takes {_sizes(wanted)} of {wanted.dtype}",
+        "decode it in a Python function, and pass FILE.py:FUNCTION as the data",
     )
 
 
@@ -235,7 +235,7 @@ def record_files(path: str) -> list[str]:
 
 
 def _is_record_file(path: str) -> bool:
-    """Return True if a file starts with the length of a record and its checksum."""
+    """Return True if a file starts with a record's length and the checksum of the length."""
     try:
         with _opened(path) as file:
             return _is_head(file.read(_HEAD_SIZE))
@@ -246,8 +246,8 @@ def _is_record_file(path: str) -> bool:
 def _records(path: str) -> Iterator[bytes]:
     """Yield the records of a TFRecord file.
 
-    TensorFlow's reader ends the process if a length is wrong, and ignores a file that ends within
-    the head of a record.
+    This does not use TensorFlow's reader, which ends the process if a length is wrong, and does not
+    notice if a file ends within the head of a record.
 
     Raises:
         DamagedError: the file is cut short, or a checksum is wrong.
@@ -297,7 +297,7 @@ _SHARD = ".snapshot"
 
 
 def is_saved_dataset(path: str) -> bool:
-    """Return True if `tf.data.Dataset.save` wrote a folder."""
+    """Return True if a folder was written by `tf.data.Dataset.save`."""
     return os.path.exists(os.path.join(path, _SPEC))
 
 
@@ -328,9 +328,10 @@ def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
 
 
 def _compression(path: str) -> str | None:
-    """Detect the compression of a saved dataset, which is not recorded.
+    """Return the compression of a saved dataset: `GZIP`, or None.
 
-    The newest shard decides, because shards of an older dataset may remain in the folder.
+    The dataset does not record the compression, so the newest shard is examined. Shards of an older
+    dataset may remain in the folder.
     """
     shards = [
         os.path.join(folder, name)

@@ -67,8 +67,9 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
 def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = False) -> None:
     """Raise if the import of a graph would run an op that is not allowed.
 
-    Shape inference runs stateless ops that depend only on stateless ops. The graph consists of the
-    ops that a tensor depends on, whose own op is not run.
+    During the import, shape inference runs stateless ops that depend only on stateless ops.
+    `graph_def` consists of the ops that `tensor` depends on, and of the op that computes it, which
+    shape inference does not run.
     """
     from tensorflow.python.framework import op_def_registry
 

@@ -1,4 +1,4 @@
-"""Flat graphs: only the ops that run, without function calls; and their dependencies.
+"""Make graphs flat (only ops that run, and no function calls), and find dependencies in them.
 
 In a flat graph, calls are inlined, and conditionals and loops consist of Switch and Merge.
 """
@@ -39,14 +39,15 @@ class Program:
     Attributes:
         where: the model's path or description, for messages.
         graph_def: the graph; it may call functions.
-        variables: name of an op -> key of the variable that the op holds, entirely or a slice.
+        variables: name of an op -> key of the variable; the op holds all of it or a slice.
         read: takes the name of an op in `variables`, and reads the value that the op holds.
         inputs: the inputs that take data, by name.
         outputs: the names of the output tensors.
-        settings: tensor -> value in inference, for example for a training switch.
-        masks: name of an op whose output enters a normalization -> mask of the output. The mask
-            lacks the last dimension, and is true for values that count.
-        initializers: ops that fill lookup tables before the first run.
+        settings: tensor -> value that each run feeds, for example False for a training switch.
+        masks: name of an op whose output enters a normalization -> name of the tensor that masks
+            the output. The mask lacks the last dimension of the output, and is true for values that
+            the statistics include.
+        initializers: the names of ops that fill lookup tables before the first run.
     """
 
     where: str
@@ -66,12 +67,12 @@ def op_of(tensor: str) -> str:
 
 
 def full_name(tensor: str) -> str:
-    """Return the name of a tensor with its output number."""
+    """Return the name of a tensor with the index of the op's output, such as `op:0`."""
     return tensor if ":" in tensor else f"{tensor}:0"
 
 
 def sizes_of(shape: Any) -> tuple[int | None, ...] | None:
-    """Return the sizes in a `TensorShape` or its proto; None if the rank is unknown."""
+    """Return the sizes in a `TensorShape` or a `TensorShapeProto`; None if the rank is unknown."""
     proto = shape.as_proto() if hasattr(shape, "as_proto") else shape
     if proto.unknown_rank:
         return None
@@ -86,7 +87,7 @@ def all_nodes(graph_def: Any) -> Iterator[Any]:
 
 
 def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
-    """Return the `NodeDef`s that some tensors depend on, in graph order."""
+    """Return the `NodeDef`s that compute some tensors, directly or indirectly, in graph order."""
     by_name = {node.name: node for node in nodes}
     names: set[str] = set()
     stack = list(map(op_of, tensors))
@@ -99,12 +100,15 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of all functions that nodes may call, by op type or attributes."""
+    """Return the op types of nodes, and the names of the functions in the nodes' attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield the names of the functions that a node may call, once for each call."""
+    """Yield a node's op type, and the name of each function in the node's attributes.
+
+    The op type is the name of a function if the node calls a function directly.
+    """
     yield node.op
     for value in node.attr.values():
         yield from _functions_in(value)
@@ -125,7 +129,8 @@ def with_placeholders(
     The ops that feed the input, such as a queue or an iterator over files, then never run.
 
     Returns:
-        The graph, which is a copy if anything changed, and the inputs.
+        The graph and the inputs by name, after the replacement. If any input is replaced, the graph
+        is a copy.
     """
     import tensorflow as tf
 
@@ -186,7 +191,7 @@ def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Inline all function calls, as TensorFlow does before each run; this changes the graph.
+    """Return a graph with all calls inlined, as before a run; `graph_def` itself is changed too.
 
     Raises:
         UnsupportedError: TensorFlow cannot inline a function, functions are recursive, or the flat
@@ -257,7 +262,7 @@ def imported(graph_def: Any, where: str) -> Any:
 
 
 def refused(where: str, error: Exception) -> BnstatError:
-    """Return TensorFlow's error in one line, with the reason and the op."""
+    """Convert an error of TensorFlow to a `BnstatError` of one line, with the reason and the op."""
     message = str(getattr(error, "message", None) or error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reason, at = (lines or ["no reason given"])[0], ""
@@ -265,7 +270,7 @@ def refused(where: str, error: Exception) -> BnstatError:
         if match := _NODE.match(line):
             reason, at = before, f" (at {match[1]})"
             break
-    hint = "give its value by --feed, or name it by --input" if reason.startswith(_NOT_FED) else ""
+    hint = "set it with --feed, or name it with --input" if reason.startswith(_NOT_FED) else ""
     return BnstatError(where, f"TensorFlow cannot run it: {reason}{at}", hint)
 
 
@@ -281,11 +286,11 @@ class Condition(NamedTuple):
 
 
 class Dependencies:
-    """The dependencies in a flat graph.
+    """The marked ops, conditions and loops that each tensor of a flat graph depends on.
 
     Args:
         graph_def: a flat `GraphDef`.
-        marks: name of an op -> marks of all tensors that depend on the op.
+        marks: name of an op -> marks that the op gives to all tensors that depend on the op.
     """
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
@@ -348,7 +353,7 @@ class Dependencies:
         return conditions
 
     def _sorted(self) -> Iterator[str]:
-        """Yield all ops, inputs first, except that back edges of loops are ignored."""
+        """Yield the names of all ops, each after its inputs; back edges of loops are ignored."""
         begun: set[str] = set()
         for root in self._nodes:
             stack = [(root, False)]

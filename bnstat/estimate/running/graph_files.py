@@ -1,6 +1,7 @@
-"""Graphs in files and sessions as programs: find the inputs and the outputs.
+"""Turn graphs in files and sessions into programs, and find their inputs and outputs.
 
-All functions raise a `BnstatError` if the graph cannot be run, or if the user has to choose.
+All functions raise a `BnstatError` if the graph cannot be run, or if the user has to choose the
+signature, the inputs or the outputs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _NOT_AN_OUTPUT = re.compile(
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a SavedModel's signature."""
+    """Return the program of a SavedModel, for the signature that the user chooses."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
@@ -58,7 +59,7 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a single-file graph."""
+    """Return the program of a file that contains a graph with the values as constants."""
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -82,9 +83,9 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
     if not os.path.exists(meta):
         raise NotFoundError(
             path,
-            "is a checkpoint alone, which has values but no network that could be run",
-            "pass the SavedModel, or the .keras, or the .meta beside a TensorFlow 1 checkpoint; "
-            "or build the network in Python, load the checkpoint into it, and call "
+            "is a checkpoint without a graph, and bnstat cannot run it",
+            "pass the SavedModel or the .keras; or put the .meta of a TensorFlow 1 checkpoint "
+            "beside it; or build the network in Python, load the checkpoint into it, and call "
             "bnstat.recalibrate(model, data)",
         )
     graph_def = _parsed(meta, [meta_graph_pb2.MetaGraphDef()]).graph_def
@@ -110,9 +111,16 @@ def _program(
 ) -> Program:
     """Return the program of a graph.
 
-    `variables` (name of an op -> key) and `parts` (name of an op that holds a slice of a variable
-    -> indices of the slice) are by default what the graph itself records. In a graph without
-    variables, the constants have the names of their ops as keys.
+    Args:
+        where: the path or description of the model, for messages.
+        graph_def: the graph.
+        contents: the contents of the model.
+        settings: the user's choice of inputs and outputs.
+        variables: name of an op -> key of the variable that the op holds. By default, the names and
+            parts that the graph records are used; in a graph without variables, each constant is
+            held by the op whose name is its key.
+        parts: name of an op that holds a slice of a variable -> indices of the slice.
+        signature: the `SignatureDef` to use, if there is one.
     """
     stored = contents.variables
     if variables is None:
@@ -137,7 +145,9 @@ def _path_of_saved_model(contents: Contents) -> str:
     for name in (BINARY, TEXT):
         if os.path.exists(path := os.path.join(files.folder, name)):
             return path
-    raise NotFoundError(files.folder, f"{BINARY} is missing: without the graph it cannot be run")
+    raise NotFoundError(
+        files.folder, f"{BINARY} is missing; bnstat cannot run a model without its graph"
+    )
 
 
 def _parsed(path: str, messages: Sequence[Any]) -> Any:
@@ -161,7 +171,10 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return the op that fills a SavedModel's lookup tables; empty without tables."""
+    """Return the names of the ops that fill a SavedModel's lookup tables (at most one).
+
+    The tuple is empty if the SavedModel has no tables.
+    """
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:
@@ -173,7 +186,7 @@ def _initializers(meta_graph: Any) -> tuple[str, ...]:
 
 
 def _signature(meta_graph: Any, settings: Settings, path: str) -> Any:
-    """Return the `SignatureDef` that the user or convention chooses; None without signatures."""
+    """Return the `SignatureDef` that the user names, or the default; None without signatures."""
     signatures = {
         name: signature
         for name, signature in sorted(meta_graph.signature_def.items())
@@ -195,10 +208,11 @@ def _signature(meta_graph: Any, settings: Settings, path: str) -> Any:
 def _tensors(
     graph_def: Any, signature: Any, settings: Settings, where: str
 ) -> tuple[Mapping[str, Input], Sequence[str]]:
-    """Return inputs and outputs that the user names, or the signature's, or those of the graph.
+    """Return the inputs, by name, and the names of the output tensors.
 
-    The outputs of a graph are the logits of a loss, or ops whose output no other op takes. The
-    inputs are the placeholders that the outputs depend on.
+    The user's choice has priority over the signature, and the signature over what the graph shows.
+    In a graph, the outputs are the logits of a loss; without a loss, they are the ops whose output
+    no other op takes. The inputs are the placeholders that the outputs depend on.
     """
     import tensorflow as tf
 
@@ -223,14 +237,14 @@ def _tensors(
         outputs = list(dict.fromkeys(map(full_name, obvious)))
     if not outputs:
         hint = "pass --answer" if settings.inputs else "pass --input and --answer"
-        raise AmbiguousError(where, "no op of the graph is obviously its output", hint)
+        raise AmbiguousError(where, "the graph does not show which op is its output", hint)
     chosen = list(settings.inputs or inputs)
     if not chosen:
         reached = {node.name for node in upstream(graph_def.node, outputs)}
         reached -= set(map(op_of, settings.feeds))
         chosen = [name for name, node in nodes.items() if name in reached and _takes_data(node)]
     if not chosen:
-        what = f"nothing is fed to {', '.join(outputs[:3])}"
+        what = f"no placeholder feeds {', '.join(outputs[:3])}"
         raise AmbiguousError(where, what, "pass --input and --answer")
     return (
         {name: inputs.get(name) or _input_at(name, graph_def, settings, where) for name in chosen},
@@ -258,9 +272,9 @@ def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
 def _split_inputs(
     inputs: Mapping[str, Input], settings: Settings, graph_def: Any, where: str
 ) -> tuple[Mapping[str, Input], Mapping[str, Any]]:
-    """Return the inputs that take data, and tensor -> value for other placeholders.
+    """Return the inputs that take data, and a mapping tensor -> value for other placeholders.
 
-    A scalar bool placeholder switches training on. Its value is false unless the user sets it.
+    A scalar bool placeholder is a training switch: its value is False unless the user sets it.
     """
     placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
     names = [op_of(name) for name in settings.feeds if name not in inputs]
@@ -275,8 +289,8 @@ def _split_inputs(
     data = {name: each for name, each in inputs.items() if each.tensor not in values}
     for name, each in data.items():
         if each.shape == () and name not in settings.inputs:
-            what = f"its placeholder {name!r} takes a single number"
-            raise AmbiguousError(where, what, f"set it, such as by --feed {name}=1")
+            what = f"the placeholder {name!r} takes a single number, not data"
+            raise AmbiguousError(where, what, f"set its value: --feed {name}=NUMBER")
     return data, values
 
 
@@ -284,7 +298,7 @@ def _refuse_unknown(names: Iterable[str], available: Iterable[str], where: str, 
     for name in names:
         if name not in available:
             hint = f"there are: {', '.join(list(available)[:5])}"
-            hint += "; -o names a file" if kind == "output" else ""
+            hint += "; to name the file to write, use -o" if kind == "output" else ""
             raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
 
 
@@ -299,7 +313,7 @@ def _is_bool(node: Any) -> bool:
 
 
 def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Input:
-    """Return the input at a tensor of a graph; the tensor need not be a placeholder."""
+    """Return the `Input` for a tensor of a graph; the tensor need not be a placeholder."""
     import tensorflow as tf
 
     node = next(node for node in graph_def.node if node.name == op_of(name))

@@ -1,4 +1,4 @@
-"""Keras files as programs: checked, built by Keras in safe mode, and traced.
+"""Turn Keras files into programs: check them, let Keras build them in safe mode, trace them.
 
 Keras resolves names in a configuration to Python objects: modules, classes, functions, and symbols
 of TensorFlow's API. The safe mode of Keras does not restrict all names: tf-keras imports any
@@ -43,7 +43,7 @@ _KERAS = re.compile(
     r"(\.(activations|constraints|dtype_policies|engine|initializers|layers|legacy|losses|metrics"
     r"|mixed_precision|models|ops|optimizers|quantizers|random|regularizers|trainers)(\.\w+)*)?"
 )
-"""Keras modules with parts of models; other modules of Keras access files and settings."""
+"""Keras modules that define parts of models; others can access files and settings."""
 
 _RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 _READS_FILES = frozenset({"TFSMLayer"})
@@ -103,17 +103,20 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
         try:
             return keras.models.load_model(file, compile=False, safe_mode=not settings.trust)
         except Exception as error:  # whatever the layers' own code raises
-            hint = "save it by model.export, and pass that SavedModel"
+            hint = "save the model with model.export, and pass that SavedModel"
             if re.search(r"[Uu]nknown|locate class|custom", str(error)):
-                hint = "--import MODULE names the Python module that defines its custom classes"
+                hint = "pass --import MODULE with the Python module that defines the custom classes"
             if "safe_mode" in str(error) or "unsafe" in str(error).lower():
-                hint = "--trust lets it run the code in the file"
+                hint = "pass --trust to let Keras run the code in the file"
             reason = f"Keras cannot build it: {first_line(error)}"
             raise UnsupportedError(path, reason, hint) from None
 
 
 def _library(source: Source) -> Any:
-    """Return the Keras that wrote a file. tf-keras continues Keras 2."""
+    """Return the module `tf_keras` for a file of Keras 1 or 2, otherwise the module `keras`.
+
+    If that module is not installed, return the other module.
+    """
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
@@ -126,7 +129,7 @@ def _library(source: Source) -> Any:
 
 @contextmanager
 def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
-    """Yield a path of the file with the ending that Keras expects for the format."""
+    """Yield a path to the file that ends as Keras expects for the format `kind`."""
     ending = ".keras" if kind == "keras-archive" else ".h5"
     if os.path.isdir(path) or path.endswith(ending):
         yield path
@@ -158,7 +161,7 @@ def _refuse_other_files(path: str, where: str) -> None:
 
 
 def _configuration(file: str, where: str) -> Any:
-    """Return the configuration of a model, read by the libraries that Keras uses."""
+    """Return a model's configuration as parsed JSON, read with the libraries that Keras uses."""
     try:
         if os.path.isdir(file):
             with open(os.path.join(file, "config.json"), "rb") as stream:
@@ -179,8 +182,8 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
     """Raise if a configuration names objects other than parts of models.
 
     Args:
-        configuration: a JSON value.
-        path: for messages.
+        configuration: the configuration of a model, as parsed JSON.
+        path: the path of the model, for messages.
         imports: modules that the user imported, whose objects are allowed.
 
     Raises:
@@ -203,7 +206,7 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
 
 
 def _objects(configuration: Any) -> Iterator[dict[str, Any]]:
-    """Yield every JSON object, at any depth."""
+    """Yield every JSON object in a configuration, at any depth."""
     waiting = [configuration]
     while waiting:
         value = waiting.pop()
@@ -240,13 +243,13 @@ def _is_registered(described: dict[str, Any]) -> bool:
 
 
 def _name(described: dict[str, Any]) -> str:
-    """Return the name of the class or function that Keras looks up in a module."""
+    """Return the name of the class or function that a JSON object describes."""
     name = _text(described.get("class_name"))
     return _text(described.get("config")) if name == "function" else name
 
 
 def _danger(described: dict[str, Any]) -> str:
-    """Return a description of a dangerous action if Keras builds an object; may be empty."""
+    """Return the dangerous action that building an object would cause, or an empty string."""
     kind = _text(described.get("class_name")).rpartition(">")[2]
     config = described.get("config")
     config = config if isinstance(config, dict) else {}
@@ -272,5 +275,5 @@ def _danger(described: dict[str, Any]) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a string unchanged; return an empty string for other types."""
+    """Return `value` if it is a string, otherwise an empty string."""
     return value if isinstance(value, str) else ""

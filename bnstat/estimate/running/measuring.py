@@ -1,7 +1,7 @@
-"""A graph that also measures the inputs of its normalizations.
+"""Add ops to a model's graph that measure the inputs of its normalizations.
 
-The ops that measure are added to the model's graph. In the exported graph, each input that takes a
-moving statistic then takes the batch statistic or a fed statistic.
+In the new graph, each op input that took a moving statistic takes the batch statistic, or a
+statistic that the caller feeds.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from bnstat.estimate.running.flat_graph import Condition, Dependencies, full_nam
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE, Edge, Normalization
 
 _ENOUGH = 4_096
-"""The number of positions of a batch that are measured if a sample suffices."""
+"""About this number of positions of a batch is measured if every n-th position suffices."""
 
 _FEW = 128
-"""If a sample of the data has at most this many positions, all are measured."""
+"""All positions are measured if each sample has at most this number of positions."""
 
 _FOR_SHIFT = 64
 """The number of positions whose mean is subtracted before squares are summed."""
 
 _BLOCK = 64
-"""The number of rows that are summed in the tensor's dtype, before float64 is used."""
+"""The number of rows in a block: rows are summed in the tensor's dtype, blocks in float64."""
 
 
 class BatchMoments(NamedTuple):
     """The moments of a batch: as tensors, as names of tensors, or as arrays.
 
     Attributes:
-        count: int64, the number of elements of a channel.
+        count: int64, the number of elements per channel.
         mean: [channels], float64.
         variance: [channels], float64, the biased variance.
     """
@@ -44,14 +44,15 @@ class BatchMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasuringGraph:
-    """A graph that measures.
+    """A graph that also measures the inputs of its normalizations.
 
     Attributes:
         graph_def: the graph.
-        moments: layer -> for each use of the layer, the names of the moments' tensors.
-        statistics: layer -> role -> the placeholder of the statistics that the layer uses; empty if
-            each layer normalizes with batch statistics.
-        phase: the placeholder of an int32 that differs between batches.
+        moments: layer -> for each use of the layer, the names of the tensors with the moments.
+        statistics: layer -> role -> name of the placeholder that takes the statistic; empty if each
+            layer normalizes with batch statistics.
+        phase: the name of an int32 placeholder. Feeding a different number for each batch measures
+            different positions.
     """
 
     graph_def: Any
@@ -68,9 +69,9 @@ def add_measuring(
     by_batch: bool,
     sample: bool,
 ) -> MeasuringGraph:
-    """Add the ops that measure some normalizations to a `tf.Graph`, and return the new graph.
+    """Add ops that measure the inputs of normalizations to a `tf.Graph`; return the graph to run.
 
-    For `by_batch` and `sample` see `passes.Runner`.
+    `passes.Runner` documents `by_batch` and `sample`.
     """
     import tensorflow as tf
 
@@ -103,15 +104,17 @@ def add_measuring(
 
 
 def tensor_of(graph: Any, name: str) -> Any:
-    """Return a tensor of a `tf.Graph`; a name without an output number is the first output."""
+    """Return a tensor of a `tf.Graph`; the name of an op means the op's first output."""
     return graph.get_tensor_by_name(full_name(name))
 
 
 def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[int], int]:
-    """Return a normalization's input, the channel axes, and the number of channels.
+    """Return the tensor that is normalized, its channel axes, and the number of channels.
 
-    If the rank of the input is unknown, there is one channel axis, counted from the end. Raises
-    `UnsupportedError` if the graph does not record enough of the shape.
+    If the rank of the tensor is unknown, the only channel axis is negative (counted from the end).
+
+    Raises:
+        UnsupportedError: the graph does not record enough of the tensor's shape.
     """
     x = tensor_of(graph, normalization.x)
     edge = next(edge for edge in normalization.edges if edge.role == MEAN)
@@ -139,10 +142,10 @@ def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[in
 
 
 def _channel_axes(x: Any, statistic: Any, axis: int | None, layer: str) -> tuple[int, ...]:
-    """Return the axes of a tensor along which the statistics lie, from the shapes of both."""
+    """Return the channel axes of a tensor, given its shape `x` and the shape of a statistic."""
     rank, sizes = x.rank, statistic.as_list() if statistic.rank else None
     if rank is None or sizes is None or None in sizes or len(sizes) > rank:
-        raise UnsupportedError(layer, "the graph does not record the shape of what enters")
+        raise UnsupportedError(layer, "the graph does not record the shape of its input")
     if len(sizes) == 1 and axis is not None:
         return (axis % rank,)
     first = rank - len(sizes)
@@ -153,9 +156,16 @@ def _channel_axes(x: Any, statistic: Any, axis: int | None, layer: str) -> tuple
 def _measure(
     x: Any, channel_axes: Sequence[int], channels: int, phase: Any, sample: bool, mask: Any
 ) -> BatchMoments:
-    """Add the ops that measure a tensor; for the arguments see `entering` and `MeasuringGraph`.
+    """Add ops that compute the moments of a tensor, and return the moments as tensors.
 
-    A mask is applied if the channels are the last axis.
+    Args:
+        x: the tensor.
+        channel_axes: the channel axes, as `entering` returns them.
+        channels: the number of channels.
+        phase: see `MeasuringGraph`.
+        sample: True if every n-th position suffices.
+        mask: a tensor that is true for the values to measure; ignored unless the last axis of `x`
+            is the only channel axis.
     """
     import tensorflow as tf
 
@@ -185,9 +195,10 @@ def _measure(
 
 
 def _sampled(x: Any, rank: int, channels: int, phase: Any) -> Any:
-    """Take every n-th position of a large tensor, whose positions lie along `rank` axes.
+    """Return every n-th position of a large tensor; return a small tensor unchanged.
 
-    Each sample in the batch contributes equally; `phase` shifts the first position.
+    The positions lie along the first `rank` axes, beginning with the batch. Each sample of the
+    batch contributes the same number of positions. `phase` shifts the first position.
     """
     import tensorflow as tf
 
@@ -201,7 +212,7 @@ def _sampled(x: Any, rank: int, channels: int, phase: Any) -> Any:
 
 
 def _mean_by_product(x: Any) -> Any:
-    """Return the mean over the rows of a matrix: fast, and exact enough for a sample."""
+    """Return the mean over the rows of a matrix, from one fast product in the matrix's dtype."""
     import tensorflow as tf
 
     rows = tf.shape(x)[0]
@@ -210,7 +221,7 @@ def _mean_by_product(x: Any) -> Any:
 
 
 def _mean_in_blocks(x: Any) -> Any:
-    """Return the mean over the rows of a matrix, in float64, from products of a few rows each."""
+    """Return the mean over the rows of a matrix; the sums of blocks are added in float64."""
     import tensorflow as tf
 
     rows = tf.shape(x)[0]
@@ -222,7 +233,10 @@ def _mean_in_blocks(x: Any) -> Any:
 
 
 def _placeholder(graph: Any, edge: Edge, names: dict[str, str], channels: int) -> Any:
-    """Return the placeholder of the statistic that an edge takes; `names` holds them by role."""
+    """Return the placeholder that takes the statistic of an edge, and add it if it is missing.
+
+    `names` maps role -> name of the placeholder, for the layer of the edge.
+    """
     import tensorflow as tf
 
     if edge.role not in names:
@@ -233,7 +247,7 @@ def _placeholder(graph: Any, edge: Edge, names: dict[str, str], channels: int) -
 
 
 def _fitted(graph: Any, edge: Edge, statistic: Any) -> Any:
-    """Return a statistic in the shape and dtype of the tensor that an edge takes now."""
+    """Return a statistic in the shape and dtype of the tensor that it replaces at an edge."""
     import tensorflow as tf
 
     old = tensor_of(graph, edge.tensor)
@@ -242,7 +256,7 @@ def _fitted(graph: Any, edge: Edge, statistic: Any) -> Any:
 
 
 def _or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition]) -> BatchMoments:
-    """Return the moments, or zeros if the conditions of a tensor are not met."""
+    """Return tensors that are the moments in runs that meet the conditions, otherwise zeros."""
     import tensorflow as tf
 
     zeros = [tf.zeros(each.shape, each.dtype) for each in moments]

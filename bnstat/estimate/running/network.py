@@ -30,7 +30,7 @@ from bnstat.estimate.running.normalizations import (
 from bnstat.model import Array, BatchNorm
 
 Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]
-"""The function whose result an output is, or else whose input it is."""
+"""The function that computes an output, or (`logits of`) the function that takes it as logits."""
 
 _RESULTS: Final[dict[str, Activation]] = {
     "Softmax": "softmax",
@@ -64,11 +64,11 @@ class Network:
     Attributes:
         program: the network; its graph is flat.
         layers: the layers that can be measured, by name, in the order of the network.
-        normalizations: all uses of the layers.
-        left: layer -> the reason why it cannot be measured.
-        dependencies: the dependencies in the graph.
+        normalizations: all uses of these layers in the graph.
+        left: layer that cannot be measured -> the reason.
+        dependencies: the dependencies in the graph on the data and on the layers.
         graph: the graph as a `tf.Graph`.
-        activation: the function whose result or input the output is, if known.
+        activation: the function that computes the output or takes it as logits, if known.
     """
 
     program: Program
@@ -81,14 +81,14 @@ class Network:
 
     @property
     def output(self) -> str:
-        """The tensor of the first output."""
+        """The name of the first output tensor."""
         return self.program.outputs[0]
 
     @property
     def is_comparable(self) -> bool:
-        """Return True if `output` is a floating-point tensor, and the only candidate output.
+        """Return True if the model has exactly one output, a floating-point tensor.
 
-        A graph without a signature may have several candidates, some in branches that never run.
+        A graph without a signature may show several outputs, some in branches that never run.
         """
         is_only = len(self.program.outputs) == 1
         return is_only and bool(tensor_of(self.graph, self.output).dtype.is_floating)
@@ -106,9 +106,9 @@ class Network:
         }
 
     def waves(self) -> list[list[str]]:
-        """Return the layers in groups. Each group depends only on earlier groups.
+        """Return the names of the layers in waves; each wave depends only on earlier waves.
 
-        Layers that depend on each other, such as a layer that is used twice, are in one group.
+        Layers that depend on each other are in one wave. (A layer used twice can cause this.)
         """
         before: dict[str, set[str]] = {name: set() for name in self.layers}
         for each in self.normalizations:
@@ -130,7 +130,7 @@ class Network:
         return waves
 
     def depend_on_themselves(self, wave: Sequence[str]) -> bool:
-        """Return True if the statistics of a wave's layers change the input of these layers."""
+        """Return True if the statistics of a layer in a wave change the input of a layer in it."""
         return any(
             each.layer in wave and not self.dependencies.marks(each.x).isdisjoint(wave)
             for each in self.normalizations
@@ -141,7 +141,7 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
     """Make a program flat, and find the normalizations of its layers.
 
     Raises:
-        UnsupportedError: running it would execute ops that are not allowed (see `trust`).
+        UnsupportedError: running the program would execute ops that only `trust` allows.
         BnstatError: TensorFlow refuses the graph.
     """
     original = program.graph_def
@@ -178,9 +178,11 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
 
 
 def _flat(program: Program, trust: bool) -> Program:
-    """Return a program whose graph is flat and has only allowed ops, and only inputs that matter.
+    """Return a program with a flat graph, and only with inputs that the outputs depend on.
 
-    The graph is checked before TensorFlow sees it.
+    Raises:
+        UnsupportedError: the graph has an op that is not allowed. This is checked before TensorFlow
+            gets the graph.
     """
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
     graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
@@ -211,7 +213,7 @@ def _flat(program: Program, trust: bool) -> Program:
 
 
 def _mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> str | None:
-    """Return the mask of a tensor that enters a normalization; for `masks` see `Program`."""
+    """Return the name of the mask of a tensor, if there is one; see `Program.masks`."""
     name = op_of(tensor)
     while name not in masks and name in nodes and nodes[name].op in _SAME_MASK:
         name = op_of(nodes[name].input[0])
@@ -226,9 +228,10 @@ def _statistic(layer: BatchNorm, role: str) -> Array:
 
 
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
-    """Return the function whose result an output is, or else whose input it is.
+    """Return the function that computes an output, or that takes the output as logits.
 
-    The graphs are searched in order, without their functions.
+    The graphs are searched in the given order, but not the functions in their libraries. Return
+    None if no function is found.
     """
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}
@@ -242,7 +245,7 @@ def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
 
 
 def _source(ops: dict[str, Any], tensor: str) -> str:
-    """Return the op that computes a tensor's values, skipping ops that only reshape."""
+    """Return the name of the op that computes a tensor, skipping ops that reshape or cast."""
     name = op_of(tensor)
     seen = set()
     while name in ops and ops[name].op in _SAME_VALUES and name not in seen:

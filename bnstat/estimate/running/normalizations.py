@@ -1,4 +1,4 @@
-"""The normalizations in a flat graph: the data input and the statistics inputs of each."""
+"""Find the normalizations in a flat graph, with their data inputs and statistics inputs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FUSED: Mapping[str, tuple[int, int]] = {
     "_FusedBatchNormEx": (3, 4),
     "BatchNormWithGlobalNormalization": (1, 2),
 }
-"""Op -> indices of the inputs that take the mean and the variance."""
+"""Op type -> indices of the inputs that take the mean and the variance."""
 
 _KEEPS_UNBIASED = frozenset(_FUSED) - {"BatchNormWithGlobalNormalization"}
-"""Ops whose training averages the unbiased batch variance."""
+"""Op types that average the unbiased batch variance in training."""
 
 _WALKED = PASSES | {
     "Add",
@@ -41,24 +41,22 @@ _WALKED = PASSES | {
     "Sub",
 }
 _MOST_OPS = 128
-"""The largest number of ops of a normalization; about ten are usual."""
+"""The limit on the ops that compute one normalization; about ten are usual."""
 
-_TRAINING = (
-    "the graph normalizes by the batch whatever the statistics are (training=True is built in)"
-)
-_UNKNOWN = "how the graph normalizes with it is not understood"
+_TRAINING = "the graph always normalizes with batch statistics (training=True is built in)"
+_UNKNOWN = "bnstat does not recognize how the graph normalizes with it"
 
 MEAN, VARIANCE = "moving_mean", "moving_variance"
 
 
 @dataclass(frozen=True)
 class Edge:
-    """An input of an op that takes a moving statistic.
+    """The place where a moving statistic enters an op.
 
     Attributes:
         op: the name of the op.
-        position: the index of the input.
-        tensor: the tensor that the input takes now.
+        position: the index of the op's input that takes the statistic.
+        tensor: the name of the tensor that the model's graph connects to this input.
         role: moving mean or moving variance.
     """
 
@@ -74,13 +72,13 @@ class Normalization:
 
     Attributes:
         layer: the name of the layer.
-        op: the op whose output is the normalized tensor.
-        x: the data input.
-        edges: the inputs that take the moving statistics; at least one for each statistic.
+        op: the name of the op whose output is the normalized tensor.
+        x: the name of the tensor that is normalized.
+        edges: where the moving statistics enter; at least one edge for each statistic.
         axis: the channel axis, if the graph records it.
         unbiased: True if training averages the unbiased variance.
-        mask: a tensor without the last dimension of `x` that is true for values that count; None if
-            all values count.
+        mask: the name of a tensor that is true for the values of `x` that the statistics include.
+            It lacks the last dimension of `x`. None if the statistics include all values.
     """
 
     layer: str
@@ -95,10 +93,16 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Find the normalizations of some layers in a flat `GraphDef`; for `variables` see `Program`.
+    """Find the normalizations of some layers in a flat `GraphDef`.
+
+    Args:
+        graph_def: the graph.
+        variables: name of an op -> key of the variable that the op holds.
+        layers: the layers to find.
 
     Returns:
-        The normalizations in network order, and layer -> reason for layers without one.
+        The normalizations in network order, and a mapping: layer without a normalization -> the
+        reason.
     """
     graph = flat_graph(graph_def, variables)
     tensors = Tensors(graph, Steps())
@@ -132,7 +136,7 @@ def find_normalizations(
 
 
 def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | str:
-    """Return a normalization, or the reason why it cannot be measured."""
+    """Return the normalization that `norm` describes, or the reason why it cannot be measured."""
     op = tensors.ops[norm.op]
     if op.type in _FUSED:
         inputs = tensors.inputs(op.name)
@@ -142,7 +146,7 @@ def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | 
         edges = [Edge(op.name, position, inputs[position], role) for role, position in positions]
         x = inputs[0] if inputs else ""
     elif op.type.startswith("_Fused"):
-        return "it is one op with its convolution, which hides what enters it"
+        return "the graph fuses it with its convolution, so its input cannot be measured"
     else:
         x, edges = _spelled_out(tensors, norm)
     if {edge.role for edge in edges} != {MEAN, VARIANCE}:
@@ -153,7 +157,7 @@ def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | 
 
 
 def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
-    """Return the data input of a normalization of several ops, and the statistics inputs."""
+    """Return the data input and the edges of a normalization that consists of several ops."""
     roles = {key: role for role, key in norm.roles.items() if role in (MEAN, VARIANCE)}
     others = set(norm.roles.values()) - roles.keys()
     edges = []

@@ -1,8 +1,8 @@
-"""Models in memory as programs, traced once in inference.
+"""Turn models in memory into programs, by tracing them once in inference.
 
 A traced graph does not show the masks of Keras, because inference normalizes masked values like
-other values. The masks are therefore recorded during tracing: as in training, masked values do not
-count for the statistics.
+other values. The masks are therefore recorded during tracing, so that the statistics exclude masked
+values, as in training.
 
 Sources: keras/src/layers/normalization/batch_normalization.py, of Keras 3 and of tf-keras, whose
 fused layers ignore masks; tensorflow/core/ops/lookup_ops.cc.
@@ -39,9 +39,9 @@ def traced(
 
     Args:
         model: a model of Keras or tf-keras, or a callable `tf.Module`.
-        where: for messages.
-        variables: key -> variable, for variables that have a key.
-        example: returns a sample, for a model that does not record its inputs.
+        where: the description of the model, for messages.
+        variables: key -> variable of the model. Other variables get the names of their ops as keys.
+        example: returns a batch, name -> array; called if the model does not record its inputs.
 
     Raises:
         BnstatError: the model cannot be traced.
@@ -59,7 +59,7 @@ def traced(
         with _recorded_masks(model) as recorded:
             function = tf.function(call, autograph=False).get_concrete_function(*specs.values())
     except Exception as error:  # whatever the model's own code raises
-        raise BnstatError(where, f"cannot be traced: {first_line(error)}") from None
+        raise BnstatError(where, f"TensorFlow cannot trace it: {first_line(error)}") from None
     graph = function.graph
     inside = {id(internal) for _, internal in graph.captures}
     fed = [tensor for tensor in graph.inputs if id(tensor) not in inside]
@@ -84,7 +84,7 @@ def traced(
 def _specs(
     model: Any, example: Callable[[], Mapping[str, Array]] | None, where: str
 ) -> dict[str, Any]:
-    """Return input name -> `tf.TensorSpec`, by the example if the model does not record inputs."""
+    """Return input name -> `tf.TensorSpec`, from `example` if the model records no inputs."""
     import tensorflow as tf
 
     try:
@@ -103,7 +103,7 @@ def _specs(
 
 
 def _packed(model: Any, tensors: tuple[Any, ...]) -> Any:
-    """Return the tensors in the structure of the model's argument."""
+    """Return the tensors in the structure that the model takes, such as one tensor or a list."""
     import tensorflow as tf
 
     try:
@@ -113,7 +113,7 @@ def _packed(model: Any, tensors: tuple[Any, ...]) -> Any:
 
 
 def _parameters(model: Any) -> set[str]:
-    """Return the names of the parameters with which a model can be called."""
+    """Return the names of the parameters of a model's `call` and `__call__`."""
     names: set[str] = set()
     for name in ("call", "__call__"):
         method = getattr(model, name, None)
@@ -126,10 +126,11 @@ def _parameters(model: Any) -> set[str]:
 
 
 def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Convert a function's captured tensors to variables, tables and constants of its graph.
+    """Replace a graph's captured tensors in `graph_def` by variables, tables and constants.
 
     Returns:
-        Name of an op -> the variable that it holds, and the ops that fill the tables.
+        A mapping, name of an op -> the variable that the op holds; and the names of the ops that
+        fill the tables.
     """
     import tensorflow as tf
 
@@ -154,7 +155,7 @@ def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any]
             try:
                 value = np.asarray(external.numpy())
             except (AttributeError, NotImplementedError, TypeError, tf.errors.OpError):
-                what = f"uses {external.dtype.name} state that cannot be run apart from it"
+                what = f"uses {external.dtype.name} state that bnstat cannot copy into a graph"
                 raise UnsupportedError(where, what) from None
             node.op = "Const"
             node.attr["dtype"].type = external.dtype.as_datatype_enum
@@ -167,7 +168,8 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
     """Record the masks with which the batch-norm layers of a model are called.
 
     Yields:
-        A list to which pairs (input of a layer, mask) are added; a mask lacks the last dimension.
+        A list. Each call of a layer with a mask adds a pair (input tensor, mask tensor); the mask
+        lacks the last dimension of the input.
     """
     recorded: list[tuple[Any, Any]] = []
     layers = [
@@ -200,7 +202,7 @@ def _recording(call: Any, recorded: list[tuple[Any, Any]]) -> Any:
 
 
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
-    """Replace a node for a lookup table in memory by a table with the same entries.
+    """Replace a node that captures a lookup table by a new table with the same entries.
 
     Returns:
         The name of the new op that fills the table; None if the resource is not a known table.
@@ -229,7 +231,10 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
 
 
 def _entries(handle: Any) -> Sequence[Array] | None:
-    """Return the keys and the values of a table, whose dtypes only an empty lookup shows."""
+    """Return [keys, values] of a lookup table; None if the resource is not a known table.
+
+    The handle does not record the dtypes, so an empty lookup is tried with each pair of dtypes.
+    """
     import tensorflow as tf
 
     for key, value in product(map(tf.as_dtype, _KEYS), map(tf.as_dtype, _VALUES)):

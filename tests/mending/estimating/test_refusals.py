@@ -79,7 +79,7 @@ def test_values_without_a_network_cannot_be_run(tmp_path: Path) -> None:
     model.save_weights(tmp_path / "m.weights.h5")
     (tmp_path / "m.pth").write_bytes(ports.pytorch_files()["state.pt"])
     for name, message in (
-        ("model", r"a checkpoint alone.*bnstat.recalibrate\(model, data\)"),
+        ("model", r"a checkpoint without a graph.*bnstat.recalibrate\(model, data\)"),
         ("m.weights.h5", "only weights"),
         ("m.pth", r"PyTorch: run .*\.update_bn\(loader, model\)"),
     ):
@@ -125,7 +125,7 @@ def test_what_keras_cannot_load_again_has_another_way(
 
     monkeypatch.setattr(keras.models, "load_model", fails)
     with pytest.raises(
-        BnstatError, match=r"No cast function available\.; save it by model\.export"
+        BnstatError, match=r"No cast function available\.; save the model with model\.export"
     ):
         recalibrate(tmp_path / "m.keras", X)
 

@@ -165,5 +165,5 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, spec: bytes) -> None:
     tensor = specs.attr["value"].tensor
     tensor.string_val[:] = [spec] * len(tensor.string_val)
     (tmp_path / "model.meta").write_bytes(meta.SerializeToString())
-    with pytest.raises(UnsupportedError, match=r"shape \[.*the graph wants .*SavedModel"):
+    with pytest.raises(UnsupportedError, match=r"shape \[.*the graph needs .*SavedModel"):
         bnstat.drift(path, X)

@@ -177,18 +177,18 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
         ),
         ({"w": X, "y": X}, ONE, "it has w, y: if one of them holds the labels, pass --labels NAME"),
         ({"x": X}, TWO, "no array named 'z'; the model takes x, z; it has x"),
-        ({"x": X[:, :, :2]}, ONE, r"samples for 'x' are \[2, 2\] each, the model takes \[2, 3\]"),
-        ({"x": X[:, 0]}, ONE, r"samples for 'x' are \[3\] each"),
+        ({"x": X[:, :, :2]}, ONE, r"'x' have the shape \[2, 2\], but the model takes \[2, 3\]"),
+        ({"x": X[:, 0]}, ONE, r"samples for 'x' have the shape \[3\]"),
         ({"x": np.array(["a", "b"])}, {"x": Input("x", "float32", None)}, "takes float32"),
-        ({"x": X, "z": np.linspace(0, 1, 10)}, TWO, "'z' are of float64, the model takes int32"),
-        ({"x": X, "z": np.full(10, 2**40)}, TWO, "'z' are of int64, the model takes int32"),
-        ({"x": np.where(X == 7, np.nan, X)}, ONE, "x: 1 of .* numbers are NaN or infinite"),
-        ({"x": np.full(X.shape, 1e40)}, ONE, "x: 24 of 24 .* infinite, as float32"),
-        ({"x": X.astype("V4")}, ONE, r"samples for 'x' are of \|V4, the model takes float32"),
+        ({"x": X, "z": np.linspace(0, 1, 10)}, TWO, "float64, but the model takes int32"),
+        ({"x": X, "z": np.full(10, 2**40)}, TWO, "int64, but the model takes int32"),
+        ({"x": np.where(X == 7, np.nan, X)}, ONE, "x: 1 of .* values are NaN or infinite"),
+        ({"x": np.full(X.shape, 1e40)}, ONE, "x: 24 of 24 .* infinite after conversion to float32"),
+        ({"x": X.astype("V4")}, ONE, r"'x' have the dtype \|V4, but the model takes float32"),
         ({"x": X[:1]}, ONE, "has 1 sample: too few"),
         ({"x": X[:0]}, ONE, "has no sample: too few"),
         ({"x": X, "z": np.arange(3)}, TWO, "differ in length: x 10, z 3"),
-        ({}, ONE, "holds no arrays"),
+        ({}, ONE, "contains no arrays"),
         ({"x": np.float32(1)}, ONE, "a scalar array has no sample axis"),
     ],
 )
@@ -214,28 +214,28 @@ def test_unknown_and_damaged_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
     for name in ("d.txt", "empty"):
-        with pytest.raises(BnstatError, match="not data that bnstat knows"):
+        with pytest.raises(BnstatError, match="not in a data format that bnstat reads"):
             read(tmp_path / name)
     (tmp_path / "text.npz").write_text("some words")
-    with pytest.raises(BnstatError, match=r"neither \.npz nor \.npy, whatever its name says"):
+    with pytest.raises(BnstatError, match=r"name of an \.npz or \.npy file, but not the contents"):
         read(tmp_path / "text.npz")
     for name in ("d.npz", "objects.npz"):
         with pytest.raises(BnstatError, match="NumPy cannot read it"):
             read(tmp_path / name)
     with pytest.raises(BnstatError, match="nowhere: does not exist"):
         read(tmp_path / "nowhere")
-    with pytest.raises(BnstatError, match="not data that bnstat knows"):
+    with pytest.raises(BnstatError, match="not a type of data that bnstat reads"):
         read(7)
     with pytest.raises(BnstatError, match="a scalar array has no sample axis"):
         read({"x": np.float32(1)})
     others = {"v": X, "w": X, "y": np.arange(10)}
     with pytest.raises(BnstatError, match=r"it has v, w, y: rename the input array to x$"):
         read(others, labels="y")
-    with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
+    with pytest.raises(BnstatError, match="no array 'y' for --labels; it has x"):
         read({"x": X}, labels="y")
-    with pytest.raises(BnstatError, match="the labels 'y' are of <U1; pass the number of each"):
+    with pytest.raises(BnstatError, match="dtype <U1, which is not numeric; pass the index"):
         read({"x": X, "y": np.array(list("aabbccddee"))}, labels="y")
-    with pytest.raises(BnstatError, match="its batches differ in their names or shapes"):
+    with pytest.raises(BnstatError, match="its batches differ in the names of arrays"):
         read([X, X[:, :, :2]])
 
 

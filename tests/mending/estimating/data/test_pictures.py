@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 def test_as_the_model_takes_them(folder: Path, shape: Any, dtype: str, expected: Any) -> None:
     inputs = {"x": Input("x:0", dtype, (None, *shape))}
     if expected is None:
-        with pytest.raises(BnstatError, match="images, which the model does not take"):
+        with pytest.raises(BnstatError, match="images, but the model does not take images"):
             read(folder, inputs)
     else:
         array = all_of(read(folder, inputs))

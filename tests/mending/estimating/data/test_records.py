@@ -43,7 +43,7 @@ def test_a_record_file(tmp_path: Path) -> None:
     batches = read(path, labels="y")
     np.testing.assert_array_equal(all_of(batches), X)
     assert batches[1].labels.tolist() == [4, 5, 6, 7]
-    with pytest.raises(BnstatError, match="no feature 'z'; it has x, y"):
+    with pytest.raises(BnstatError, match="no feature 'z'; its features are x, y"):
         read(path, {"z": ONE["x"]})
     wide = {"x": Input("x:0", "float32", (None, 4))}
     with pytest.raises(BnstatError, match="'x' has 6 values"):
@@ -93,7 +93,7 @@ def test_bytes_are_numbers_or_images(tmp_path: Path, dtype: str) -> None:
         assert array.dtype == dtype
         np.testing.assert_array_equal(array, images)
     write(tmp_path / "d", [example(x=b"1234567")])
-    wanted = rf"has 7 bytes, the model takes \[4, 6, 3\] of {dtype}; decode it in a function"
+    wanted = rf"has 7 bytes, but the model takes \[4, 6, 3\] of {dtype}; decode it in a Python"
     with pytest.raises(BnstatError, match=wanted):
         read(tmp_path / "d", inputs)
 
