@@ -14,8 +14,9 @@ _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 _EPILOG = """\b
 VALUES is one of these, identified by content:
   JSON, CSV  as bnstat export writes them, edited or not. A role that is null
-             (in CSV: empty) or left out keeps its values; so does a layer.
-             Decimals are rounded to the nearest number of the stored type.
+             (in CSV: empty) or missing keeps its stored values; so does a
+             missing layer. Decimals are rounded to the nearest number of the
+             stored type.
   NPZ, safetensors, Parquet
              as bnstat export writes them. The stored type must hold every
              number exactly.
@@ -84,7 +85,7 @@ def command(
     read back and compared before it gets its name.
     """
     if in_place == (output is not None):
-        raise click.UsageError("name the copy with -o, or pass --in-place")
+        raise click.UsageError("pass either -o COPY or --in-place")
 
     from bnstat.mending import apply
     from bnstat.output import differences
