@@ -1,8 +1,8 @@
 """The command line.
 
-Each command is the function `command` of a module in this package, which is imported when the
-command is used. The function reads the options, makes one call, writes the output and returns the
-exit code. Errors become one line on standard error and exit code 2.
+Each command is the function `command` of a module in this package; the module is imported when
+the command is used. The function reads the options, makes one call, writes the output and returns
+the exit code. Errors become one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMMANDS = {
     "help": "Show the documentation, topic by topic.",
     "completion": "Print a script for Tab completion in a shell.",
 }
-"""Name of a command -> summary, in the order of the help."""
+"""Name of a command -> its summary, in the order of `bnstat --help`."""
 
 _EPILOG = """\b
 Examples:
@@ -82,18 +82,18 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the command line. Ctrl-C exits without a message, as in a command."""
+        """Parse the command line. Ctrl-C exits without a message, as while a command runs."""
         try:
             return super().make_context(*args, **kwargs)
         except KeyboardInterrupt:
             sys.exit(_SIGINT)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and exit with the returned code or the error's code."""
+        """Run a command, and exit with the code that it returns, or with the code of its error."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line, and report system errors, even while printing help."""
+        """Run the command line. An `OSError`, even from printing help, is reported in one line."""
         try:
             return super().main(*args, **kwargs)
         except OSError as error:

@@ -20,8 +20,9 @@ def _titles(*, is_binary: bool) -> str:
 _EPILOG = f"""\b
 VALUES is one of these, identified by content:
   {_titles(is_binary=False)}  as bnstat export writes them, edited or not. A role that is null
-             (in CSV: empty) or left out keeps its values; so does a layer.
-             Decimals are rounded to the nearest number of the stored type.
+             (in CSV: empty) or missing keeps its stored values; so does a
+             missing layer. Decimals are rounded to the nearest number of the
+             stored type.
   {_titles(is_binary=True)}
              as bnstat export writes them. The stored type must hold every
              number exactly.
@@ -90,7 +91,7 @@ def command(
     read back and compared before it gets its name.
     """
     if in_place == (output is not None):
-        raise click.UsageError("name the copy with -o, or pass --in-place")
+        raise click.UsageError("pass either -o COPY or --in-place")
 
     from bnstat.mending import apply
     from bnstat.output import differences

@@ -17,9 +17,9 @@ Examples:
 def command(shell: str) -> None:
     """Print a script that makes Tab complete the command line in SHELL.
 
-    Tab then completes commands, options and paths; layers, checkpoints and steps of the model
-    that was typed before; and rules and topics. Add the line for your shell to the file that it
-    reads at its start.
+    Tab then completes commands, options, paths, rules and topics, and the layers, checkpoints and
+    steps of the model whose path was typed before. Add the line for your shell, from the examples
+    below, to the file that the shell reads when it starts.
     """
     from click.shell_completion import get_completion_class
 

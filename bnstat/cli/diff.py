@@ -75,10 +75,10 @@ def command(
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
-    Each is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
-    any of its files, or a URL. Layers are paired by name. If names differ, they are paired by the
-    end of the name, by position and shape, by values, or by scale and shift, and the output says
-    by which. A different name alone does not count as a difference.
+    OLD and NEW are each a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder,
+    its prefix, any of its files, or a URL. Layers are paired by name. If names differ, they are
+    paired by the end of the name, by position and shape, by values, or by scale and shift, and the
+    output reports the criterion. A different name alone does not count as a difference.
 
     Each layer gets a verdict: the same; the same in effect, if scale and shift agree though the
     values do not; folded into the weights beside it, which is proven number by number; or

@@ -74,7 +74,10 @@ def _page(topic: str, screen: Screen) -> Iterator[str]:
 
 
 def _link(match: re.Match[str]) -> str:
-    """Return a link as text; for a topic, append the command that shows the topic."""
+    """Return the text of a Markdown link, for a topic with the command that shows the topic.
+
+    A link to a URL is returned unchanged.
+    """
     text, target = match.groups()
     if "://" in target:
         return match[0]

@@ -65,9 +65,9 @@ def command(
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
     PATH is a folder of checkpoints, of Keras files or of SavedModel versions, or its URL. The
-    default is the current folder. Checkpoints are read from the oldest to the newest. One that
-    cannot be read is reported and left out. Below the table, findings name the statistics that are
-    frozen, still drift, diverge or become negative.
+    default is the current folder. Checkpoints are read from the oldest to the newest. A
+    checkpoint that cannot be read is reported and left out. Below the table, findings name the
+    statistics that are frozen, still drift, diverge or become negative.
     """
     run = _read(path, last, layers, reading, logdir, quiet)
     if run.tracks or format_ != "text":

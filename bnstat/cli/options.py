@@ -1,4 +1,4 @@
-"""Options that several commands have, with completions, and messages of several commands."""
+"""The options, completions and messages that several commands share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LONGEST_LINE = 2000
 def say(message: str) -> None:
     """Print one line on standard error, with control characters escaped.
 
-    A terminal gets it in lines that break between words.
+    On a terminal, the message is wrapped between words.
     """
     from bnstat.model import printable
 
@@ -67,7 +67,7 @@ def _wrapped(text: str, terminal: TextIO) -> str:
 
 
 def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return globs that each match one layer of the models whose paths were typed."""
+    """Return the names of layers in the models at the typed paths, escaped as globs."""
     from glob import escape
 
     from bnstat.loading import load
@@ -89,19 +89,19 @@ def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def suggest_checkpoints(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the checkpoints at the typed path, newest first."""
+    """Return the names of the checkpoints at the typed paths, newest first."""
     return _starting([name for name, _ in _checkpoints(ctx)], incomplete)
 
 
 def suggest_steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the training steps of the checkpoints at the typed path, newest first."""
+    """Return the training steps of the checkpoints at the typed paths, newest first."""
     return _starting([str(step) for _, step in _checkpoints(ctx) if step is not None], incomplete)
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the codes of the rules; once a letter is typed, also the names.
+    """Return the codes of the rules and, once a letter is typed, their names.
 
-    Rules may be separated by commas.
+    In a list separated by commas, the last rule is completed.
     """
     from bnstat.checks import RULES
 
@@ -140,10 +140,10 @@ def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the typed paths, or else the current folder.
+    """Return the paths typed in the command line, or the current folder by default.
 
-    The paths are arguments of the context or, if parsing ended early, the rest of the line, for
-    example after an option whose value is missing.
+    If parsing ended early, for example at an option without a value, the unparsed arguments count
+    as paths.
     """
     paths: list[str] = []
     for parameter in ctx.command.params:
@@ -156,7 +156,7 @@ def _paths(ctx: click.Context) -> list[str]:
 
 
 def _starting(texts: list[str], start: str) -> list[str]:
-    """Return the strings with this prefix that can be typed in a command line."""
+    """Return the strings that begin with `start` and have only printable characters."""
     return [text for text in texts if text.startswith(start) and text.isprintable()]
 
 
@@ -165,7 +165,7 @@ def _pattern(text: str) -> tuple[str, str]:
 
     role, equals, regex = text.partition("=")
     if not equals or role not in ROLES:
-        raise click.BadParameter(f"{text!r} is not ROLE=REGEX with a role of {', '.join(ROLES)}")
+        raise click.BadParameter(f"{text!r} is not ROLE=REGEX; ROLE is one of {', '.join(ROLES)}")
     try:
         re.compile(regex)
     except re.error as error:
@@ -182,7 +182,7 @@ def _size(text: str) -> int:
 
 
 def _storage_option(text: str) -> tuple[str, Any]:
-    """Parse KEY=VALUE. A value that is not JSON is a string."""
+    """Parse KEY=VALUE into a pair. VALUE is read as JSON, or as a string if it is not JSON."""
     import json
 
     key, equals, value = text.partition("=")
@@ -205,7 +205,7 @@ def _threshold(text: str) -> tuple[str, float]:
 def as_dict(
     _: click.Context, __: click.Parameter, pairs: tuple[tuple[str, Any], ...]
 ) -> dict[str, Any]:
-    """Return the pairs that an option with several values was converted to as a dict."""
+    """Convert the pairs (key, value) of an option that can be repeated to a dict."""
     return dict(pairs)
 
 
@@ -361,7 +361,7 @@ def _with_options(command: Command, options: Sequence[Callable[[Command], Comman
 
 
 class Reading(NamedTuple):
-    """The arguments of `bnstat.load` that the options of `reading` set."""
+    """The arguments of `bnstat.load` that are set by the options of `reading` or `reading_all`."""
 
     reader: Literal["auto", "native", "tensorflow"]
     patterns: tuple[tuple[str, str], ...]
@@ -396,14 +396,16 @@ class Reading(NamedTuple):
         )
 
     def for_all(self) -> dict[str, Any]:
-        """Return the arguments that `bnstat.load` and `bnstat.load_all` share."""
+        """Return all arguments but `checkpoint` and `step`, as arguments of `bnstat.load_all`."""
         single = ("checkpoint", "step")
         return {name: value for name, value in self._asdict().items() if name not in single}
 
     def load_all(
         self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
     ) -> Models:
-        """Load the checkpoints of a folder, the oldest first; `last` is the number of newest ones.
+        """Load the checkpoints of a folder, the oldest first.
+
+        If `last` is a number, only this number of the newest checkpoints is loaded.
 
         Raises:
             BnstatError: the folder has no checkpoints.
@@ -419,7 +421,11 @@ def _gathered(
     build: Callable[..., object],
     options: Sequence[Callable[[Any], Any]],
 ) -> Callable[[Command], Command]:
-    """Return a decorator that adds options, and passes what `build` makes of them as `name`."""
+    """Return a decorator that adds options to a command, and combines their values.
+
+    The command receives one argument `name`: the result of `build`, which is called with the
+    values of the options `names`.
+    """
 
     def add(command: Command) -> Command:
         @functools.wraps(command)
@@ -433,7 +439,7 @@ def _gathered(
 
 
 reading_all = _gathered("reading", Reading._fields, Reading, (*_NAMES, *_READING))
-"""Adds the options for reading models, passed to the command as `reading`."""
+"""Adds the options for reading models. The command receives a `Reading` as `reading`."""
 
 
 def reading(command: Command) -> Command:
@@ -442,12 +448,12 @@ def reading(command: Command) -> Command:
 
 
 def choosing(command: Command) -> Command:
-    """Add the options that select a checkpoint and recognize layers, as in `bnstat.load`."""
+    """Add --checkpoint, --step, --pattern and --include-shadows, as arguments of `bnstat.load`."""
     return _with_options(command, (*_CHECKPOINT, *_NAMES))
 
 
 class RuleOptions(NamedTuple):
-    """The rules to apply and their settings, from the options of `rules`."""
+    """The rules to apply and their settings, from the options that the decorator `rules` adds."""
 
     select: tuple[str, ...]
     ignore: tuple[str, ...]
@@ -458,7 +464,7 @@ class RuleOptions(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """The settings in the options, which take precedence over the settings in a file."""
+        """The settings that the options set; they take precedence over the settings in a file."""
         from bnstat.checks.settings import Settings
 
         if self.config_file is not None and self.isolated:
@@ -471,11 +477,14 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 rules = _gathered("rules", RuleOptions._fields, RuleOptions, _RULES)
-"""Adds the options that select and adjust rules, passed to the command as `rules`."""
+"""Adds the options for rules. The command receives a `RuleOptions` as `rules`."""
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
-    """Add a flag per format; the selected format is passed to the command as `format_`."""
+    """Return a decorator that adds a flag for each format in `helps`: format -> help text.
+
+    The command receives the selected format as `format_`: `default` if no flag is set.
+    """
 
     def chosen(**flags: bool) -> str:
         names = [name for name in helps if flags[f"as_{name}"]]
@@ -491,7 +500,10 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
 
 
 def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
-    """Print the notes of models, each note once, without recommending the running command."""
+    """Print the notes of models, each note once.
+
+    Hints in the notes that recommend `command`, the running command, are removed.
+    """
     advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
     if not quiet:
         for note in dict.fromkeys(note for model in models for note in _notes(model)):
@@ -537,7 +549,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def exit_code(model: Model, quiet: bool) -> int:
-    """Return 0, or 1 with a message if the model has no layers."""
+    """Return 0; if the model has no layers, print a message and return 1."""
     if model.layers:
         return 0
     if not quiet:

@@ -61,16 +61,17 @@ def command(
 
     This runs the model: TensorFlow executes its graph in inference, so that dropout is off. In a
     first pass each layer normalizes by the batch, and its inputs are measured. A second pass, in
-    inference, measures how far the new statistics are from the inputs that the layer then gets.
+    inference, measures how far the new statistics are from the inputs that each layer then gets.
 
     If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
     network was trained in inference mode and needs these statistics. MODEL itself and up to 512
-    samples, run once more with the stored statistics, may show which. No copy is written of a
-    network that was trained in inference mode, nor, with --labels, one of lower accuracy. Use
-    --labels if MODEL was fine-tuned with frozen batch norm: such a network needs its statistics.
+    samples, run once more with the stored statistics, may show which is true. The command writes no
+    copy of a network that was trained in inference mode and, with --labels, no copy of lower
+    accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network needs its
+    stored statistics.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
-        raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
+        raise click.UsageError("pass exactly one of -o COPY, --in-place and --dry-run")
 
     from bnstat.estimate.recalibration import recalibrate
     from bnstat.output import drift as results

@@ -65,7 +65,9 @@ def _feed(text: str) -> tuple[str, bool | float]:
 
 def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
     if given:
-        raise click.UsageError("use --answer to name an output of the model; -o FILE is the file")
+        raise click.UsageError(
+            "use --answer to name an output of the model, or -o to name the file to write"
+        )
 
 
 _BOOLS = {"true": True, "false": False}
@@ -162,7 +164,11 @@ _OPTIONS = (
 
 
 def options(command: Command) -> Command:
-    """Add the options. The command gets `data`, and keyword arguments of `Settings`."""
+    """Add the options of `drift` and `recalibrate` that control how a model is run over data.
+
+    The command receives the option --data as `data`, and the others as the attributes of
+    `bnstat.estimate.data.Settings`.
+    """
 
     @functools.wraps(command)
     def wrapper(*args: Any, **settings: Any) -> Any:
@@ -178,7 +184,7 @@ def options(command: Command) -> Command:
 
 
 def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:
-    """Return a function that shows the progress of a pass over the data."""
+    """Return a function that yields batches and, unless `hidden`, shows a progress bar."""
     from bnstat.output.terminal.screen import track
 
     return lambda batches, what: track(batches, what, hidden=hidden)

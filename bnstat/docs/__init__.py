@@ -22,7 +22,7 @@ TOPICS: Final = {
     "speed": "How long commands take, beside the libraries of each format.",
     "safety": "What bnstat promises about files from strangers and about copies.",
 }
-"""The topics in reading order, each with its description. Each topic is a file TOPIC.md."""
+"""Topic -> description, in reading order. The page of each topic is the file TOPIC.md."""
 
 
 def read(topic: str) -> str:

@@ -34,7 +34,7 @@ _ROWS: Final = 1 << 12
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
-    """Write a model as CSV; see `ExportModule`."""
+    """Write a model as CSV; see `ExportModule.dump`."""
     file.write(_row("layer", "channel", *options.labels))
     for layer in options.track(model.layers):
         start_of_row = _row(cell(options.name(layer)), "").removesuffix("\n")
@@ -49,7 +49,7 @@ def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None
 
 
 def largest_shape(arrays: Iterable[Array | None]) -> tuple[int, ...]:
-    """Return the shape with the most elements, which covers all channels of a layer."""
+    """Return the shape of the largest array; `(0,)` if all arrays are None."""
     return max((array.shape for array in arrays if array is not None), key=prod, default=(0,))
 
 
@@ -90,7 +90,7 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a file; see `ExportModule`."""
+    """Read the values in a file; see `ExportModule.read`."""
     try:
         text = file.read().removeprefix(_BOM).decode()
     except UnicodeDecodeError as error:
@@ -116,7 +116,7 @@ def read_table(
     Args:
         path: the path of the file, for messages.
         columns: the column names, in the naming of any framework.
-        rows: pairs of a position, such as `line 2`, and a row. Numbers may be strings.
+        rows: pairs (position in the file, such as `line 2`; cells). Numbers may be strings.
         as_cell: returns the cell that `dump` writes for a layer's name.
 
     Raises:
@@ -146,7 +146,7 @@ def read_table(
             raise DamagedError(where, f"has {len(row)} cells, but there are {len(names)} columns")
         layer, channel = row[layer_at], row[channel_at]
         if not isinstance(layer, str) or not isinstance(channel, str):
-            raise DamagedError(where, "has no layer or no channel")
+            raise DamagedError(where, "the layer or the channel is missing or not text")
         table = tables.setdefault(layer, {})
         if (channel := channel.strip()) in table:
             raise DamagedError(where, f"channel {channel[:40]!r} is listed a second time")
@@ -159,7 +159,7 @@ def read_table(
 
 
 def _number(value: object, where: str) -> str | float | None:
-    """Return a cell's number; a string remains a string; None for an empty cell."""
+    """Return a cell as a number or a string that is not empty; None for an empty cell."""
     if isinstance(value, str):
         return value.strip() or None
     if value is None or isinstance(value, float):
@@ -172,7 +172,10 @@ def _layer(
     table: Mapping[str, tuple[str, Sequence[str | float | None]]],
     where: str,
 ) -> dict[str, Given]:
-    """Return role -> values of a layer; `table` is channel -> position and numbers."""
+    """Return role -> values of a layer.
+
+    `table` is channel -> (position of its row in the file, one number for each of `roles`).
+    """
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
@@ -184,7 +187,9 @@ def _layer(
             continue
         if cells[: len(filled)] != filled or (len(filled) < len(cells) and len(shape) > 1):
             place = rows[cells.index(None)][0]
-            raise DamagedError(where, f"{role} is empty in {place}, but not in all of the layer")
+            raise DamagedError(
+                where, f"{role} is empty in {place}, but not in every row of the layer"
+            )
         array = np.empty(len(filled), object if isinstance(filled[0], str) else np.float64)
         array[:] = filled
         layer[role] = Given(array.reshape(shape if len(shape) > 1 else -1), any_rank=True)
@@ -192,7 +197,7 @@ def _layer(
 
 
 def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """Return the shape of a layer's variables; raise if a channel is missing."""
+    """Return the shape of a layer's variables, from the channels; raise if a channel is missing."""
     indices = []
     for channel in table:
         parts = channel.split(":")
@@ -203,7 +208,9 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
         raise DamagedError(where, "some channels have more indices than others")
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
     if prod(shape) > _MOST_CHANNELS:
-        raise DamagedError(where, f"claims {prod(shape)} channels")
+        raise DamagedError(
+            where, f"has channel indices for {prod(shape)} channels, too many to read"
+        )
     for label in labels(shape, 0, min(prod(shape), len(table) + 1)):
         if label not in table:
             raise DamagedError(where, f"channel {label} is missing")

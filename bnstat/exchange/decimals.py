@@ -63,7 +63,9 @@ def _encode(array: Array, words: Mapping[str, str]) -> str:
     numbers = portable(array)
     dtype = numbers.dtype
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise UnsupportedError(str(array.dtype), "elements of this type are not numbers")
+        raise UnsupportedError(
+            str(array.dtype), "bnstat does not write elements of this type as decimal numbers"
+        )
     if dtype == np.float16 or (dtype != array.dtype and dtype.kind == "f"):
         numbers = _shortest_float32(array)
     numbers = numbers.astype(numbers.dtype.newbyteorder("="), order="C", copy=False)
@@ -114,7 +116,7 @@ def portable(array: Array) -> Array:
 
 
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
-    """Return the names of the channels at positions `start` to `stop`, in C order.
+    """Return the names of every `step`-th channel from `start` to `stop`, counted in C order.
 
     A channel of a vector is named by its index, even if the stored shape has further dimensions of
     size 1 (`[1, 1, 1, 32]`). Otherwise the name is one index per dimension: `0:3:1`.
@@ -127,7 +129,7 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return the nearest element of a dtype for each string; ties go to the even last bit.
+    """Return the nearest number of a dtype for each string; half-way, the even last bit wins.
 
     Args:
         texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
@@ -169,5 +171,5 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
 
 
 def channel_of(array: Array, position: int, where: str) -> str:
-    """Return the name of an element for messages; `where` names the array."""
+    """Return `WHERE, channel N` for the element at an index in C order, for messages."""
     return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"

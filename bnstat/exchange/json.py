@@ -1,7 +1,7 @@
 """The values of a model as JSON, lossless; `schema.json` beside this module is the schema.
 
 Numbers have the fewest digits that read back to the stored bits; NaN and the infinities are
-strings. `values` is nested according to `shape`, except that an empty tensor is `[]`.
+strings. `values` contains lists nested as `shape` specifies; for an empty tensor, it is `[]`.
 Characters that are not printable are written as escapes.
 """
 
@@ -27,7 +27,7 @@ _SCHEMA: Final = 1
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
-    """Write a model as JSON; see `ExportModule`."""
+    """Write a model as JSON; see `ExportModule.dump`."""
     source = model.source
     described = _members(
         path=source.path,
@@ -164,7 +164,7 @@ _MOST_ELEMENTS: Final = 1 << 59
 
 
 class _Number(str):
-    """A number as a string, with the digits in the document."""
+    """A number as a string, with the digits as they are in the document."""
 
     __slots__ = ()
 
@@ -177,11 +177,11 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a file; see `ExportModule`."""
+    """Read the values in a file; see `ExportModule.read`."""
     path = file.path
     document = _object(_parse(file), _DOCUMENT, path, "")
     if document.get("schema", _Number(_SCHEMA)) != _Number(_SCHEMA):
-        raise UnsupportedError(path, f"schema: is not {_SCHEMA}", "export it again")
+        raise UnsupportedError(path, f"schema is not {_SCHEMA}", "export it again")
     layers: dict[str, Mapping[str, Given]] = {}
     for place, item in (
         *_items(document, "layers", path),
@@ -217,7 +217,7 @@ def read(file: File) -> Document:
 def _items(
     parent: Mapping[str, Any], member: str, path: str, within: str = ""
 ) -> Iterator[tuple[str, object]]:
-    """Yield the elements of a list member, each with its position in the document."""
+    """Yield a pair (position, element) for the list `member`; a position is like `layers[0]`."""
     place, elements = f"{within}{member}", parent.get(member)
     if not isinstance(elements, list):
         raise _wrong(path, place, "is not a list")
@@ -235,7 +235,9 @@ def _parse(file: File) -> object:
         return result
 
     def constant(word: str) -> object:
-        raise DamagedError(file.path, f"has a bare {word}", f'write it as text, "{word}"')
+        raise DamagedError(
+            file.path, f"contains {word} without quotes", f'write it as a string, "{word}"'
+        )
 
     try:
         parsed: object = json.loads(
@@ -257,7 +259,7 @@ def _parse(file: File) -> object:
 
 
 def _given(item: object, path: str, place: str) -> Given:
-    """Return the values of a variable."""
+    """Return the values in the JSON object of a variable."""
     variable = _object(item, _VARIABLE, path, place)
     if "values" not in variable:
         raise _wrong(path, f"{place}.values", "is missing", "export without --no-values")
@@ -275,7 +277,7 @@ def _given(item: object, path: str, place: str) -> Given:
         if len(shape) > _MOST_DIMS:
             raise _wrong(path, f"{place}.values", "has too many dimensions")
     if 0 in shape and values != []:
-        raise _wrong(path, f"{place}.values", f"is not empty, as shape {list(shape)} requires")
+        raise _wrong(path, f"{place}.values", f"is not [], but the shape {list(shape)} is empty")
     # The values prove the shape before memory is reserved for it.
     flat = [] if 0 in shape else list(_flat(values, shape, path, f"{place}.values"))
     array = np.empty(len(flat), object)
@@ -289,10 +291,10 @@ def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
     ):
         raise _wrong(path, place, "is not a list of sizes")
     if len(sizes) > _MOST_DIMS or sum(map(len, sizes)) > 200:
-        raise _wrong(path, place, "is not a possible shape")
+        raise _wrong(path, place, "has too many or too large sizes")
     shape = tuple(map(int, sizes))
     if math.prod(size for size in shape if size) > _MOST_ELEMENTS:
-        raise _wrong(path, place, "is not a possible shape")
+        raise _wrong(path, place, "has too many or too large sizes")
     return shape
 
 
@@ -304,7 +306,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iter
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:
         count = len(values) if isinstance(values, list) else "no"
-        raise _wrong(path, place, f"has {count} elements, but the shape says {shape[0]}")
+        raise _wrong(path, place, f"has {count} elements, but the shape requires {shape[0]}")
     elif len(shape) == 1 and all(type(item) is _Number for item in values):
         yield from values
     else:
@@ -313,13 +315,15 @@ def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iter
 
 
 def _object(item: object, known: set[str], path: str, place: str) -> dict[str, Any]:
-    """Return a JSON object; raise if it has unknown members."""
+    """Return an item; raise if it is not a JSON object, or has members that are not in `known`."""
     if not isinstance(item, dict):
         raise _wrong(path, place or "the document", "is not an object")
     for name in item:
         if name not in known:
             member = f"{place}.{name[:80]}".removeprefix(".")
-            raise _wrong(path, member, "is not known", f"known are {', '.join(sorted(known))}")
+            raise _wrong(
+                path, member, "is not a known member", f"known are {', '.join(sorted(known))}"
+            )
     return item
 
 

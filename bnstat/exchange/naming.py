@@ -37,7 +37,7 @@ class Naming(NamedTuple):
     Attributes:
         separator: separates the components of a layer's name; None to leave names unchanged.
         keys: part -> name of the tensor, with `{}` in place of the layer's name.
-        has_new_share: True if momentum is the share of the new statistics.
+        has_new_share: True if momentum is the share of the new statistics, False if of the old.
     """
 
     separator: str | None
@@ -60,7 +60,7 @@ class Naming(NamedTuple):
         return None
 
     def label(self, part: str) -> str:
-        """Return the name of a part without the layer's name: `running_mean`."""
+        """Return the name of a part without the layer's name, such as `running_mean`."""
         return self.keys[part].rpartition("{}")[2][1:]
 
 
@@ -142,7 +142,7 @@ class ExportOptions:
         """Return a part of a layer, or None if the layer lacks the role.
 
         Raises:
-            BnstatError: the array cannot be read, or epsilon is unknown.
+            BnstatError: the array cannot be read, or the epsilon of a folded layer is unknown.
         """
         if not self.folded:
             return layer.array(part)
@@ -162,10 +162,10 @@ class ExportOptions:
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:
-        """Check, before the first write, that the options suit the layers.
+        """Check, before anything is written, that the layers can be exported with these options.
 
         Raises:
-            BnstatError: two layers or tensors would have one name, or an epsilon is unknown.
+            BnstatError: two layers or tensors would have one name, or a needed epsilon is unknown.
         """
         names: dict[str, str] = {}
         for layer in layers:
@@ -193,10 +193,10 @@ _LARGEST_MAP: Final = 1 << 26
 
 
 def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
-    """Write the name of each old layer with the name of its counterpart in the new model.
+    """Write a line OLD,NEW with the name of each old layer and of its counterpart in the new model.
 
     Old layers without a counterpart keep their names. If the new model is an ONNX file, whose
-    tensor names are independent, the names of tensors are written as well.
+    tensors are not named after their layer, a line for each tensor is added: `LAYER/ROLE,TENSOR`.
     """
     writer = csv.writer(file, lineterminator="\n")
     for pair in difference.layers:
@@ -212,7 +212,7 @@ def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
     """Return old name -> new name, for layers and tensors; see `ExportOptions.renamed`.
 
     Raises:
-        DamagedError: the file is not such a CSV file, or names a layer twice.
+        DamagedError: the file is not a CSV file of lines OLD,NEW, or names a layer twice.
         NotFoundError: a line names a layer that is not among `layers`.
         OSError: the file does not exist or cannot be read.
     """

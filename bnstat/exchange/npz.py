@@ -31,7 +31,7 @@ _LARGEST: Final = 1 << 30
 
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
-    """Write a model as NPZ; see `ExportModule`."""
+    """Write a model as NPZ; see `ExportModule.dump`."""
     with zipfile.ZipFile(cast(BinaryIO, _Forward(file)), "w", zipfile.ZIP_STORED) as archive:
         for layer in options.track(model.layers):
             for part in options.parts:
@@ -51,7 +51,7 @@ class _Forward:
 
 
 def _member(key: str) -> str:
-    """Return a tensor's key as the name of a ZIP member, without the ending."""
+    """Return a tensor's key as the name of a ZIP member, without the ending `.npy`."""
     try:
         encoded = key.encode()
     except UnicodeEncodeError:
@@ -67,7 +67,7 @@ def _member(key: str) -> str:
 
 
 def matches(file: File) -> bool:
-    """Return True for an NPZ file that has an array named after a role."""
+    """Return True for an NPZ file with an array whose name is a role, or ends in `/` and a role."""
     if not npz.matches(file):
         return False
     names = (info.filename.removesuffix(_ENDING) for info in npz.members(file))
@@ -75,10 +75,10 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a file; see `ExportModule`."""
+    """Read the values in a file; see `ExportModule.read`."""
     size = sum(info.file_size for info in npz.members(file))
     if size > _LARGEST:
-        raise UnsupportedError(file.path, f"claims {size} bytes, more than the 1 GiB that are read")
+        raise UnsupportedError(file.path, f"has arrays of {size} bytes; bnstat reads up to 1 GiB")
     layers: dict[str, dict[str, Given]] = {}
     for key, variable in npz.open_contents(file, Source(file.path, "npz")).variables.items():
         name, _, role = key.rpartition("/")

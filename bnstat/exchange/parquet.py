@@ -1,7 +1,8 @@
-"""The values of a model as Parquet, in the table of CSV, by the library `pyarrow`.
+"""The values of a model as Parquet: the same table as in CSV, written and read with `pyarrow`.
 
-The columns `layer` and `channel` are strings. The other columns are float32, or float64 if a
-variable does not fit into float32. A cell is null if the layer lacks the role.
+The columns `layer` and `channel` are strings. The other columns are float32, or float64 if any
+variable has a type other than float16, bfloat16 and float32. A cell is null if the layer lacks the
+role.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MOST_COLUMNS: Final = 16
 
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
-    """Write a model as Parquet; see `ExportModule`."""
+    """Write a model as Parquet; see `ExportModule.dump`."""
     arrow, parquet = _libraries()
     is_wide = any(
         variable.dtype not in ("float16", "bfloat16", "float32")
@@ -79,13 +80,15 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a file; see `ExportModule`."""
+    """Read the values in a file; see `ExportModule.read`."""
     arrow, parquet = _libraries()
     try:
         opened = parquet.ParquetFile(arrow.BufferReader(file.read()))
         columns = opened.metadata.num_columns
         if columns > _MOST_COLUMNS or columns * opened.metadata.num_rows > _MOST_CELLS:
-            raise UnsupportedError(file.path, "is too large for Parquet")
+            raise UnsupportedError(
+                file.path, "has more cells or columns than bnstat reads from Parquet"
+            )
         table: dict[str, list[Any]] = opened.read(use_threads=False).to_pydict()
     except (arrow.ArrowException, OSError, ValueError) as error:
         message = str(error).partition("\n")[0]

@@ -133,7 +133,7 @@ _LARGEST: Final = 1 << 30
 
 
 def values_of(values: Values | Model | str | PathLike[str]) -> Document | Model:
-    """Return the values that a caller passes in memory or as a path.
+    """Return the values that the caller of `apply` passes: a mapping, a model, or a path to read.
 
     Raises:
         BnstatError: the path does not exist, or the file cannot be read.
@@ -160,7 +160,9 @@ def read_values(path: str) -> Document | Model:
         for row in FORMATS:
             if not row.is_model and row.module.matches(file):
                 if file.size > _LARGEST:
-                    raise UnsupportedError(path, f"is larger than 1 GiB, too large for {row.title}")
+                    raise UnsupportedError(
+                        path, f"is larger than 1 GiB, the largest {row.title} that bnstat reads"
+                    )
                 return row.module.read(file)
     try:
         model = as_exported(load(path))
@@ -174,7 +176,7 @@ def read_values(path: str) -> Document | Model:
 
 
 def as_exported(model: Model) -> Model:
-    """Return an exported file's model with the layers in its tensor names.
+    """Return the model of an exported file, with the layers that the tensors' names describe.
 
     Names alone do not prove that tensors belong to batch norm, for example Flax's
     `batch_stats/x/mean` and `batch_stats/x/var` without a scale and a bias. However, if every
@@ -200,7 +202,7 @@ def as_exported(model: Model) -> Model:
 
 
 def _layers(naming: Naming, tensors: Iterable[Variable]) -> dict[str, dict[str, Variable]]:
-    """Return layer name -> part -> tensor; empty if a tensor's name does not fit."""
+    """Return layer name -> part -> tensor; empty if any tensor's name does not follow `naming`."""
     layers: dict[str, dict[str, Variable]] = {}
     for tensor in tensors:
         parsed = naming.parse(tensor.key)

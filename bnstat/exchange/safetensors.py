@@ -1,7 +1,7 @@
 """The values of a model as safetensors: a length, a JSON header, then the tensors' bytes.
 
-The keys are `LAYER/ROLE`, or a framework's names of the tensors. Arrays are
-stored bit for bit. The metadata entry `bnstat` contains each layer's epsilon and momentum as JSON.
+The keys are `LAYER/ROLE`, or the names that the framework in `--names` uses. Arrays are stored bit
+for bit. The metadata entry `bnstat` contains each layer's epsilon and momentum as JSON.
 `apply` reads the file like any safetensors model.
 
 Source: https://github.com/huggingface/safetensors, "Format".
@@ -23,7 +23,7 @@ _ALIGNMENT: Final = 8
 
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
-    """Write a model as safetensors; see `ExportModule`."""
+    """Write a model as safetensors; see `ExportModule.dump`."""
     arrays: dict[str, Array] = {}
     for layer in options.track(model.layers):
         for part in options.parts:
@@ -43,7 +43,7 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
     for key, array in arrays.items():
         if array.dtype.name not in _CODES:
             raise UnsupportedError(
-                key, f"safetensors has no {array.dtype.name}", "export JSON instead"
+                key, f"safetensors cannot store {array.dtype.name}", "export JSON instead"
             )
         begin, end = end, end + array.nbytes
         header[key] = {

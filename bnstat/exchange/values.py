@@ -28,9 +28,11 @@ def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     if array.dtype == dtype:
         return array
     if not _is_float(dtype):
-        raise UnsupportedError(where, f"variables of {dtype.name} cannot get new values")
+        raise UnsupportedError(
+            where, f"bnstat does not write new values to a variable of type {dtype.name}"
+        )
     if not _is_float(array.dtype) and array.dtype.kind not in "iu":
-        raise UnsupportedError(where, f"values of {array.dtype} are not numbers")
+        raise UnsupportedError(where, f"values of type {array.dtype} are not numbers")
     with np.errstate(all="ignore"):
         result = array.astype(dtype)
         if array.dtype.kind in "iu":
@@ -43,8 +45,8 @@ def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         position = int(np.argmin(is_exact.reshape(-1)))
         raise UnsupportedError(
             channel_of(array, position, where),
-            f"{array.reshape(-1)[position]!s} is not exactly a {dtype.name}; the nearest is "
-            f"{result.reshape(-1)[position]!s}",
+            f"{dtype.name} cannot represent {array.reshape(-1)[position]!s} exactly; the nearest "
+            f"number is {result.reshape(-1)[position]!s}",
             f"round the values to {dtype.name} first",
         )
     return result
@@ -62,7 +64,7 @@ class Given:
         array: numbers, or an object array of decimal strings.
         dtype: for strings, the name of the dtype to which each string is rounded first; None for
             the variable's dtype.
-        any_rank: True to ignore dimensions of size 1, which some formats do not store.
+        any_rank: True if the file does not store dimensions of size 1, so that they may differ.
     """
 
     array: Array
@@ -77,7 +79,8 @@ class Given:
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
         """Return the values in the variable's shape and dtype.
 
-        If the stored element is NaN, a NaN string, or a NaN of another type, keeps the stored bits.
+        Where the new and the stored value are both NaN, the stored bits are kept, unless the new
+        values have the stored dtype.
 
         Args:
             variable: the target variable.
@@ -92,7 +95,9 @@ class Given:
         if array.shape != variable.shape:
             if not self.any_rank or squeezed(array.shape) != squeezed(variable.shape):
                 shapes = list(array.shape), list(variable.shape)
-                raise DamagedError(where, "the values have shape {}, stored is {}".format(*shapes))
+                raise DamagedError(
+                    where, "the new values have shape {}, the stored ones {}".format(*shapes)
+                )
             array = array.reshape(variable.shape)
         numbers = array
         if self.is_text:
@@ -115,7 +120,7 @@ class Document:
         where: the path, for messages.
         layers: layer name in the document's spelling -> role -> values. For an undecided variable,
             the key in the model's file takes the place of the role.
-        spelt: returns the document's spelling of a layer's name.
+        spelt: converts a layer's name in a model to the document's spelling.
     """
 
     where: str
@@ -131,7 +136,7 @@ def refused_folded(where: str) -> UnsupportedError:
 
 
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    """Raise if numbers have more digits than a narrow dtype, as numbers of a wider dtype do.
+    """Raise if a number has more digits than a narrow dtype holds.
 
     Numbers for float32 and wider types may have any number of digits.
     """

@@ -42,7 +42,7 @@ ROUNDINGS: Final[Mapping[Rounding, str]] = {
     "float16": "numbers of float16",
     "bfloat16": "numbers of bfloat16",
 }
-"""Rounding that limits a proof -> text."""
+"""Rounding that limits the precision of a folding proof -> text."""
 
 _KERAS_EPSILON: Final = ("Keras", "0.001")
 _PYTORCH_EPSILON: Final = ("PyTorch", "1e-5")
@@ -59,7 +59,7 @@ _LEAST_NAME: Final = 8
 
 
 def text_lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
-    """Yield the lines that show a difference; `everything` also shows what is equal."""
+    """Yield the lines that show a difference, if `everything` also equal layers and all names."""
     yield from wrapped(f"old  {source_line(difference.old)}", screen)
     yield from wrapped(f"new  {source_line(difference.new)}", screen)
     yield ""
@@ -90,7 +90,10 @@ def source_line(source: Source) -> str:
 
 
 def remarks(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines on paired, added, removed and renamed layers, and the meaning of changes."""
+    """Yield one line for each list of renamed, removed, added or folded layers, and each cause.
+
+    Long lists are cut unless `everything` is True.
+    """
     listed = partial(_listed, everything=everything)
     if renamed := difference.renamed:
         yield f"layers matched: {_matches(layer.match for layer in difference.layers)}"
@@ -124,7 +127,10 @@ def remarks(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _listed(title: str, names: Iterable[str], everything: bool) -> Iterator[str]:
-    """Yield a line with names, or nothing without names."""
+    """Yield a line with a title and names; without names, yield nothing.
+
+    Only the first 10 names are listed unless `everything` is True.
+    """
     names = list(names)
     visible = names if everything else names[:_NAMES_SHOWN]
     more = len(names) - len(visible)
@@ -138,7 +144,7 @@ def _matches(matches: Iterable[Match]) -> str:
 
 
 def _missing_epsilons(difference: Difference) -> Iterator[str]:
-    """Yield a line for each file without the epsilon that the other file stores."""
+    """Yield a line for each file that does not store an epsilon that the other file stores."""
     names = _file_names(difference)
     sources = difference.old, difference.new
     for having, lacking in ((0, 1), (1, 0)):
@@ -160,7 +166,10 @@ def _missing_epsilons(difference: Difference) -> Iterator[str]:
 
 
 def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines about layers that may be folded into the other model, without a proof."""
+    """Yield lines about layers for which no folding into the other model could be proven.
+
+    Either no weights match, or the missing epsilon prevents the test.
+    """
     names = _file_names(difference)
     sources = difference.old, difference.new
     for own, side in enumerate(("old", "new")):
@@ -180,8 +189,12 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _file_names(difference: Difference) -> tuple[str, str]:
-    """Return the last parts of the two paths, or other names if they are equal."""
-    # The class knows the separators of every system.
+    """Return names for the old and the new file.
+
+    They are the last components of the paths, or `the old file` and `the new file` if these
+    components are equal or empty.
+    """
+    # PureWindowsPath splits at both separators, / and \.
     old, new = (
         legible(PureWindowsPath(source.path).name) for source in (difference.old, difference.new)
     )
@@ -189,7 +202,7 @@ def _file_names(difference: Difference) -> tuple[str, str]:
 
 
 def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
-    """Return each library that may have written a file, and its default epsilon."""
+    """Return (library, its default epsilon) for each library that may have written a file."""
     if source.format == "pytorch":
         return [_PYTORCH_EPSILON]
     if source.format.startswith(("keras", "tf", "saved-model")):
@@ -198,20 +211,20 @@ def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
 
 
 def folded_text(layer: Folded) -> str:
-    """Return a layer's name, and the other model's weights that contain the folded layer."""
+    """Return `LAYER -> WEIGHTS`, with the other model's weights that contain the folded layer."""
     bias = "" if layer.bias is None else f" + {_first_name(layer.bias)}"
     rounding = "" if layer.rounding is None else f" (as far as {ROUNDINGS[layer.rounding]} show)"
     return f"{legible(layer.layer)} -> {_first_name(layer.into)}{bias}{rounding}"
 
 
 def _first_name(key: str) -> str:
-    """Return the first of the joined names that a TensorFlow Lite tensor may have."""
+    """Return the first name in a key: TensorFlow Lite may join several names of a tensor by `;`."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
 
 def role_cells(role: RoleChange) -> tuple[str, str, str]:
-    """Return the number of changed channels, and the largest absolute and relative change."""
+    """Return cells: number of changed channels, largest change, largest relative change."""
     if role.presence != "both":
         return f"only in {role.presence}", "", ""
     if role.largest is None:
@@ -226,7 +239,10 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return layer, title and three cells of each role and setting that changed."""
+    """Return a row (layer, role or setting, three cells) for each role and setting that changed.
+
+    With `everything`, equal roles have a row too.
+    """
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
         if len({role.shapes for role in layer.roles}) == 1 and not any(
@@ -247,7 +263,7 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
-    """Return the columns of rows, without the first one."""
+    """Return the columns that show the rows, except the first column, which contains the layer."""
     return [
         Column(title, [row[number] for row in rows], right=number > 1)
         for number, title in enumerate(titles, 1)
@@ -297,7 +313,7 @@ def _json_layer(layer: LayerChange) -> dict[str, Any]:
 
 
 def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
-    """Yield the lines of a Markdown document; see `text_lines`."""
+    """Yield the lines of a difference as Markdown; `everything` is as in `text_lines`."""
     yield f"**{escaped(difference.summary)}**"
     yield ""
     yield f"- old: {escaped(source_line(difference.old))}"
@@ -349,7 +365,7 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
 
 
 def _paired(changes: Sequence[Change]) -> str:
-    """Return a text on the pairing of layers; empty if all were paired by name."""
+    """Return a line about layers that were paired despite different names; empty without them."""
     by_layer = {change.layer: change for change in changes}
     renamed = [change for change in by_layer.values() if change.given_as != change.layer]
     if all(change.match == "name" for change in renamed):

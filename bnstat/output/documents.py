@@ -1,7 +1,7 @@
 """JSON and CSV documents for other programs, as lines.
 
-In JSON, NaN and the infinities are strings as in the JSON of a model, and characters outside ASCII
-are escaped.
+In JSON, NaN and the infinities are the strings `NaN`, `Infinity` and `-Infinity`, and characters
+outside ASCII are escaped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def json_document(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield nested dicts and lists of strings, numbers, bools and None as lines of JSON.
+    """Yield the lines of a JSON document of dicts, lists, strings, numbers, bools and None.
 
     Each member of the outermost dict, and each dict in a list of dicts, has its own line.
     """
@@ -38,12 +38,12 @@ def json_document(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def encode(value: Any) -> str:
-    """Return a value as JSON."""
+    """Return a value as JSON in one line, with NaN and the infinities as strings."""
     return json.dumps(plain(value), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """Return a value in which NaN and the infinities are replaced by strings."""
+    """Return a copy of nested JSON data with strings in place of NaN and the infinities."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -64,17 +64,17 @@ def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Ite
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
-    """Return attribute name -> value of an object, as JSON data."""
+    """Return a dict name -> value of the attributes `names` of an object."""
     return {name: getattr(of, name) for name in names}
 
 
 def source(of: Source) -> dict[str, Any]:
-    """Return the source of a model, as in the JSON of a model."""
+    """Return a model's source as a dict of path, format, checkpoint, step and writer."""
     return members(of, "path", "format", "checkpoint", "step", "writer")
 
 
 def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
-    """Return the JSON members for how a model was trained: the verdict and the evidence."""
+    """Return the JSON members `trained_with`, the verdict, and `evidence`, its reasons."""
     if evidence is None:
         return {"trained_with": "unknown", "evidence": None}
     data = None if evidence.data is None else asdict(evidence.data)

@@ -53,7 +53,7 @@ _STYLES: Final[Mapping[State, str]] = {
     "invalid": "red",
 }
 _SMALL_BATCH: Final = 32
-"""The statistics of smaller batches are so inaccurate that they can cost accuracy themselves."""
+"""The batch size below which inaccurate statistics can lower the accuracy themselves."""
 
 _UNKNOWN: Final = "-"
 """Shown if no channel has a value, because the statistics are invalid."""
@@ -82,7 +82,7 @@ _BETTER: Final = {
 
 
 def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
-    """Yield the lines that compare the stored statistics of `model` with the data's."""
+    """Yield the lines that compare the stored statistics of `model` with the data's statistics."""
     header = [("path", legible(model)), ("data", f"{result.samples} samples")]
     if result.evidence is not None and result.evidence.data is not None:
         header += _modes(result.evidence.data, result.samples)
@@ -112,7 +112,7 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
 
 
 def _advice(result: Drift) -> str:
-    """Return what to do if the data and the stored statistics differ."""
+    """Return the advice for a model whose stored statistics differ from the data's statistics."""
     evidence = result.evidence
     modes = None if evidence is None else evidence.data
     better = None if modes is None else modes.better
@@ -198,9 +198,9 @@ def _uncertainty(layer: Mended, screen: Screen) -> str:
 
 
 def notes(result: Recalibration) -> Iterator[str]:
-    """Yield notes about layers that were left out, and warnings about the result."""
+    """Yield notes about layers that were not recalibrated, and warnings about the result."""
     for name, reason in result.left.items():
-        yield f"note: {name} was left as it was: {reason}"
+        yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
     elif (
@@ -240,7 +240,10 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield labels and texts that compare both modes; `samples` is the size of the data."""
+    """Yield pairs (label, text) that compare inference with the stored and the data's statistics.
+
+    `samples` is the number of samples in all of the data.
+    """
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:
@@ -262,7 +265,7 @@ def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
 
 
 def _described(outputs: Outputs) -> str:
-    """Return a text with the range, the spread and the saturated fraction of outputs."""
+    """Return a text with the range of outputs, their spread and the saturated fraction."""
     text = (
         f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
         f"{compact(outputs.spread, 3)} from sample to sample"

@@ -102,7 +102,10 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return the channels of a finding; empty if there are many, or the message says `all`."""
+    """Return the channels of a finding as text, such as ` (channels 0, 3)`.
+
+    The text is empty if there are more than 8 channels, or if the message names all of them.
+    """
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""
@@ -115,7 +118,7 @@ _PROSE_WIDTH: Final = 80
 
 
 def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
-    """Yield a table of the rules with their most serious severities."""
+    """Yield the lines of a table of rules: code, name, most serious severity and title."""
     severities = [rule.severity for rule in rules]
     columns = [
         Column("code", [rule.code for rule in rules]),
@@ -147,7 +150,7 @@ def explained(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
 
 
 Checked = tuple[Sequence[Finding], Model]
-"""A model, and the findings in it."""
+"""The findings in a model, and the model."""
 
 
 def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
@@ -163,7 +166,7 @@ def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
 def json_of_several(checked: Sequence[Checked], unread: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of the findings in several models: `schema`, `models` and `errors`.
 
-    Each model becomes an object as in `json_lines`; `unread` is path -> error.
+    Each item of `models` is an object as in `json_lines`. `unread` is path -> error message.
     """
     document = {
         "schema": 1,

@@ -1,8 +1,9 @@
 """The history of a run, as text with sparklines, JSON and CSV.
 
-In JSON, each list of a track has one number per checkpoint, and null if the checkpoint lacks the
-layer, or the layer has no finite channel. CSV has one row per checkpoint, layer and role, and an
-empty cell instead of null. Names are escaped as in the CSV of a model; see `bnstat.exchange.csv`.
+In JSON, each list of a track has one entry per checkpoint: a number, or null if the checkpoint
+lacks the layer or the layer has no finite channel. CSV has one row per checkpoint, layer and role,
+and an empty cell instead of null. Names are escaped as in the CSV of a model; see
+`bnstat.exchange.csv`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def text_lines(
 
 
 def sparkline(values: Floats, width: int, blocks: str) -> str:
-    """Draw numbers, scaled from the lowest to the highest, in at most `width` characters.
+    """Return at most `width` characters that show numbers between their lowest and highest value.
 
     If there are more numbers than characters, a character shows the mean of several. A space stands
     for a number that is not finite.
@@ -120,12 +121,12 @@ def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Scree
 
 
 def newest(track: Track, course: Floats) -> str:
-    """Return the last number of a track, or `-` if the newest checkpoint lacks the layer."""
+    """Return a course's last number as text, or `-` if the newest checkpoint lacks the layer."""
     return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
 
 
 def moves(track: Track) -> str:
-    """Return the change since the previous checkpoint, in percent or as a multiple (x)."""
+    """Return the change since the previous checkpoint: in percent, or from 10 on as `x10`."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

@@ -41,7 +41,10 @@ BREAK: Final = Markup("<br>")
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """Return an element; `fill_opacity` is the attribute `fill-opacity`, `class_` is `class`."""
+    """Return an HTML element with these children and attributes.
+
+    In names of attributes, `_` becomes `-`, and a final `_` is removed: `fill_opacity`, `class_`.
+    """
     head = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_text(str(value))}"'
         for name, value in attributes.items()
@@ -78,7 +81,7 @@ def _text(text: str) -> str:
 
 
 def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
-    """Return a histogram of the channels of a layer, with its size in pixels."""
+    """Return a histogram of the finite channels of a role, `width` by `height` pixels."""
     values = finite(array)
     if not values.size:
         return Markup("")
@@ -96,7 +99,7 @@ def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
 
 
 def sorted_channels(array: Array, width: int, height: int) -> Markup:
-    """Return a line chart of a layer's sorted channels, with an axis at 0."""
+    """Return a line chart of a role's channels sorted by value, with an axis at 0."""
     values = np.sort(finite(array))
     if not values.size:
         return Markup("")
@@ -126,7 +129,7 @@ def share(part: int, whole: int) -> Markup:
 
 
 def mark(colour: str, label: str) -> Markup:
-    """Return a coloured dot."""
+    """Return a coloured dot; `label` describes it to screen readers."""
     return _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), label, 10, 10)
 
 
@@ -188,7 +191,7 @@ _LARGE: Final = (220, 56)
 
 
 def html_of(shown: object) -> str:
-    """Return the table of a model, a layer, findings, a difference or a history."""
+    """Return the HTML table of a model, a layer, findings, a difference or a history."""
     tables: dict[type, Callable[[Any], str]] = {
         Model: of_model,
         BatchNorm: of_layer,
@@ -279,7 +282,7 @@ def of_findings(shown: Sequence[Finding]) -> str:
 
 
 def of_difference(difference: Difference) -> str:
-    """Return a table with one row per role or setting that differs, and the reasons."""
+    """Return a table with one row per role or setting that differs, and remarks below the table."""
     changes: list[tuple[LayerChange, RoleChange | SettingChange]] = []
     for layer in difference.different:
         changes += [(layer, role) for role in layer.roles if not role.equal]
@@ -451,7 +454,10 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the numbers of all layers (0 where not stored), and a mask of stored numbers."""
+    """Return the numbers of one role in all layers, and a mask of the stored numbers.
+
+    `sizes` contains the number of channels of each layer. A number that is not stored is 0.
+    """
     flat = [None if array is None else portable(array).ravel() for array in arrays]
     kinds = [array.dtype for array in flat if array is not None]
     values = np.zeros(sum(sizes), np.result_type(*kinds) if kinds else np.float32)

@@ -47,14 +47,17 @@ def compact(number: float, digits: int) -> str:
 
 
 def _decimals(number: float, digits: int) -> int:
-    """Return the number of decimals that shows `digits` significant digits of a nonzero number."""
+    """Return the number of decimals that shows `digits` significant digits of a nonzero number.
+
+    The result is at most `digits + 1`.
+    """
     return min(max(0, digits - 1 - math.floor(math.log10(abs(number)))), digits + 1)
 
 
 Floats = NDArray[np.float64]
 
 _LOGARITHMIC_FROM: Final = 1e3
-"""The smallest ratio of largest to smallest positive number for a logarithmic axis."""
+"""An axis is logarithmic if the largest positive number is more than this times the smallest."""
 
 
 def finite(array: Array) -> Floats:
@@ -69,7 +72,7 @@ class Scale:
 
     Attributes:
         low, high: the finite ends of the axis.
-        logarithmic: True if equal distances are equal ratios.
+        logarithmic: True if equal distances on the axis mean equal ratios of numbers.
     """
 
     low: float
@@ -90,11 +93,14 @@ class Scale:
 
     @property
     def is_point(self) -> bool:
-        """True if all numbers are equal."""
+        """True if `low` and `high` are equal."""
         return self.low == self.high
 
     def places(self, values: Floats) -> Floats:
-        """Return positions on the axis, 0 at `low` to 1 at `high`; 0.5 if both are equal."""
+        """Return the position of each number on the axis, from 0 at `low` to 1 at `high`.
+
+        If `low` and `high` are equal, all positions are 0.5.
+        """
         if self.is_point:
             return np.full_like(values, 0.5)
         low, high = self.low, self.high
@@ -111,10 +117,13 @@ class Scale:
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
-        """Return counts in a suitable number of equal intervals, at most `most`."""
+        """Return the number of values in each of several equal intervals of the axis.
+
+        The number of intervals grows with the number of values, up to `most`.
+        """
         return self.counts(values, 5 if self.is_point else bins_for(values.size, most))
 
 
 def bins_for(count: int, most: int) -> int:
-    """Return the number of bars for a histogram: twice the root of the count, at most `most`."""
+    """Return the number of bars of a histogram: twice the square root of `count`, up to `most`."""
     return max(1, min(most, math.ceil(2 * math.sqrt(count))))

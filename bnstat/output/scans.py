@@ -33,7 +33,10 @@ _LEAST: Final = 12
 
 
 def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield a line per record, then the counts; `tally` counts the records meanwhile."""
+    """Yield a line per record, then the counts in `tally`.
+
+    Iterating over `records` must update `tally`.
+    """
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
@@ -45,7 +48,7 @@ def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Itera
 
 
 def counts(tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield the lines with the counts."""
+    """Yield a line with the totals, and lines with the models per rule and per read error."""
     yield from wrapped(tally.summary(), screen)
     counted = [
         *((code, name, f"{count:,}") for code, name, count in tally.by_finding()),
@@ -77,7 +80,10 @@ def _record(record: Record, screen: Screen) -> Iterator[str]:
 
 
 def _worst(record: Record) -> str:
-    """Return the worst severity and its rule, or the kind of the read error."""
+    """Return the most serious severity and its rule, or the kind of the read error.
+
+    The text is empty if the model could be read and has no findings.
+    """
     if record.trouble is not None:
         return str(record.trouble)
     return "" if record.worst is None else f"{record.worst} {record.rule}"
@@ -97,7 +103,7 @@ def json_lines(records: Iterable[Record]) -> Iterator[str]:
 def csv_lines(records: Iterable[Record]) -> Iterator[str]:
     """Yield the lines of a CSV document.
 
-    `findings` contains the code of each rule and its number of findings: `BN001:3 BN009:1`.
+    The cell `findings` contains each rule's code and number of findings: `BN001:3 BN009:1`.
     """
 
     def rows() -> Iterator[list[object]]:
@@ -115,7 +121,10 @@ def _columns(record: Record) -> dict[str, Any]:
 
 
 def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
-    """Yield the lines of a Markdown document; `tally` counts the records meanwhile."""
+    """Yield the lines of a Markdown table of the records, then the counts in `tally`.
+
+    Iterating over `records` must update `tally`.
+    """
     yield "| model | format | layers | worst finding |"
     yield "| --- | --- | ---: | --- |"
     for record in records:

@@ -19,8 +19,8 @@ _STDOUT: Final = ("-", "/dev/stdout")
 def open_binary(path: str) -> Iterator[BinaryIO]:
     """Open `path` for writing bytes; `-` is standard output.
 
-    A regular file is created or replaced when the block ends without an error, with the permissions
-    that `open` would give; otherwise no file changes. A device or a FIFO is written directly.
+    When the block ends without an error, a regular file is created, or replaced with unchanged
+    permissions. If the block raises, no file changes. A device or a FIFO is written directly.
 
     Raises:
         OSError: the file cannot be written.
@@ -77,9 +77,10 @@ def writes_to_terminal(path: str) -> bool:
 
 
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
-    """Write the lines that `render` returns for a screen: standard output, or a file.
+    """Write the lines that `render` returns for the screen at `path`; `-` is standard output.
 
-    Standard output gets escapes for characters that its encoding lacks.
+    Characters that the encoding of standard output lacks are written as escapes. A file is written
+    in UTF-8, for a screen of unlimited width.
 
     Raises:
         OSError: the lines cannot be written.

@@ -5,12 +5,13 @@ message and its checksum, all little-endian. The checksums are masked CRC-32C
 (`tensorflow/core/lib/io/record_writer.h`). A histogram is a float64 tensor with one row per bucket:
 left edge, right edge, count (`tensorboard/plugins/histogram/summary_v2.py`).
 
-The folder gets one run, `bnstat`, with these tags:
+The log folder gets one run, `bnstat`, with these tags:
 
     LAYER/ROLE                       histogram over the finite channels
-    LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN without any
-    LAYER/ROLE/not_finite            the number of channels that are NaN or infinite, if any
-    findings, findings over time     text: the findings of `check` in a step, and in the run
+    LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN if no channel is finite
+    LAYER/ROLE/not_finite            the number of NaN or infinite channels, if above 0
+    findings                         text: the findings of `check` in the model of a step
+    findings over time               text: the findings of `check` in the run
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ RUN: Final = "bnstat"
 """The folder of the event files; TensorBoard shows it as a run of this name."""
 
 _BINS: Final = 30
-"""The number of buckets, as in TensorBoard."""
+"""The number of buckets of a histogram, the default of TensorBoard."""
 
 _NAME: Final = "events.out.tfevents"
 
@@ -72,7 +73,7 @@ class Events:
         self.findings("findings", step, findings)
 
     def findings(self, tag: str, step: int, findings: Sequence[Finding]) -> None:
-        """Write findings as text."""
+        """Write findings as a Markdown list under a tag."""
         lines = [_line(finding) for finding in findings] or ["no findings"]
         tensor = TensorProto(dtype=DT_STRING, string_val=["\n".join(lines).encode()])
         self._write(Event(step=step, summary=Values(value=[_value(tag, texts, tensor)])))

@@ -102,8 +102,8 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{h5}", "{h5}"], "name the copy with -o, or pass --in-place"),
-        (["{h5}", "{h5}", "-o", "c", "--in-place"], "name the copy with -o, or pass --in-place"),
+        (["{h5}", "{h5}"], "pass either -o COPY or --in-place"),
+        (["{h5}", "{h5}", "-o", "c", "--in-place"], "pass either -o COPY or --in-place"),
         (["{h5}", "{h5}", "-o", "c", "--role", "mean"], "'mean' is not one of 'gamma'"),
         (["{h5}", "{h5}", "-o", "{h5}"], "is the model itself"),
         (["{h5}", "nothing", "-o", "c"], "nothing: no such file"),

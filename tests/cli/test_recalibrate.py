@@ -89,7 +89,7 @@ def test_one_place_for_the_copy(run, tmp_path):
     for arguments in ((), ("-o", tmp_path / "copy", "--dry-run"), ("--in-place", "--dry-run")):
         result = run("recalibrate", BROKEN, "--data", TRAIN, *arguments)
         assert result.exit_code == 2
-        assert "one of -o COPY, --in-place, --dry-run" in result.stderr
+        assert "exactly one of -o COPY, --in-place and --dry-run" in result.stderr
     assert not (tmp_path / "copy").exists()
 
 

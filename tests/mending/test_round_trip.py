@@ -222,7 +222,7 @@ def test_invalid_parquet_tables(tmp_path: Path, monkeypatch: Any) -> None:
     twice = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
     assert_refused(twice, "row 2: channel '0' is listed a second time")
     assert_refused({**twice, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number")
-    assert_refused({**twice, "channel": [0, 1]}, "no layer or no channel")
+    assert_refused({**twice, "channel": [0, 1]}, "the layer or the channel is missing or not text")
     assert_refused({**twice, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(bnstat.DamagedError, match="not a valid Parquet file"):

@@ -38,7 +38,7 @@ MOST_LISTED: Final = 100
 """The limit on listed findings per rule; the table and the layers show further findings."""
 
 MOST_NUMBERS: Final = 2_000_000
-"""The limit on numbers in all kept checkpoints of a run; such a page has 11 MB."""
+"""The limit on the numbers of all checkpoints that a page keeps; at the limit, it has 11 MB."""
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
 """The attributes of a track that the page shows."""
@@ -57,7 +57,7 @@ class Packed:
         self._end = 0
 
     def add(self, array: Array) -> Place:
-        """Pack an array of any numeric dtype, in C order."""
+        """Pack an array of any numeric dtype, in C order, and return its place."""
         small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
         kind = np.dtype("<f4" if small else "<f8")
         with np.errstate(invalid="ignore"):  # raised by a signalling NaN
@@ -81,7 +81,7 @@ class Page:
         facts: label -> text, about the model or both models.
         headline: the result in one line.
         tone: the severity of the result.
-        groups: the findings by rule, as dicts.
+        groups: a dict for each rule that has findings.
         notes: remarks on the numbers.
         data: the input of the page's scripts, as JSON data.
         numbers: the packed arrays, whose places are in `data`.
@@ -133,7 +133,7 @@ class Page:
         return [None if array is None else self.numbers.add(array) for array in arrays]
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
-        """Add the findings in `model`, and further members of the scripts' data."""
+        """Add the findings in `model` and the further members `data`, and return the page."""
         self.groups = _grouped(findings, self.places)
         self.notes += [*model.notes, *footnotes(model)]
         self.data = {
@@ -163,7 +163,11 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
 
 
 def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the findings by rule; each of the first ones with its row in the table, or None."""
+    """Return a dict for each rule: the rule, its findings, and their most serious severity.
+
+    `findings` contains the first findings, each with the index of its row in the table, or None.
+    `more` is the number of further findings.
+    """
     rules = {rule.code: rule for rule in RULES}
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -261,7 +265,9 @@ def load_measured(path: str) -> dict[str, Measured]:
     except FileNotFoundError:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
-        raise DamagedError(path, "is not the JSON of bnstat drift", "write it again") from None
+        raise DamagedError(
+            path, "is not the JSON of bnstat drift", "write it with bnstat drift --json"
+        ) from None
 
 
 def _measured(layer: Any) -> Measured:
@@ -295,7 +301,9 @@ def of_model(
             packed = {key: page.numbers.add(array) for key, array in arrays.items()}
             page.rows[page.places[name]]["measured"] = {"state": data.state, **packed}
         else:
-            page.notes.append(f"{name}: measured on data, but the model has no such layer")
+            page.notes.append(
+                f"{name}: measured on data, but the model has no layer of this name and size"
+            )
     return page.finish(model, findings, frames=[{"name": "stored"}], measured=measured is not None)
 
 
@@ -349,7 +357,7 @@ def _change(change: LayerChange) -> dict[str, Any]:
 
 
 def _folded(layer: Folded | None) -> str | None:
-    """Return the weights that contain a folded layer, and the causes of a wrong folding."""
+    """Return a text: the weights that contain a folded layer, and the causes of a wrong folding."""
     if layer is None:
         return None
     return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])

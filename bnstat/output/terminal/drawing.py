@@ -22,9 +22,10 @@ _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
-    """Draw a bar chart of at most `width` counts that fills the height. A count of 1 is visible.
+    """Return the rows, from top to bottom, of a chart with a bar for each of up to `width` counts.
 
-    `blocks` are characters of growing height; without any, the chart is drawn in ASCII.
+    The highest bar fills the height, and even a count of 1 is visible. `blocks` contains characters
+    of growing height; if it is empty, the chart is drawn in ASCII.
     """
     blocks = blocks or "#"
     steps = height * len(blocks)
@@ -38,9 +39,10 @@ def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list
 
 
 def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
-    """Draw numbers between 0 (bottom) and 1 (top) as dots, from left to right.
+    """Return the rows, from top to bottom, of a chart of numbers from 0 (bottom) to 1 (top).
 
-    A character shows 2 by 4 dots in Braille, or else a star.
+    The numbers are drawn as dots from left to right. A character contains 2 by 4 dots in Braille;
+    if `braille` is False, it is one star.
     """
     across, down = (2, _DOTS_DOWN) if braille else (1, 1)
     chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
@@ -54,13 +56,16 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
 
 
 def row_of(place: float, height: int, braille: bool) -> int:
-    """Return the row, from the top, in which `dots` draws a number."""
+    """Return the index of the row, counted from the top, in which `dots` draws `place`."""
     down = _DOTS_DOWN if braille else 1
     return int(_levels(np.array([place]), height * down)[0]) // down
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return, for each number, the line of dots from the top."""
+    """Return, for each place (0 to 1), the index of its row of dots.
+
+    The index is counted from the top, of `count` rows.
+    """
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
@@ -75,9 +80,9 @@ def framed(
 
     Args:
         draw: takes a number of columns, and returns the rows of the chart from top to bottom.
-        beside: row -> label on the left.
+        beside: index of a row -> label on the left.
         below: the labels under the left end, the middle and the right end.
-        width: the number of columns with the labels and the axis.
+        width: the number of columns, including the labels and the axis.
         screen: the screen.
     """
     tick, side, corner, rule = "┤│└─" if screen.boxes and screen.glyphs.blocks else "||+-"
@@ -118,7 +123,7 @@ def drawings(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """Yield the lines that draw the layers of a model, in ASCII if the screen has no boxes.
+    """Yield the lines of the charts of each layer, in ASCII if the screen has no boxes.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -150,7 +155,7 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
-    """Yield lines with the role and its summary."""
+    """Yield the lines above the charts of a role: its name and a summary of its values."""
     summary = Summary.of(array)
     parts = []
     if summary.min == summary.max:
@@ -167,7 +172,7 @@ def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
 
 
 def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) -> Iterator[str]:
-    """Yield the charts of the distribution and of the sorted channels."""
+    """Yield the lines of two charts: the distribution, and the channels sorted by value."""
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
     ends = [labels(shape, int(place), int(place) + 1)[0] for place in (order[0], order[-1])]
@@ -218,5 +223,5 @@ def _ends(scale: Scale) -> tuple[str, str]:
 
 
 def _plain(screen: Screen) -> Glyphs:
-    """Return the characters for drawing."""
+    """Return the characters for drawing: the screen's own if it has boxes, else ASCII."""
     return screen.glyphs if screen.boxes else ASCII

@@ -48,7 +48,9 @@ def values(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """Yield the lines with every value of every layer. A line starts with a channel's index.
+    """Yield the lines with every value of every layer.
+
+    Each line of values begins with the channel of its first value.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -85,7 +87,7 @@ def explanations(model: Model, screen: Screen) -> Iterator[str]:
 
 
 def _type(model: Model, key: str) -> str:
-    """Return dtype and shape of a variable; empty if the file does not show them."""
+    """Return dtype and shape of a variable as text; empty if they are not known."""
     try:
         variable = model.stored[key]
     except (KeyError, BnstatError):
@@ -112,7 +114,10 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
-    """Yield pairs (role, variable) of a layer; a label replaces a missing role."""
+    """Yield a pair (role, variable) for each variable of a layer.
+
+    A variable without a role has its label, or `role unknown`, in place of the role.
+    """
     for role in ROLES:
         if role in layer.variables:
             yield role, layer.variables[role]
@@ -126,7 +131,7 @@ def _shape(variable: Variable) -> str:
 
 
 def _values(array: Array, screen: Screen) -> Iterator[str]:
-    """Yield lines of as many values as fit, each prefixed by the first value's channel."""
+    """Yield lines with as many values as fit; each line begins with its first value's channel."""
     start = 0
     for chunk in chunks(array, _CHUNK):
         texts = shortest(chunk, {})

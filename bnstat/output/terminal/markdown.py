@@ -1,4 +1,4 @@
-"""Markdown as text, drawn by rich."""
+"""Rendering of Markdown as text by the library rich."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """A code block whose lines are neither wrapped nor padded: sample output is 80 columns wide."""
+    """A code block whose lines are neither wrapped nor padded, so that output keeps its form."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()

@@ -22,7 +22,11 @@ BINS: Final = 8
 
 
 def heights(array: Array, summary: Summary) -> list[int]:
-    """Return the heights of a histogram's bars, from 0 to 8. A nonempty bar is at least 1."""
+    """Return the heights, from 0 to 8, of the bars of a histogram of the finite values.
+
+    The bar of an interval that contains any value is at least 1. The list is empty if the largest
+    minus the smallest value is not finite.
+    """
     extent = summary.max - summary.min
     if not np.isfinite(extent):
         return []
@@ -38,7 +42,7 @@ def heights(array: Array, summary: Summary) -> list[int]:
 
 
 def draw(bars: Sequence[int], blocks: str) -> str:
-    """Draw bars with `blocks`, characters of growing height."""
+    """Return a line of bars with these heights; `blocks` contains characters of growing height."""
     return "".join(blocks[height - 1] if height else " " for height in bars).ljust(BINS)
 
 
@@ -59,13 +63,13 @@ _MOVING: Final = ("moving_mean", "moving_variance")
 
 
 class _Layout(NamedTuple):
-    """The content of a table.
+    """The columns of the table, for one of several screen widths.
 
     Attributes:
-        least_name: the minimum width left for layer names with this layout.
+        least_name: the width that the columns must leave for layer names.
         digits: the number of significant digits.
         roles: the roles that are shown.
-        spread, range, histogram: True to show the item in addition to the mean.
+        spread, range, histogram: True to show the deviation, range or histogram beside the mean.
         channels: True for a column with the number of channels.
         settings: True for columns with settings that differ between layers, such as epsilon.
     """
@@ -157,7 +161,7 @@ def overview(
 
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
-    """Yield lines with path, format, checkpoint, number of layers and common settings."""
+    """Yield lines with a model's source, number of layers and settings that all layers share."""
     source = model.source
     lines = {"path": legible(source.path), "format": source.format}
     if source.writer:
@@ -204,7 +208,10 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Return setting -> text per layer, for the settings that the file records for any layer."""
+    """Return setting -> list with one text per layer.
+
+    A setting that the file records for no layer is left out.
+    """
     texts = {name: [_setting(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
     return {name: column for name, column in texts.items() if set(column) - {"-"}}
 
@@ -218,7 +225,7 @@ def _setting(value: object) -> str:
 
 
 def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> list[Column]:
-    """Return all columns except the layer names."""
+    """Return all columns of the table except the layer names."""
     columns = []
     if any(row.defects for row in rows):
         marks = ["".join(row.defects) for row in rows]

@@ -24,7 +24,7 @@ class Glyphs(NamedTuple):
     Attributes:
         plus_minus: between a mean and its deviation.
         ellipsis: marks a shortened name.
-        rule: the line under the header of a table.
+        rule: the character that draws the line under the header of a table.
         blocks: bars of growing height, for histograms; empty if the encoding has none.
     """
 
@@ -39,16 +39,16 @@ ASCII: Final = Glyphs("+-", "..", "-", "")
 
 _LONGEST_NAME: Final = 512
 _LONGEST_SENTENCE: Final = 8192
-"""Longer sentences contain a name or path that is too long to be one."""
+"""The limit on a message; a longer one contains text that cannot be a real name or path."""
 
 
 class Screen(NamedTuple):
     """The abilities of an output stream.
 
     Attributes:
-        width: the number of columns; None for rows of any length.
+        width: the number of columns; None if rows can have any length.
         colour: True if the stream shows colours.
-        boxes: True if lines are drawn.
+        boxes: True if lines are drawn in tables and charts.
         glyphs: the characters that the stream's encoding supports.
     """
 
@@ -59,7 +59,7 @@ class Screen(NamedTuple):
 
     @classmethod
     def of(cls, stream: TextIO) -> Screen:
-        """Return the abilities of a stream, which the environment may override."""
+        """Return the abilities of a stream. Environment variables can override them."""
         terminal = stream.isatty()
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
@@ -87,7 +87,7 @@ def legible(name: str) -> str:
 def sentence(text: str) -> str:
     """Return a message, which may contain names from a file, as printable text.
 
-    Only a message that is too long for any sentence is cut in the middle.
+    A message of more than 8192 characters is cut in the middle.
     """
     return printable(_cut(text, _LONGEST_SENTENCE))
 
@@ -125,7 +125,7 @@ _DELAY = 1.0
 
 
 def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator[Item]:
-    """Yield the items. After a second, show a bar with the number of finished ones on a terminal.
+    """Yield the items. On a terminal, show a bar with the number of finished items after a second.
 
     Args:
         items: the items; if they have a length, the bar also shows the number of remaining items.

@@ -1,7 +1,7 @@
 """Aligned columns and wrapped lines that fit a screen.
 
-Texts are shown unchanged, except for names of layers: other names from files have to go through
-`legible` or `sentence` first.
+`layer_table` escapes the names of layers. All other texts are shown unchanged: callers pass names
+from files through `legible` or `sentence` first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Column(NamedTuple):
         title: the header.
         cells: a text for each row.
         right: True to align the texts on the right.
-        styles: row -> style for `Screen.style`.
+        styles: index of a row -> style for `Screen.style`.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Column(NamedTuple):
 
 
 def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
-    """Yield the lines of a table: the header, on a terminal a rule, and a line for each row."""
+    """Yield the lines of a table: the header, a rule if the screen has boxes, and the rows."""
     widths = [column.width for column in columns]
     titles = [
         _pad(column.title, width, column.right)
@@ -78,10 +78,11 @@ def total_width(columns: Sequence[Column]) -> int:
 def layer_table(
     layers: Sequence[str], columns: Sequence[Column], screen: Screen, least: int = 8
 ) -> Iterator[str]:
-    """Yield the lines of a table whose first column has names of layers.
+    """Yield the lines of a table whose first column contains names of layers.
 
-    `layers` has the name of each row's layer. Consecutive rows of one layer have the name in the
-    first row. The names are shortened to the width that the other columns leave, or to `least`.
+    `layers` contains the layer's name for each row. If consecutive rows have the same name, only
+    the first row shows the name. Names are shortened to the width that the other columns leave, but
+    not below `least`.
     """
     names, counts = [], []
     for name, group in itertools.groupby(layers):
@@ -94,7 +95,10 @@ def layer_table(
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return a name for the first row of each group, and blanks for the other rows."""
+    """Return the cells of a column that names each group of rows in the group's first row.
+
+    `counts` contains the number of rows of each group. The cells of the other rows are empty.
+    """
     return [
         name if number == 0 else ""
         for name, count in zip(names, counts, strict=True)
@@ -116,7 +120,7 @@ def legend(texts: Iterable[str], screen: Screen) -> Iterator[str]:
 
 
 def wrapped(line: str, screen: Screen) -> list[str]:
-    """Return the lines of a line wrapped to the screen."""
+    """Split a line between words into lines that fit the screen."""
     if screen.width is None or text_width(line) <= screen.width:
         return [line]
     import textwrap
@@ -134,7 +138,7 @@ def text_width(text: str) -> int:
 def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
     """Return printable text, cut in the middle if it is wider than `width`, which is at least 1.
 
-    `head` is the fraction of the width for the start of the text.
+    The start of the text gets the fraction `head` of the width, and the end gets the rest.
     """
     if text_width(text) <= width:
         return text
@@ -170,7 +174,7 @@ def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
 
 
 def _without(name: str, parts: set[str], ellipsis: str) -> str:
-    """Replace each run of components in `parts`, with adjacent slashes, by an ellipsis."""
+    """Return a name with an ellipsis in place of each run of components that are in `parts`."""
     kept = []
     for is_cut, run in itertools.groupby(name.split("/"), parts.__contains__):
         kept.append(ellipsis if is_cut else "/".join(run))
@@ -183,7 +187,7 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 
 def _fitting(text: str, width: int) -> str:
-    """Return the longest prefix of `text` that fits."""
+    """Return the longest prefix of `text` that is at most `width` columns wide."""
     taken = 0
     for position, char in enumerate(text):
         taken += _char_width(char)
