@@ -183,7 +183,7 @@ def test_printable_names_of_any_language_are_not_escaped():
 @pytest.mark.parametrize(
     ("shape", "values", "message"),
     [
-        ([1 << 59], [1.0], "values has 1 elements, but the shape says"),
+        ([1 << 59], [1.0], "values has 1 elements, but the shape requires"),
         ([1 << 60], [1.0], "shape has too many or too large sizes"),
         ([1 << 60, 1 << 60, 0], [], "shape has too many or too large sizes"),
     ],

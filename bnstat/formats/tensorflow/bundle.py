@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.protobuf.wire import Decoding, WireError, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
@@ -246,8 +246,8 @@ class Bundle:
     Raises:
         NotFoundError: the index is missing.
         DamagedError: the index is damaged.
-        UnsupportedError: the index has a newer version than bnstat can read.
-        BnstatError: the bundle was written on a big-endian machine.
+        UnsupportedError: the index has a newer version than bnstat can read, or was written on a
+            big-endian machine.
     """
 
     def __init__(self, folder: Folder, prefix: str, data: bool) -> None:
@@ -281,10 +281,10 @@ class Bundle:
             version = message.get(3, b"")
             needs = dict(fields(version)).get(2, 0) if isinstance(version, bytes) else 0
         if message.get(2, 0) != 0:
-            raise BnstatError(
+            raise UnsupportedError(
                 self._index_path,
                 "the checkpoint was written on a big-endian machine",
-                "load it there and save it again, or convert it on a little-endian machine",
+                "read it with --reader tensorflow, which swaps the bytes",
             )
         if isinstance(needs, int) and needs > _NEWEST_VERSION:
             raise UnsupportedError(
