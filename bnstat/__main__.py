@@ -18,10 +18,10 @@ objects, but hardly any garbage."""
 
 
 def run() -> None:
-    """Run the command line. Ctrl-C ends it quietly, even during imports.
+    """Run the command line, and exit with code 130 and without a traceback on Ctrl-C.
 
-    `kill` and a closing terminal do the same: partial files are removed, then the process dies from
-    the signal, as the sender expects.
+    This works even during imports. On `kill` or a closing terminal, partial files are removed; then
+    the process dies from the signal, as the sender expects.
     """
     try:
         gc.set_threshold(_RARELY)

@@ -1,7 +1,7 @@
 """Display of models, layers, findings, differences and histories in notebooks.
 
-Among the modules on which `output` depends, only this one refers to `output`: by name, with an
-import when a notebook needs it.
+Modules below `output` must not import it. This module therefore imports `bnstat.output.notebook`
+by its name, only when a notebook displays an object.
 """
 
 from __future__ import annotations

@@ -50,13 +50,13 @@ class AmbiguousError(BnstatError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, or the error's type if it is empty."""
+    """Return the first line of another library's error, or its type's name if the text is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def printable(text: str) -> str:
-    r"""Escape the characters of a string that could act on a terminal, page or reader.
+    r"""Return a string without characters that could control a terminal or mislead a reader.
 
     Control characters, line breaks, bidirectional overrides and lone surrogates become escapes such
     as `\x1b`. Printable text of any language is unchanged.

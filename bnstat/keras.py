@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 _REPORTED: Final = ("error", "warning")
 
 _WARMING_UP: Final = "BN003"
-"""The rule that every network violates at first, which is reported only at the end of training."""
+"""Every network violates this rule early in training, so it is reported only at the end."""
 
 _SIZES: Final = ("largest", "least", "variance")
-"""The names of a finding's numbers that measure its size."""
+"""The keys of `Finding.numbers` whose values measure how serious a finding is."""
 
 _MORE_CHANNELS, _LARGER = 2, 10
 """The factors in channels and size by which a finding must grow to be reported again."""
@@ -47,7 +47,13 @@ _Key = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class _Gravity:
-    """The severity and size of a rule's findings in a layer."""
+    """The severity and size of a rule's findings in a layer.
+
+    Attributes:
+        severity: the index in `SEVERITIES` of the most serious finding; 0 is the most serious.
+        channels: the number of channels in all findings.
+        size: the largest absolute value in `Finding.numbers` under the keys `_SIZES`.
+    """
 
     severity: int
     channels: int
@@ -71,13 +77,13 @@ class _Gravity:
 
 
 class News:
-    """Remembers reported findings; after each check, returns new, worse and ended findings."""
+    """Remembers which findings were reported, to report only changes after a check."""
 
     def __init__(self) -> None:
         self._reported: dict[_Key, _Gravity] = {}
 
     def lines(self, findings: Sequence[Finding]) -> list[str]:
-        """Return the lines to report after a check."""
+        """Return the lines that report new, worse and ended findings after a check."""
         current: dict[_Key, list[Finding]] = {}
         for finding in findings:
             if finding.severity in _REPORTED and finding.rule != _WARMING_UP:
@@ -97,11 +103,11 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield a line for each of a rule's first layers, then the number of further layers.
+    """Yield, per rule, a line for each of the first three layers, and one that counts the rest.
 
     Args:
         news: one list of findings per rule and layer, sorted by rule.
-        start: the start of each line.
+        start: a prefix for each line.
     """
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
@@ -112,7 +118,7 @@ def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[s
 
 
 def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
-    """Return the lines on BN003, for the end of the training."""
+    """Return the lines that report the findings of BN003 at the end of training."""
     return _described(
         [
             [finding]
@@ -129,7 +135,7 @@ def describe(finding: Finding) -> str:
 
 
 def find_gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
-    """Return the most serious finding of at least a severity, or None."""
+    """Return the most serious finding of severity `fail_on` or above, except BN003, or None."""
     if fail_on is None:
         return None
     order = SEVERITIES.index
@@ -153,7 +159,7 @@ def _more(count: int) -> str:
 
 
 def _callback() -> Any:
-    """Return the base class of callbacks, from the imported Keras or else an installed one."""
+    """Return `Callback` of the imported Keras or tf-keras, or else of an installed one."""
     names = ("keras", "tf_keras")
     for name in (*(name for name in names if name in sys.modules), *names):
         try:
@@ -172,9 +178,10 @@ class Watch(_callback()):  # type: ignore[misc]
 
     Errors and warnings of `bnstat.check` are printed on standard error when they appear, again when
     they become worse (more serious, in twice the channels, or ten times as large), and once when
-    they end. At most three layers per rule are named; further layers are counted. Statistics that
-    still contain a share of the initial 0 and 1 (BN003) are normal during training: BN003 is
-    reported at the end, and never ends the training. A file that cannot be written is reported too.
+    they end. At most three layers per rule are named; further layers are counted. During training,
+    it is normal that statistics still depend on their initial values 0 and 1 (BN003): BN003 is
+    reported at the end, and never ends the training. If a file cannot be written, the error is
+    printed and the training continues.
 
     One `Watch` serves several calls of `fit`: it continues with the same model, and restarts with
     another model. Under a `tf.distribute` strategy, it checks the values that the model would save.
@@ -186,7 +193,7 @@ class Watch(_callback()):  # type: ignore[misc]
             (BN001) are a warning, because a model in memory does not show whether it was called in
             training mode.
         tensorboard: a folder for TensorBoard; histograms, scalars and findings become the run
-            `bnstat`. Steps are Keras's numbers of the epochs, from 0.
+            `bnstat`. The step in TensorBoard is the index of the epoch, from 0.
         history: a `.json` or `.csv` file that is rewritten at each check, in the format of
             `bnstat history --json` or `--csv`. The JSON has `checkpoints` (the checked epochs,
             with the optimizer's step), `tracks` (for each layer and role the measures of
@@ -227,7 +234,9 @@ class Watch(_callback()):  # type: ignore[misc]
         self._select, self._ignore = tuple(select), tuple(ignore)
         find_rules((*self._select, *self._ignore))
         if self._path is not None and not self._path.endswith((".csv", ".json")):
-            raise UnsupportedError(self._path, "a history can be a .csv or .json file")
+            raise UnsupportedError(
+                self._path, "bnstat writes a history only to a .csv or .json file"
+            )
         if self._logdir is not None:
             import bnstat.output.tensorboard  # noqa: F401  # Fails now if it is not installed.
         self._watched: Any = None
@@ -248,7 +257,7 @@ class Watch(_callback()):  # type: ignore[misc]
 
     @property
     def history(self) -> History:
-        """The statistics over the checked epochs."""
+        """The statistics of each layer over the checked epochs."""
         return self._recorder.history()
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -275,7 +284,7 @@ class Watch(_callback()):  # type: ignore[misc]
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Report postponed findings, and close the event file; another check opens a new one."""
+        """Print the findings of BN003 and close TensorBoard's file; a later check opens another."""
         for line in warming_up(self._findings):
             self._print(f"at the end: {line}")
         if self._events is not None:

@@ -1,6 +1,6 @@
 """Models in memory: of Keras 3 and tf-keras, any `tf.Module`, and sessions of TensorFlow 1.
 
-Nothing is imported here, because a caller with a model has already imported the library.
+This module imports neither Keras nor TensorFlow, because a caller with a model has imported them.
 
 The variables of a session have the names under which a `tf.compat.v1.train.Saver` stores them.
 The slices of a partitioned variable are joined. No op is added to the graph, which may be
@@ -29,7 +29,7 @@ _GLOBAL_VARIABLES = "variables"
 
 
 def is_session(thing: object) -> bool:
-    """Return True for a `tf.compat.v1.Session` of any kind."""
+    """Return True for a `tf.compat.v1.Session` and its variants, such as `InteractiveSession`."""
     home = "tensorflow.python.client.session"
     return any(
         kind.__module__ == home and kind.__name__ == "BaseSession" for kind in type(thing).__mro__
@@ -42,7 +42,8 @@ class SessionVariable:
     Attributes:
         shape: the shape of the variable, or of the whole partitioned variable.
         dtype: NumPy's name of the element type.
-        parts: op -> indices of a slice of a partitioned variable.
+        parts: name of a slice's op -> indices of the slice in the partitioned variable; empty for a
+            variable that is not partitioned.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -57,7 +58,7 @@ class SessionVariable:
         """Add the variable, or a slice of a partitioned variable.
 
         Raises:
-            BnstatError: the graph leaves the shape open, and the variable has no value.
+            BnstatError: the graph does not define the shape, and the variable has no value yet.
         """
         self.dtype = variable.dtype.base_dtype.name
         info = variable._get_save_slice_info()
@@ -89,7 +90,7 @@ class SessionVariable:
         return whole
 
     def assign(self, array: Array) -> None:
-        """Set a value of the same shape.
+        """Set the value to an array of the variable's shape.
 
         Raises:
             BnstatError: the session is closed.
@@ -105,12 +106,12 @@ class SessionVariable:
         except Exception as error:  # of a TensorFlow that is not imported here
             if type(error).__name__ == "FailedPreconditionError":
                 hint = "restore a checkpoint or run the initializer first"
-                raise BnstatError(where, "has no value yet", hint) from None
-            raise BnstatError(where, f"cannot be used: {first_line(error)}") from None
+                raise BnstatError(where, "the variable has no value yet", hint) from None
+            raise BnstatError(where, f"the variable cannot be used: {first_line(error)}") from None
 
 
 def session_variables(session: Any) -> dict[str, SessionVariable]:
-    """Return key -> variable of a session; the keys are those that a saver uses.
+    """Return key -> variable for a session; the key is the name in a checkpoint of a `Saver`.
 
     Raises:
         BnstatError: a variable of unknown shape has no value, or the session is closed.
@@ -144,7 +145,7 @@ def session_contents(
 
 
 def session_name(session: Any) -> str:
-    """Return the name of a session for messages."""
+    """Return the name of a session for messages, such as `tf.compat.v1.Session`."""
     return f"tf.compat.v1.{type(session).__name__}"
 
 
@@ -155,8 +156,9 @@ class LiveModel(NamedTuple):
     """A model in memory.
 
     Attributes:
-        model: the layers. The key of a variable is `LAYER/ROLE`, or the saver's key in a session.
-        variables: key -> variable object with `numpy` and `assign`.
+        model: the batch-norm layers. The key of a variable is `LAYER/ROLE`; in a session, it is the
+            name in a checkpoint of a `Saver`.
+        variables: key -> variable object with the methods `numpy` and `assign`.
     """
 
     model: Model
@@ -164,14 +166,14 @@ class LiveModel(NamedTuple):
 
 
 def is_live(thing: object) -> bool:
-    """Return True for an object that may contain layers, and False for a path."""
+    """Return True if an object has `variables` or `submodules`, and thus may contain layers."""
     return _has(thing, "variables") or _has(thing, "submodules")
 
 
 def _has(thing: object, name: str) -> bool:
     """Return True if an object has an attribute, even if its value is not available yet.
 
-    `variables` of a Keras model that is not built raises a ValueError.
+    For example, `variables` raises a ValueError for a Keras model that is not built.
     """
     try:
         getattr(thing, name)
@@ -183,7 +185,7 @@ def _has(thing: object, name: str) -> bool:
 
 
 def live_model(thing: Any) -> LiveModel:
-    """Find the batch-norm layers of a model in memory.
+    """Return the batch-norm layers of a model in memory, and their variable objects.
 
     Raises:
         UnsupportedError: the object is not a Keras model or layer, a `tf.Module` or a session.
@@ -241,7 +243,7 @@ def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNo
 
 
 def _axis(value: Any) -> int | tuple[int, ...] | None:
-    """Return one or several axes as `int`; None if the value is not an axis."""
+    """Return one axis as an `int`, several as a tuple; None if the value is not an axis."""
     try:
         if isinstance(value, (list, tuple)) or type(value).__name__ == "ListWrapper":
             axes = tuple(map(operator.index, value))
@@ -260,7 +262,7 @@ def _number(holder: Any, *names: str) -> float | None:
 
 
 def _roles(holder: Any) -> dict[str, Any]:
-    """Return role -> variable of a layer."""
+    """Return role -> variable object for the batch-norm variables that a layer has."""
     variables = {}
     for label in filter(str.isidentifier, LABELS):
         variable = getattr(holder, label, None)
@@ -272,7 +274,10 @@ def _roles(holder: Any) -> dict[str, Any]:
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each layer and module once, with the path of names."""
+    """Yield (path, object) for an object and each layer and module in it, each object once.
+
+    The path consists of the names from the outermost object to the layer, joined by slashes.
+    """
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
     while stack:
@@ -286,7 +291,7 @@ def holders(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _children(holder: Any) -> list[tuple[str, Any]]:
-    """Return the names and values of the children of a layer or module, in order."""
+    """Return a (name, child) pair for each layer and module directly inside an object."""
     if hasattr(holder, "_flatten_layers"):
         layers = holder._flatten_layers(include_self=False, recursive=False)
         return [(layer.name, layer) for layer in layers]

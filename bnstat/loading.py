@@ -19,7 +19,7 @@ from bnstat.storage.files import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
-"""Wraps the iteration over layers, for example to show progress."""
+"""A function that wraps an iterable of layers, for example to show progress."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Options:
     def open(
         self, path: str, stored: StoredModel, access: Access | None = None
     ) -> tuple[Contents, Model]:
-        """Open one of the models at a path. The notes of `access` are added to the contents.
+        """Return the contents and the batch-norm layers of one of the models at a path.
+
+        The notes of `access` are added to the contents.
 
         Raises:
             BnstatError: as `load`.
@@ -62,13 +64,13 @@ class Options:
         return contents, model
 
     def read(self, model: Model) -> None:
-        """Read all arrays of the layers whose names match."""
+        """Read all arrays of the layers whose names match one of the globs `layers`."""
         layers = (*model.layers, *model.incomplete)
         model.read([layer for layer in layers if matches(layer.name, self.layers)], self.track)
 
     @cached_property
     def configure(self) -> Callable[[Contents], Contents] | None:
-        """Return a function that adds the architecture in the file `config` to contents, or None.
+        """A function that adds the architecture in the file `config` to contents; None without it.
 
         Raises:
             BnstatError: the file does not contain an architecture.
@@ -108,13 +110,14 @@ def load(
         include_shadows: also load the exponential-moving-average copies of layers.
         layers: load only layers whose name matches one of these globs, such as `block1/*`;
             default: all.
-        values: False if no array will be read, so that the index of a checkpoint is enough.
+        values: False if the caller will read no arrays; then only a checkpoint's index is needed.
         eager: read all arrays now. If a training job is overwriting the file, only this
             guarantees that all arrays come from one save.
-        track: wraps the iteration over layers while `eager` reads their arrays.
+        track: a function that wraps the iterable of layers while `eager` reads their arrays.
         max_download: the largest number of bytes to download, if the path is a URL.
         storage_options: options for fsspec's driver of the URL, such as an endpoint.
-        access: an open access to remote files, in place of `max_download` and `storage_options`.
+        access: an `Access` to remote files that is used instead of a new one; it replaces
+            `max_download` and `storage_options`.
         config: a file with the model's architecture, for Keras weights that do not contain it:
             the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It
             provides the layers' names, roles, epsilon, momentum, axis and order. It is ignored
@@ -151,7 +154,7 @@ def load(
         if any(for_files.values()):
             names = ", ".join(name for name, is_given in for_files.items() if is_given)
             raise BnstatError(
-                live.source.path, f"{names}: not for a model in memory", "leave this out"
+                live.source.path, f"{names}: not available for a model in memory", "omit this"
             )
         if eager and values:
             options.read(live)
@@ -179,15 +182,15 @@ def load(
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return the name and the times of a stored model, which a training job changes."""
+    """Return a value that changes if a training job replaces a stored model: its name and times."""
     return stored.name, stored.modified, stored.times()
 
 
 def _access(path: str, storage_options: Mapping[str, Any] | None, max_download: int) -> Access:
-    """Return the access to files, with a note if the options do not apply to the path."""
+    """Return a new `Access`; if `storage_options` are passed for a local path, add a note to it."""
     access = Access(storage_options, max_download)
     if storage_options and not is_url(path):
-        access.notes.append("storage options apply to URLs, and are not used for a local path")
+        access.notes.append("storage options apply only to URLs, and are ignored for a local path")
     return access
 
 
@@ -221,11 +224,11 @@ def load_all(
         config: as for `load`; one architecture for all models.
 
     Returns:
-        Pairs of a name and a model, or the error that occurred while reading the model. A model is
+        (name, model) pairs. If a model cannot be read, the pair is (name, error). Each model is
         loaded when the iteration reaches it.
 
     Raises:
-        BnstatError: as `load`, for the path as a whole.
+        BnstatError: the path contains no model, or an argument is not valid.
     """
     text = fspath(path)
     access = access or _access(text, storage_options, max_download)
@@ -238,7 +241,7 @@ def load_all(
 
 
 class Models(Iterable[tuple[str, Model | BnstatError]]):
-    """The models at a path. The number of models is known before the first is loaded."""
+    """(name, model or error) pairs for the models at a path; `len` loads no model."""
 
     def __init__(
         self, path: str, stored: Sequence[StoredModel], options: Options, access: Access
@@ -253,7 +256,7 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
 
     @property
     def checkpoints(self) -> list[tuple[str, int | None]]:
-        """Pairs of a model's name, if any, and the training step that the name contains."""
+        """(name, training step) of each model that has a name; None for an unknown step."""
         return [(stored.name, stored.step) for stored in self._stored if stored.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
@@ -278,13 +281,13 @@ def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
 
     def configure(contents: Contents) -> Contents:
         if contents.configured is None:
-            note = f"{path} is not used: the file contains its own layers"
+            note = f"{path} is ignored: the model file contains its own architecture"
             return replace(contents, notes=[*contents.notes, note])
         configured = contents.configured(layers)
         if (reason := find_misfit(configured)) is not None:
             raise BnstatError(
                 path,
-                f"does not fit {contents.source.path}: {reason}",
+                f"the architecture does not fit {contents.source.path}: {reason}",
                 "pass the architecture that these weights were saved from",
             )
         return replace(configured, configured=None)
@@ -295,15 +298,17 @@ def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
 def open_contents(
     path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
 ) -> Contents:
-    """Open the model at a path without looking for batch norm. See `load`."""
+    """Return the contents of a model without looking for batch norm; arguments as for `load`."""
     return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:
-    """Return a copy of the model with only the layers whose name matches.
+    """Return a copy of the model with only the layers whose name matches one of the globs.
+
+    Without globs, or if the model has no batch-norm layers, return the model unchanged.
 
     Raises:
-        NotFoundError: a glob matches no layer of a model that has some.
+        NotFoundError: the model has batch-norm layers, but one of the globs matches none of them.
     """
     if not globs or not model.layers:
         return model

@@ -31,7 +31,7 @@ _THREAD = "bnstat-tensorflow"
 
 
 class Ended(BaseException):
-    """Raised when a signal asks the process to end, like `KeyboardInterrupt` for Ctrl-C."""
+    """Raised when signal `number` asks the process to end, like `KeyboardInterrupt` for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -39,9 +39,9 @@ class Ended(BaseException):
 
 
 def raise_on_signals() -> None:
-    """Raise `Ended` for the signals that end a process.
+    """From now on, raise `Ended` when SIGTERM or SIGHUP arrives.
 
-    A signal that arrives where an exception is lost, such as in a destructor, is sent again.
+    If a signal arrives where Python discards exceptions, such as in a destructor, it is sent again.
     """
     for name in _ENDING:
         number = getattr(signal, name, None)
@@ -71,7 +71,7 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _send(number: int) -> None:
-    """Send a signal to this process once `_send_again` has returned, which cannot raise either."""
+    """Send a signal to this process after `_send_again`, where an exception would be lost again."""
     import threading
 
     is_inside = True
@@ -85,9 +85,9 @@ def _send(number: int) -> None:
 
 
 def interruptible(call: Callable[[], Result]) -> Result:
-    """Return the result of a call; a signal interrupts the wait.
+    """Return the result of a call that runs in a thread, so that signals are handled at once.
 
-    The call runs in a thread, which continues if a signal handler raises.
+    If a signal handler raises, its exception is raised here, and the thread continues.
     """
     import threading
 
@@ -112,7 +112,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
 
 def is_call_running() -> bool:
-    """Return True if a call of `interruptible` still runs, so that a normal exit would abort."""
+    """Return True if a call of `interruptible` still runs; a normal exit would then abort."""
     threading = sys.modules.get("threading")
     return threading is not None and any(each.name == _THREAD for each in threading.enumerate())
 
@@ -121,9 +121,9 @@ def is_call_running() -> bool:
 def ending_in_time(grace: float = GRACE) -> Iterator[None]:
     """End the process at most `grace` seconds after the first signal that ends a process.
 
-    Python's handlers usually end the process earlier. Otherwise the system timer kills the process,
-    even while TensorFlow's destructors hang at exit. If the program continues, the timer is
-    stopped. Windows has no such timer, so this has no effect there.
+    Python's handlers usually end the process earlier. If they cannot, a system timer kills the
+    process, even while TensorFlow's destructors hang at exit. The timer is stopped if the block
+    returns or raises an `Exception`. On Windows, which has no system timer, nothing happens.
     """
     import threading
 
@@ -148,7 +148,10 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
 
 
 def _start_timer(reader: int, grace: float) -> None:
-    """Start the timer when a signal number arrives in the pipe; return at its end."""
+    """Wait until a signal that ends a process is written to the pipe, then start the timer.
+
+    If the pipe is closed before, return without starting the timer.
+    """
     numbers = {getattr(signal, name) for name in ("SIGINT", *_ENDING)}
     while received := os.read(reader, 1):
         if received[0] in numbers:

@@ -8,29 +8,31 @@ from typing import Any, Final
 from bnstat.errors import DamagedError
 
 MAX_JSON: Final = 32 << 20
-"""The longest JSON that is read, in bytes; the largest models need a tenth of it."""
+"""The largest JSON to parse, in bytes; the largest models need a tenth of this."""
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """Parse JSON from a model file.
 
     Raises:
-        DamagedError: the JSON is too long, invalid, or nested too deep.
+        DamagedError: the JSON is too long, invalid, or nested too deeply.
     """
     import json
 
     if len(text) > MAX_JSON:
-        raise DamagedError(where, f"{len(text)} bytes of JSON are too many for a model")
+        raise DamagedError(
+            where, f"contains {len(text)} bytes of JSON, but bnstat reads at most {MAX_JSON}"
+        )
     try:
         return json.loads(text)
     except RecursionError:
-        raise DamagedError(where, "its JSON is nested too deep") from None
+        raise DamagedError(where, "contains JSON that is nested too deeply") from None
     except ValueError as error:
         raise DamagedError(where, f"is not valid JSON: {error}") from error
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that compares digits in a name as numbers: 2 before 10."""
+    """Return a sort key for names that compares digits as numbers: `step2` before `step10`."""
     return [
         (1, int(part), "") if part.isdecimal() and part.isascii() else (0, 0, part)
         for part in re.split(r"([0-9]+)", text[:1000])

@@ -300,7 +300,7 @@ def test_a_configuration_that_a_file_does_not_need(tmp_path: Path) -> None:
     plain, configured = bnstat.load(path), bnstat.load(path, config=path)
     assert configured.keys() == plain.keys()
     assert set(configured.notes) - set(plain.notes) == {
-        f"{path} is not used: the file contains its own layers"
+        f"{path} is ignored: the model file contains its own architecture"
     }
 
 

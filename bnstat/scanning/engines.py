@@ -46,7 +46,7 @@ class Engine:
         workers: the number of jobs that run at a time.
         in_process: True if jobs see the memory of this process.
         check_seconds: the seconds to wait for a job before `check` is called; None to wait forever.
-        dead_worker: the error of all jobs that were running when a worker died.
+        dead_worker: the type of the exception that a job's future raises after a worker died.
     """
 
     name: str = "this process"
@@ -113,7 +113,7 @@ class Processes(Engine):
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C during the block, and permanently in processes started in the block."""
+    """Delay Ctrl-C during the `with` block; processes started in the block never receive it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -177,7 +177,7 @@ class Dask(Engine):
         return future
 
     def check(self) -> None:
-        """Raise an error after a minute without workers, because Dask would wait forever."""
+        """Raise a `BnstatError` after a minute without workers; Dask itself would wait forever."""
         try:
             has_workers = bool(self._client.nthreads())
         except Exception:  # The connection is lost.
@@ -269,7 +269,9 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Add an item to a batch of at least a size, and yield the batches that finished meanwhile.
+        """Queue an item; yield batches that have finished, as lists of (item, result).
+
+        An item that killed its worker has the result None. A batch has at least `at_least` items.
 
         Raises:
             BnstatError: the engine fails.
@@ -279,7 +281,7 @@ class Batches(Generic[Item, Result]):
             yield from self._start(0 if self._engine.in_process else 2 * self._engine.workers)
 
     def finish(self) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Yield all remaining batches; see `add`."""
+        """Run the items that are still queued, and yield all remaining batches as `add` does."""
         yield from self._start(0)
 
     def _start(self, limit: int) -> Iterator[list[tuple[Item, Result | None]]]:
@@ -303,12 +305,12 @@ class Batches(Generic[Item, Result]):
                 self._size = min(max(1, size), _LARGEST_BATCH)
                 yield list(zip(batch, results, strict=True))
         if lost and self._value(self._engine.submit(abs, -1)) is None:
-            raise BnstatError(self._engine.name, "its workers die before they open a model")
+            raise BnstatError(self._engine.name, "the workers die before they open a model")
         for batch in lost:
             yield from self._run_alone(batch)
 
     def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Run a batch while no other batch runs; item by item if a worker dies again."""
+        """Yield a batch, run while no other batch runs; item by item if a worker dies again."""
         value = self._value(self._engine.submit(self._work, batch))
         if value is not None:
             yield list(zip(batch, value[0], strict=True))

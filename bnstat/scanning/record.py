@@ -49,12 +49,12 @@ class Record:
         path: the model's path or URL, which other commands accept.
         checkpoint: the name of the checkpoint at the path, if any.
         step: the training step, if the name contains it.
-        format: as in the JSON of a model; None if the model could not be read.
-        writer: as in the JSON of a model.
+        format: as `Source.format`; None if the model could not be read.
+        writer: as `Source.writer`.
         layers: the number of batch-norm layers.
         channels: the number of channels of all layers.
         worst: the most serious severity of the findings, if any.
-        rule: the code of the first rule with that severity.
+        rule: the code of the rule of the first finding with the severity `worst`.
         findings: code of a rule -> number of findings.
         trouble: the kind of read error, in one word; None if the model was read.
         reason: the error message without the path; empty if the model was read.
@@ -92,7 +92,7 @@ class Record:
 
 
 def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
-    """Return the record of a model; the most serious findings come first."""
+    """Return the record of a model; `findings` must start with the most serious finding."""
     source = model.source
     first = findings[0] if findings else None
     return Record(
@@ -110,7 +110,7 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
 
 
 def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
-    """Return the record of a model that could not be read."""
+    """Return the record of a model that could not be read; `fields` are further attributes."""
     trouble: Trouble = _TROUBLES.get(type(error), "unreadable")
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
     inside = "" if error.where == path else f"{where}: "
@@ -123,16 +123,16 @@ _NAMES: Final = {rule.code: rule.name for rule in RULES}
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of records, without the records.
+    """Counts of the models in a scan.
 
     Attributes:
         fail_on: the least serious severity that makes a model fail.
-        models: all records.
-        without: models without batch norm.
-        failed: models that make the scan fail.
-        worst: severity -> models whose most serious finding has this severity.
-        rules: code of a rule -> models with findings of the rule.
-        troubles: kind of read error -> models.
+        models: the number of all models, including unreadable models.
+        without: the number of models without batch norm.
+        failed: the number of models that make the scan fail.
+        worst: severity -> number of models whose most serious finding has this severity.
+        rules: code of a rule -> number of models with findings of the rule.
+        troubles: kind of read error -> number of models.
     """
 
     fail_on: Severity | None = None
@@ -144,7 +144,7 @@ class Tally:
     troubles: Counter[str] = field(default_factory=Counter)
 
     def counting(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Yield the records, and count them."""
+        """Count each record, then yield it."""
         for record in records:
             self.models += 1
             self.failed += record.fails(self.fail_on)
@@ -175,7 +175,7 @@ class Tally:
         return int(self.failed > 0 or not self.models)
 
     def summary(self) -> str:
-        """Return a line with the counts of the models."""
+        """Return one line, such as `3 models: 2 sound, 1 with errors`."""
         parts = [
             (self.sound, "sound"),
             *((self.worst[severity], f"with {severity}s") for severity in SEVERITIES[:2]),
@@ -188,11 +188,11 @@ class Tally:
         return f"{models}: {counts}" if counts else "no model found"
 
     def by_finding(self) -> list[tuple[str, str, int]]:
-        """Return code, name and number of models for each rule with findings."""
+        """Return (code, name, number of models) for each rule with findings."""
         return [(code, name, self.rules[code]) for code, name in _NAMES.items() if self.rules[code]]
 
     def by_trouble(self) -> list[tuple[str, int]]:
-        """Return the kinds of read errors and the numbers of models, most frequent first."""
+        """Return (kind of read error, number of models) pairs, most frequent first."""
         return self.troubles.most_common()
 
 
@@ -214,14 +214,14 @@ create table if not exists models (
 
 
 class State:
-    """The records of earlier scans.
+    """A SQLite file with the records of earlier scans.
 
     Args:
-        path: the file, created if it does not exist.
+        path: the path of the file, which is created if it does not exist.
         options: a string that changes with bnstat's version, its rules and the scan's options.
 
     Raises:
-        BnstatError: the file is not a state file, damaged, or cannot be written.
+        BnstatError: the file is not a state file, is damaged, or cannot be written.
     """
 
     def __init__(self, path: str, options: str) -> None:
@@ -240,7 +240,9 @@ class State:
         (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
         if application != _APPLICATION_ID and (application or tables):
             self._base.execute("rollback")
-            raise BnstatError(self._path, "is a database of another program")
+            raise BnstatError(
+                self._path, "is a database of another program", "pass another file to --state"
+            )
         self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
         self._base.execute(_TABLE)
         self._base.execute("commit")
@@ -255,10 +257,12 @@ class State:
         try:
             yield
         except self._database_error as error:
-            raise BnstatError(self._path, f"cannot keep the results of a scan: {error}") from error
+            raise BnstatError(
+                self._path, f"the results of the scan cannot be stored: {error}"
+            ) from error
 
     def records_of(self, candidate: Candidate) -> list[Record] | None:
-        """Return the records of a candidate, or None if it has to be read."""
+        """Return the stored records of a candidate; None if it is new or changed."""
         key = _key(candidate.path)
         with self._errors():
             self._base.execute("insert or ignore into temp.seen values (?)", (key,))
@@ -271,7 +275,7 @@ class State:
         return [Record(candidate.path, **fields) for fields in json.loads(row[0])]
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
-        """Store the records of some candidates, except errors that may be temporary."""
+        """Store (candidate, records) pairs, except if an error may be temporary."""
         rows = [
             (_key(candidate.path), candidate.signature, self._options, _to_json(records))
             for candidate, records in examined

@@ -59,8 +59,9 @@ class ScanOptions:
     ) -> ScanOptions:
         """Return the options for a scan of some roots.
 
-        The settings of the project are read from `config_file` or, unless `isolated`, from the
-        nearest settings file, from the deepest folder that contains all roots upwards.
+        The settings of the project are read from `config_file`. Without it, and unless `isolated`,
+        they are read from the settings file in the deepest folder that contains all roots, or in
+        the nearest folder above.
 
         Raises:
             BnstatError: a rule, a threshold or the file is not valid, or storage options are passed
@@ -68,7 +69,9 @@ class ScanOptions:
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
-            raise BnstatError("storage options", "apply to URLs, and no root is one", "omit them")
+            raise BnstatError(
+                "storage options", "apply only to URLs, and no root is a URL", "omit them"
+            )
         config = None
         if config_file is not None:
             config = read(config_file)
@@ -79,7 +82,7 @@ class ScanOptions:
         return cls(rules, config, local, **remote)
 
     def access(self) -> Access:
-        """Return the access to remote files."""
+        """Return a new `Access` with the options for remote files."""
         return Access(self.storage_options, self.max_download)
 
     @property
@@ -142,13 +145,13 @@ def _records(
 
 
 def _died(candidate: Candidate) -> Record:
-    reason = "the worker that opened it died, and so did another"
+    reason = "the worker died while reading this model, and again when bnstat retried"
     return Record(redact(candidate.path), trouble="died", reason=reason)
 
 
 @contextmanager
 def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]:
-    """Open the file with the records of earlier scans; None without a path.
+    """Open the file with the records of earlier scans; yield None if `path` is None.
 
     Raises:
         BnstatError: as `State`.
@@ -192,7 +195,9 @@ def _candidates(
 
 
 def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
-    """Return a root that is a model: a file, or the prefix of a checkpoint.
+    """Return the candidate for a root that is a file or the prefix of a checkpoint.
+
+    Return an `Unreadable` if the root exists, but cannot be read.
 
     Raises:
         NotFoundError: the root does not exist.
@@ -210,7 +215,10 @@ def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
 
 
 def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[list[Record]]:
-    """Return the records of each candidate (empty if not a model); called in workers."""
+    """Return a list of records for each candidate, empty if it is not a model.
+
+    Workers call this function.
+    """
     access = options.access()
     with _rare_collections():
         if not any(candidate.folder for candidate in candidates):
@@ -236,7 +244,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[Record]:
-    """Return the records of the models in a candidate, or of the error while reading."""
+    """Return the records of the models in a candidate; if reading fails, a record of the error."""
     path = redact(candidate.path)
     try:
         access = access.knowing(candidate.folder, candidate.files)
@@ -245,7 +253,9 @@ def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[
     except BnstatError as error:
         return [of_error(path, error)]
     except MemoryError:
-        return [Record(path, trouble="memory", reason="there is not enough memory for it")]
+        return [
+            Record(path, trouble="memory", reason="there is not enough memory to read this model")
+        ]
     except Exception as error:
         return [Record(path, trouble="bug", reason=f"this is a bug of bnstat: {error!r}")]
 

@@ -62,7 +62,8 @@ class Choice:
     Attributes:
         include: a model must match one of these globs; empty for all models.
         exclude: globs of models and folders to leave out.
-        newest: of the checkpoints of a training run, and of numbered versions, only the newest.
+        newest: True to scan only the newest checkpoint of each training run, and the newest of
+            numbered versions.
     """
 
     include: Sequence[str] = ()
@@ -86,13 +87,13 @@ def _matches(path: str, glob: str) -> bool:
 
 
 class _Stop(NamedTuple):
-    """A folder on the way.
+    """A folder to walk.
 
     Attributes:
         folder: the folder.
-        inside: its path below the root, with a slash at the end; empty for the root.
-        real: its path without links.
-        is_link: True if a link led to it.
+        inside: the folder's path below the root, with a slash at the end; empty for the root.
+        real: the folder's path with all links resolved.
+        is_link: True if the walk reached the folder by a link.
     """
 
     folder: Folder
@@ -102,7 +103,7 @@ class _Stop(NamedTuple):
 
 
 def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unreadable]:
-    """Yield candidates below some folders, folder by folder, sorted by name.
+    """Yield candidates and unreadable folders below some roots, sorted by name in each folder.
 
     A root below another root is not walked twice.
     """
@@ -143,7 +144,7 @@ class _Walk:
             waiting += reversed(list(self._stops(stop, folders)))
 
     def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if the walk reaches the folder by another path, and remember it if not."""
+        """Return True if the walk covers the folder by another path; else remember its link."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):
@@ -153,7 +154,7 @@ class _Walk:
         return False
 
     def _at(self, stop: _Stop) -> tuple[list[Candidate], list[Entry]]:
-        """Return the candidates in a folder, and the folders in it to walk next."""
+        """Return the candidates in a folder, and the entries of its subfolders to walk next."""
         folder = stop.folder
         if stop.inside.count("/") >= _MAX_DEPTH:
             raise BnstatError(folder.path, f"is nested in more than {_MAX_DEPTH} folders")
@@ -189,7 +190,7 @@ class _Walk:
         ]
 
     def _newest_versions(self, folder: Folder, below: list[Entry]) -> list[Entry]:
-        """Leave out the older versions of numbered models, if only the newest is scanned."""
+        """Return the subfolders `below`; with `choice.newest`, without older numbered versions."""
         if not self.choice.newest:
             return below
         versions = []
@@ -202,7 +203,7 @@ class _Walk:
 
 
 def _folder_candidate(folder: Folder, entries: list[Entry], finder: Finder) -> Candidate:
-    """Return the model that a folder is, with all files in it that belong to the model."""
+    """Return the candidate for a folder that is a model, with the entries of the model's files."""
     parts = [entry for entry in entries if not entry.is_folder]
     waiting = [(folder, "", entry) for entry in entries if finder.has_inside(entry.name)]
     while waiting:
@@ -220,21 +221,25 @@ def _folder_candidate(folder: Folder, entries: list[Entry], finder: Finder) -> C
 
 
 def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> Candidate:
-    """Return the candidate that consists of these files in and below a folder."""
+    """Return a candidate; `parts` are its files, with names relative to `folder`."""
     if not folder.is_remote:
         return Candidate(path, file, signature(parts))
     return Candidate(path, file, signature(parts), folder.path, tuple(parts))
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Leave out the older checkpoints of a training run, by the run's list or by their steps."""
+    """Return the groups without the older checkpoints of each training run.
+
+    The newest checkpoint is the one that the run's list in the folder names; without a list, it is
+    the one with the highest step.
+    """
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")
     last: dict[str, Group] = {}
     for group in together:
         series = series_of(group.name)
         if group.name in run and series in (None, current):
-            # It belongs to the run that the list is about.
+            # The run's list covers this checkpoint.
             if group.name == newest:
                 last[""] = group
             continue
@@ -247,14 +252,14 @@ def _newest(folder: Folder, together: list[Group]) -> list[Group]:
 
 
 def signature(parts: Sequence[Entry]) -> str:
-    """Return a text that changes if one of the files does; empty if their times are unknown."""
+    """Return a hash that changes if a file changes; empty if a file's tag and time are unknown."""
     if not parts or not all(part.version for part in parts):
         return ""
     return digest("\0".join(f"{part.name}\0{part.size}\0{part.version}" for part in parts))
 
 
 def digest(text: str) -> str:
-    """Return a short hash of a text."""
+    """Return a hash of a string, as 32 hexadecimal digits."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Access to URLs: redaction, errors of drivers, limits on downloads, and checks for changes.
 
-A URL may contain a password before its host, or a signature after a question mark.
+A URL may contain a password before its host, or a signature after a question mark. Messages
+therefore contain only URLs that were redacted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
 
 
 def scheme_of(path: str) -> str | None:
-    """Return the scheme of a URL in lower case; None for a local path, even with a drive."""
+    """Return the scheme of a URL in lower case; None for a local path, also with a drive letter."""
     match = _SCHEME.match(path)
     return match[1].lower() if match else None
 
@@ -46,7 +47,7 @@ def is_url(path: str) -> bool:
 
 
 def redact(path: str) -> str:
-    """Return a printable form of a path: a URL without user, password, query and fragment."""
+    """Return a URL without user, password, query and fragment; a local path unchanged."""
     match = _SCHEME.match(path)
     if match is None:
         return path
@@ -63,12 +64,12 @@ def redact(path: str) -> str:
 
 
 def redact_all(text: str) -> str:
-    """Redact every URL in a message."""
+    """Return a message with every URL in it redacted."""
     return _URL.sub(lambda match: redact(match[0]), text)
 
 
 def refuse_url(path: str, reason: str) -> None:
-    """Raise if a path is a URL, because files on disk are needed.
+    """Raise if a path is a URL; the message is "is a URL, and" followed by `reason`.
 
     Raises:
         BnstatError: the path is a URL.
@@ -102,14 +103,14 @@ class Access:
         self._reads = _Reads()
 
     def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
-        """Return an `Access` with the same drivers, for a folder that was listed before."""
+        """Return an `Access` with the same drivers that uses `files` as the listing of `folder`."""
         other = Access(self.options, self._limit)
         other.listed = {folder: files}
         other.drivers = self.drivers
         return other
 
     def forget(self) -> None:
-        """Drop all listings."""
+        """Drop all listings, so that folders are listed again."""
         self.listed = {}
         self.stores.clear()
 
@@ -119,26 +120,27 @@ class Access:
         return self._limit - self._downloaded
 
     def take(self, where: str, size: int) -> None:
-        """Count bytes before they are downloaded.
+        """Add `size` bytes to the count of downloaded bytes, before they are downloaded.
 
         Raises:
-            BnstatError: the bytes exceed the limit.
+            BnstatError: the count would exceed the limit.
         """
         with self._lock:
             if self._downloaded + size > self._limit:
                 raise BnstatError(
                     where,
-                    f"reading it exceeds the limit of {format_size(self._limit)} on downloads "
-                    f"({format_size(self._downloaded)} before, {format_size(size)} more)",
+                    f"reading this exceeds the download limit of {format_size(self._limit)} "
+                    f"({format_size(self._downloaded)} downloaded, {format_size(size)} more)",
                     "allow more with --max-download (max_download in Python)",
                 )
             self._downloaded += size
 
     def add_reads(self, files: Iterable[File]) -> None:
-        """Compare remote files that were read with their listings, after the current block.
+        """Check that remote files are unchanged: at the end of the block of `reading`, else now.
 
         Raises:
-            BnstatError: there is no block of `reading`, and the files changed.
+            ChangedError: outside a block: a file differs from its listing.
+            BnstatError: outside a block: the store cannot be reached.
         """
         self._reads.unchecked.update(files)
         if not self._reads.blocks:
@@ -148,10 +150,11 @@ class Access:
     def reading(self) -> Iterator[None]:
         """Check once, at the end of the block, that the files which this thread read are unchanged.
 
-        Without a block, files are checked after each read, which costs a round trip each time.
+        Outside a block, files are checked after each read, which costs a round trip each time.
 
         Raises:
-            ChangedError: a file changed; this also replaces an error that the change may explain.
+            ChangedError: a file changed. This error replaces an error about damage or an unknown
+                format in the block, because the change may be the cause.
         """
         self._reads.blocks += 1
         try:
@@ -177,7 +180,7 @@ class Access:
 
 
 class _Reads(local):
-    """The remote files that a thread read and did not check yet, and its open blocks."""
+    """Per thread, the remote files to check, and the number of nested blocks of `reading`."""
 
     def __init__(self) -> None:
         self.unchecked: set[File] = set()
@@ -185,7 +188,7 @@ class _Reads(local):
 
 
 def format_size(size: int) -> str:
-    """Format a number of bytes: `256 MB`."""
+    """Return a number of bytes as text, such as `256 MB`."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
         if size >= factor:
             number = f"{size / factor:.3g}" if size < 1000 * factor else f"{size // factor}"
@@ -194,7 +197,7 @@ def format_size(size: int) -> str:
 
 
 def missing_driver(url: str, library: str) -> BnstatError:
-    """Return the error that names the library to install."""
+    """Return an error that the driver is not installed; the hint names the library to install."""
     return BnstatError(
         redact(url),
         f"the driver for {scheme_of(url)}:// is not installed",
@@ -202,7 +205,7 @@ def missing_driver(url: str, library: str) -> BnstatError:
     )
 
 
-_CREDENTIALS: Final = "check the credentials that the driver is given"
+_CREDENTIALS: Final = "check the credentials that the driver uses"
 _NETWORK: Final = "check the address, the network and the proxy"
 _AGAIN: Final = "try again later"
 
@@ -254,7 +257,7 @@ _MAX_LENGTH: Final = 300
 
 
 def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
-    """Convert a driver's error, considering its causes; `where` is the URL without secrets."""
+    """Convert a driver's error, or one of its causes; `where` is the URL without secrets."""
     if isinstance(error, BnstatError):
         return error
     causes: list[BaseException] = []
@@ -264,7 +267,7 @@ def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
         cause = cause.__cause__ or cause.__context__
     for cause in causes:
         if (status := _http_status(cause)) is not None and status >= 400:
-            problem, hint = _STATUS.get(status, (f"the server fails ({status})", _AGAIN))
+            problem, hint = _STATUS.get(status, (f"the server reports an error ({status})", _AGAIN))
             of_status = {404: NotFoundError, 412: ChangedError}
             return of_status.get(status, BnstatError)(where, problem, hint)
         for kind in type(cause).__mro__:

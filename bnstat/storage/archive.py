@@ -73,8 +73,8 @@ _MAX_DIGITS: Final = 8
 _SPARSE: Final = "GNU.sparse."
 _MORE_AT: Final = 482
 _STILL_MORE_AT: Final = 504
-"""The position, in a sparse member's header and in each block of the map, of the flag that
-announces another block."""
+"""Byte offsets of the flag that announces another block of the map: in a sparse member's header,
+and in each block of the map."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -125,7 +125,7 @@ def open_archive(file: File) -> Folder | None:
 
 
 def _is_packed_tar(head: bytes) -> bool:
-    """Return True if the head of a file unpacks to the head of a tar; most gzip files are data."""
+    """Return True if the first bytes of a file are a compressed tar, not other data in gzip."""
     if not head.startswith(b"\x1f\x8b"):
         return False
     start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _BLOCK)
@@ -171,8 +171,14 @@ class Slice(File):
 class _Unpacked(File):
     """Decompressed bytes in a temporary file.
 
+    Args:
+        source: the archive, for messages.
+        name: the base name.
+        chunks: the decompressed bytes.
+        packed: the number of compressed bytes.
+
     Raises:
-        BnstatError: the compression ratio, relative to the `packed` bytes, is too high.
+        BnstatError: the decompressed bytes are too many for the number of compressed bytes.
     """
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
@@ -205,7 +211,7 @@ def _too_many(path: str) -> BnstatError:
 
 
 class _Entry(NamedTuple):
-    """A member of an archive; `info` is the directory entry in a zip."""
+    """A member of an archive; `info` is its entry in the directory of a zip, None in a tar."""
 
     size: int
     open: Callable[[], File]
@@ -239,7 +245,10 @@ class _Member(File):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return None also for members of a tar."""
+        """Return the range of the zip that stores the bytes unchanged.
+
+        Return None if the member is compressed or encrypted, or if the archive is a tar.
+        """
         info = self._entry.info
         stored = None if info is None else _stored_slice(self._archive, info)
         return None if stored is None else stored.place(offset, length, part)
@@ -273,7 +282,7 @@ class _ArchiveFolder(Folder):
         return sorted(names)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Fetch several files of a remote zip together."""
+        """Fetch the first bytes of files in a remote zip together."""
         entries = (self._members.get(self._below(name)) for name in names)
         infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
         fetch_starts(self._archive, infos, self._archive.size)
@@ -302,7 +311,7 @@ class _ArchiveFolder(Folder):
 
 
 def _clean_path(name: str) -> str:
-    """Return a member's name as a path; empty if it is too long or leads out of the archive."""
+    """Return a member's path with `/` as separator; empty if too long or outside the archive."""
     if len(name) > _LONGEST_PATH:
         return ""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -313,7 +322,7 @@ _directories: WeakKeyDictionary[File, Sequence[zipfile.ZipInfo]] = WeakKeyDictio
 
 
 def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
-    """Return the entries of a zip's directory, which is read once per `File`.
+    """Return the entries of a zip's directory. It is read once per `File` object.
 
     Raises:
         BnstatError: the directory has too many entries, or is too large.
@@ -340,7 +349,7 @@ class _BoundedStream:
 
     def read(self, size: int = -1) -> bytes:
         if size > _MAX_DIRECTORY:
-            raise BnstatError(self._path, "has a directory of more than 64 MB")
+            raise BnstatError(self._path, "is a zip with a directory of more than 64 MB")
         data = self._stream.read(size)
         if data.count(_DIRECTORY_SIGNATURE) > MAX_MEMBERS:
             raise _too_many(self._path)
@@ -348,7 +357,7 @@ class _BoundedStream:
 
 
 def stored_member(archive: File, name: str) -> Slice | None:
-    """Return a member of a zip in place; None if it is missing, compressed or encrypted.
+    """Return a zip's member as a range of it; None if missing, compressed or encrypted.
 
     Raises:
         DamagedError: the archive is damaged.
@@ -366,7 +375,9 @@ def _stored_slice(archive: File, info: zipfile.ZipInfo) -> Slice | None:
 
 
 def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
-    """Return the data of a zip's member in place, possibly compressed; None if encrypted.
+    """Return the range of a zip with a member's data as stored; None if encrypted.
+
+    The data may be compressed.
 
     Raises:
         DamagedError: the archive is damaged.
@@ -376,7 +387,9 @@ def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
     header = archive.read(info.header_offset, _LOCAL_HEADER.size)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     if signature != _LOCAL_SIGNATURE:
-        raise DamagedError(archive.path, f"{info.filename} is not where its directory says")
+        raise DamagedError(
+            archive.path, f"the directory of the zip has a wrong offset for {info.filename}"
+        )
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return Slice(archive, start, info.compress_size, info.filename)
 
@@ -401,13 +414,21 @@ def fetch_starts(archive: File, members: Iterable[zipfile.ZipInfo], length: int)
 def _unzip(file: File, info: zipfile.ZipInfo) -> File:
     # LZMA would take as much memory as the file asks for.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
+        raise UnsupportedError(
+            file.path,
+            f"bnstat does not read the compression method of {info.filename}",
+            "unpack the archive and pass the folder",
+        )
     if (stored := _stored_slice(file, info)) is not None:
         return stored
     file.prefetch([(info.header_offset, info.compress_size + _MEMBER_HEADER)])
     packed = packed_slice_of(file, info)
     if packed is None:
-        raise DamagedError(f"{file.path}/{info.filename}", "is encrypted", "unpack the archive")
+        raise DamagedError(
+            f"{file.path}/{info.filename}",
+            "this member of the zip is encrypted",
+            "unpack the archive and pass the folder",
+        )
     _refuse_growth(file, packed.size, info.file_size)
     return _Unpacked(file, info.filename, _inflate(packed, info), packed.size)
 
@@ -423,7 +444,9 @@ def _inflate(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
             yield piece
             data = inflater.unconsumed_tail
     if size != info.file_size or checksum != info.CRC:
-        raise DamagedError(packed.path, "cannot be unpacked (its size or checksum is wrong)")
+        raise DamagedError(
+            packed.path, "cannot be unpacked (the size or checksum of the data is wrong)"
+        )
 
 
 def _open_tar(file: File, plain: File) -> Folder:
@@ -438,7 +461,7 @@ def _open_tar(file: File, plain: File) -> Folder:
 
 
 def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
-    """Yield the name, the position and the size of each regular file in a tar.
+    """Yield (name, byte offset of the data, size in bytes) for each regular file in a tar.
 
     Raises:
         DamagedError: a header is damaged, or there are too many headers.
@@ -478,7 +501,10 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
 
 
 def _after_header(file: File, position: int, sparse_header: bytes | None) -> int:
-    """Return the position after a header, and after the map of a sparse member."""
+    """Return the byte offset of a member's data, after its header and the map of a sparse member.
+
+    `position` is the byte offset of the header. Pass `sparse_header` only for a sparse member.
+    """
     position += _BLOCK
     has_more = sparse_header is not None and sparse_header[_MORE_AT]
     while has_more:
@@ -488,7 +514,10 @@ def _after_header(file: File, position: int, sparse_header: bytes | None) -> int
 
 
 def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tuple[str, str]]:
-    """Yield the (key, value) records of a header for the next member; none if irrelevant."""
+    """Yield (key, value) for each property that a header of type `kind` gives the next member.
+
+    Only pax headers and GNU's long names are parsed; other types yield nothing.
+    """
     data = file.read(offset, size) if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME) else b""
     if kind == tarfile.GNUTYPE_LONGNAME:
         yield "path", data.partition(b"\0")[0].decode(*_TEXT)

@@ -33,8 +33,9 @@ class Range(NamedTuple):
     Attributes:
         file: the file on disk or behind a URL, never a range inside another file.
         offset, length: the position and number of the bytes.
-        part: the indices, one slice per dimension, of the array elements in these bytes, which are
-            row-major and little-endian; None for other bytes, such as compressed data.
+        part: the part of an array that these bytes store, as one slice per dimension. The elements
+            are row-major and little-endian. None if the bytes store anything else, such as
+            compressed data.
     """
 
     file: File
@@ -65,7 +66,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 
 def prefetch(ranges: Iterable[Range]) -> None:
-    """Announce the ranges that will be read next to all of their files.
+    """Fetch ranges of one or several files that will be read next, together for each store.
 
     Raises:
         BnstatError: a range cannot be fetched.
@@ -88,7 +89,7 @@ class Store(Protocol):
     """A remote store, which fetches ranges of many files together."""
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """Fetch ranges of several files together; see `File.prefetch`."""
+        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
 
 
 class File(ABC):
@@ -118,14 +119,14 @@ class File(ABC):
         """Fetch the starts of files in the same folder together, if this is faster."""
 
     def part(self, name: str) -> File | None:
-        """Return another file of the model, which this file names.
+        """Return a file whose relative path is stored in this file; None if it does not exist.
 
-        A hostile model file may name any file of the machine, so the relative path `name` must not
-        lead out of this file's folder.
+        A hostile model file may contain the path of any file of the machine, so the path `name`
+        must not lead out of this file's folder.
 
         Raises:
-            DamagedError: the name leads out of the folder.
-            BnstatError: the file is a link that leads out of the folder.
+            DamagedError: the path leads out of the folder.
+            BnstatError: the file at the path is a link that leads out of the folder.
         """
         first, *others = name.replace("\\", "/").split("/")
         parts = [part for part in (first, *others) if part not in ("", ".")]
@@ -150,14 +151,15 @@ class File(ABC):
         """Return `length` bytes from `offset`, by default up to the end.
 
         Raises:
-            DamagedError: the file is shorter.
+            DamagedError: the file ends before the last of these bytes.
         """
         if length is None:
             length = self.size - offset
         if offset < 0 or length < 0 or offset + length > self.size:
             raise DamagedError(
                 self.path,
-                f"truncated: bytes {offset} to {offset + length} are needed, it has {self.size}",
+                f"truncated: bytes {offset} to {offset + length} are needed, "
+                f"but the file has {self.size}",
                 "it is a git-lfs pointer: run `git lfs pull`, or download the real file"
                 if self.is_lfs_pointer()
                 else "copy or download it again",
@@ -175,12 +177,12 @@ class File(ABC):
         """
 
     def has(self, offset: int, length: int) -> bool:
-        """Return False if the bytes are remote and not yet fetched."""
+        """Return True if the bytes can be read without a request to a server."""
         del offset, length
         return True
 
     def allow_waste(self, size: int) -> None:  # noqa: B027
-        """Allow `size` unneeded bytes to be fetched if this saves requests."""
+        """Allow fetching up to `size` unneeded bytes of this file, if this saves requests."""
 
     def refuse_changed(self) -> None:  # noqa: B027
         """Raise a `ChangedError` if the file is remote and was replaced since it was listed."""
@@ -188,11 +190,14 @@ class File(ABC):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return the range that stores the bytes unchanged; None if they are compressed."""
+        """Return the `Range` that stores these bytes unchanged; None if they are compressed.
+
+        The range is in the file on disk or behind a URL. `part` is copied to `Range.part`.
+        """
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
-        """Return the first `length` bytes, or all if there are fewer."""
+        """Return the first `length` bytes, or the whole file if it is shorter."""
         return self.read(0, min(length, self.size))
 
     def is_lfs_pointer(self) -> bool:
@@ -281,7 +286,7 @@ class Folder(ABC):
         """Return the file with this name, or None; `name` may be a path below the folder."""
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
-        """Fetch files that will be opened next together, if this is faster."""
+        """Fetch the starts of files that will be opened next, together, if this is faster."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None:
@@ -301,22 +306,23 @@ class Folder(ABC):
         raise NotImplementedError
 
     def times(self, prefix: str = "") -> dict[str, float]:
-        """Return name -> time of the last change, for names with a prefix."""
+        """Return name -> time of the last change, for names that start with `prefix`."""
         return {name: self.modified(name) for name in self.matching(prefix)}
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """Return the names with a prefix and a suffix."""
+        """Return the names that start with `prefix` and end with `suffix`."""
         return [name for name in self.names() if name.startswith(prefix) and name.endswith(suffix)]
 
 
 class Spot(NamedTuple):
-    """The location of a path.
+    """The folder at a path, or the folder and the name of the files at a path.
 
     Attributes:
-        parent: the folder that contains the name; None if missing, or if the path is certainly a
-            folder.
-        name: the last component of the path: a file name, or a prefix of names.
-        folder: the folder at the path; on a web server, a folder if `parent` has no such file.
+        parent: the folder that may contain files called `name`; None if it does not exist, or if
+            the path is a folder.
+        name: the last component of the path: a file name, or a prefix of file names.
+        folder: the folder at the path, or None. On a web server never None, because a URL does not
+            show whether it is a folder; use it only if `parent` does not contain the file.
     """
 
     parent: Folder | None

@@ -24,14 +24,14 @@ _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 
 class Handle:
-    """A descriptor of an open file, which several threads may read; the handle closes it."""
+    """An open file that several threads may read. It is closed when this object is deleted."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lock = Lock()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes at `offset`; fewer than `length` only at the end of the file.
+        """Return `length` bytes from `offset`; fewer only if the file ends before.
 
         Raises:
             OSError: the file cannot be read.
@@ -126,7 +126,7 @@ class LocalFolder(Folder):
             return sorted(entry for item in listing if (entry := _entry(item)) is not None)
 
     def _inside(self, name: str) -> str:
-        """Return the path of a name in the form in which the user passed the folder."""
+        """Return the path of a file or folder in this folder, relative if `path` is relative."""
         return name if self.path == "." else os.path.join(self.path, name)
 
     def parent(self) -> Folder | None:
@@ -140,7 +140,7 @@ class LocalFolder(Folder):
 
 
 def _entry(item: os.DirEntry[str]) -> Entry | None:
-    """Convert an item of a listing; None if it is neither file nor folder, or unreadable."""
+    """Convert an item of `os.scandir`; None if it is neither file nor folder, or unreadable."""
     try:
         status = item.stat()
         if stat.S_ISREG(status.st_mode):
@@ -159,7 +159,7 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def kind_of(path: str) -> int | None:
-    """Return the kind of a file on disk, as `stat.S_IFMT` does; None if nothing exists.
+    """Return the file type at a path, such as `stat.S_IFDIR`; None if nothing exists there.
 
     Raises:
         BnstatError: access is denied.
@@ -175,7 +175,7 @@ def kind_of(path: str) -> int | None:
 
 
 def _attempt(path: str, action: Callable[[], T]) -> T:
-    """Call `action`; convert errors of the operating system to errors that name the path."""
+    """Return the result of `action`; convert an `OSError` to a `BnstatError` with the path."""
     try:
         return action()
     except FileNotFoundError as error:

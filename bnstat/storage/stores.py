@@ -33,12 +33,12 @@ _TAGS: Final = ("generation", "ETag", "etag", "blob_id")
 _TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 
 Span = tuple[int, int]
-"""The position of the first byte, and the position after the last."""
+"""(start, end): the offset of the first byte of a range, and the offset after its last byte."""
 
 _LARGEST_PIECE: Final = 8 << 20
 
 _WIDEST_GAP: Final = 48 << 10
-"""Gaps wider than this are not fetched, because a request costs less."""
+"""The widest gap between two ranges that is fetched too; a wider gap costs more than a request."""
 
 _BLOCK: Final = 16 << 10
 """Unannounced reads are rounded to blocks of this size, because the next read is often near."""
@@ -49,7 +49,7 @@ _SMALL: Final = 48 << 10
 _TAIL: Final = 4 << 10
 
 _WASTE: Final = 96 << 10
-"""Bytes of gaps that may be fetched per file; each prefetch may use half of the rest."""
+"""Bytes of gaps that may be fetched per file. Each prefetch may use half of those not yet used."""
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
@@ -64,7 +64,10 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
-    """Join spans of a `union` over the smallest gaps, at most `waste` bytes in total."""
+    """Join neighbouring spans, smallest gaps first, up to `waste` bytes of gaps in total.
+
+    `spans` must be a result of `union`.
+    """
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
     bridges = []
     for size, start in gaps:
@@ -76,7 +79,7 @@ def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
 
 
 def split(spans: Iterable[Span]) -> list[Span]:
-    """Split spans into spans of at most 8 MiB."""
+    """Split spans so that each is at most 8 MiB long."""
     return [
         (at, min(at + _LARGEST_PIECE, end))
         for start, end in spans
@@ -93,7 +96,7 @@ class Fetched:
         self._lock = RLock()
 
     def missing(self, spans: Iterable[Span]) -> list[Span]:
-        """Return the ranges of the spans that were not fetched, as a `union`."""
+        """Return the parts of the spans that were not fetched yet, in ascending order."""
         missing: list[Span] = []
         with self._lock:
             for start, end in union(spans):
@@ -109,7 +112,7 @@ class Fetched:
         return missing
 
     def add(self, start: int, data: bytes) -> None:
-        """Keep bytes, unless another thread added them meanwhile."""
+        """Store fetched bytes from the offset `start`, except bytes that are stored already."""
         with self._lock:
             for first, end in self.missing([(start, start + len(data))]):
                 index = bisect_right(self._starts, first)
@@ -117,7 +120,7 @@ class Fetched:
                 self._data.insert(index, data[first - start : end - start])
 
     def get(self, start: int, end: int) -> bytes:
-        """Return bytes that were fetched before."""
+        """Return the bytes from `start` up to `end`. They must have been fetched before."""
         parts = []
         with self._lock:
             index = bisect_right(self._starts, start) - 1
@@ -133,7 +136,7 @@ class RemoteFile(File):
     """A file behind a URL.
 
     Attributes:
-        inside: the driver's form of the path.
+        inside: the path as the driver expects it, such as `BUCKET/KEY`.
         entry: the file's entry in the listing.
         fetched: the bytes that were fetched so far.
     """
@@ -174,7 +177,7 @@ class RemoteFile(File):
         self.store.prefetch({self: spans})
 
     def to_fetch(self, spans: Sequence[tuple[int, int]]) -> list[Span]:
-        """Return the spans to fetch for a prefetch: missing bytes, and small gaps between."""
+        """Return the spans to fetch for (offset, length) pairs: missing bytes, and small gaps."""
         if self.size <= _SMALL:
             return self.fetched.missing([(0, self.size)])
         missing = self.fetched.missing(
@@ -220,9 +223,9 @@ class RemoteStore:
 
     Args:
         fs: a file system of fsspec.
-        scheme: the scheme of its URLs.
+        scheme: the scheme of the store's URLs.
         access: the options of the user, and the limit on downloads.
-        host: the part of the URLs after the container, which names Azure's account.
+        host: `@ACCOUNT.HOST`, which follows the container in Azure's URLs; empty otherwise.
     """
 
     _opens_by_listing = False
@@ -242,7 +245,7 @@ class RemoteStore:
         return redact(f"{self._scheme}://{container}{self._host}{slash}{inside}")
 
     def canonical(self, path: str) -> str:
-        """Return the form of a path that listings use.
+        """Return a path in the form that the driver uses in listings.
 
         Raises:
             BnstatError: the store cannot be reached.
@@ -250,7 +253,7 @@ class RemoteStore:
         return path
 
     def listing(self, path: str) -> Mapping[str, Entry] | None:
-        """Return name -> entry of a folder; None if it does not exist. Each folder is listed once.
+        """Return name -> entry for a folder; None if it does not exist. Each folder is listed once.
 
         Raises:
             BnstatError: the folder cannot be listed.
@@ -278,7 +281,10 @@ class RemoteStore:
             self._add_listings(path, files.values())
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return path below a folder -> entry; None if nothing or a file is at the path."""
+        """Return relative path -> entry for a folder; None if `path` is not a folder.
+
+        `ask` is the driver's `ls` or, for all subfolders too, `find`.
+        """
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -301,13 +307,16 @@ class RemoteStore:
         self._fs.invalidate_cache(path)
 
     def reuse_listing(self, path: str) -> None:
-        """Take the listing of a folder from `Access.listed`, if present."""
+        """Use the listing of a folder in `Access.listed`, if present."""
         files = self.access.listed.get(self.url(path))
         if files is not None:
             self._add_listings(path, files)
 
     def _add_listings(self, top: str, files: Iterable[Entry]) -> None:
-        """Keep the listings of a folder and its subfolders; names are paths below the folder."""
+        """Store the listings of the folder `top` and its subfolders.
+
+        The names of `files` are paths relative to `top`.
+        """
         folders: dict[str, dict[str, Entry]] = {top: {}}
         for entry in files:
             path = f"{top}/{entry.name}"
@@ -323,18 +332,18 @@ class RemoteStore:
         self._listings.update(folders)
 
     def file(self, folder: Folder, path: str, entry: Entry) -> RemoteFile:
-        """Return a file; while a file is in use, return the same object with its fetched bytes."""
+        """Return the file at `path`; the same object as before, if that is still referenced."""
         file = self._files.get((path, entry))
         if file is None:
             file = self._files[path, entry] = RemoteFile(self, folder, path, entry)
         return file
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """Fetch ranges of several files together; see `File.prefetch`."""
+        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
         self.fetch({f: f.to_fetch(s) for f, s in wanted.items() if isinstance(f, RemoteFile)})
 
     def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
-        """Fetch missing ranges of files, in parallel.
+        """Fetch ranges of files in parallel; `wanted` maps file -> spans not fetched yet.
 
         A file that is fetched whole in one piece comes from one version of the file. A partly
         fetched file is compared with the listing, at the end of a block of `Access.reading`.
@@ -367,7 +376,7 @@ class RemoteStore:
         self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
-        """Compare files with their listings.
+        """Compare files with the entries in their listings, with one request per file.
 
         Raises:
             BnstatError: the store cannot be reached.
@@ -391,7 +400,7 @@ class RemoteStore:
             raise ChangedError(file.path, "changed while it was read", "try again later")
 
     def _read(self, pieces: Sequence[Piece]) -> list[Any]:
-        """Return the bytes of each piece, or an error."""
+        """Return a list with, for each piece, the bytes or the exception that was raised."""
         results: list[Any] = self._fs.cat_ranges(
             [piece.file.inside for piece in pieces],
             [piece.start for piece in pieces],
@@ -403,9 +412,9 @@ class RemoteStore:
 
 
 def to_entry(info: Mapping[str, Any]) -> Entry:
-    """Convert an entry of a driver's listing; the keys depend on the driver.
+    """Convert an item of a driver's listing, whose keys depend on the driver, to an `Entry`.
 
-    The name of the result is the driver's path.
+    The name of the entry is the full path, as the driver returns it.
     """
     return Entry(
         info["name"].rstrip("/"),
@@ -432,7 +441,10 @@ def _seconds(info: Mapping[str, Any]) -> float:
 
 
 def is_same_version(one: Entry, other: Entry) -> bool:
-    """Return True if sizes are equal, and tags or times too if both are known."""
+    """Return True if size and tag are equal; without two tags, size and time.
+
+    A time that is unknown equals every time.
+    """
     if one.size != other.size:
         return False
     if one.tag and other.tag:
@@ -442,7 +454,7 @@ def is_same_version(one: Entry, other: Entry) -> bool:
 
 
 class RemoteFolder(Folder):
-    """A folder behind a URL; `inside` is the driver's form of the path."""
+    """A folder behind a URL; `inside` is the path as the driver expects it."""
 
     is_remote = True
 
@@ -509,7 +521,7 @@ def find_in_store(url: str, access: Access, recursive: bool) -> Spot:
 
 
 class HuggingFace(RemoteStore):
-    """The Hugging Face hub: paths may contain a revision, and each range needs a thread."""
+    """The Hugging Face hub. Paths may contain a revision; each range is read in its own thread."""
 
     _opens_by_listing = True
 
@@ -574,7 +586,7 @@ _DRIVERS: Final = {
 
 
 def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
-    """Return the store of a URL, and the driver's form of the URL's path.
+    """Return the store of a URL, and the URL's path as the driver expects it.
 
     Raises:
         BnstatError: the scheme is unknown, the driver is not installed, an option is wrong, or the
@@ -599,7 +611,7 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
             if access.options.get(key, value) != value:
                 raise BnstatError(
                     redact(url),
-                    f"names the {key} {value!r}, but the storage options name another",
+                    f"the URL contains the {key} {value!r}, but the storage options another one",
                     f"leave {key} out of the storage options",
                 )
         key = (scheme, *sorted(options.items()))
@@ -617,7 +629,7 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         raise BnstatError(
             redact(url),
             "the driver does not accept this address or these storage options",
-            "pass what it needs with --storage-option KEY=VALUE, or in its environment",
+            "pass the driver's options with --storage-option KEY=VALUE or environment variables",
         ) from error
     except Exception as error:
         raise to_bnstat_error(error, redact(url)) from error
@@ -637,7 +649,7 @@ def _account_host(url: str) -> str:
 
 
 def _account_options(host: str) -> dict[str, str]:
-    """Return the options in an account's host that Azure's driver itself does not parse."""
+    """Return the options of Azure's driver for `@ACCOUNT.HOST`, which it does not parse itself."""
     account, _, domain = host.removeprefix("@").partition(".")
     options = {"account_name": account} if account else {}
     if domain not in ("", _DFS, _BLOB):
@@ -646,14 +658,15 @@ def _account_options(host: str) -> dict[str, str]:
 
 
 def _refuse_other_account(url: str, fs: Any, account: str) -> None:
-    """Raise if a connection string, also one of the environment, is for another account.
+    """Raise if the connection string is for another account than `account`, the URL's.
 
-    Azure's driver prefers a connection string to the account in the URL.
+    Azure's driver prefers a connection string, from the storage options or the environment, to the
+    account in the URL.
     """
     if fs.connection_string is not None and fs.service_client.account_name != account:
         raise BnstatError(
             redact(url),
-            f"names the account {account!r}, but the connection string is for "
+            f"the URL is for the account {account!r}, but the connection string is for "
             f"{fs.service_client.account_name!r}",
-            "leave it out of the storage options, unset AZURE_STORAGE_CONNECTION_STRING",
+            "remove it from the storage options, or unset AZURE_STORAGE_CONNECTION_STRING",
         )

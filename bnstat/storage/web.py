@@ -54,17 +54,18 @@ _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
-"""In each window of this many seconds, a response or `_MIN_BYTES` must arrive."""
+"""In each window of `_WINDOW` seconds, a response must begin or this many bytes must arrive."""
 
 
 Head = tuple[Entry, bytes]
-"""A file without its name, and its first bytes, or all bytes if the server ignored the range."""
+"""(entry, data) of a file: an entry with an empty name, and the first bytes of the file, or all
+bytes if the server ignores ranges."""
 
 
 class WebStore(RemoteStore):
     """Files on web servers, which have no listings: files can only be requested by name.
 
-    In each `window` of seconds, `min_bytes` must arrive over all requests together.
+    Requests fail if fewer than `min_bytes` arrive in `window` seconds, over all requests together.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class WebStore(RemoteStore):
         return redact(path)
 
     def heads(self, urls: Sequence[str], limit: int) -> list[Head | BaseException | None]:
-        """Return the first bytes of each file, an error, or None if it does not exist.
+        """Return, for each URL, a `Head`, the exception of the request, or None if nothing exists.
 
         `limit` is the largest file to download if the server ignores ranges.
         """
@@ -92,7 +93,7 @@ class WebStore(RemoteStore):
         return self._gather([self._piece(piece) for piece in pieces], pieces[0].file.path)
 
     def _gather(self, requests: Sequence[Awaitable[Any]], where: str) -> list[Any]:
-        """Make requests in parallel; return their results and errors.
+        """Make requests in parallel; return a list with the result or exception of each.
 
         Raises:
             BnstatError: the server is too slow.
@@ -134,7 +135,7 @@ class WebStore(RemoteStore):
         if response.status == 206:
             content = _content_range(response)
             if content is None:
-                raise BnstatError(redact(url), "the server does not say how large the file is")
+                raise BnstatError(redact(url), "the server does not report the size of the file")
             start, end, size = content
             if start != 0 or end > min(_HEAD, size):
                 raise BnstatError(redact(url), "the server sends another range than requested")
@@ -164,7 +165,9 @@ class WebStore(RemoteStore):
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
             raise BnstatError(
-                redact(url), "the server sends other bytes than requested", "download the file"
+                redact(url),
+                "the server sends other bytes than requested",
+                "download the file and pass its path",
             )
         _refuse_incomplete(response, data, length, url)
         return data
@@ -172,8 +175,8 @@ class WebStore(RemoteStore):
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
         """Request a range, with retries after temporary failures; return the response and the body.
 
-        The body is read only up to the end of the range or, if the server sends the file, the
-        limit.
+        At most the range is read of the body. If the server sends the whole file, `limit` bytes are
+        read.
         """
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
@@ -207,7 +210,7 @@ class WebStore(RemoteStore):
         raise AssertionError("the last attempt returns or raises")
 
     async def _body(self, response: Any, limit: int) -> bytes:
-        """Read the body; return empty bytes if the announced length exceeds the limit."""
+        """Return the body, read until it exceeds `limit`; empty if `Content-Length` exceeds it."""
         data = bytearray()
         is_file = response.status in (200, 206) and not _is_folder(response)
         if is_file and (response.content_length or 0) <= limit:
@@ -220,7 +223,7 @@ class WebStore(RemoteStore):
 
 
 def _is_folder(response: Any) -> bool:
-    """Return True if the server redirected to a folder, whose listing is not a model."""
+    """Return True if the server redirected to a folder, which it sends as an HTML page."""
     return bool(response.history) and response.url.path.endswith("/")
 
 
@@ -230,7 +233,9 @@ def _refuse_failure(response: Any, url: str) -> None:
     if response.url.scheme != "https" and url.startswith("https:"):
         raise BnstatError(redact(url), "the server redirects to an insecure address")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise BnstatError(redact(url), "the server compresses the file although not asked to")
+        raise BnstatError(
+            redact(url), "the server compresses the file, which bnstat did not request"
+        )
 
 
 def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> None:
@@ -241,7 +246,7 @@ def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> Non
 
 
 def _content_range(response: Any) -> tuple[int, int, int] | None:
-    """Return the start and end of the range in a response, and the file's size."""
+    """Return (start, end, file size) from the header `Content-Range`; None if not valid."""
     match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match is None or match[1] is None:
         return None
@@ -312,7 +317,7 @@ class WebFolder(Folder):
         )
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """Return matching names among the files that were requested and exist."""
+        """Return the matching names, but only of files that were requested before and exist."""
         return sorted(
             name
             for name, file in self._files.items()

@@ -116,7 +116,7 @@ def test_a_worker_that_dies_costs_no_model_its_line(
         records = scanned(models, engine=Deadly(engine))
         (died,) = [record for record in records if record.trouble]
         assert (died.trouble, Path(died.path).name) == ("died", "deadly.h5")
-        assert "so did another" in died.reason
+        assert "again when bnstat retried" in died.reason
         sound = [record for record in expected if record.path != died.path]
         assert [record for record in records if not record.trouble] == sound
 
@@ -132,7 +132,7 @@ def test_workers_that_die_of_anything_end_the_scan(monkeypatch: pytest.MonkeyPat
     with two_workers(None) as engine:
         batches = Batches(engine, _kill)
         monkeypatch.setattr(engine, "submit", partial(_submit_kill, engine.submit))
-        with pytest.raises(BnstatError, match="its workers die before they open a model"):
+        with pytest.raises(BnstatError, match="the workers die before they open a model"):
             list(run(batches, range(3)))
 
 

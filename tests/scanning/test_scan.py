@@ -136,7 +136,7 @@ def test_storage_options(tmp_path: Path) -> None:
     def of(*roots: str) -> ScanOptions:
         return ScanOptions.of(roots, Settings(), None, True, reading)
 
-    with pytest.raises(BnstatError, match="storage options: apply to URLs"):
+    with pytest.raises(BnstatError, match="storage options: apply only to URLs"):
         of(str(tmp_path))
     assert of(str(tmp_path), "s3://models")
     # The state file contains a hash of this text.

@@ -161,7 +161,7 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(BnstatError, match="cannot keep the results"):
+    with pytest.raises(BnstatError, match="the results of the scan cannot be stored"):
         scan_with_state(tmp_path, tmp_path / "nowhere/state.db")
 
 

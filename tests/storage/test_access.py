@@ -58,7 +58,7 @@ def test_downloads_are_counted_together() -> None:
     access.take("a", 600)
     with pytest.raises(
         BnstatError,
-        match=r"b: .* limit of 1 kB .*600 bytes before, 401 bytes more",
+        match=r"b: .* limit of 1 kB .*600 bytes downloaded, 401 bytes more",
     ):
         access.take("b", 401)
     access.take("c", 400)

@@ -217,7 +217,9 @@ class TestLimits:
     def test_of_compression_methods(self, method: int) -> None:
         folder = open_archive(MemoryFile(zipped([("x", b"x")], method)))
         assert folder is not None
-        with pytest.raises(UnsupportedError, match="x is not compressed by deflate"):
+        with pytest.raises(
+            UnsupportedError, match="the compression method of x; unpack the archive"
+        ):
             content(folder, "x")
 
 
@@ -246,7 +248,7 @@ def test_a_misplaced_member_is_named() -> None:
     data[data.rindex(b"PK\x03\x04")] ^= 0x55
     folder = open_archive(MemoryFile(bytes(data), "m"))
     assert content(folder, "first") == b"1"
-    with pytest.raises(DamagedError, match="x is not where its directory says"):
+    with pytest.raises(DamagedError, match="wrong offset for x"):
         content(folder, "x")
 
 
@@ -326,7 +328,9 @@ def test_encrypted_members(name: str) -> None:
     file = MemoryFile(bytes(data), "m")
     assert stored_member(file, name) is None
     folder = open_archive(file)
-    with pytest.raises(DamagedError, match=f"m/{name}: is encrypted; unpack the archive"):
+    with pytest.raises(
+        DamagedError, match=f"m/{name}: this member of the zip is encrypted; unpack the archive"
+    ):
         content(folder, name)
 
 

@@ -145,7 +145,7 @@ def test_an_architecture_in_the_file_takes_precedence(
     other.write_text(sequential(net[0], net[0].layers.Dense(2)).to_json())
     model = bnstat.load(own, config=other)
     assert [layer.name for layer in model] == list(FUNCTIONAL)
-    assert model.notes == (f"{other} is not used: the file contains its own layers",)
+    assert model.notes == (f"{other} is ignored: the model file contains its own architecture",)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_variable_whose_shape_the_graph_leaves_open() -> None:
     with tf.Graph().as_default(), v1.Session() as session:
         norm(v1.placeholder(tf.float32, [None, 6]), "bn", 1, False)
         v1.Variable(v1.placeholder_with_default([1.0, 2.0], None), name="any", validate_shape=False)
-        with pytest.raises(BnstatError, match="any: has no value yet"):
+        with pytest.raises(BnstatError, match="any: the variable has no value yet"):
             bnstat.load(session)
         session.run(v1.global_variables_initializer())
         assert bnstat.load(session).keys() == ["bn"]
@@ -95,7 +95,7 @@ def test_it_is_mended_in_place(session: v1.Session, tmp_path: Path) -> None:
 def test_what_has_no_value_yet(session: v1.Session) -> None:
     other = v1.Session(graph=session.graph)
     model = bnstat.load(other)
-    with pytest.raises(BnstatError, match=r"Session, first/gamma: has no value yet"):
+    with pytest.raises(BnstatError, match=r"Session, first/gamma: the variable has no value yet"):
         model["first"].array("gamma")
     other.close()
     with pytest.raises(BnstatError, match=r"Session, first/gamma: .*closed"):

@@ -89,7 +89,7 @@ def raising(error: Exception) -> Callable[..., Any]:
             "hf://me/model",
             ValueError("what?"),
             "hf://me/model: the driver does not accept this address or these storage options; "
-            "pass what it needs with --storage-option KEY=VALUE, or in its environment",
+            "pass the driver's options with --storage-option KEY=VALUE or environment variables",
         ),
         ("gs://a", TypeError("what?"), "gs://a: the driver does not accept this address or these"),
         ("az://a", TimeoutError(), "az://a: the server does not answer in time; try again later"),
@@ -202,7 +202,7 @@ def test_hosts_of_accounts(
 def test_options_for_another_account(accounts: dict[str, dict[str, bytes]]) -> None:
     url = "abfss://c@me.dfs.core.windows.net/run"
     connect(url, Access({"account_name": "me"}))
-    with pytest.raises(BnstatError, match="account_name 'me', but the storage options name an"):
+    with pytest.raises(BnstatError, match="account_name 'me', but the storage options an"):
         connect(url, Access({"account_name": "you"}))
 
 

@@ -57,8 +57,8 @@ STATUSES = [
     (404, NotFoundError, "no such file or folder (404)"),
     (412, ChangedError, "changed while it was read; try again later"),
     (429, BnstatError, "the server reports too many requests (429); try again later"),
-    (400, BnstatError, "the server fails (400); try again later"),
-    (503, BnstatError, "the server fails (503); try again later"),
+    (400, BnstatError, "the server reports an error (400); try again later"),
+    (503, BnstatError, "the server reports an error (503); try again later"),
 ]
 
 

@@ -94,7 +94,10 @@ def test_a_server_that_is_busy_once(digits: Server, index: str) -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(403, r"access is denied \(403\); check the credentials"), (503, r"the server fails \(503\)")],
+    [
+        (403, r"access is denied \(403\); check the credentials"),
+        (503, r"the server reports an error \(503\)"),
+    ],
 )
 def test_permanent_failures(status: int, message: str, digits: Server, index: str) -> None:
     digits.faults["run/model-100.index"] = fails(status, 1000)

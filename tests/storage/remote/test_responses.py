@@ -233,9 +233,9 @@ class TestHeads:
     @pytest.mark.parametrize(
         ("response", "message"),
         [
-            (Response(206, b"abc"), "does not say how large the file is"),
-            (Response(206, b"abc", "nonsense"), "does not say how large the file is"),
-            (Response(206, b"abc", "0-2/*"), "does not say how large the file is"),
+            (Response(206, b"abc"), "does not report the size of the file"),
+            (Response(206, b"abc", "nonsense"), "does not report the size of the file"),
+            (Response(206, b"abc", "0-2/*"), "does not report the size of the file"),
             (Response(206, b"abc", "1-3/9"), "sends another range than requested"),
             (Response(206, b"abc", "0-4096/9999"), "sends another range than requested"),
             (Response(206, b"abc", "0-3/3"), "sends another range than requested"),

@@ -352,7 +352,7 @@ class TestFetching:
         big.prefetch([(0, 60_000)])
         assert access.left == 40_000
         with pytest.raises(
-            BnstatError, match=r"s3://top/a/big: reading it exceeds the limit of 100 kB"
+            BnstatError, match=r"s3://top/a/big: reading this exceeds the download limit of 100 kB"
         ):
             big.prefetch([(200_000, 50_000)])
         assert len(store.requests) == 1

@@ -252,7 +252,7 @@ def test_a_store_that_is_always_busy(server: Server) -> None:
     pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
     server.other = lambda handler: handler.status(503)
     options = {"endpoint_url": server.url, "key": "somebody", "secret": "hardly-a-secret"}
-    with pytest.raises(BnstatError, match=r"the server fails \(503\); try again later"):
+    with pytest.raises(BnstatError, match=r"the server reports an error \(503\); try again later"):
         bnstat.load("s3://models/m", storage_options=options)
     assert len(server.asked) == 3
 
