@@ -107,7 +107,7 @@ def _at_start(history: History, layer: str) -> bool:
 
 
 def _statistics(history: History) -> Iterator[Track]:
-    """Yield the tracks of moving means and variances; none if there are too few checkpoints."""
+    """Yield the track of each moving mean and variance; nothing if there are few checkpoints."""
     if len(history.checkpoints) > _INTERVALS:
         for (_, role), track in history.tracks.items():
             if role.startswith("moving"):

@@ -51,9 +51,10 @@ _UNKNOWN: Final = (
 
 
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
-    """Return True if gamma and beta have initial values; None if the layer has neither.
+    """Return True if gamma and beta still have initial values; None if the layer has neither.
 
-    A trained beta is not exactly 0 in every channel, whatever the initial gamma was.
+    If there is a beta, it alone decides: after training it is not exactly 0 in every channel,
+    whereas gamma may be initialized with any number.
     """
     beta = numbers_of(layer, "beta")
     if beta is not None:

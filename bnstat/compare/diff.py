@@ -303,8 +303,8 @@ def diff(
 def _is_sure(pair: Pair, any_alone: bool) -> bool:
     """Return True if the names show that two layers correspond, regardless of the values.
 
-    PyTorch numbers the layers of a sequence: if one model has fewer layers, later layers have other
-    numbers.
+    PyTorch numbers the layers of a sequence. If one model has fewer layers (`any_alone`: a layer
+    has no counterpart), later layers have other numbers, so a number as a name shows nothing.
     """
     is_number = pair.new.name.rpartition(".")[2].isdecimal()
     return pair.match == "name" and not (any_alone and is_number)

@@ -7,22 +7,21 @@ of the variable and the scheme give the names of the layer's other variables.
 is a shadow if the file also stores the variable. If the file does not, bnstat reads the copy as the
 variable.
 
-tch-rs numbers names: `running_mean__16` is the 17th variable of a store.
-
-If a store already contains a variable of the same name, tch-rs appends the number of variables so
-far. A layer creates its variables in a row, so consecutive numbers identify them: `weight`, `bias`,
-`running_mean`, `running_var`. Older versions create the statistics first. A variable whose name has
-no number is at one of the positions whose numbers no name contains.
+If a store of tch-rs already contains a variable of the same name, tch-rs appends the number of
+variables so far: `running_mean__16` is the 17th variable of its store. A layer creates its
+variables in a row, so consecutive numbers identify them: `weight`, `bias`, `running_mean`,
+`running_var`. Older versions create the statistics first. A variable whose name was unique has no
+number and fills one of the gaps in the numbering.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
 Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of
 variables in a layer that another layer builds: the variables of all layers in the list `self.norms`
-of the layer `blk` are called `blk/gamma`. The graph contains the whole path, to which tracing adds
-the model's name as a prefix and a number after each component. Keras opens the scope of a layer
-twice, to build and to call the layer, and TensorFlow makes scope names unique:
-`functional_1/blk_1/batch_normalization_1_1`. The names of the variables show where the author's
-path begins, and that numbers were added. Repeating TensorFlow's numbering shows which numbers were
+of the layer `blk` are called `blk/gamma`. The graph contains the whole path of a layer, such as
+`blk/batch_normalization_1`, but in the form `functional_1/blk_1/batch_normalization_1_1`: tracing
+puts the model's name in front, and TensorFlow adds a number to each component, because Keras opens
+the scope of a layer twice, to build and to call it. The names of the variables (`blk/...`) show
+which component is the first of the path. Repeating TensorFlow's numbering shows which numbers were
 added. Keras 2 leaves nested models out of the names of variables; the graph distinguishes layers
 with one name in two nested models.
 
@@ -326,7 +325,7 @@ def _is_surely_batch_norm(
 
 
 def _shadows(names: VariableNames, sighting: Sighting) -> list[Sighting]:
-    """Return the layer that shadow copies of a layer's variables form; empty without copies."""
+    """Return a list with the sighting of the shadows of a layer's variables; it may be empty."""
     roles = {
         role: shadow
         for role, key in sighting.roles.items()

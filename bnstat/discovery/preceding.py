@@ -153,7 +153,7 @@ class _Search:
         }
 
     def by_configuration(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search before each layer whose inputs a Keras configuration records."""
+        """Search for the bias in front of each layer whose inputs a Keras configuration records."""
         by_name = {layer.name: layer for layer in self._contents.layers}
         for layer in self._contents.layers:
             norm = self._norm_of(layer.variables.values())

@@ -114,9 +114,10 @@ class Sample:
         return [_joined([self._rows[place][0] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
-        """Return the outputs for the samples, [samples, positions, scores].
+        """Return the outputs for all samples as one array with axes (sample, position, score).
 
-        Return None if an output has no row for each sample, or the shapes differ.
+        Return None if an output does not have one row per sample, or if the outputs of two batches
+        differ in the other dimensions.
         """
         return _stacked([output for _, output in self._rows])
 

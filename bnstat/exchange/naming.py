@@ -93,9 +93,9 @@ class ExportOptions:
     """The options of `export`: the parts to write, and their names.
 
     Attributes:
-        names: a key of `NAMINGS`; None for Keras's names, which the file then does not record.
-        folded: True for scale and shift instead of the four roles.
-        epsilon: the epsilon of folded layers whose file does not store one.
+        names: a key of `NAMINGS`, which JSON records; None for Keras's names without such a record.
+        folded: True to write each layer's scale and shift instead of the four roles.
+        epsilon: computes scale and shift of layers whose file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
         values: False for names, shapes and dtypes alone (JSON only).
         track: wraps the iteration over layers, for example to show progress.
@@ -139,10 +139,10 @@ class ExportOptions:
         return float(f"{1 - layer.momentum:.12g}")
 
     def array(self, layer: BatchNorm, part: str) -> Array | None:
-        """Return a part of a layer, or None if the layer lacks the role.
+        """Return a part of a layer: a role, or the scale or shift; None if the layer lacks it.
 
         Raises:
-            BnstatError: the array cannot be read, or the epsilon of a folded layer is unknown.
+            BnstatError: the array cannot be read, or epsilon is unknown but needed for the scale.
         """
         if not self.folded:
             return layer.array(part)

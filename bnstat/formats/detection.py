@@ -125,10 +125,10 @@ class Finder:
         return ()
 
     def first(self, name: str) -> str | None:
-        """Return the name of the main file of the model that the file `name` is a part of.
+        """Return the name of a model's main file, given the name of any of the model's files.
 
-        A model of several files is opened by its main file. Return None if the name is not one that
-        a file of such a model has.
+        A model of several files is opened by its main file. The result is None for a name that no
+        file of such a model can have.
         """
 
     def has_inside(self, name: str) -> bool:

@@ -105,8 +105,9 @@ class Norm(Sighting):
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers in a file's graphs, in network order.
 
-    A graph is skipped if earlier graphs already show the moving variance, epsilon and momentum of
-    every layer with its variables. If the file has layer configurations, momentum may be missing.
+    A graph is skipped if, for every layer whose variables it contains, earlier graphs already show
+    the moving variance, epsilon and momentum. Momentum is not required if the file has layer
+    configurations.
     """
 
     def doubt(key: str) -> int | None:

@@ -100,7 +100,7 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return the op types of nodes, and the names of the functions in the nodes' attributes."""
+    """Return one set: the op types of nodes, and the names of functions in their attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 

@@ -169,7 +169,7 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
 
 
 def _item(window: Window, at: int, end: int, path: tuple[str, ...]) -> Item:
-    """Return the value at an offset; for a map or list, without its values."""
+    """Return the item at an offset. Of a map or list, only the kind and the length are read."""
 
     def number(width: int) -> int:
         if at + width > end:

@@ -99,7 +99,7 @@ _ESCAPES = {0x00: b"\x00\xff", 0xFF: b"\xff\x00"}
 
 
 def slice_key(name: str, part: TensorSlice) -> bytes:
-    """Return the key in the index of a slice of the variable `name`."""
+    """Return the key under which the index lists a slice of the variable `name`."""
     escaped = b"".join(_ESCAPES.get(byte, bytes((byte,))) for byte in _encoded(name))
     numbers = b"".join(_signed_increasing(number) for extent in part for number in extent)
     rank = len(part)

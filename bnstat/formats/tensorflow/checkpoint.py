@@ -92,9 +92,9 @@ def read_object_graph(
 def names_of(
     nodes: Objects, tensors: Bundle | TensorflowTensors | DeclaredTensors
 ) -> tuple[Mapping[str, str], Search | None]:
-    """Return key -> best name of the variable, and a function that searches the names by ending.
+    """Return (key -> best name of the variable, a function that searches the names by ending).
 
-    Without an object graph, the names are made from the checkpoint keys, and there is no function.
+    Without an object graph, the names are made from the checkpoint keys, and the function is None.
     """
     if nodes:
         names = BestNames(nodes)

@@ -533,7 +533,10 @@ class Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Return True if the bodies of these functions fit the limit, and count them as added."""
+        """Return True if the bodies of these functions may be added to the graph.
+
+        The bodies are then counted as added. The limit is `_MAX_INLINED` nodes in total.
+        """
         size = sum(map(self._cost, names))
         if size > self._left:
             return False

@@ -237,7 +237,10 @@ class _VariableNodes:
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return the start and end of the values of fields; the start is -1 for another tag."""
+        """Return, for the field at each position, the start and the end of its value.
+
+        Where the field has a tag other than `tag`, the start is -1.
+        """
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
@@ -283,9 +286,9 @@ class BestNames(Mapping[str, str]):
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return key -> best name of all variables whose name or path has one of the endings.
+        """Return key -> best name for each variable whose name or path has one of the endings.
 
-        The result may contain other variables too.
+        This is a first filter: the result may contain other variables too.
         """
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)

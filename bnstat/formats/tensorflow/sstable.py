@@ -263,7 +263,7 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
     restarts = int.from_bytes(contents[-4:], "little")
     position, end = 0, len(contents) - 4 - 4 * restarts
     if end < 0:
-        raise WireError(f"it claims {restarts} restart points")
+        raise WireError(f"it claims {restarts} restart points, more than fit into it")
     key = b""
     left = _KEYS_PER_BYTE * len(contents) + _KEYS_AT_LEAST
     while position < end:

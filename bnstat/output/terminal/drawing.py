@@ -62,10 +62,7 @@ def row_of(place: float, height: int, braille: bool) -> int:
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return, for each place (0 to 1), the index of its row of dots.
-
-    The index is counted from the top, of `count` rows.
-    """
+    """Return, for each place (0 to 1), its row of dots: an index into `count` rows from the top."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
