@@ -22,6 +22,9 @@ GRACE = 4.0
 """The maximum time in seconds between a signal and the end of the process."""
 
 _ENDING = ("SIGTERM", "SIGHUP")
+_HARMLESS: int = getattr(signal, "SIGURG", 0)
+"""A signal that nobody sends to a command and that is ignored by default; Windows has none."""
+
 _AGAIN_SECONDS = 0.01
 _POLL_SECONDS = 0.5
 """Seconds between two checks of a call, for systems where waiting for a thread defers signals."""
@@ -42,13 +45,41 @@ def raise_on_signals() -> None:
     """From now on, raise `Ended` when SIGTERM or SIGHUP arrives.
 
     If a signal arrives where Python discards exceptions, such as in a destructor, it is sent again.
+    If it arrives just before a system call that blocks, the call is interrupted.
     """
+    _interrupt_system_calls()
     for name in _ENDING:
         number = getattr(signal, name, None)
         # Under `nohup`, SIGHUP is ignored, and stays so.
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
     sys.unraisablehook = _send_again
+
+
+def _interrupt_system_calls() -> None:
+    """Start a thread that interrupts a system call of the main thread soon after each signal.
+
+    A signal interrupts only a call that has begun. If it arrives a moment earlier, Python would
+    handle it when the call returns, and a write to a full pipe may never return.
+    """
+    if not _HARMLESS:
+        return
+    import threading
+
+    main = threading.get_ident()
+    # A signal with a handler in Python interrupts system calls; without one it would be ignored.
+    signal.signal(_HARMLESS, lambda number, frame: None)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def interrupt() -> None:
+        while number := os.read(reader, 1):
+            if number[0] != _HARMLESS:
+                time.sleep(_AGAIN_SECONDS)
+                signal.pthread_kill(main, _HARMLESS)
+
+    threading.Thread(target=interrupt, daemon=True).start()
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -96,7 +96,9 @@ def test_settings_may_have_any_number_type(given: Any, axis: Any) -> None:
     ids=lambda argument: next(iter(argument)),
 )
 def test_options_for_files_are_refused(argument: dict[str, Any]) -> None:
-    with pytest.raises(bnstat.BnstatError, match=f"{next(iter(argument))}: not for a model in mem"):
+    with pytest.raises(
+        bnstat.BnstatError, match=f"{next(iter(argument))}: not available for a model"
+    ):
         bnstat.load(Network(bn=Norm()), **argument)
 
 

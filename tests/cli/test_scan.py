@@ -106,14 +106,14 @@ def test_text_in_a_terminal(mixed: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert sum("tf1-checkpoint" in line for line in lines) == 5
     assert any(line.startswith("damaged ") and line.endswith("cut.h5") for line in lines)
-    assert "    truncated: " in output
+    assert "    is truncated: " in output
     assert "8 models: 5 sound" in output
 
 
 def test_text_in_a_pipe_has_a_line_for_each_model(run, mixed: Path) -> None:
     lines = run("scan", mixed).stdout.splitlines()
     assert lines.index("") == 9
-    assert any(str(mixed / "cut.h5: truncated") in line for line in lines)
+    assert any(str(mixed / "cut.h5: is truncated") in line for line in lines)
 
 
 @pytest.mark.parametrize(

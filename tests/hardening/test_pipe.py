@@ -170,6 +170,33 @@ run()
     assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_just_before_a_system_call(number: signal.Signals) -> None:
+    """A signal that another thread receives does not interrupt the main thread's call either."""
+    script = """
+import os, signal, sys, threading, time
+import bnstat.cli
+def send():
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), int(sys.argv[1]))
+def main():
+    threading.Thread(target=send).start()
+    os.read(os.pipe()[0], 1)
+bnstat.cli.main = main
+from bnstat.__main__ import run
+run()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(int(number))],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=300,
+        check=False,
+        preexec_fn=heeded,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (-number, b"", b"")
+
+
 def test_ctrl_c_at_the_start() -> None:
     """Once bnstat's own code runs, there is no traceback."""
     for delay in (0.08, 0.12, 0.16, 0.2, 0.25):
