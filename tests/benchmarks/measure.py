@@ -85,13 +85,14 @@ def script(code: str, *arguments: object) -> tuple[str, ...]:
 def environment() -> dict[str, str]:
     """Return the environment of the commands: this checkout's bnstat, and a silent TensorFlow."""
     kept = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
+    return kept | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def run(command: Sequence[str], timeout: float = 600) -> Run:
     """Run a command and discard its output.
 
-    Exit code 1 is allowed: it is the answer "no".
+    Exit code 1 is allowed without a traceback: it is the answer "no".
 
     Raises:
         RuntimeError: the command failed, or took longer than the timeout in seconds.
@@ -108,7 +109,7 @@ def run(command: Sequence[str], timeout: float = 600) -> Run:
     wall = perf_counter() - start
     signal.setitimer(signal.ITIMER_REAL, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1):
+    if process.returncode not in (0, 1) or b"Traceback" in errors:
         raise RuntimeError(f"{command}: exit {process.returncode}: {errors.decode()[-500:]}")
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
 
