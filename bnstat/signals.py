@@ -69,17 +69,39 @@ def _interrupt_system_calls() -> None:
     main = threading.get_ident()
     # A signal with a handler in Python interrupts system calls; without one it would be ignored.
     signal.signal(_HARMLESS, lambda number, frame: None)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
-    def interrupt() -> None:
-        while number := os.read(reader, 1):
-            if number[0] != _HARMLESS:
+    def interrupt(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            if number != _HARMLESS:
                 time.sleep(_AGAIN_SECONDS)
                 signal.pthread_kill(main, _HARMLESS)
 
-    threading.Thread(target=interrupt, daemon=True).start()
+    _watch(interrupt)
+
+
+def _watch(react: Callable[[Iterator[int]], None]) -> tuple[int, int]:
+    """Start a thread that passes the numbers of the signals that arrive to a function.
+
+    Returns:
+        A file descriptor that ends the numbers when it is closed, and the previous argument of
+        `signal.set_wakeup_fd`.
+    """
+    import threading
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def numbers() -> Iterator[int]:
+        while received := os.read(reader, 1):
+            yield received[0]
+
+    def work() -> None:
+        react(numbers())
+        os.close(reader)
+
+    threading.Thread(target=work, daemon=True).start()
+    return writer, previous
 
 
 def _end(number: int, _: FrameType | None) -> None:
@@ -162,10 +184,13 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
     if not hasattr(signal, "setitimer") or not is_main:
         yield
         return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_start_timer, args=(reader, grace), daemon=True).start()
+    numbers = {getattr(signal, name) for name in ("SIGINT", *_ENDING)}
+
+    def start_timer(received: Iterator[int]) -> None:
+        if any(number in numbers for number in received):
+            signal.setitimer(signal.ITIMER_REAL, grace)
+
+    writer, previous = _watch(start_timer)
     try:
         yield
     except Exception:
@@ -176,16 +201,3 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(previous)
         os.close(writer)
-
-
-def _start_timer(reader: int, grace: float) -> None:
-    """Wait until a signal that ends a process is written to the pipe, then start the timer.
-
-    If the pipe is closed before, return without starting the timer.
-    """
-    numbers = {getattr(signal, name) for name in ("SIGINT", *_ENDING)}
-    while received := os.read(reader, 1):
-        if received[0] in numbers:
-            signal.setitimer(signal.ITIMER_REAL, grace)
-            break
-    os.close(reader)

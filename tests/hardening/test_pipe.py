@@ -137,24 +137,12 @@ def test_signals_that_nohup_ignores(large: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
-)
-def test_signals_while_an_object_is_deleted(number: signal.Signals, code: int) -> None:
-    # The thread that sends the signal again is often ahead of the one that started it.
-    script = """
-import os, sys, threading, time
+def _assert_ends(main: str, number: signal.Signals, code: int) -> None:
+    """Run bnstat with another `main`, given as code that sends signal `sys.argv[1]`."""
+    script = f"""
+import os, signal, sys, threading, time
 import bnstat.cli
-start = threading.Thread.start
-threading.Thread.start = lambda thread: (start(thread), time.sleep(0.2))
-class Deleted:
-    def __del__(self):
-        os.kill(os.getpid(), int(sys.argv[1]))
-        time.sleep(0)
-def main():
-    Deleted()
-    time.sleep(30)
-    print("lost")
+{main}
 bnstat.cli.main = main
 from bnstat.__main__ import run
 run()
@@ -170,31 +158,38 @@ run()
     assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"")
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_signals_while_an_object_is_deleted(number: signal.Signals, code: int) -> None:
+    # The thread that sends the signal again is often ahead of the one that started it.
+    main = """
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (start(thread), time.sleep(0.2))
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0)
+def main():
+    Deleted()
+    time.sleep(30)
+    print("lost")
+"""
+    _assert_ends(main, number, code)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_just_before_a_system_call(number: signal.Signals) -> None:
     """A signal that another thread receives does not interrupt the main thread's call either."""
-    script = """
-import os, signal, sys, threading, time
-import bnstat.cli
+    main = """
 def send():
     time.sleep(0.2)
     signal.pthread_kill(threading.get_ident(), int(sys.argv[1]))
 def main():
     threading.Thread(target=send).start()
     os.read(os.pipe()[0], 1)
-bnstat.cli.main = main
-from bnstat.__main__ import run
-run()
 """
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(int(number))],
-        capture_output=True,
-        cwd=ROOT,
-        timeout=300,
-        check=False,
-        preexec_fn=heeded,
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (-number, b"", b"")
+    _assert_ends(main, number, -number)
 
 
 def test_ctrl_c_at_the_start() -> None:
