@@ -85,10 +85,10 @@ _FLOATS: Final = {
 
 _COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = range(4)
 
+_LIBRARY_ERRORS: Final = (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError)
 _LARGEST_CHUNK: Final = 64 << 20
 _CHUNK_RATIO: Final = 50
-"""A chunk may have `_LARGEST_CHUNK` bytes or this many times the file's size; HDF5's default is
-below 1 MiB."""
+"""A chunk may have `_LARGEST_CHUNK` bytes or this many times the file's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,8 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
-        objects: the objects of the file.
-        path: the path in the file.
-        dtype: the name of the element type in NumPy or ml_dtypes, without a byte order; another
-            word if the elements are not numbers.
+        dtype: the NumPy or ml_dtypes name, or another word for elements that are not numbers.
         order: the byte order in the file, `<` or `>`.
-        shape: the dimensions.
         messages: type -> message in the dataset's header.
     """
 
@@ -114,16 +110,10 @@ class Dataset:
 
     @property
     def count(self) -> int:
-        """The number of elements."""
         return math.prod(self.shape)
 
     def read(self) -> Array:
-        """Read the array, in the machine's byte order.
-
-        Raises:
-            DamagedError: bytes are missing, or the array claims more than the file contains.
-            UnsupportedError: the array is not numeric, or its data is outside of the file.
-        """
+        """Read the array in the machine's byte order."""
         dtype = self._stored_dtype()
         if dtype is None:
             raise self._unsupported(f"holds {self.dtype}, not numbers")
@@ -148,11 +138,7 @@ class Dataset:
     def extents(self) -> list[Range]:
         """Return the ranges of the bytes, one per chunk of chunked storage.
 
-        The list is empty if nothing was allocated, the bytes are in a header or another file, or
-        only HDF5's library can locate them.
-
-        Raises:
-            DamagedError: the tree of chunks is inconsistent.
+        The list is empty if nothing was allocated, or if the bytes are in a header or another file.
         """
         dtype = self._stored_dtype()
         if dtype is None or EXTERNAL in self.messages or self.count == 0:
@@ -213,7 +199,6 @@ class Dataset:
                 raise self._damage("has a cyclic or inconsistent tree of chunks")
 
     def _read_by_library(self, layout: _Layout, itemsize: int) -> bytes:
-        """Read the stored bytes of the elements through HDF5's library."""
         messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
         if any(message.is_shared for message in messages):
             raise self._unsupported(
@@ -234,14 +219,11 @@ class Dataset:
                 if layout.kind == _CHUNKED:
                     self._check_chunks(opened.id, itemsize)
                 return np.asarray(opened[()]).tobytes()
-        except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        except (*_LIBRARY_ERRORS, zlib.error) as error:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Check that the chunks fit the file, and do not decompress to more than a chunk's size.
-
-        `opened` is h5py's `DatasetID`.
-        """
+        """Check the sizes of the chunks, stored and decompressed, of h5py's `DatasetID`."""
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):
@@ -267,12 +249,8 @@ class Dataset:
             if chunk.filter_mask >> position & 1:
                 continue
             packed = self.objects.array_bytes(chunk.byte_offset, chunk.size)
-            try:
-                # Checksums of an earlier filter may follow the elements.
-                data = zlib.decompressobj().decompress(packed, size + 5)
-            except zlib.error as error:
-                raise self._damage(f"cannot be decompressed ({error})") from error
-            if len(data) > size + 4:
+            # Checksums of an earlier filter may follow the elements.
+            if len(zlib.decompressobj().decompress(packed, size + 5)) > size + 4:
                 raise self._damage(f"claims chunks of {size} bytes, but has larger ones")
 
 
@@ -281,8 +259,7 @@ class _Layout(NamedTuple):
 
     Attributes:
         kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
-        address: the address of contiguous bytes or of a chunk tree; None if nothing was allocated,
-            or if the layout has neither.
+        address: the address of contiguous bytes or of a chunk tree; None if nothing was allocated.
         length: the number of contiguous bytes; None if the layout does not record it.
     """
 
@@ -313,8 +290,7 @@ def is_outside(message: Message) -> bool:
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     """Return the name and the byte order of an element type.
 
-    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type; Keras writes
-    no other opaque types.
+    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type.
     """
     body = objects.parse(datatype)
     kind, bits = body.number(1) & 0x0F, body.take(3)
@@ -409,7 +385,6 @@ class _OneDataset(File):
 
 
 def _header(messages: list[Message]) -> bytes:
-    """Return the bytes of an object header with these messages."""
     body = b""
     for message in messages:
         data = message.body + bytes(-len(message.body) % 8)

@@ -91,8 +91,7 @@ _TREE_WIDTH: Final = 32
 def signature_offset(file: File) -> int | None:
     """Return the offset of HDF5's signature: 0 or, after a user block, 512, 1024, 2048, ...
 
-    An HDF5 file inside a tar or zip at such an offset is ignored. In a remote file, only the bytes
-    fetched so far are searched.
+    An HDF5 file inside a tar or zip is ignored. In a remote file, only fetched bytes are searched.
     """
     head = file.head(512)
     if head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04"):
@@ -106,7 +105,7 @@ def signature_offset(file: File) -> int | None:
 
 
 class Cursor:
-    """Bytes of a file that are consumed from the front; `take` raises if there are too few."""
+    """Bytes of a file that are consumed from the front."""
 
     def __init__(self, data: bytes, objects: Objects) -> None:
         self.data = data
@@ -115,11 +114,10 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """The number of bytes that are left."""
         return len(self.data) - self.at
 
     def take(self, length: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next bytes; raise a `DamagedError` if too few are left."""
         if length > self.left:
             raise self._objects.damage("a structure is cut short")
         self.at += length
@@ -150,7 +148,6 @@ class Message:
     Attributes:
         kind: the type, one of this module's constants.
         is_shared: True if `body` only refers to a message elsewhere.
-        body: the data.
     """
 
     kind: int
@@ -170,20 +167,13 @@ class Objects:
     """The objects of one file, by the addresses of their headers.
 
     Attributes:
-        path: the file, for error messages.
-        size: the size of the file.
         stored_size: the size without the user block before the superblock.
         root: the address of the root group's header.
-        offset_size, length_size: the bytes of an address and of a length.
         tree_width: half the entries that a node of a tree of chunks has room for.
     """
 
     def __init__(self, file: File) -> None:
-        """Read the superblock.
-
-        Raises:
-            DamagedError: the file is not HDF5, or cut short.
-        """
+        """Read the superblock; raise a `DamagedError` if the file is not HDF5, or cut short."""
         self.path = file.path
         self.size = file.size
         self._file = file
@@ -221,11 +211,9 @@ class Objects:
             )
 
     def damage(self, what: str) -> DamagedError:
-        """Return the error for an inconsistent file."""
         return DamagedError(self.path, f"damaged HDF5: {what}")
 
     def parse(self, data: bytes) -> Cursor:
-        """Return a cursor over bytes of this file."""
         return Cursor(data, self)
 
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
@@ -260,8 +248,7 @@ class Objects:
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
         """Announce the spans (address and length) that will be read next.
 
-        Raises:
-            AbsentError: a span must be fetched first, inside `trips(False)`.
+        Inside `trips(False)`, spans that are not fetched yet raise an `AbsentError`.
         """
         if self._makes_trips:
             return
@@ -274,7 +261,6 @@ class Objects:
         return self._file.read(self._start + address, length)
 
     def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        """Return where the `length` bytes at an address are in the file; see `File.place`."""
         return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
@@ -314,10 +300,7 @@ class Objects:
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Return the level of a node of a version 1 tree, and the address and key of each child.
 
-        Args:
-            address: the address of the node.
-            kind: the type of the tree: 0 for the members of a group, 1 for chunks.
-            key_size: the bytes of a key.
+        The type `kind` is 0 for the members of a group, and 1 for chunks.
         """
         head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
         level, count = head.number(1), head.number(2)
@@ -377,12 +360,7 @@ _MAX_DEPTH: Final = 32
 
 
 def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
-    """Yield the messages in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message.
-
-    Raises:
-        DamagedError: an address or a length does not fit the file.
-        UnsupportedError: a message is larger than the heap's blocks, as Keras never writes.
-    """
+    """Yield the messages in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message."""
     kind, optional, position = _DENSE[info.kind]
     body = objects.parse(info.body)
     _, flags = body.number(1), body.number(1)
@@ -431,8 +409,6 @@ def _records(objects: Objects, tree: int, kind: int, least_size: int) -> Iterato
 
 
 class _Heap:
-    """A fractal heap."""
-
     def __init__(self, objects: Objects, address: int) -> None:
         lengths, offsets = objects.length_size, objects.offset_size
         head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets, b"FRHP")
@@ -459,7 +435,6 @@ class _Heap:
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
     def message(self, heap_id: bytes) -> Cursor:
-        """Return the message that a heap id refers to."""
         body = self._objects.parse(heap_id)
         if body.number(1) >> 4 & 3 != _MANAGED:
             raise UnsupportedError(
@@ -474,11 +449,8 @@ class _Heap:
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
         """Return the address and the first heap offset of the direct block that contains `offset`.
 
-        Args:
-            table: the address of the indirect block to search.
-            rows: the number of rows in its table.
-            start: the heap offset of the first byte in its table.
-            offset: the heap offset to look up.
+        The indirect block at the address `table` is searched, whose first byte has the heap offset
+        `start`.
         """
         objects = self._objects
         header = 5 + objects.offset_size + self._offset_size
@@ -521,11 +493,7 @@ def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attrib
 
 
 class Attribute:
-    """An attribute of a group or dataset.
-
-    Attributes:
-        name: the name.
-    """
+    """An attribute of a group or dataset."""
 
     def __init__(self, objects: Objects, body: Cursor) -> None:
         version, flags = body.number(1), body.number(1)
@@ -541,11 +509,7 @@ class Attribute:
         self._is_known = len(datatype) >= 8 and not (version > 1 and flags & 3)
 
     def texts(self) -> list[str] | None:
-        """Return the strings of the attribute, or None if it has another type.
-
-        Raises:
-            DamagedError: the strings are not in the file.
-        """
+        """Return the strings of the attribute, or None if it has another type."""
         if not self._is_known:
             return None
         shape = self._objects.dimensions(self._space)

@@ -1,4 +1,4 @@
-"""The layers of a Keras model, read from its configuration.
+"""The layers of a Keras model, read from its configuration. The model is never built.
 
 Keras writes a model as JSON: an object with `class_name` and `config`, whose `config` contains the
 constructor's arguments. A Functional or Sequential model has an argument `layers`, in network
@@ -9,9 +9,6 @@ The configuration also determines the path of each layer in a `.weights.h5`, whi
 on the layer's own name. The layers of a model are numbered per class: the first two Dense layers
 are `layers/dense` and `layers/dense_1`. A wrapped layer has the name of the wrapper's attribute:
 `layers/bidirectional/forward_layer`.
-
-The user can pass such a configuration for weights that lack it: the JSON of `model.to_json()`
-(Keras 1 to 3), a `config.json`, a `.keras` or a full `.h5`. The model is never built.
 
 Source: `get_config` of keras/src/models/{functional,sequential}.py; `_save_state` and
 `_save_container_state` of keras/src/saving/saving_lib.py.
@@ -36,7 +33,6 @@ _MAX_DEPTH: Final = 64
 _MAX_INPUTS: Final = 10_000
 """The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
 
-_SEQUENTIAL: Final = "Sequential"
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> the attribute that holds the layer, if its name is not the argument's."""
@@ -50,16 +46,13 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def describe(model: object, where: str) -> tuple[Layer, ...]:
-    """Return the outermost layers of a parsed configuration, in network order.
-
-    The tuple is empty if the configuration lists no layers, which is usual for subclassed models.
-
-    Raises:
-        DamagedError: models are nested too deeply; `where` names the file.
+    """Return the outermost layers of a parsed configuration, in network order; `where` names the
+    file.  The tuple is empty if the configuration lists no layers, which is usual for subclassed
+    models.
     """
     if not _is_serialized(model):
         return ()
-    return _layers_of(model, "", "", False, where, 0)
+    return _layers_of(model, Layer("", None, _arguments(model), {}), where, 0)
 
 
 def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -87,47 +80,31 @@ def snake_case(class_name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _layers_of(
-    model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
-) -> tuple[Layer, ...]:
-    """Return the layers directly inside a serialized model or wrapper.
-
-    Args:
-        model: the model or wrapper.
-        name: its full name; empty for the outermost model.
-        path: its path in a `.weights.h5`; empty for the outermost model.
-        frozen: True if an enclosing model is not trainable.
-        where: the file, for messages.
-        depth: the number of enclosing models.
-    """
+def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -> tuple[Layer, ...]:
+    """Return the layers directly inside `outer`, which was serialized as `model`."""
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
-    frozen = frozen or _arguments(model).get("trainable") is False
+    frozen = {"trainable": False} if outer.config.get("trainable") is False else {}
     layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
         class_name, config = layer_from_config(serialized)
         own_name = config.get("name")
         if not isinstance(own_name, str) or not own_name:
             own_name = place.rpartition("/")[2]
-        full_name = f"{name}/{own_name}" if name else own_name
-        full_path = f"{path}/{place}" if path else place
-        if model["class_name"] == _SEQUENTIAL:
-            inputs = [previous.name for previous in layers[-1:]]
+        if model["class_name"] == "Sequential":
+            inputs = [(previous.name, "") for previous in layers[-1:]]
         else:
-            sources = _input_layers(serialized.get("inbound_nodes"))
-            inputs = [f"{name}/{source}" if name else source for source in sources]
-        layers.append(
-            Layer(
-                full_name,
-                class_name,
-                {**config, "trainable": False} if frozen else config,
-                {},
-                key=full_path,
-                own_name=own_name,
-                inputs=tuple(inputs),
-                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
-            )
+            inputs = [*input_tensors(config, outer.name)]
+        layer = Layer(
+            inside(outer.name, own_name),
+            class_name,
+            {**config, **frozen},
+            {},
+            inside(outer.key, place),
+            own_name,
+            tuple(inputs),
         )
+        layers.append(replace(layer, sublayers=_layers_of(serialized, layer, where, depth + 1)))
     return tuple(layers)
 
 
@@ -146,25 +123,28 @@ def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
             yield attribute, value
 
 
-def _input_layers(inbound_nodes: object) -> Iterator[str]:
-    """Yield the name of the layer that produces each input of each call of a functional layer.
+def input_tensors(config: Mapping[str, Any], outer: str) -> Iterator[tuple[str, str]]:
+    """Yield the inputs of each call of a functional layer, as in `Layer.inputs`.
 
     Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
-    each tensor has a `keras_history` such as `["conv", 0, 0]`.
+    each tensor has a `keras_history` such as `["conv", 0, 0]`. `outer` is the name of the model.
     """
-    pending = [inbound_nodes]
+    pending = [config.get("inbound_nodes")]
     for _ in range(_MAX_INPUTS):
         if not pending:
             return
-        item = pending.pop()
-        if isinstance(item, dict):
-            pending += item.values()
-        elif isinstance(item, list):
-            is_tensor = len(item) >= 3 and isinstance(item[0], str) and isinstance(item[1], int)
-            if is_tensor:
-                yield item[0]
-            else:
+        match pending.pop():
+            case dict() as item:
+                pending += item.values()
+            case [str() as layer, int() as call, output, *_]:
+                yield inside(outer, layer), f"{call}:{output}" if isinstance(output, int) else ""
+            case list() as item:
                 pending += item
+
+
+def inside(outer: str, name: str) -> str:
+    """Return a name or path prefixed by that of the enclosing model, if there is one."""
+    return f"{outer}/{name}" if outer else name
 
 
 def _arguments(serialized: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -199,11 +179,8 @@ def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
     """Yield the layers of a parsed configuration, each with the weights of the matching scope.
 
-    Args:
-        model: the configuration.
-        names: the name of each weight -> its key. The text before the last slash is the scope: the
-            layer's name, with or without the names of enclosing models.
-        where: the file, for messages.
+    `names` maps the name of each weight -> its key. The text before the last slash is the scope:
+    the layer's name, with or without the names of enclosing models.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name, key in names.items():
@@ -264,20 +241,14 @@ _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a
 
 
 class Architecture(NamedTuple):
-    """An architecture: the file that it was read from, and the outermost layers."""
+    """The outermost layers of an architecture, and the path of the file that contains it."""
 
     path: str
     layers: tuple[Layer, ...]
 
 
 def read_architecture(path: str) -> Architecture:
-    """Read the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`.
-
-    Raises:
-        NotFoundError: there is no such file.
-        DamagedError: the JSON is invalid or nested too deeply.
-        BnstatError: the file does not contain an architecture.
-    """
+    """Read the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`."""
     file = LocalFile(os.path.join(path, CONFIG) if os.path.isdir(path) else path)
     file.refuse_lfs_pointer()
     model = _serialized_model(file)
@@ -291,7 +262,6 @@ def read_architecture(path: str) -> Architecture:
 
 
 def _serialized_model(file: File) -> object:
-    """Parse the configuration in a file."""
     from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 
     if is_hdf5(file):
@@ -339,7 +309,7 @@ def _starts_as_json(file: File) -> bool:
 def _names_beside(weights: str) -> Iterator[str]:
     """Yield the names that the architecture of the file `weights` may have in the same folder.
 
-    The names are `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, and also `config.json` for
+    They are `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`; `config.json` for
     `model.weights.h5`.
     """
     stem = _WEIGHTS.sub("", weights)

@@ -101,9 +101,7 @@ class _Weight:
     """A dataset of a layer's group.
 
     Attributes:
-        key: the path in the file.
-        scope: the groups between the layer's group and the dataset, such as `inner/bn`; may be
-            empty.
+        scope: the groups between the layer's group and the dataset, such as `inner/bn`, or "".
         label: the last component of the path, without `:0`.
     """
 
@@ -155,9 +153,9 @@ def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
     """Return the groups; rename them to an architecture's layers if a group's name is unknown.
 
-    The first group gets the name of the first layer, and so on. Keras loads weights in this way,
-    because default names differ from session to session. Input layers have a group in functional
-    models, but not in sequential ones. If the numbers differ, the groups are not renamed.
+    As Keras does, the first group gets the name of the first layer, and so on, because default
+    names differ from session to session. Input layers have a group in functional models only. If
+    the numbers differ, the groups are not renamed.
     """
     names = [name for name in groups if name != _TOP_LEVEL]
     known = {layer.own_name for layer in described}
@@ -215,7 +213,6 @@ def _other_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
 
 
 def _group_of(variables: Mapping[str, str], default: str) -> str:
-    """Return the path of the group that contains the variables."""
     return next((key.rpartition("/")[0] for key in variables.values()), default)
 
 

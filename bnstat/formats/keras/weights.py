@@ -53,9 +53,8 @@ class Weights:
     """The contents of a weights file, or of all its shards.
 
     Attributes:
-        variables: dataset path -> variable.
-        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path. The groups of the
-            optimizer and the metrics are left out. Group paths are spelled as in Keras 3.
+        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path; without the groups
+            of the optimizer and the metrics. Group paths are spelled as in Keras 3.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
@@ -75,10 +74,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file for which `matches` is True.
-
-    Any shard opens the whole model if the index is in the same folder.
-    """
+    """Return the variables and layers of a file, an index, or all the shards of the given shard."""
     weights = read_weights(file)
     contents = Contents(
         source=replace(source, format="keras-weights"),
@@ -156,10 +152,8 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
     """Merge the weights of several files.
 
-    Args:
-        files: file name -> file.
-        shards: group of variables -> names of the files from which its variables are taken. Groups
-            without an entry are taken from any file.
+    `shards` maps a group -> the names of the files from which its variables are taken. The
+    variables of other groups are taken from any file.
     """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -196,9 +190,8 @@ def _join_architecture(
 ) -> tuple[tuple[Layer, ...], list[str]]:
     """Return the layers of an architecture with their variables, and notes for the user.
 
-    If the file has layer names that the architecture lacks, as after building the model twice in
-    one session, layers are matched by their paths, as Keras does when it loads weights. A note
-    reports this.
+    If the file has layer names that the architecture lacks, layers are matched by their paths, as
+    Keras does when it loads weights. A note reports this.
     """
     names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
@@ -213,15 +206,12 @@ def _join_architecture(
 
 
 def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
-    """Match the layers of a configuration with the groups of a file.
-
-    A layer and a group match if their paths are equal and the file does not store another name for
-    the group. The remaining layers and groups are matched by name. A group without a match, for
-    example in a custom layer, becomes a layer without a configuration, placed after its enclosing
-    layer.
-
-    Returns:
-        The layers in the order of the configuration; without one, in natural order of the paths.
+    """Match the layers of a configuration with the groups of a file; return layers in network
+    order.  A layer and a group match if their paths are equal and the file does not store
+    another name for the group. The remaining layers and groups are matched by name. A group
+    without a match, for example in a custom layer, becomes a layer without a configuration,
+    placed after its enclosing layer. Without a configuration, the layers are in the natural
+    order of their paths.
     """
     layers = [*walk(described)]
     known = {
@@ -262,15 +252,9 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Collection[str],
 ) -> None:
-    """Add matches of unmatched layers and groups that have the same name.
-
-    The name must be unique among the unmatched layers, and among the unmatched groups.
-
-    Args:
-        matches: index of a layer -> path of its group; changed in place.
-        layer_names: the names of all layers.
-        group_names: path of a group -> name of its layer.
-        groups: the paths of all groups.
+    """Add matches (index of a layer -> path of its group) of layers and groups that have the same
+    name.  The name must be unique among the unmatched layers, and among the unmatched groups.
+    `group_names` maps the path of a group -> the name of its layer.
     """
     free = set(groups) - set(matches.values())
     paths = _unique((name, path) for path in free if (name := group_names.get(path)))

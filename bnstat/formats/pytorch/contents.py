@@ -128,9 +128,6 @@ def find_pickle(file: File) -> tuple[Folder, File] | None:
     """Return the folder in a zip that contains the pickle, and the pickle; None if there is none.
 
     PyTorch names the folder after the file.
-
-    Raises:
-        DamagedError: the zip is damaged.
     """
     top = open_archive(file)
     if top is None:
@@ -164,10 +161,7 @@ def _places_in_zip(file: File, top: Folder, storages: Mapping[str, Storage]) -> 
 def _read_legacy(
     file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
 ) -> tuple[Any, PlaceOf]:
-    """Return the saved object and a function that locates its storages.
-
-    The file is from before PyTorch 1.6: its fourth pickle describes the object.
-    """
+    """Return the object saved before PyTorch 1.6, and a function that locates storages."""
     (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")

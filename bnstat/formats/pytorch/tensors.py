@@ -52,8 +52,6 @@ class Storage:
 
     Attributes:
         key: the name in the file.
-        dtype: the type of its elements.
-        count: the number of its elements.
         offset: the index of its first element among the elements that the file stores for `key`.
     """
 
@@ -94,7 +92,6 @@ class Tensor:
         return 1 + sum((size - 1) * stride for size, stride in pairs)
 
     def start(self, itemsize: int) -> int:
-        """Return the offset of the view's first byte in the storage."""
         return (self.storage.offset + self.offset) * itemsize
 
 
@@ -109,13 +106,7 @@ class Place:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return what a persistent id refers to: a storage or, in old files, the class of a module.
-
-    Only files from before PyTorch 1.6 use ids for modules.
-
-    Raises:
-        PickleError: the id is invalid.
-    """
+    """Return the storage of a persistent id or, before PyTorch 1.6, a module's class."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()
@@ -241,12 +232,7 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
 
 
 def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]:
-    """Return the elements of a tensor, in the tensor's shape; `where` names the tensor.
-
-    Raises:
-        DamagedError: the tensor reaches beyond its storage.
-        UnsupportedError: the elements are not numbers.
-    """
+    """Return the elements of a tensor, in its shape; `where` names the tensor in errors."""
     dtype = numpy_dtype(tensor.dtype, where)
     size = dtype.itemsize
     start, length = tensor.start(size), tensor.reach * size
@@ -293,9 +279,7 @@ class Array:
 
     Attributes:
         stored: the dtype of the stored bytes, with the byte order.
-        shape: the dimensions.
         order: "C" if the last index varies fastest in the bytes, "F" if the first does.
-        data: the bytes.
     """
 
     stored: np.dtype[np.generic]
@@ -305,20 +289,14 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that reading takes."""
         return len(self.data)
 
     @property
     def dtype(self) -> str:
-        """The name of the element type."""
         return self.stored.name
 
     def read(self, where: str) -> NDArray[np.generic]:
-        """Return the elements; `where` names the array.
-
-        Raises:
-            DamagedError: the bytes do not fit the shape.
-        """
+        """Return the elements; `where` names the array in errors."""
         if len(self.data) != bytes_needed(self.shape, self.stored):
             raise DamagedError(
                 where, f"the {len(self.data)} bytes of this array do not fit its shape"

@@ -134,7 +134,10 @@ def test_inputs_of_layers() -> None:
         called("keras_3", {"args": [[tensor("a"), tensor("twice")]], "kwargs": {"mask": None}}),
         {"class_name": "Sequential", "config": {"name": "s", "layers": [called("p"), called("q")]}},
     )
-    inputs = {layer.name: sorted(layer.inputs) for layer in walk(describe(network, "file"))}
+    inputs = {
+        layer.name: sorted({name for name, _ in layer.inputs})
+        for layer in walk(describe(network, "file"))
+    }
     assert inputs == {
         "a": [],
         "inner": ["a"],
