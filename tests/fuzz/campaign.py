@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -22,37 +22,13 @@ _REDUCTIONS: Final = 150
 """Files that are tried to reduce a finding."""
 
 
-@dataclass
-class Report:
-    """The results of a run.
+class Campaign:
+    """Makes and judges cases. The seed of the random numbers is `number`.
 
     Attributes:
         cases: format -> files judged.
         verdicts: format and kind of verdict -> count.
         findings: text of a finding -> the folder with the files.
-    """
-
-    cases: Counter[str] = field(default_factory=Counter)
-    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    findings: dict[str, Path] = field(default_factory=dict)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the lines of the report."""
-        for name, count in sorted(self.cases.items()):
-            answers, errors = self.verdicts[name, "answer"], self.verdicts[name, "error"]
-            yield f"{name:14} {count:8} files: {answers} answers, {errors} errors"
-        yield f"{'all':14} {sum(self.cases.values()):8} files, {len(self.findings)} findings"
-        for text, folder in self.findings.items():
-            yield f"  {text}\n    {folder}"
-
-
-class Campaign:
-    """Makes and judges cases.
-
-    Args:
-        seeds: the files to start from.
-        saved: the folder to save findings in.
-        number: the seed of the random numbers.
     """
 
     def __init__(self, seeds: Sequence[Seed], saved: Path, number: int = 0) -> None:
@@ -64,14 +40,15 @@ class Campaign:
         self._worker = Worker()
         self._answers: dict[str, str] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="bnstat-fuzz-"))
-        self.report = Report()
+        self.cases: Counter[str] = Counter()
+        self.verdicts: Counter[tuple[str, str]] = Counter()
+        self.findings: dict[str, Path] = {}
 
     def close(self) -> None:
-        """End the worker and remove the files that it judged."""
         self._worker.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def run(self, seconds: float = math.inf, rounds: float = math.inf) -> Report:
+    def run(self, seconds: float = math.inf, rounds: float = math.inf) -> None:
         """Judge the seeds, then a case of each format per round until a limit is reached."""
         end = time.monotonic() + seconds
         formats = sorted(self._by_format)
@@ -83,10 +60,16 @@ class Campaign:
             format_ = formats[index % len(formats)]
             self.case(format_, index // len(formats))
             index += 1
-        return self.report
+
+    def lines(self) -> Iterator[str]:
+        for name, count in sorted(self.cases.items()):
+            answers, errors = self.verdicts[name, "answer"], self.verdicts[name, "error"]
+            yield f"{name:14} {count:8} files: {answers} answers, {errors} errors"
+        yield f"{'all':14} {sum(self.cases.values()):8} files, {len(self.findings)} findings"
+        for text, folder in self.findings.items():
+            yield f"  {text}\n    {folder}"
 
     def case(self, format_: str, index: int) -> Verdict:
-        """Make and judge one case, which depends on its format and index only."""
         rng = Random(f"{self._number} {format_} {index}")
         seed = rng.choice(self._by_format[format_])
         case, is_covered = make(rng, seed)
@@ -97,10 +80,10 @@ class Campaign:
         verdict = self._judge(case, expected)
         if verdict.text.startswith("takes"):  # the machine may have stalled: try once more
             verdict = self._judge(case, expected)
-        self.report.cases[case.format] += 1
-        self.report.verdicts[case.format, verdict.text.partition(":")[0]] += 1
-        if verdict.is_finding and verdict.text not in self.report.findings:
-            self.report.findings[verdict.text] = self._saved / name
+        self.cases[case.format] += 1
+        self.verdicts[case.format, verdict.text.partition(":")[0]] += 1
+        if verdict.is_finding and verdict.text not in self.findings:
+            self.findings[verdict.text] = self._saved / name
             self._save(self._reduced(case, seed, verdict, expected), seed, verdict, name)
         return verdict
 
@@ -167,7 +150,6 @@ def _restored(case: Seed, seed: Seed, name: str, start: int, end: int) -> Seed:
 
 
 def replay(folder: Path) -> Verdict:
-    """Judge a saved finding again."""
     record = json.loads((folder / "finding.json").read_text())
     worker = Worker()
     try:

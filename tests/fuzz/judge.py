@@ -27,14 +27,9 @@ class WrongAnswerError(AssertionError):
 def judge(path: str) -> str:
     """Load, read, check, explain and export the model at a path.
 
-    TensorFlow's own reader is not used, because bnstat cannot bound what it does.
-
-    Returns:
-        `error: KIND` for a `BnstatError`, else `answer: DIGEST` with a digest of the export.
-
-    Raises:
-        WrongAnswerError: the output is inconsistent.
-        Exception: any other error of bnstat.
+    Return `error: KIND` for a `BnstatError`, else `answer: DIGEST` with a digest of the export.
+    Other errors are defects. TensorFlow's own reader is not used, because bnstat cannot bound what
+    it does.
     """
     import bnstat
     from bnstat.loading import load_all
@@ -97,7 +92,6 @@ def _read_others(model: Any) -> None:
 
 
 def _compared(model: Any) -> str:
-    """Compare a model with its JSON; return a digest of the JSON."""
     import bnstat
     from bnstat.exchange import json as as_json
 
@@ -116,7 +110,6 @@ def _compared(model: Any) -> str:
 
 
 def _compare(layer: Any, role: str, exported: Any) -> None:
-    """Compare the numbers of a role in the model and in JSON."""
     array = layer.array(role)
     _demand((array is None) == (exported is None), "a role is missing from the model or from JSON")
     if array is None:

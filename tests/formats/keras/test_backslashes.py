@@ -13,24 +13,10 @@ import pytest
 import bnstat
 from bnstat.model import ROLES
 from tests.builders.oracle import assert_layers
+from tests.formats.keras.files import layer, model, norm
 from tests.fuzz import handmade
 
-CONFIG = {
-    "class_name": "Sequential",
-    "config": {
-        "layers": [
-            {"class_name": "Dense", "config": {"name": "dense"}},
-            {"class_name": "BatchNormalization", "config": {"name": "bn"}},
-            {
-                "class_name": "Functional",
-                "config": {
-                    "name": "inner",
-                    "layers": [{"class_name": "BatchNormalization", "config": {"name": "deep"}}],
-                },
-            },
-        ]
-    },
-}
+CONFIG = model(layer("Dense", "dense"), norm("bn"), model(norm("deep"), name="inner"))
 LAYERS = ["layers", "_layer_checkpoint_dependencies"]
 
 

@@ -38,12 +38,6 @@ def test_the_format_and_the_writer_of_a_real_file(real: Path, name: str) -> None
     assert (source.format, source.writer) == WRITERS[name]
 
 
-def test_keras_1_has_a_note_about_running_std(real: Path) -> None:
-    path = target(real / "musictagger-cnn-tf-keras1-h5")
-    for layer in batch_norms(contents_of(path)).values():
-        assert any("running_std" in note for note in layer.notes)
-
-
 def test_an_archive_and_its_weights_have_the_same_layers(real: Path) -> None:
     archive = contents_of(target(real / "ecg-keras3"))
     weights = contents_of(target(real / "ecg-weights-h5"))

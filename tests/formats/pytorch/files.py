@@ -49,8 +49,8 @@ class Net(torch.nn.Module):
 NAMES = ["stem.1", "block.0", "a"]
 
 
-def save(path: Path, content: Any, form: str = "zip") -> Path:
-    torch.save(content, path, _use_new_zipfile_serialization=FORMS[form])
+def save(path: Path, content: Any, form: str = "zip", **options: Any) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=FORMS[form], **options)
     return path
 
 

@@ -17,15 +17,7 @@ from bnstat.errors import DamagedError
 from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
-from tests.formats.pytorch.files import (
-    FORMS,
-    NAMES,
-    Net,
-    as_array,
-    assert_is,
-    save,
-    torch,
-)
+from tests.formats.pytorch.files import FORMS, NAMES, Net, as_array, assert_is, save, torch
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -149,10 +141,7 @@ def test_other_zips_and_pickles_are_not_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_protocol(tmp_path: Path, form: str, protocol: int) -> None:
     net, path = Net(), tmp_path / "m"
-    torch.save(
-        net.state_dict(), path, pickle_protocol=protocol,
-        _use_new_zipfile_serialization=FORMS[form],
-    )  # fmt: skip
+    save(path, net.state_dict(), form, pickle_protocol=protocol)
     if protocol == 0:
         with pytest.raises(DamagedError, match="protocol 0"):
             bnstat.load(path)
