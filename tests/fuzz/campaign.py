@@ -1,4 +1,4 @@
-"""A run of the fuzzer: cases one after the other, findings reduced and saved."""
+"""A run of the fuzzer: cases one after the other; findings are saved."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Final
 
 from tests.fuzz.recipes import make
 from tests.fuzz.seeds import Seed
 from tests.fuzz.worker import Verdict, Worker
-
-_REDUCTIONS: Final = 150
-"""Files that are tried to reduce a finding."""
 
 
 class Campaign:
@@ -84,7 +79,7 @@ class Campaign:
         self.verdicts[case.format, verdict.text.partition(":")[0]] += 1
         if verdict.is_finding and verdict.text not in self.findings:
             self.findings[verdict.text] = self._saved / name
-            self._save(self._reduced(case, seed, verdict, expected), seed, verdict, name)
+            self._save(case, seed, verdict, name)
         return verdict
 
     def _answer_of(self, seed: Seed) -> str:
@@ -103,26 +98,6 @@ class Campaign:
             return verdict
         return Verdict("damage that checksums cover gives another answer", True)
 
-    def _reduced(self, case: Seed, seed: Seed, verdict: Verdict, expected: str | None) -> Seed:
-        """Return the case with the fewest changes that still give the verdict.
-
-        Files are restored from the seed, and then halves of those that are still needed.
-        """
-        pending = [(name, 0, len(data)) for name, data in sorted(case.files.items())]
-        left = _REDUCTIONS
-        while pending and left:
-            name, start, end = pending.pop(0)
-            candidate = _restored(case, seed, name, start, end)
-            if candidate == case:
-                continue
-            left -= 1
-            if self._judge(candidate, expected).text == verdict.text:
-                case = candidate
-            elif end - start > 1 and len(case.files[name]) == len(seed.files.get(name, b"")):
-                middle = (start + end) // 2
-                pending += [(name, start, middle), (name, middle, end)]
-        return case
-
     def _save(self, case: Seed, seed: Seed, verdict: Verdict, name: str) -> None:
         folder = self._saved / name
         shutil.rmtree(folder, ignore_errors=True)
@@ -136,17 +111,6 @@ class Campaign:
         }
         (folder / "finding.json").write_text(json.dumps(record, indent=1) + "\n")
         (folder / "details.txt").write_text(verdict.details)
-
-
-def _restored(case: Seed, seed: Seed, name: str, start: int, end: int) -> Seed:
-    """Return the case with a part of a file restored from the seed, or without a new file."""
-    if name not in seed.files:
-        kept = {other: data for other, data in case.files.items() if other != name}
-        return replace(case, files=kept)
-    data, sound = case.files[name], seed.files[name]
-    if (start, end) == (0, len(data)):
-        return case.changed(name, sound)
-    return case.changed(name, data[:start] + sound[start:end] + data[end:])
 
 
 def replay(folder: Path) -> Verdict:

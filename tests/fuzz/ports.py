@@ -143,6 +143,11 @@ def tensor(storage: Storage, offset: int = 0) -> Call:
     return Call("torch._utils:_rebuild_tensor_v2", (storage, offset, (3,), (1,), False, hooks))
 
 
+def tensors(first: int = 0) -> dict[str, Call]:
+    """Return a tensor for each of a layer's names, with the storages `first`, `first` + 1, ..."""
+    return {name: tensor(Storage(str(first + at), 3)) for at, name in enumerate(NAMES)}
+
+
 def _storages() -> dict[str, bytes]:
     arrays = [array.astype("<f4").tobytes() for array in values().values()]
     return {str(index): raw for index, raw in enumerate(arrays)} | {"9": b"".join(arrays)}
@@ -173,7 +178,7 @@ def torch_norm(tensors: Mapping[str, Call], **settings: Any) -> Call:
 
 def pytorch_files() -> dict[str, bytes]:
     state, storages = _state(), _storages()
-    norm = torch_norm({name: state[f"a.{name}"] for name in NAMES}, eps=1e-5, momentum=0.1)
+    norm = torch_norm(tensors(), eps=1e-5, momentum=0.1)
     net = torch_module("net:Net", {"bn": norm})
     contents = {"state": state, "checkpoint": _checkpoint(state), "whole": {"model": net}}
     files = {f"{name}.pt": pytorch_zip(pickled(each), storages) for name, each in contents.items()}

@@ -73,18 +73,10 @@ def test_names_and_paths_in_network_order(case: str) -> None:
     assert found == list(expected.items())
 
 
-def test_a_frozen_model_freezes_its_layers() -> None:
-    inner = model(layer("Dense", "a"), name="inner", trainable=False)
-    [top, after] = describe(model(inner, layer("Dense", "b")), "file")
-    assert [layer.config.get("trainable") for layer in walk([top])] == [False, False]
-    assert after.config["trainable"] is True
-
-
 @pytest.mark.parametrize(
     ("name", "spelled"),
     [
         ("BatchNormalization", "batch_normalization"),
-        ("SyncBatchNormalization", "sync_batch_normalization"),
         ("Conv2D", "conv2d"),
         ("GlobalAveragePooling2D", "global_average_pooling2d"),
         ("pkg>MyBN", "my_bn"),

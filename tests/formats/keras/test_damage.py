@@ -134,50 +134,6 @@ def test_an_hdf5_file_in_a_tar_is_not_recognised_as_hdf5(tmp_path: Path) -> None
     assert recognised_by(tmp_path / "m.weights.h5") == ["keras.weights"]
 
 
-def test_many_links_to_one_group(tmp_path: Path) -> None:
-    def fan(file: h5py.File) -> None:
-        inner = file.create_group("x")
-        for _ in range(40):
-            outer = file.create_group(None)
-            outer["left"], outer["right"] = inner, inner
-            inner = outer
-        file["fan"] = inner
-
-    path = write_weights(tmp_path / "m.weights.h5", fan)
-    assert read_all(path) == WHOLE
-
-
-def test_links_are_not_followed(tmp_path: Path) -> None:
-    secret = write_weights(tmp_path / "secret.h5")
-
-    def link(file: h5py.File) -> None:
-        file[f"layers/batch_normalization_1/{VARS.rpartition('/')[2]}"] = h5py.ExternalLink(
-            secret.name, VARS
-        )
-        file["layers/batch_normalization_2"] = h5py.SoftLink("/layers/batch_normalization")
-
-    contents = contents_of(write_weights(tmp_path / "m.weights.h5", link))
-    assert list(contents.variables) == [f"{VARS}/{index}" for index in range(4)]
-
-
-def test_data_outside_of_the_file_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(bytes(12))
-    other = write_weights(tmp_path / "other.h5")
-    layout = h5py.VirtualLayout((3,), np.float32)
-    layout[:] = h5py.VirtualSource(other.name, f"{VARS}/0", (3,))
-
-    def refer(file: h5py.File) -> None:
-        del file[f"{VARS}/0"], file[f"{VARS}/1"]
-        file.create_virtual_dataset(f"{VARS}/0", layout)
-        outside = [(str(tmp_path / "secret"), 0, 12)]
-        file.create_dataset(f"{VARS}/1", (3,), np.float32, external=outside)
-
-    contents = contents_of(write_weights(tmp_path / "m.weights.h5", refer))
-    for index in (0, 1):
-        with pytest.raises(UnsupportedError, match="outside of the file"):
-            contents.variables[f"{VARS}/{index}"].read()
-
-
 @pytest.mark.parametrize("is_written", [False, True])
 def test_one_vast_chunk(is_written: bool, tmp_path: Path) -> None:
     """A chunk that was never written is cheap; one that was written is not decompressed."""
@@ -199,48 +155,55 @@ def test_one_vast_chunk(is_written: bool, tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_elements_that_are_not_numbers(tmp_path: Path) -> None:
+def test_what_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(12))
+    other = write_weights(tmp_path / "other.h5")
+    layout = h5py.VirtualLayout((3,), np.float32)
+    layout[:] = h5py.VirtualSource(other.name, f"{VARS}/0", (3,))
+
     def fill(file: h5py.File) -> None:
         file["x/vars/0"] = ["text"]
         file["x/vars/1"] = np.array([b"bytes"])
         file.create_dataset("x/vars/2", (1,), h5py.ref_dtype)
         file["x/vars/3"] = np.zeros(2, [("a", "f4"), ("b", "i4")])
         file["x/vars/4"] = h5py.Empty("f4")
+        file["x/vars/5"] = h5py.ExternalLink(other.name, f"{VARS}/0")
+        file["x/vars/6"] = h5py.SoftLink(f"/{VARS}/0")
+        file.create_virtual_dataset("y/vars/0", layout)
+        outside = [(str(tmp_path / "secret"), 0, 12)]
+        file.create_dataset("y/vars/1", (3,), np.float32, external=outside)
 
-    contents = contents_of(write_weights(tmp_path / "m.weights.h5", fill))
-    assert "x/vars/4" not in contents.variables
-    for index in range(4):
-        with pytest.raises(UnsupportedError, match="not numbers"):
-            contents.variables[f"x/vars/{index}"].read()
+    variables = contents_of(write_weights(tmp_path / "m.weights.h5", fill)).variables
+    texts, outside = ([key for key in variables if key.startswith(name)] for name in "xy")
+    assert (len(texts), len(outside), len(variables)) == (4, 2, 10)
+    for keys, message in ((texts, "not numbers"), (outside, "outside of the file")):
+        for key in keys:
+            with pytest.raises(UnsupportedError, match=message):
+                variables[key].read()
 
 
-def test_texts_are_read_as_h5py_reads_them(tmp_path: Path) -> None:
-    held: dict[str, object] = {
-        "text": "é" * 100,
-        "empty": "",
-        "list": ["x", "", "yy"],
-        "fixed": np.array([b"ab", b"c"]),
-        "number": 3,
-        "none": np.zeros(0),
-    }
-    expected = {
-        "text": ["é" * 100],
-        "empty": [""],
-        "list": ["x", "", "yy"],
-        "fixed": ["ab", "c"],
-        "number": None,
-        "none": [],
-    }
-    for version, block in (("earliest", 0), ("earliest", 1024), ("v108", 0), ("latest", 512)):
-        path = tmp_path / f"{version}{block}.h5"
-        with h5py.File(path, "w", libver=version, userblock_size=block) as file:
-            group = file.create_group("a/b")
-            for name, value in held.items():
-                file.attrs[name] = group.attrs[name] = value
-        store = Hdf5(LocalFile(path))
-        for place in ("", "a/b"):
-            assert {name: store.texts(place, name) for name in held} == expected
-            assert store.texts(place, "missing") is None
+TEXTS: dict[str, tuple[object, list[str] | None]] = {
+    "text": ("é" * 100, ["é" * 100]),
+    "empty": ("", [""]),
+    "list": (["x", "", "yy"], ["x", "", "yy"]),
+    "fixed": (np.array([b"ab", b"c"]), ["ab", "c"]),
+    "number": (3, None),
+    "none": (np.zeros(0), []),
+}
+
+
+@pytest.mark.parametrize("version", ["earliest", "v108", "latest"])
+@pytest.mark.parametrize("block", [0, 512, 1024])
+def test_texts_are_read_as_h5py_reads_them(version: str, block: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", libver=version, userblock_size=block) as file:
+        group = file.create_group("a/b")
+        for name, (value, _) in TEXTS.items():
+            file.attrs[name] = group.attrs[name] = value
+    store = Hdf5(LocalFile(path))
+    for place in ("", "a/b"):
+        assert [store.texts(place, name) for name in TEXTS] == [each for _, each in TEXTS.values()]
+        assert store.texts(place, "missing") is None
 
 
 def test_lists_that_keras_splits(tmp_path: Path) -> None:

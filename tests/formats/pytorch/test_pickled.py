@@ -14,7 +14,7 @@ from bnstat.formats.pytorch import pickled, state
 from bnstat.formats.pytorch.pickled import BudgetError, Global, Opaque, PickleError, unpickle
 from bnstat.formats.pytorch.tensors import call, storage_of
 from tests.builders.oracle import assert_layers
-from tests.formats.pytorch.reading import opened, zipped
+from tests.formats.pytorch.reading import arrays, opened, zipped
 from tests.fuzz import ports
 from tests.fuzz.handmade import values
 
@@ -140,14 +140,8 @@ def test_deeply_nested_modules(tmp_path: Path) -> None:
     module = ports.Call("torch.nn:Module", (), {"_modules": {}})
     program = ports.program(module)
     for _ in range(2000):
-        program = (
-            b"ctorch.nn\nModule\n)R}"
-            + text(b"_modules")
-            + b"}"
-            + text(b"n" * 500)
-            + program
-            + b"ssb"
-        )
+        start = b"ctorch.nn\nModule\n)R}" + text(b"_modules") + b"}"
+        program = start + text(b"n" * 500) + program + b"ssb"
     found = opened(zipped(tmp_path / "m", b"\x80\x02" + program + b"."))
     assert dict(found.variables) == {}
 
@@ -168,18 +162,12 @@ def test_every_form(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "copied"])
 def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Path) -> None:
     """Tensors that share a storage are read once; copies may have other numbers."""
-    tensors = [ports.tensor(ports.Storage(str(at), 3)) for at in range(8)]
-    own, others = tensors[:4], tensors[:4] if shared else tensors[4:]
-    inner = ports.torch_norm(dict(zip(ports.NAMES, own, strict=True)), eps=0.5, momentum=0.1)
-    names = [f"{parallel}stem.bn.{name}" for name in ports.NAMES]
-    state = dict(zip(names, others, strict=True))
+    inner = ports.torch_norm(ports.tensors(), eps=0.5, momentum=0.1)
+    others = ports.tensors(0 if shared else 4)
+    state = {f"{parallel}stem.bn.{name}": tensor for name, tensor in others.items()}
     net = ports.torch_module("net:Net", {"stem": ports.torch_module("net:Stem", {"bn": inner})})
-    content = {"state_dict": state, "full_model": net}
-    arrays = [array.tobytes() for array in values().values()] * 2
-    path = tmp_path / "m"
-    members = {str(at): array for at, array in enumerate(arrays)}
-    path.write_bytes(ports.pytorch_zip(ports.pickled(content), members))
-    model = bnstat.load(path)
+    content = ports.pickled({"state_dict": state, "full_model": net})
+    model = bnstat.load(zipped(tmp_path / "m", content, *arrays(2)))
     assert len(model) == (1 if shared else 2)
     if shared:
         (layer,) = model
@@ -191,37 +179,28 @@ def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Pa
 def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
     """The pickle contains the module once, and refers to it by its number in the memo."""
     mark = ports.program(ports.Name("a:b"))
-    tensors = {n: ports.tensor(ports.Storage(str(at), 3)) for at, n in enumerate(ports.NAMES)}
-    norm = ports.program(ports.torch_norm(tensors, eps=1e-5, momentum=0.1))
+    norm = ports.program(ports.torch_norm(ports.tensors(), eps=1e-5, momentum=0.1))
     again = ports.torch_module("torch.nn:Sequential", {"0": ports.Name("a:b")})
     pipeline = ports.program(again).replace(mark, b"h\x07")
     children = b"}(" + ports.program("bn1") + norm + b"q\x07" + ports.program("pipeline")
     program = ports.program(ports.Call("net:Net", (), {"_modules": ports.Name("a:b")}))
     program = program.replace(mark, children + pipeline + b"u")
-    storages = {str(at): array.tobytes() for at, array in enumerate(values().values())}
-    path = tmp_path / "m"
-    path.write_bytes(ports.pytorch_zip(b"\x80\x02" + program + b".", storages))
-    model = bnstat.load(path)
+    model = bnstat.load(zipped(tmp_path / "m", b"\x80\x02" + program + b".", *arrays()))
     assert not [found for found in bnstat.check(model) if found.severity == "error"]
     assert_layers(model, {"bn1": values()})
 
 
-def repeated(path: Path, sizes: dict[str, int]) -> None:
-    """Write a file whose tensors repeat one number by strides of 0."""
-    storage, hooks = ports.Storage("0", 1), ports.Call("collections:OrderedDict", ())
-    state = {
-        name: ports.Call(
-            "torch._utils:_rebuild_tensor_v2", (storage, 0, (size,), (0,), False, hooks)
-        )
-        for name, size in sizes.items()
-    }
-    path.write_bytes(ports.pytorch_zip(ports.pickled(state), {"0": b"\0\0\x80?"}))
-
-
 def test_repeated_numbers_have_a_budget(tmp_path: Path) -> None:
+    """Strides of 0 repeat a number."""
     sizes = {f"{layer}.{name}": 1 << 24 for layer in range(8) for name in ports.NAMES}
     small = {f"bn.{name}": 5 for name in ports.NAMES}
-    repeated(tmp_path / "m", sizes | small)
+    one = ports.tensor(ports.Storage("0", 1))
+    storage, offset, _, _, *rest = one.arguments
+    state = {
+        name: one._replace(arguments=(storage, offset, (size,), (0,), *rest))
+        for name, size in {**sizes, **small}.items()
+    }
+    zipped(tmp_path / "m", ports.pickled(state), b"\0\0\x80?")
     stored = bnstat.load(tmp_path / "m").stored
     assert all(stored[name].read().tolist() == [1] * 5 for name in small)
     read = 0

@@ -91,7 +91,7 @@ def test_tensors_beyond_their_storage(tmp_path: Path) -> None:
     shape = b"K\x04\x85q"
     assert pickled.count(shape) == 1
     for other in (b"K\x05\x85q", b"K\xff\x85q"):
-        path = zipped(tmp_path / "m", pickled.replace(shape, other), data__0=bytes(16))
+        path = zipped(tmp_path / "m", pickled.replace(shape, other), bytes(16))
         with pytest.raises(DamagedError):
             opened(path).variables["t"].read()
     with pytest.raises(DamagedError):
