@@ -131,8 +131,7 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
     """Return a sighting of a layer whose variables have labels, which show their roles.
 
-    Gamma is the variable with the label `gamma` or, without this label, the only variable with a
-    label like `..._gamma` or `gamma_1`.
+    The only variable with a label like `..._gamma` or `gamma_1` is gamma if none is called `gamma`.
     """
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():
@@ -197,10 +196,7 @@ def _has_negative_variance(variables: Sequence[Variable]) -> bool:
 
 
 def _expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the roles or other labels of a layer's variables, in stored order.
-
-    Return None if the configuration does not record `scale` and `center`.
-    """
+    """Return the labels of a layer's variables, in stored order; None if not configured."""
     scale, center = config.get("scale"), config.get("center")
     if not isinstance(scale, bool | int) or not isinstance(center, bool | int):
         return None
@@ -325,7 +321,6 @@ def _misfit_of_norm(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> str | No
 
 
 def _channels(config: Mapping[str, Any]) -> int | None:
-    """Return the number of channels for which Keras 3 built a layer; None if not recorded."""
     built, axis = config.get("build_config"), _axis(config.get("axis"))
     shape = built.get("input_shape") if isinstance(built, Mapping) else None
     if type(axis) is not int or not isinstance(shape, list) or not -len(shape) <= axis < len(shape):
@@ -334,7 +329,7 @@ def _channels(config: Mapping[str, Any]) -> int | None:
 
 
 def _places_around(place: str) -> Iterator[str]:
-    """Yield the places that contain a place, the innermost first: `a/b` and `a` for `a/b/c`."""
+    """Yield the enclosing places, the innermost first: `a/b` and `a` for `a/b/c`."""
     while "/" in place:
         place = place.rpartition("/")[0]
         yield place

@@ -6,8 +6,8 @@
 
 It damages model files ("seeds"), and a worker process loads, reads, checks and exports each result.
 The output must be correct or a `BnstatError`, within limits of CPU time and 1 GB of memory.
-Anything else is a finding, which is saved. Checksums and lengths around a mutation are corrected, so
-that damage reaches the code behind those checks.
+Anything else is a finding, which is saved. Checksums and lengths around a mutation are corrected,
+so that damage reaches the code behind those checks.
 
     seeds      the files to start from; handmade, ports: the files that are written by hand
     wire       protocol buffers and tables, parsed and written again

@@ -24,8 +24,8 @@ NAMES = (
     b"", b"\0", b"/", b"..", b"../../etc/passwd", b"\x1b[31mred\x1b[0m", b"[bold red]markup[/]",
     "\u202eevil".encode(), b"a\nb\r\n", b"=cmd()", b"\xff\xfe\x80",
     "\ud800".encode("utf-8", "surrogatepass"), b"gamma", b"beta", b"moving_mean",
-    b"moving_variance", b"bn/moving_mean", b"bn/moving_variance", b"_CHECKPOINTABLE_OBJECT_GRAPH", b"global_step",
-    b"layer_with_weights-0/gamma/.ATTRIBUTES/VARIABLE_VALUE", b"A" * 5000,
+    b"moving_variance", b"bn/moving_mean", b"bn/moving_variance", b"_CHECKPOINTABLE_OBJECT_GRAPH",
+    b"global_step", b"layer_with_weights-0/gamma/.ATTRIBUTES/VARIABLE_VALUE", b"A" * 5000,
 )  # fmt: skip
 
 VALUES: tuple[Any, ...] = (

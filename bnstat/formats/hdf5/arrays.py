@@ -49,20 +49,7 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError, first_line
 from bnstat.formats.dtypes import find_dtype
-from bnstat.formats.hdf5.objects import (
-    DATASPACE,
-    DATATYPE,
-    EXTERNAL,
-    FILL,
-    FILTERS,
-    LAYOUT,
-    LINK,
-    LINK_INFO,
-    OLD_FILL,
-    SIGNATURE,
-    Message,
-    Objects,
-)
+from bnstat.formats.hdf5.objects import SIGNATURE, Kind, Message, Objects
 from bnstat.model import Array
 from bnstat.storage.files import File, Range
 
@@ -118,7 +105,7 @@ class Dataset:
         if dtype is None:
             raise self._unsupported(f"holds {self.dtype}, not numbers")
         layout = self._layout()
-        if EXTERNAL in self.messages or layout.kind > _CHUNKED:
+        if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
             raise self._unsupported(
                 "refers to data outside of the file, which bnstat does not read"
             )
@@ -141,7 +128,7 @@ class Dataset:
         The list is empty if nothing was allocated, or if the bytes are in a header or another file.
         """
         dtype = self._stored_dtype()
-        if dtype is None or EXTERNAL in self.messages or self.count == 0:
+        if dtype is None or Kind.EXTERNAL in self.messages or self.count == 0:
             return []
         layout = self._layout()
         if layout.address is None:
@@ -156,7 +143,6 @@ class Dataset:
         return [place for place in ranges if place is not None]
 
     def _stored_dtype(self) -> np.dtype[np.generic] | None:
-        """Return the dtype of the elements in the file, or None if they are not numbers."""
         dtype = find_dtype(self.dtype)
         return None if dtype is None else dtype.newbyteorder(self.order)
 
@@ -167,7 +153,7 @@ class Dataset:
         return UnsupportedError(self.objects.path, f"{self.path} {what}", hint)
 
     def _layout(self) -> _Layout:
-        body = self.objects.parse(self.messages[LAYOUT].body)
+        body = self.objects.parse(self.messages[Kind.LAYOUT].body)
         version = body.number(1)
         if version < 3:
             _, kind, _ = body.number(1), body.number(1), body.take(5)
@@ -255,12 +241,12 @@ class Dataset:
 
 
 class _Layout(NamedTuple):
-    """Where a dataset's bytes are.
+    """The place of a dataset's bytes.
 
     Attributes:
         kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
-        address: the address of contiguous bytes or of a chunk tree; None if nothing was allocated.
-        length: the number of contiguous bytes; None if the layout does not record it.
+        address: where contiguous bytes or a chunk tree start; None if nothing was allocated.
+        length: the number of contiguous bytes; None if not recorded.
     """
 
     kind: int
@@ -271,20 +257,21 @@ class _Layout(NamedTuple):
 def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
     """Return the dataset that the messages describe, or None if they describe something else."""
     by_kind = {message.kind: message for message in messages}
-    if not {LAYOUT, DATASPACE, DATATYPE} <= by_kind.keys() or by_kind[DATASPACE].is_shared:
+    needed = {Kind.LAYOUT, Kind.DATASPACE, Kind.DATATYPE}
+    if not needed <= by_kind.keys() or by_kind[Kind.DATASPACE].is_shared:
         return None
-    shape = objects.dimensions(by_kind[DATASPACE].body)
+    shape = objects.dimensions(by_kind[Kind.DATASPACE].body)
     if shape is None:
         return None
-    datatype = by_kind[DATATYPE]
+    datatype = by_kind[Kind.DATATYPE]
     dtype, order = ("shared", "<") if datatype.is_shared else _element(objects, datatype.body)
     return Dataset(objects, path, dtype, ">" if order == ">" else "<", shape, by_kind)
 
 
 def is_outside(message: Message) -> bool:
     """Return True if a dataset's message refers to the bytes of other datasets or files."""
-    is_later = message.kind == LAYOUT and message.body[:1] >= b"\x03"
-    return message.kind == EXTERNAL or (is_later and message.body[1:2] == bytes([_VIRTUAL]))
+    is_later = message.kind == Kind.LAYOUT and message.body[:1] >= b"\x03"
+    return message.kind == Kind.EXTERNAL or (is_later and message.body[1:2] == bytes([_VIRTUAL]))
 
 
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
@@ -312,13 +299,12 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
 
 
 def _fill_size(message: Message) -> int:
-    """Return the size of a message's fill value in bytes; 0 if there is no value."""
     body = message.body
-    if message.kind == OLD_FILL:
+    if message.kind == Kind.OLD_FILL:
         start = 0
-    elif message.kind == FILL and body[:1] == b"\x03" and body[1:2] >= b"\x20":
+    elif message.kind == Kind.FILL and body[:1] == b"\x03" and body[1:2] >= b"\x20":
         start = 2
-    elif message.kind == FILL and body[:1] < b"\x03" and body[3:4] == b"\x01":
+    elif message.kind == Kind.FILL and body[:1] < b"\x03" and body[3:4] == b"\x01":
         start = 4
     else:
         return 0
@@ -327,7 +313,7 @@ def _fill_size(message: Message) -> int:
 
 
 _NAME: Final = "a"
-_COPIED: Final = (DATASPACE, OLD_FILL, FILL, LAYOUT, FILTERS)
+_COPIED: Final = (Kind.DATASPACE, Kind.OLD_FILL, Kind.FILL, Kind.LAYOUT, Kind.FILTERS)
 
 
 class _OneDataset(File):
@@ -352,12 +338,11 @@ class _OneDataset(File):
         undefined = b"\xff" * objects.offset_size
         self._objects = objects
         start = objects.stored_size + -objects.stored_size % 8
-        datatype = Message(DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
+        datatype = Message(Kind.DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
         header = _header([*messages, datatype])
         link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, start)
-        root_header = _header(
-            [Message(LINK_INFO, False, bytes(2) + 2 * undefined), Message(LINK, False, link)]
-        )
+        links = Message(Kind.LINK_INFO, False, bytes(2) + 2 * undefined)
+        root_header = _header([links, Message(Kind.LINK, False, link)])
         self._tail = bytes(start - objects.stored_size) + header + root_header
         self.name = self.path = objects.path
         self.size = objects.stored_size + len(self._tail)

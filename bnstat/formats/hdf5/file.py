@@ -32,12 +32,10 @@ from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
 from bnstat.formats.hdf5.objects import (
-    LINK,
-    LINK_INFO,
-    SYMBOL_TABLE,
     AbsentError,
     Attribute,
     Cursor,
+    Kind,
     Message,
     Objects,
     attributes,
@@ -72,7 +70,7 @@ _BEFORE: Final = 1 << 10
 """Bytes to fetch before an address, because a part that follows a large array may end there."""
 _MAX_TRIPS: Final = 200
 
-_GROUP: Final = {SYMBOL_TABLE, LINK_INFO, LINK}
+_GROUP: Final = {Kind.SYMBOL_TABLE, Kind.LINK_INFO, Kind.LINK}
 _NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
 
 
@@ -171,7 +169,7 @@ class Hdf5:
 
     @cached_property
     def _tree(self) -> tuple[dict[str, list[Message]], dict[str, Variable]]:
-        """Two mappings: path of a group -> its messages, and path of a dataset -> variable."""
+        """Path of a group -> its messages, and path of a dataset -> variable."""
         objects = self._read_objects()
         groups: dict[str, list[Message]] = {}
         variables: dict[str, Variable] = {}
@@ -261,16 +259,15 @@ class Hdf5:
         return messages, self._links(messages)
 
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
-        """Return the name and the target's header address of each hard link of a group."""
         links: list[tuple[str, int]] = []
         for message in messages:
             body = self._objects.parse(message.body)
-            if message.kind == SYMBOL_TABLE:
+            if message.kind == Kind.SYMBOL_TABLE:
                 links += self._old_links(body.address(), body.address())
-            elif message.kind == LINK_INFO:
+            elif message.kind == Kind.LINK_INFO:
                 for link in dense_messages(self._objects, message):
                     links += self._new_link(link)
-            elif message.kind == LINK:
+            elif message.kind == Kind.LINK:
                 links += self._new_link(body)
         return links
 
@@ -310,7 +307,6 @@ class Hdf5:
                     yield decode(names[offset:end]), header
 
     def _nodes(self, root: int) -> Iterator[int]:
-        """Yield the addresses of a group's symbol nodes, in the order of the members' names."""
         objects = self._objects
         pending, seen = [root], {root}
         while pending:

@@ -51,9 +51,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
@@ -61,20 +62,26 @@ from bnstat.storage.files import File, Range
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
-DATASPACE: Final = 0x01
-LINK_INFO: Final = 0x02
-DATATYPE: Final = 0x03
-OLD_FILL: Final = 0x04
-FILL: Final = 0x05
-LINK: Final = 0x06
-EXTERNAL: Final = 0x07
-LAYOUT: Final = 0x08
-FILTERS: Final = 0x0B
-ATTRIBUTE: Final = 0x0C
-ATTRIBUTE_INFO: Final = 0x15
-SYMBOL_TABLE: Final = 0x11
-_EMPTY: Final = 0x00
-_CONTINUATION: Final = 0x10
+
+class Kind(IntEnum):
+    """Types of messages."""
+
+    EMPTY = 0x00
+    DATASPACE = 0x01
+    LINK_INFO = 0x02
+    DATATYPE = 0x03
+    OLD_FILL = 0x04
+    FILL = 0x05
+    LINK = 0x06
+    EXTERNAL = 0x07
+    LAYOUT = 0x08
+    FILTERS = 0x0B
+    ATTRIBUTE = 0x0C
+    CONTINUATION = 0x10
+    SYMBOL_TABLE = 0x11
+    ATTRIBUTE_INFO = 0x15
+
+
 _SHARED: Final = 0x02
 
 _WASTE_RATIO: Final = 0.01
@@ -105,7 +112,10 @@ def signature_offset(file: File) -> int | None:
 
 
 class Cursor:
-    """Bytes of a file that are consumed from the front."""
+    """Bytes of a file that are consumed from the front, as bytes, numbers, lengths or addresses.
+
+    Every method raises a `DamagedError` if too few bytes are left.
+    """
 
     def __init__(self, data: bytes, objects: Objects) -> None:
         self.data = data
@@ -117,22 +127,18 @@ class Cursor:
         return len(self.data) - self.at
 
     def take(self, length: int) -> bytes:
-        """Return the next bytes; raise a `DamagedError` if too few are left."""
         if length > self.left:
             raise self._objects.damage("a structure is cut short")
         self.at += length
         return self.data[self.at - length : self.at]
 
     def number(self, length: int) -> int:
-        """Return the next little-endian number of `length` bytes."""
         return int.from_bytes(self.take(length), "little")
 
     def length(self) -> int:
-        """Return the next field that has the size of a length."""
         return self.number(self._objects.length_size)
 
     def address(self) -> int:
-        """Return the next field that has the size of an address."""
         return self.number(self._objects.offset_size)
 
     def allocated(self) -> int | None:
@@ -146,7 +152,7 @@ class Message:
     """A message of an object header.
 
     Attributes:
-        kind: the type, one of this module's constants.
+        kind: a `Kind`, or the number of another type.
         is_shared: True if `body` only refers to a message elsewhere.
     """
 
@@ -219,9 +225,8 @@ class Objects:
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the structure at an address, placed after the signature.
 
-        Raises:
-            DamagedError: the bytes or the signature are missing, or too many bytes were read. In a
-                damaged file, thousands of structures may share one large block.
+        The number of bytes that all cursors read is limited, because thousands of structures of a
+        damaged file may share one large block.
         """
         self.expect([(address, length)])
         self._unread -= length
@@ -242,7 +247,6 @@ class Objects:
             self._makes_trips = True
 
     def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Fetch the spans (address and length), and short gaps between spans."""
         self._file.prefetch([(self._start + address, length) for address, length in spans])
 
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
@@ -287,12 +291,12 @@ class Objects:
                 if at > len(data):
                     raise self.damage("an object header is cut short")
                 body = data[at - size : at]
-                if kind == _CONTINUATION:
+                if kind == Kind.CONTINUATION:
                     block = self.parse(body)
                     address, length = block.address(), block.length()
                     # Version 2 has "OCHK" before the messages and a checksum after them.
                     pending.append((address + 4, length - 8) if is_v2 else (address, length))
-                elif kind != _EMPTY:
+                elif kind != Kind.EMPTY:
                     yield Message(kind, bool(flags & _SHARED), body)
 
     def tree_node(
@@ -352,7 +356,10 @@ class Objects:
         return tuple(space.length() for _ in range(rank))
 
 
-_DENSE: Final = {LINK_INFO: (5, 8, slice(4, 11)), ATTRIBUTE_INFO: (8, 2, slice(0, 8))}
+_DENSE: Final[Mapping[int, tuple[int, int, slice]]] = {
+    Kind.LINK_INFO: (5, 8, slice(4, 11)),
+    Kind.ATTRIBUTE_INFO: (8, 2, slice(0, 8)),
+}
 """Type of a message -> the type of its tree, the size of the message's optional field, the slice
 of a record of the tree that contains the heap id."""
 _MANAGED: Final = 0
@@ -485,10 +492,10 @@ _SPACE_PADDED: Final = 2
 def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attribute]:
     """Yield the attributes of the object that has these messages."""
     for message in messages:
-        if message.kind == ATTRIBUTE_INFO:
+        if message.kind == Kind.ATTRIBUTE_INFO:
             for body in dense_messages(objects, message):
                 yield Attribute(objects, body)
-        elif message.kind == ATTRIBUTE and not message.is_shared:
+        elif message.kind == Kind.ATTRIBUTE and not message.is_shared:
             yield Attribute(objects, objects.parse(message.body))
 
 

@@ -46,9 +46,9 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def describe(model: object, where: str) -> tuple[Layer, ...]:
-    """Return the outermost layers of a parsed configuration, in network order; `where` names the
-    file.  The tuple is empty if the configuration lists no layers, which is usual for subclassed
-    models.
+    """Return the outermost layers of a parsed configuration in network order; `where` is the file.
+
+    The tuple is empty if the configuration lists no layers, which is usual for subclassed models.
     """
     if not _is_serialized(model):
         return ()
@@ -71,7 +71,7 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
 
 
 def snake_case(class_name: str) -> str:
-    """Convert a class name as Keras does for paths: `BatchNormalization` -> `batch_normalization`.
+    """Convert a class name for paths: `BatchNormalization` -> `batch_normalization`.
 
     Source: `to_snake_case` of keras/src/utils/naming.py.
     """
@@ -109,7 +109,7 @@ def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -
 
 
 def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the layers in a model's constructor arguments, each with its path in the model."""
+    """Yield the path and the serialized form of each layer among a model's arguments."""
     for argument, value in _arguments(model).items():
         attribute = _ATTRIBUTES.get((model["class_name"], argument), argument)
         if isinstance(value, list):
@@ -199,9 +199,9 @@ def match_scopes(
     """Return index of a layer -> the scope that contains the layer's variables.
 
     A scope is a variable's name without the last part: `net/bn` of `net/bn/gamma`. A layer matches
-    a scope that ends with the layer's own name. If several layers match, the layer whose full name
-    shares the most trailing parts with the scope is chosen. If several layers or scopes are equally
-    similar, none of them is matched, or the first if `is_first_best`.
+    a scope that ends with the layer's own name; the layer whose full name shares the most trailing
+    parts with the scope is chosen. Of equally similar layers or scopes, none is matched, or the
+    first if `is_first_best`.
     """
     by_name: dict[str, list[int]] = {}
     by_ending: dict[str, list[int]] = {}
@@ -290,33 +290,24 @@ def read_json(file: File) -> object:
 
 
 def architecture_beside(file: File) -> str | None:
-    """Return the path of a file that looks like a weights file's architecture, or None."""
-    for name in _names_beside(file.name):
-        sibling = file.sibling(name)
-        if sibling is not None and _is_architecture(sibling):
+    """Return the path of a file that looks like a weights file's architecture, or None.
+
+    The file is `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, or `config.json` for
+    `model.weights.h5`.
+    """
+    stem = _WEIGHTS.sub("", file.name)
+    if stem == file.name:
+        return None
+    names = [f"{stem}.json", f"{re.sub(r'[._-]weights$', '', stem)}.json"]
+    if stem == "model":
+        names.append(CONFIG)
+    for sibling in map(file.sibling, dict.fromkeys(names)):
+        if sibling is None or sibling.size > MAX_JSON or not _starts_as_json(sibling):
+            continue
+        if b'"class_name"' in sibling.head(_HEAD):
             return sibling.path
     return None
 
 
-def _is_architecture(file: File) -> bool:
-    return file.size <= MAX_JSON and _starts_as_json(file) and b'"class_name"' in file.head(_HEAD)
-
-
 def _starts_as_json(file: File) -> bool:
     return file.head(64).lstrip().startswith((b"{", b'"{'))
-
-
-def _names_beside(weights: str) -> Iterator[str]:
-    """Yield the names that the architecture of the file `weights` may have in the same folder.
-
-    They are `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`; `config.json` for
-    `model.weights.h5`.
-    """
-    stem = _WEIGHTS.sub("", weights)
-    if stem == weights:
-        return
-    yield f"{stem}.json"
-    if (shorter := re.sub(r"[._-]weights$", "", stem)) != stem:
-        yield f"{shorter}.json"
-    if stem == "model":
-        yield CONFIG

@@ -120,7 +120,7 @@ def shard_names(file: File) -> tuple[str, list[str]]:
 
 
 def _index_of(file: File) -> File | None:
-    """Return the index, given the index or one of its shards; None for unsharded weights."""
+    """Return the index of a shard, or the file itself if it is an index."""
     if not is_hdf5(file):
         return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
@@ -191,7 +191,7 @@ def _join_architecture(
     """Return the layers of an architecture with their variables, and notes for the user.
 
     If the file has layer names that the architecture lacks, layers are matched by their paths, as
-    Keras does when it loads weights. A note reports this.
+    Keras does when it loads weights.
     """
     names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
@@ -206,12 +206,11 @@ def _join_architecture(
 
 
 def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
-    """Match the layers of a configuration with the groups of a file; return layers in network
-    order.  A layer and a group match if their paths are equal and the file does not store
-    another name for the group. The remaining layers and groups are matched by name. A group
-    without a match, for example in a custom layer, becomes a layer without a configuration,
-    placed after its enclosing layer. Without a configuration, the layers are in the natural
-    order of their paths.
+    """Return the layers of a configuration in order, each with the variables of the matching group.
+
+    A layer and a group match if their paths are equal and the file does not store another name for
+    the group. The remaining layers and groups are matched by name. A group without a match, for
+    example in a custom layer, becomes a layer without a configuration after its enclosing layer.
     """
     layers = [*walk(described)]
     known = {
@@ -252,9 +251,10 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Collection[str],
 ) -> None:
-    """Add matches (index of a layer -> path of its group) of layers and groups that have the same
-    name.  The name must be unique among the unmatched layers, and among the unmatched groups.
-    `group_names` maps the path of a group -> the name of its layer.
+    """Add matches of layers and groups whose names are unique among those without a match.
+
+    `matches` maps the index of a layer -> path of its group, `group_names` the path of a group ->
+    the name of its layer.
     """
     free = set(groups) - set(matches.values())
     paths = _unique((name, path) for path in free if (name := group_names.get(path)))
@@ -282,7 +282,7 @@ def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
 
     If the file stores no layer names, path components are used instead. If it stores names, a group
     without a name is a list or a dictionary, and its path component is omitted. `known` maps the
-    path of a group to the name of the matching layer of an architecture.
+    paths of matched groups to layer names.
     """
     names = {"": ""}
 

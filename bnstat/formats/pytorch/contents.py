@@ -16,29 +16,12 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.detection import first_in_zip
 from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
-from bnstat.formats.pytorch.pickled import (
-    BudgetError,
-    Call,
-    CutError,
-    Global,
-    Opaque,
-    Persistent,
-    PickleError,
-    unpickle,
-)
+from bnstat.formats.pytorch import pickled, tensors
+from bnstat.formats.pytorch.pickled import Call, Global, Opaque, Persistent
 from bnstat.formats.pytorch.state import collect, with_settings
-from bnstat.formats.pytorch.tensors import (
-    BUILDERS,
-    Array,
-    Place,
-    Storage,
-    Tensor,
-    call,
-    find_tensor,
-    read_tensor,
-    storage_of,
-)
+from bnstat.formats.pytorch.tensors import Array, Place, Storage, Tensor
 from bnstat.model import Source, Variable
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder, Range
@@ -54,7 +37,7 @@ _HARMLESS: Final = (
     "torch.serialization._get_layout",
     "torch.jit._pickle.build_intlist",
     "torch.nn.backends.thnn._get_thnn_function_backend",
-    *BUILDERS,
+    *tensors.BUILDERS,
     "numpy.dtype",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
@@ -69,34 +52,32 @@ PlaceOf = Callable[[Storage], Place]
 """Returns the location of a storage's bytes."""
 
 
-def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
-    """Return the tensors of a file, keyed by their paths: `state_dict/layer1.0.bn1.weight`.
-
-    `is_zip` is False for a file from before PyTorch 1.6.
-    """
+def open_contents(file: File, source: Source) -> Contents:
+    """Return the tensors of a file, keyed by their paths: `state_dict/layer1.0.bn1.weight`."""
     unbuilt: dict[str, None] = {}
     storages: dict[str, Storage] = {}
 
     def called(function: Global, arguments: tuple[Any, ...]) -> Any:
-        built = call(function, arguments)
+        built = tensors.call(function, arguments)
         name = str(function)
         if isinstance(built, Opaque) and not name.startswith(_MODULES) and name not in _HARMLESS:
             unbuilt.setdefault(name)
         return built
 
     def persistent(identity: Any) -> Storage | Global:
-        storage = storage_of(identity)
+        storage = tensors.storage_of(identity)
         if isinstance(storage, Storage):
             storages.setdefault(storage.key, storage)
         return storage
 
+    is_zip = first_in_zip(file) is not None
     top, pickle = (find_pickle(file) if is_zip else None) or (None, None)
     with pickle_errors(file):
         if top is not None and pickle is not None:
             if pickle.size > LARGEST_PICKLE:
                 reason = f"bnstat does not read a {_PICKLE} of {pickle.size} bytes"
                 raise UnsupportedError(file.path, reason)
-            root, _ = unpickle(pickle.read(), 0, called, persistent)
+            root, _ = pickled.unpickle(pickle.read(), 0, called, persistent)
             place_of = _places_in_zip(file, top, storages)
         elif is_zip:
             raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
@@ -192,10 +173,10 @@ def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any
         data, values, position = file.head(length), [], 0
         try:
             for _ in range(5):
-                value, position = unpickle(data, position, called, persistent)
+                value, position = pickled.unpickle(data, position, called, persistent)
                 values.append(value)
             return values, position
-        except CutError:
+        except pickled.CutError:
             if length >= min(file.size, LARGEST_PICKLE):
                 raise
             length = min(4 * length, file.size, LARGEST_PICKLE)
@@ -206,35 +187,31 @@ def pickle_errors(file: File) -> Iterator[None]:
     """Convert errors while reading a pickle to errors that name the file."""
     try:
         yield
-    except BudgetError as error:
+    except pickled.BudgetError as error:
         raise UnsupportedError(
             file.path, f"its pickle is larger than any network needs ({error})"
         ) from error
-    except CutError as error:
+    except pickled.CutError as error:
         raise DamagedError(
             file.path, "is cut short within its pickle", "copy or download it again"
         ) from error
-    except PickleError as error:
+    except pickled.PickleError as error:
         raise DamagedError(
             file.path, f"its pickle is damaged or not one that PyTorch writes ({error})"
         ) from error
 
 
 def _variable(
-    key: str,
-    name: str,
-    tensor: Tensor | Array,
-    place_of: PlaceOf,
-    where: str,
+    key: str, name: str, tensor: Tensor | Array, place_of: PlaceOf, where: str
 ) -> Variable:
     if isinstance(tensor, Array):
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
     def read(stored: Tensor = tensor) -> NDArray[np.generic]:
-        return read_tensor(stored, place_of(stored.storage), where)
+        return tensors.read_tensor(stored, place_of(stored.storage), where)
 
     def extents() -> Sequence[Range]:
-        return find_tensor(tensor, place_of(tensor.storage))
+        return tensors.find_tensor(tensor, place_of(tensor.storage))
 
     if tensor.quantizer is None:
         return Variable(key, name, tensor.dtype, tensor.shape, read, extents)

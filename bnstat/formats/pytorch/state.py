@@ -270,7 +270,7 @@ def _is_script_module(value: Any) -> bool:
 
 
 def _is_store(value: Any) -> bool:
-    """Return True for the single module that tch-rs saves, with all variables in no order."""
+    """Return True for the single module that tch-rs saves."""
     return (
         _is_script_module(value)
         and str(value.kind) == _FLAT
