@@ -115,7 +115,7 @@ def _finding(error: Exception) -> Verdict:
         if _PACKAGE in Path(frame.filename).parents
     ]
     place = frames[-1] if frames else "judge"
-    what = f": {error}" if type(error).__name__ == "WrongAnswerError" else ""
+    what = f": {error}" if isinstance(error, AssertionError) else ""
     text = f"{type(error).__name__} in {place}{what}".replace("\n", " ")
     details = "".join(traceback.format_exception(error, limit=-25))
     return Verdict(text, True, details.encode("utf-8", "backslashreplace").decode())

@@ -227,7 +227,7 @@ def test_a_tree_of_chunks_that_contains_itself(path: Path) -> None:
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[*HealthCheck])
 @given(
     tree=st.dictionaries(
         st.lists(NAMES.filter(lambda name: name != "."), min_size=1, max_size=4).map("/".join),

@@ -18,39 +18,34 @@ from tests.formats.keras.files import same_bits
 from tests.formats.pytorch.files import FORMS, Net, assert_is, save, torch
 from tests.formats.pytorch.reading import opened, zipped
 
+WHOLE = torch.arange(12.0)
 VIEWS = {
-    "transposed": lambda: torch.arange(12.0).reshape(3, 4).t(),
-    "every other": lambda: torch.arange(12.0)[1::2],
-    "a part": lambda: torch.arange(24.0).reshape(2, 3, 4)[1, :, 1:3],
-    "expanded": lambda: torch.arange(3.0)[:, None].expand(3, 4),
-    "scalar": lambda: torch.arange(3.0)[2],
-    "empty": lambda: torch.zeros(0, 3),
-    "a row of a transposed": lambda: torch.arange(12.0).reshape(3, 4).t()[2],
+    "transposed": WHOLE.reshape(3, 4).t(),
+    "every other": WHOLE[1::2],
+    "a part": torch.arange(24.0).reshape(2, 3, 4)[1, :, 1:3],
+    "expanded": torch.arange(3.0)[:, None].expand(3, 4),
+    "scalar": WHOLE[2],
+    "empty": torch.zeros(0, 3),
+    "a row of a transposed": WHOLE.reshape(3, 4).t()[2],
+    "the first half": WHOLE[:6],
+    "the second half": WHOLE[6:],
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("view", VIEWS)
-def test_views(tmp_path: Path, form: str, view: str) -> None:
-    tensor = VIEWS[view]()
-    contents = opened(save(tmp_path / "m", {"t": tensor}, form))
-    variable = contents.variables["t"]
-    assert variable.shape == tuple(tensor.shape)
-    assert same_bits(variable.read(), tensor.numpy())
-    (place,) = variable.extents()
-    assert (place.part is not None) == tensor.is_contiguous()
-    if place.part is not None:
-        assert same_bits(from_extents(variable), tensor.numpy())
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_tensors_that_share_a_storage(tmp_path: Path, form: str) -> None:
-    whole = torch.arange(10.0)
-    content = {"a": whole[:4], "b": whole[4:], "c": [whole, {"d": whole[::3]}]}
-    contents = opened(save(tmp_path / "m", content, form))
-    assert list(contents.variables) == ["a", "b", "c/0", "c/1/d"]
-    for key, expected in (("a", whole[:4]), ("b", whole[4:]), ("c/1/d", whole[::3])):
-        assert same_bits(contents.variables[key].read(), expected.numpy())
+def test_views(tmp_path: Path, form: str) -> None:
+    content = {"views": VIEWS, "listed": [WHOLE, {"d": WHOLE[::3]}]}
+    variables = opened(save(tmp_path / "m", content, form)).variables
+    assert list(variables) == [*(f"views/{name}" for name in VIEWS), "listed/0", "listed/1/d"]
+    assert same_bits(variables["listed/1/d"].read(), WHOLE[::3].numpy())
+    for name, tensor in VIEWS.items():
+        variable = variables[f"views/{name}"]
+        assert variable.shape == tuple(tensor.shape)
+        assert same_bits(variable.read(), tensor.numpy())
+        (place,) = variable.extents()
+        assert (place.part is not None) == tensor.is_contiguous()
+        if place.part is not None:
+            assert same_bits(from_extents(variable), tensor.numpy())
 
 
 @pytest.mark.parametrize("form", FORMS)
