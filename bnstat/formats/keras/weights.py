@@ -20,9 +20,10 @@ Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
@@ -39,8 +40,6 @@ from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import natural_key
-
-_T = TypeVar("_T")
 
 _VARS: Final = "vars"
 _OLD_LAYERS: Final = "_layer_checkpoint_dependencies"
@@ -249,25 +248,21 @@ def _match_names(
     matches: dict[int, str],
     layer_names: Sequence[str],
     group_names: Mapping[str, str],
-    groups: Collection[str],
+    groups: Iterable[str],
 ) -> None:
     """Add matches of layers and groups whose names are unique among those without a match.
 
     `matches` maps the index of a layer -> path of its group, `group_names` the path of a group ->
     the name of its layer.
     """
-    free = set(groups) - set(matches.values())
-    paths = _unique((name, path) for path in free if (name := group_names.get(path)))
-    indices = _unique((name, i) for i, name in enumerate(layer_names) if i not in matches)
-    matches.update((index, paths[name]) for name, index in indices.items() if name in paths)
-
-
-def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return name -> item for the names that occur in only one pair."""
-    items: dict[str, list[_T]] = {}
-    for name, item in pairs:
-        items.setdefault(name, []).append(item)
-    return {name: same[0] for name, same in items.items() if len(same) == 1}
+    free = {*groups} & group_names.keys() - matches.values()
+    names = {index: name for index, name in enumerate(layer_names) if index not in matches}
+    by_name = {group_names[path]: path for path in free}
+    of_groups = Counter(group_names[path] for path in free)
+    of_layers = Counter(names.values())
+    for index, name in names.items():
+        if of_groups[name] == of_layers[name] == 1:
+            matches[index] = by_name[name]
 
 
 def _nearest(path: str, known: Container[str]) -> str:
