@@ -38,23 +38,19 @@ from bnstat.model import ROLES, Variable
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 NAMED_BATCH_NORM: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
 """Matches within the names of batch-norm layers and of their variables."""
-
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
 """The further variables of batch renormalization in Keras 2, in numeric order."""
-
 _LABEL: Final = re.compile(
     rf"(.*_)??(?P<label>{'|'.join(map(re.escape, sorted({*LABELS, *RENORM, COUNT})))})(_\d+)?",
     re.DOTALL,
 )
 """A variable's name that ends in a label such as `gamma`: after the layer's name in Keras 1, before
 a number in TensorFlow 1."""
-
 _RUNNING_STD: Final = (
     "running_std is read as the variance, which Keras stores there since 1.0.7; "
     "earlier versions store the standard deviation"
 )
 """The note on `running_std`, whose meaning changed (keras/layers/normalization.py)."""
-
 _KERAS_0: Final = "written before Keras 1.0: it stored the standard deviation, not the variance"
 _BY_SHAPE: Final = "only the shapes of its variables show that this is batch norm"
 _MAY_BE: Final = "only the shapes of its variables show that this may be batch norm"

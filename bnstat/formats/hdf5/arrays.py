@@ -27,11 +27,11 @@ A node of a chunk tree:
                        the chunk's first element (rank + 1 numbers, u64 each), address of the chunk
                        or of a node of the level below
 
-Keras stores every array contiguously; this module reads contiguous arrays itself. Other tools write
-chunks when they compress a file. HDF5's own library reads chunks, arrays in a header, and arrays
-that were never written, which consist of fill values. Damaged files can make the library crash or
-allocate without a bound, so it never opens the original file. It opens a minimal file instead:
-`_OneDataset` combines the bytes of the original with new headers, made of checked messages.
+This module reads contiguous arrays, as Keras stores them. HDF5's own library reads the chunks of
+other tools, arrays in a header, and arrays that were never written, which consist of fill values.
+Damaged files can make the library crash or allocate without a bound, so it never opens the original
+file, but a minimal one: `_OneDataset` combines the bytes of the original with new headers, made of
+checked messages.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
@@ -319,18 +319,10 @@ _COPIED: Final = (Kind.DATASPACE, Kind.OLD_FILL, Kind.FILL, Kind.LAYOUT, Kind.FI
 class _OneDataset(File):
     """A file whose only object is one dataset of another file.
 
-    It contains the other file's bytes at unchanged addresses, except that a superblock replaces the
-    first bytes. The headers of the root group and of the dataset follow at the end. The element
-    type is opaque and has the same size, so that HDF5 converts nothing.
-
-        superblock v1      signature, 5 bytes, size of addresses, size of lengths, 1 unused, half
-                           the entries of a group's leaf and inner nodes (u16 each), flags (u32),
-                           half the entries of a chunk tree's node (u16), 2 unused, addresses of
-                           the start, the free space, the end, the driver; the root's name and
-                           header, 24 unused
-        object header v1   version, 1 unused, number of messages (u16), references (u32), size of
-                           all messages (u32), 4 unused, the messages
-        message            type (u16), size (u16), flags, 3 unused, data
+    It contains the other file's bytes at unchanged addresses, except that a superblock of version 1
+    replaces the first bytes. Object headers of version 1 of the root group and of the dataset
+    follow at the end. The element type is opaque and has the same size, so that HDF5 converts
+    nothing.
     """
 
     def __init__(self, objects: Objects, messages: list[Message], itemsize: int) -> None:

@@ -50,7 +50,6 @@ _MAX_DEPTH: Final = 64
 _MAX_OBJECTS: Final = 250_000
 _MAX_NAMES: Final = 128 << 20
 """Characters of all paths together; a group's name counts in the path of every descendant."""
-
 _BOMB_FLOOR: Final = 64 << 20
 _BOMB_RATIO: Final = 50
 """All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size."""
@@ -59,7 +58,6 @@ _LARGEST_ELEMENT: Final = 8
 _SOFT: Final = 2
 _OTHER_FILE: Final = 64
 """Links of this type, and of higher, user-defined types, lead out of the file."""
-
 _HEAP: Final = 32
 _TREE: Final = 24
 _MEMBERS: Final = 8

@@ -1,7 +1,10 @@
 """The objects of an HDF5 file: their positions, and the messages that describe them.
 
-    superblock v0, v1  signature, 5 bytes, size of addresses, size of lengths, ..., addresses of
-                       the start, the free space, the end, the driver; the root's name and header
+    superblock v0, v1  signature, 5 bytes, size of addresses, size of lengths, 1 unused, half the
+                       entries of a group's leaf and inner nodes (u16 each), flags (u32), in v1
+                       half the entries of a chunk tree's node (u16) and 2 unused, addresses of
+                       the start, the free space, the end, the driver; the root's name and
+                       header, 24 unused
     superblock v2, v3  signature, version, size of addresses, size of lengths, flags, addresses of
                        the start, the extension, the end and the root's header
     object header v1   version, 1 unused, number of messages (u16), references (u32), size of all
@@ -87,11 +90,9 @@ _SHARED: Final = 0x02
 _WASTE_RATIO: Final = 0.01
 _WASTE_FLOOR: Final = 1 << 20
 """Bytes of a remote file that may be fetched without being needed, to save requests."""
-
 _READ_RATIO: Final = 8
 _READ_FLOOR: Final = 16 << 20
 """Structures may take `_READ_FLOOR` bytes plus this multiple of the file's size."""
-
 _TREE_WIDTH: Final = 32
 
 

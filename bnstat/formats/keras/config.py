@@ -32,7 +32,6 @@ from bnstat.text import MAX_JSON, parse_json
 _MAX_DEPTH: Final = 64
 _MAX_INPUTS: Final = 10_000
 """The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
-
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> the attribute that holds the layer, if its name is not the argument's."""
@@ -234,7 +233,6 @@ def endings(path: str) -> Iterator[str]:
 
 MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"
 """The note for layers whose default names differ because another session built them."""
-
 _WEIGHTS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
 _HEAD: Final = 4096
 _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a full .h5"

@@ -31,7 +31,6 @@ LARGEST_PICKLE: Final = 1 << 28
 _FIRST_PIECE: Final = 1 << 18
 _SMALL: Final = 1 << 12
 """Storages with up to this many elements are fetched together."""
-
 _HARMLESS: Final = (
     "torch.device",
     "torch.serialization._get_layout",

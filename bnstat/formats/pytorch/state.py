@@ -46,14 +46,12 @@ _AVERAGES: Final = {
 """Names of the exponential moving average of a state dict in a checkpoint."""
 _AVERAGED: Final = "/ExponentialMovingAverage"
 """TensorFlow's suffix for the name of a moving average."""
-
 _PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
 _LIGHTNING: Final = "pytorch-lightning_version"
 
 _ALONE: Final = "tensor"
 """The name of a tensor that was saved by itself."""
-
 _DEEPEST: Final = 64
 _MOST_VALUES: Final = 1 << 22
 _MOST_NAMES: Final = 1 << 27
@@ -64,7 +62,6 @@ _PLAIN: Final = (bool, int, float, str)
 _ROOT: Final = "__torch__"
 _FLAT: Final = f"{_ROOT}.Module"
 """The class that LibTorch gives every module."""
-
 _STATISTICS: Final = frozenset({"running_mean", "running_var"})
 
 _CONSTANT: Final = re.compile(r"^  (eps|momentum) : Final\[float\] = (\S{1,40})$", re.MULTILINE)
@@ -73,7 +70,6 @@ _CALLS: Final = ("torch.batch_norm(", "torch.nn.functional.batch_norm(")
 _ARGUMENTS: Final = 8
 """The least number of arguments of a call. Momentum and epsilon precede the last one, which is a
 flag, or empty because of a trailing comma."""
-
 _LONGEST_CODE: Final = 1 << 20
 
 

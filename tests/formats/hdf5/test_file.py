@@ -20,7 +20,7 @@ from bnstat.formats.hdf5 import file as hdf5
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 
 TYPES = [
     *(f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (1, 2, 4, 8)),

@@ -16,7 +16,6 @@ from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
-from tests.builders.oracle import same_bits as same_bits
 from tests.fuzz import handmade
 
 FORMATS = ("keras.h5", "keras.weights", "keras.archive")

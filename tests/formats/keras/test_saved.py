@@ -13,7 +13,8 @@ import pytest
 import bnstat
 from bnstat.model import ROLES
 from tests.builders.keras_models import KERAS_RENORMALIZES
-from tests.formats.keras.files import batch_norms, contents_of, same_bits
+from tests.builders.oracle import same_bits
+from tests.formats.keras.files import batch_norms, contents_of
 
 keras = pytest.importorskip("keras")
 tf_keras = pytest.importorskip("tf_keras")

@@ -16,7 +16,7 @@ import bnstat
 from bnstat.errors import DamagedError
 from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 from tests.formats.pytorch.files import FORMS, NAMES, Net, as_array, assert_is, save, torch
 
 
