@@ -66,9 +66,9 @@ _WIDTHS: Final = {"Dense": "units", "Conv1D": "filters", "Conv2D": "filters", "C
 def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """Return a sighting for each batch-norm layer in `contents.layers`, in the order of the layers.
 
-    A variable whose role the file does not record is undecided, never guessed. A layer of which
-    only the shapes of the variables suggest batch norm is left out if `values` is true and the
-    variable at the position of the variance has a negative value.
+    A variable whose role the file does not record is undecided, never guessed. If only shapes
+    suggest batch norm and `values` is true, a layer whose variance has a negative value is left
+    out.
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}

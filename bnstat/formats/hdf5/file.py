@@ -98,7 +98,7 @@ _Object = tuple[list[Message], list[tuple[str, int]] | None]
 class Hdf5:
     """An HDF5 file's groups, its datasets as variables, and its string attributes.
 
-    The tree is walked on first use; an invalid tree is a `DamagedError` or an `UnsupportedError`.
+    The tree is read on first use, and raises a `DamagedError` or an `UnsupportedError` if invalid.
     """
 
     def __init__(self, file: File) -> None:
@@ -208,9 +208,9 @@ class Hdf5:
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
 
-        To save round trips to a remote file, all objects whose bytes are available are read first;
-        then the missing bytes are fetched together, and so on. A level of the tree takes about one
-        round trip.
+        All objects whose bytes are available are read first; then the bytes of the others are
+        fetched together, and so on. A level of the tree thus takes about one round trip to a remote
+        file.
         """
         found: dict[int, _Object] = {}
         seen = {self._objects.root}
@@ -244,7 +244,8 @@ class Hdf5:
     def _read_object(self, header: int) -> _Object:
         """Read an object's header and members.
 
-        A remote group's string attributes are read too, so that all its bytes come together.
+        The strings of a remote group are read too, because one request then fetches the whole
+        group.
         """
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
@@ -319,7 +320,7 @@ class Hdf5:
                 pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset; raise an error if all datasets read before and this one claim too much.
+        """Read a dataset, unless this and all earlier datasets claim too many bytes together.
 
         Compressed datasets, or datasets that share bytes, can claim more than the file's size.
         """

@@ -45,9 +45,9 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def describe(model: object, where: str) -> tuple[Layer, ...]:
-    """Return the outermost layers of a parsed configuration in network order; `where` is the file.
+    """Return the outermost layers of a parsed configuration in network order.
 
-    The tuple is empty if the configuration lists no layers, which is usual for subclassed models.
+    `where` names the file in errors. A configuration without layers is usual for subclassed models.
     """
     if not _is_serialized(model):
         return ()

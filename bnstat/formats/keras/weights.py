@@ -73,7 +73,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file, an index, or all the shards of the given shard."""
+    """Return the variables and layers of a weights file; an index or a shard opens all shards."""
     weights = read_weights(file)
     contents = Contents(
         source=replace(source, format="keras-weights"),
@@ -151,8 +151,8 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
     """Merge the weights of several files.
 
-    `shards` maps a group -> the names of the files from which its variables are taken. The
-    variables of other groups are taken from any file.
+    `shards` maps a group -> the names of the files from which the group's variables are taken.
+    Other groups are taken from any file.
     """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}

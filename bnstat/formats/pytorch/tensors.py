@@ -106,7 +106,7 @@ class Place:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage of a persistent id or, before PyTorch 1.6, a module's class."""
+    """Return the storage that a persistent id names or, before PyTorch 1.6, a module's class."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()
