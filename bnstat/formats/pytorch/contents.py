@@ -21,9 +21,9 @@ from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
 from bnstat.formats.pytorch import pickled, tensors
 from bnstat.formats.pytorch.pickled import Call, Global, Opaque, Persistent
 from bnstat.formats.pytorch.state import collect, with_settings
-from bnstat.formats.pytorch.tensors import Array, Place, Storage, Tensor
+from bnstat.formats.pytorch.tensors import Array, Storage, Tensor
 from bnstat.model import Source, Variable
-from bnstat.storage.archive import open_archive
+from bnstat.storage.archive import Slice, open_archive
 from bnstat.storage.files import File, Folder, Range
 
 _PICKLE: Final = "data.pkl"
@@ -47,8 +47,8 @@ _MODULES: Final = ("torch.nn.modules.", "__torch__.")
 _MOST_NAMED: Final = 6
 
 
-PlaceOf = Callable[[Storage], Place]
-"""Returns the location of a storage's bytes."""
+Locate = Callable[[str], File | None]
+"""Returns the bytes of the storage with a given key; None if they are missing."""
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -77,14 +77,21 @@ def open_contents(file: File, source: Source) -> Contents:
                 reason = f"bnstat does not read a {_PICKLE} of {pickle.size} bytes"
                 raise UnsupportedError(file.path, reason)
             root, _ = pickled.unpickle(pickle.read(), 0, called, persistent)
-            place_of = _places_in_zip(file, top, storages)
+            locate, is_big_endian = _storages_in_zip(top, storages)
         elif is_zip:
             raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
         else:
-            root, place_of = _read_legacy(file, called, persistent, storages)
+            root, locate, is_big_endian = _read_legacy(file, called, persistent, storages)
         collected = collect(root)
+
+    def content(storage: Storage) -> tuple[File, bool]:
+        stored = locate(storage.key)
+        if stored is None:
+            raise DamagedError(f"{file.path}: storage {storage.key}", "is missing")
+        return stored, is_big_endian
+
     variables = {
-        key: _variable(key, collected.names[key], tensor, place_of, f"{file.path}: {key}")
+        key: _variable(key, collected.names[key], tensor, content, f"{file.path}: {key}")
         for key, tensor in collected.tensors.items()
     }
     sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
@@ -119,50 +126,39 @@ def find_pickle(file: File) -> tuple[Folder, File] | None:
     return None
 
 
-def _places_in_zip(file: File, top: Folder, storages: Mapping[str, Storage]) -> PlaceOf:
+def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Locate, bool]:
     order = top.file("byteorder")
-    is_big = order is not None and order.head(8).strip() == b"big"
 
     @cache
     def fetch_small() -> None:
         # Only a member's own header records where its bytes are.
         top.expect(f"data/{key}" for key, each in storages.items() if each.count <= _SMALL)
 
-    def place_of(storage: Storage) -> Place:
+    def locate(key: str) -> File | None:
         fetch_small()
-        member = top.file(f"data/{storage.key}")
-        if member is None:
-            raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
-        return Place(member, 0, member.size, is_big)
+        return top.file(f"data/{key}")
 
-    return place_of
+    return locate, order is not None and order.head(8).strip() == b"big"
 
 
 def _read_legacy(
     file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
-) -> tuple[Any, PlaceOf]:
-    """Return the object saved before PyTorch 1.6, and a function that locates storages."""
+) -> tuple[Any, Locate, bool]:
+    """Return the object saved before PyTorch 1.6, its storages, and True if they are big-endian."""
     (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")
     is_big = facts.get("little_endian") is False
-    places: dict[str, Place] = {}
+    contents: dict[str, File] = {}
     for key in keys if isinstance(keys, list) else ():
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None:
             raise DamagedError(file.path, "has a storage that no tensor uses")
         count = int.from_bytes(file.read(position, 8), "big" if is_big else "little")
         length = count * numpy_dtype(storage.dtype, file.path).itemsize
-        file.read(position + 8 + length, 0)
-        places[storage.key] = Place(file, position + 8, length, is_big)
+        contents[storage.key] = Slice(file, position + 8, length, storage.key)
         position += 8 + length
-
-    def place_of(storage: Storage) -> Place:
-        if storage.key not in places:
-            raise DamagedError(f"{file.path}: storage {storage.key}", "is missing")
-        return places[storage.key]
-
-    return root, place_of
+    return root, contents.get, is_big
 
 
 def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any], int]:
@@ -201,16 +197,20 @@ def pickle_errors(file: File) -> Iterator[None]:
 
 
 def _variable(
-    key: str, name: str, tensor: Tensor | Array, place_of: PlaceOf, where: str
+    key: str,
+    name: str,
+    tensor: Tensor | Array,
+    content: Callable[[Storage], tuple[File, bool]],
+    where: str,
 ) -> Variable:
     if isinstance(tensor, Array):
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
     def read(stored: Tensor = tensor) -> NDArray[np.generic]:
-        return tensors.read_tensor(stored, place_of(stored.storage), where)
+        return tensors.read_tensor(stored, *content(stored.storage), where)
 
     def extents() -> Sequence[Range]:
-        return tensors.find_tensor(tensor, place_of(tensor.storage))
+        return tensors.find_tensor(tensor, *content(tensor.storage))
 
     if tensor.quantizer is None:
         return Variable(key, name, tensor.dtype, tensor.shape, read, extents)
