@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Layer
@@ -238,15 +238,8 @@ _HEAD: Final = 4096
 _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a full .h5"
 
 
-class Architecture(NamedTuple):
-    """The outermost layers of an architecture, and the path of the file that contains it."""
-
-    path: str
-    layers: tuple[Layer, ...]
-
-
-def read_architecture(path: str) -> Architecture:
-    """Read the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`."""
+def read_architecture(path: str) -> tuple[Layer, ...]:
+    """Return the outermost layers that `model.to_json()`, a `config.json` or a full model lists."""
     file = LocalFile(os.path.join(path, CONFIG) if os.path.isdir(path) else path)
     file.refuse_lfs_pointer()
     model = _serialized_model(file)
@@ -256,7 +249,7 @@ def read_architecture(path: str) -> Architecture:
     layers = describe(model, path)
     if not layers:
         raise BnstatError(path, "is JSON, but lists no layers of a Keras model", _HINT)
-    return Architecture(path, layers)
+    return layers
 
 
 def _serialized_model(file: File) -> object:
