@@ -103,12 +103,12 @@ class Dataset:
         """Read the array in the machine's byte order."""
         dtype = self._stored_dtype()
         if dtype is None:
-            raise self._unsupported(f"holds {self.dtype}, not numbers")
+            raise UnsupportedError(
+                self.objects.path, f"{self.path} holds {self.dtype}, not numbers"
+            )
         layout = self._layout()
         if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
-            raise self._unsupported(
-                "refers to data outside of the file, which bnstat does not read"
-            )
+            raise self.objects.unread(f"{self.path} refers to data outside of the file")
         size = self.count * dtype.itemsize
         if size == 0:
             data = b""
@@ -149,9 +149,6 @@ class Dataset:
     def _damage(self, what: str) -> DamagedError:
         return self.objects.damage(f"{self.path} {what}")
 
-    def _unsupported(self, what: str, hint: str = "") -> UnsupportedError:
-        return UnsupportedError(self.objects.path, f"{self.path} {what}", hint)
-
     def _layout(self) -> _Layout:
         body = self.objects.parse(self.messages[Kind.LAYOUT].body)
         version = body.number(1)
@@ -187,9 +184,7 @@ class Dataset:
     def _read_by_library(self, layout: _Layout, itemsize: int) -> bytes:
         messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
         if any(message.is_shared for message in messages):
-            raise self._unsupported(
-                "shares header messages with other datasets, which bnstat does not read"
-            )
+            raise self.objects.unread(f"{self.path} shares header messages with other datasets")
         if any(_fill_size(message) not in (0, itemsize) for message in messages):
             raise self._damage("has a fill value of a size that differs from an element's")
         if layout.kind == _CHUNKED and layout.address is not None:
@@ -213,8 +208,8 @@ class Dataset:
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):
-            reason = "is stored in chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
-            raise self._unsupported(reason, "install h5py from PyPI")
+            what = f"{self.path} has chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
+            raise UnsupportedError(self.objects.path, what, "install h5py from PyPI")
         chunks: list[Any] = []
         opened.chunk_iter(chunks.append)
         settings = opened.get_create_plist()
@@ -228,9 +223,7 @@ class Dataset:
             return
         position = filters.index(h5z.FILTER_DEFLATE)
         if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
-            raise self._unsupported(
-                "has its filters in an unusual order, which bnstat does not read"
-            )
+            raise self.objects.unread(f"{self.path} has its filters in an unusual order")
         for chunk in chunks:
             if chunk.filter_mask >> position & 1:
                 continue

@@ -196,9 +196,7 @@ class Objects:
         head = self.cursor(8, min(128, file.size - start - 8))
         version = head.number(1)
         if version > 3:
-            raise UnsupportedError(
-                self.path, f"bnstat does not read version {version} of the HDF5 superblock"
-            )
+            raise self.unread(f"has version {version} of the HDF5 superblock")
         head.take(4 if version < 2 else 0)
         self.offset_size, self.length_size = head.number(1), head.number(1)
         if not {self.offset_size, self.length_size} <= {4, 8}:
@@ -219,6 +217,9 @@ class Objects:
 
     def damage(self, what: str) -> DamagedError:
         return DamagedError(self.path, f"damaged HDF5: {what}")
+
+    def unread(self, what: str) -> UnsupportedError:
+        return UnsupportedError(self.path, f"{what}, which bnstat does not read")
 
     def parse(self, data: bytes) -> Cursor:
         return Cursor(data, self)
@@ -422,9 +423,7 @@ class _Heap:
         head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets, b"FRHP")
         head.take(3)
         if head.number(2):
-            raise UnsupportedError(
-                objects.path, "stores names in a compressed heap, which bnstat does not read"
-            )
+            raise objects.unread("stores names in a compressed heap")
         head.take(1)
         largest_message = head.number(4)
         head.take(lengths + offsets + lengths + offsets + 8 * lengths)
@@ -445,9 +444,7 @@ class _Heap:
     def message(self, heap_id: bytes) -> Cursor:
         body = self._objects.parse(heap_id)
         if body.number(1) >> 4 & 3 != _MANAGED:
-            raise UnsupportedError(
-                self._objects.path, "has names too long for their heap, which bnstat does not read"
-            )
+            raise self._objects.unread("has names too long for their heap")
         offset, length = body.number(self._offset_size), body.number(self._length_size)
         if self._rows == 0:
             return self._objects.cursor(self._root + offset, length)
