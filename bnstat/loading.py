@@ -277,7 +277,8 @@ def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
     from bnstat.discovery.configuration import find_misfit
     from bnstat.formats.keras.config import read_architecture
 
-    path, layers = read_architecture(fspath(config))
+    path = fspath(config)
+    layers = read_architecture(path)
 
     def configure(contents: Contents) -> Contents:
         if contents.configured is None:

@@ -38,24 +38,19 @@ from bnstat.model import ROLES, Variable
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 NAMED_BATCH_NORM: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
 """Matches within the names of batch-norm layers and of their variables."""
-
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
 """The further variables of batch renormalization in Keras 2, in numeric order."""
-
 _LABEL: Final = re.compile(
     rf"(.*_)??(?P<label>{'|'.join(map(re.escape, sorted({*LABELS, *RENORM, COUNT})))})(_\d+)?",
     re.DOTALL,
 )
-"""The name of a variable, with a label such as `gamma`. Keras 1 may write the layer's name before
-the label, and TensorFlow 1 a number after it."""
-
+"""A variable's name that ends in a label such as `gamma`: after the layer's name in Keras 1, before
+a number in TensorFlow 1."""
 _RUNNING_STD: Final = (
     "running_std is read as the variance, which Keras stores there since 1.0.7; "
     "earlier versions store the standard deviation"
 )
-"""The note on `running_std`, whose meaning changed in Keras 1.0.7
-(keras/layers/normalization.py)."""
-
+"""The note on `running_std`, whose meaning changed (keras/layers/normalization.py)."""
 _KERAS_0: Final = "written before Keras 1.0: it stored the standard deviation, not the variance"
 _BY_SHAPE: Final = "only the shapes of its variables show that this is batch norm"
 _MAY_BE: Final = "only the shapes of its variables show that this may be batch norm"
@@ -64,9 +59,6 @@ _MODES: Final = {
     2: "mode=2: always normalizes by batch statistics; the moving statistics are not used",
 }
 
-_DEEPEST_CALL: Final = 20
-"""The maximum nesting of lists in the arguments of a call."""
-
 _WIDTHS: Final = {"Dense": "units", "Conv1D": "filters", "Conv2D": "filters", "Conv3D": "filters"}
 """Layer class -> the constructor argument that sets the last dimension of the kernel."""
 
@@ -74,10 +66,9 @@ _WIDTHS: Final = {"Dense": "units", "Conv1D": "filters", "Conv2D": "filters", "C
 def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """Return a sighting for each batch-norm layer in `contents.layers`, in the order of the layers.
 
-    A variable whose role the file does not record is undecided, never guessed. If only the number
-    and shapes of a layer's variables show that the layer may be batch norm, all of its variables
-    are undecided. If `values` is true, the function reads the variable at the position of the
-    variance, and leaves out the layer if a value is negative.
+    A variable whose role the file does not record is undecided, never guessed. If only shapes
+    suggest batch norm and `values` is true, a layer whose variance has a negative value is left
+    out.
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
@@ -104,35 +95,13 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
     """Return the input tensors of a functional model's layer, as (`config`, tensor).
 
-    The result is empty if the configuration does not record them, or if one of them is the input of
-    a nested model. `classes` maps the name of each layer -> its class.
+    The result is empty if one of them is the input of a nested model, which may be any tensor.
     """
-    own_name = layer.own_name or layer.name
-    model = layer.name.removesuffix(own_name).rstrip("/")
-    tensors = set()
-    for name, node, tensor in _histories(layer.config.get("inbound_nodes"), 0):
-        full_name = f"{model}/{name}" if model else name
-        if model and classes.get(full_name) in (None, "InputLayer"):
-            return frozenset()
-        tensors.add(("config", f"{full_name}:{node}:{tensor}"))
-    return frozenset(tensors)
-
-
-def _histories(value: object, depth: int) -> Iterator[tuple[str, int, int]]:
-    """Yield the input tensors that the `inbound_nodes` of a layer lists, in any Keras version.
-
-    Each tensor is (name of the layer that computes it, index of the call, index of the output).
-    """
-    if isinstance(value, dict):
-        value = list(value.values())
-    if not isinstance(value, list) or depth > _DEEPEST_CALL:
-        return
-    match value:
-        case [str() as name, int() as node, int() as tensor, *_]:
-            yield name, node, tensor
-        case _:
-            for inner in value:
-                yield from _histories(inner, depth + 1)
+    is_nested = layer.own_name not in ("", layer.name)
+    inputs = [(name, output) for name, output in layer.inputs if output]
+    if is_nested and any(classes.get(name) in (None, "InputLayer") for name, _ in inputs):
+        return frozenset()
+    return frozenset(("config", f"{name}:{output}") for name, output in inputs)
 
 
 def is_batch_norm(class_name: str | None, config: Mapping[str, Any]) -> bool:
@@ -158,8 +127,7 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
     """Return a sighting of a layer whose variables have labels, which show their roles.
 
-    Gamma is the variable with the label `gamma` or, without this label, the only variable with a
-    label like `..._gamma` or `gamma_1`.
+    The only variable with a label like `..._gamma` or `gamma_1` is gamma if none is called `gamma`.
     """
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():
@@ -189,10 +157,7 @@ def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
 
 
 def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
-    """Return a sighting of a layer with numbered variables; None if nothing shows batch norm.
-
-    The configuration shows the roles or, if it is missing, the number of variables does.
-    """
+    """Return a sighting of a layer with numbered variables; None if nothing shows batch norm."""
     keys = tuple(variable.key for variable in variables.values())
     labels = _expected_labels(layer.config)
     if labels is not None:
@@ -218,7 +183,6 @@ def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _has_negative_variance(variables: Sequence[Variable]) -> bool:
-    """Return True if the variable at the position of the variance contains a negative value."""
     renorm = len(_RENORM) if len(variables) > 4 else 0
     try:
         variance = variables[len(variables) - renorm - 1].read()
@@ -228,10 +192,7 @@ def _has_negative_variance(variables: Sequence[Variable]) -> bool:
 
 
 def _expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the roles or other labels of a layer's variables, in stored order.
-
-    Return None if the configuration does not record `scale` and `center`.
-    """
+    """Return the labels of a layer's variables, in stored order; None if not configured."""
     scale, center = config.get("scale"), config.get("center")
     if not isinstance(scale, bool | int) or not isinstance(center, bool | int):
         return None
@@ -260,7 +221,6 @@ def _are_alike(variables: Mapping[str, Variable]) -> bool:
 
 
 def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
-    """Return a sighting with the settings added that the configuration of its layer specifies."""
     trainable = config.get("trainable")
     mode = _MODES.get(config["mode"]) if isinstance(config.get("mode"), int) else None
     momentum = _number(config.get("momentum"))
@@ -287,10 +247,7 @@ def _number(value: object) -> float | None:
 
 
 def _axis(value: object) -> int | tuple[int, ...] | None:
-    """Return one axis, or a tuple of several; None if the configuration does not specify them.
-
-    tf.keras writes a single axis as a list, which becomes an int.
-    """
+    """Return one axis, or a tuple of several; None if the configuration does not specify them."""
     if isinstance(value, Mapping):
         value = value.get("items")
     axes = [axis for axis in (value if isinstance(value, list) else [value]) if type(axis) is int]
@@ -300,10 +257,9 @@ def _axis(value: object) -> int | tuple[int, ...] | None:
 
 
 def find_misfit(contents: Contents) -> str | None:
-    """Describe the first mismatch between an architecture and the weights, or return None.
+    """Describe the first mismatch between the architecture in `contents.layers` and the weights.
 
-    `contents` are the weights with the layers of the architecture. The model is not built, so that
-    some mismatches are not found.
+    The model is not built, so that some mismatches are not found. Return None without a mismatch.
     """
     # The layers that contain a layer with variables.
     parents = {
@@ -361,7 +317,6 @@ def _misfit_of_norm(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> str | No
 
 
 def _channels(config: Mapping[str, Any]) -> int | None:
-    """Return the number of channels for which Keras 3 built a layer; None if not recorded."""
     built, axis = config.get("build_config"), _axis(config.get("axis"))
     shape = built.get("input_shape") if isinstance(built, Mapping) else None
     if type(axis) is not int or not isinstance(shape, list) or not -len(shape) <= axis < len(shape):
@@ -370,7 +325,7 @@ def _channels(config: Mapping[str, Any]) -> int | None:
 
 
 def _places_around(place: str) -> Iterator[str]:
-    """Yield the places that contain a place, the innermost first: `a/b` and `a` for `a/b/c`."""
+    """Yield the enclosing places, the innermost first: `a/b` and `a` for `a/b/c`."""
     while "/" in place:
         place = place.rpartition("/")[0]
         yield place

@@ -162,7 +162,7 @@ class _Search:
             before: Layer | None = layer
             is_leaky = is_reshaped = False
             for _ in range(_MOST_BETWEEN):
-                only_input = before.inputs[0] if before and len(before.inputs) == 1 else ""
+                only_input = before.inputs[0][0] if before and len(before.inputs) == 1 else ""
                 before = by_name.get(only_input)
                 if before is None or not (_passes_biases(before) or _is_reshape_to(norm, before)):
                     break

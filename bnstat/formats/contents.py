@@ -25,8 +25,8 @@ class Layer:
     Attributes:
         name: the author's name, prefixed by the names of the enclosing models: `inner/bn_1`.
         own_name: the author's name alone: `bn_1`; empty if `name` has no prefix.
-        inputs: the names of the layers that produce the layer's inputs, one for each input of each
-            call; empty if not recorded.
+        inputs: for each input of each call, the layer that produces the input, and the tensor as
+            `CALL:OUTPUT` (empty if not recorded); empty if the file records no inputs.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
         config: the arguments of the constructor; empty if the file does not record them.
         variables: label -> key, for the layer's own variables, in stored order. A label is the
@@ -43,7 +43,7 @@ class Layer:
     variables: Mapping[str, str]
     key: str = ""
     own_name: str = ""
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()
     sublayers: tuple[Layer, ...] = field(default=(), repr=False)
 
 

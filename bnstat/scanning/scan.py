@@ -172,7 +172,7 @@ def _architecture(path: str | None) -> str:
     from bnstat.formats.keras.config import read_architecture
 
     try:
-        return repr(read_architecture(path).layers)
+        return repr(read_architecture(path))
     except BnstatError as error:
         return str(error)
 

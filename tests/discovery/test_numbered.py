@@ -11,7 +11,7 @@ import pytest
 import bnstat
 from bnstat.discovery.names import with_scopes
 from bnstat.model import ROLES
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 from tests.fuzz import ports
 
 Shapes = dict[str, tuple[int, ...]]

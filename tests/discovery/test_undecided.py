@@ -15,7 +15,7 @@ import tensorflow as tf
 import bnstat
 from bnstat.errors import BnstatError
 from tests.builders.keras_models import all_layers, randomised, roles_of
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 from tests.formats.keras.saved import (
     LIBRARIES,
     saved_architecture,

@@ -18,8 +18,8 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.model import ROLES, Source
+from tests.builders.oracle import same_bits
 from tests.builders.places import from_extents
-from tests.formats.keras.files import same_bits
 
 
 def network() -> keras.Model:

@@ -34,12 +34,12 @@ def main() -> int:
                 print(name, campaign.case(name, options.case).text)
         else:
             campaign.run(60 * options.minutes)
-        print(*campaign.report.lines(), sep="\n")
+        print(*campaign.lines(), sep="\n")
     except KeyboardInterrupt:
-        print(*campaign.report.lines(), sep="\n")
+        print(*campaign.lines(), sep="\n")
     finally:
         campaign.close()
-    return int(bool(campaign.report.findings))
+    return int(bool(campaign.findings))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run of the fuzzer: cases one after the other, findings reduced and saved."""
+"""A run of the fuzzer: cases one after the other; findings are saved."""
 
 from __future__ import annotations
 
@@ -9,50 +9,21 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Final
 
 from tests.fuzz.recipes import make
 from tests.fuzz.seeds import Seed
 from tests.fuzz.worker import Verdict, Worker
 
-_REDUCTIONS: Final = 150
-"""Files that are tried to reduce a finding."""
 
-
-@dataclass
-class Report:
-    """The results of a run.
+class Campaign:
+    """Makes and judges cases. The seed of the random numbers is `number`.
 
     Attributes:
         cases: format -> files judged.
         verdicts: format and kind of verdict -> count.
         findings: text of a finding -> the folder with the files.
-    """
-
-    cases: Counter[str] = field(default_factory=Counter)
-    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    findings: dict[str, Path] = field(default_factory=dict)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the lines of the report."""
-        for name, count in sorted(self.cases.items()):
-            answers, errors = self.verdicts[name, "answer"], self.verdicts[name, "error"]
-            yield f"{name:14} {count:8} files: {answers} answers, {errors} errors"
-        yield f"{'all':14} {sum(self.cases.values()):8} files, {len(self.findings)} findings"
-        for text, folder in self.findings.items():
-            yield f"  {text}\n    {folder}"
-
-
-class Campaign:
-    """Makes and judges cases.
-
-    Args:
-        seeds: the files to start from.
-        saved: the folder to save findings in.
-        number: the seed of the random numbers.
     """
 
     def __init__(self, seeds: Sequence[Seed], saved: Path, number: int = 0) -> None:
@@ -64,14 +35,15 @@ class Campaign:
         self._worker = Worker()
         self._answers: dict[str, str] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="bnstat-fuzz-"))
-        self.report = Report()
+        self.cases: Counter[str] = Counter()
+        self.verdicts: Counter[tuple[str, str]] = Counter()
+        self.findings: dict[str, Path] = {}
 
     def close(self) -> None:
-        """End the worker and remove the files that it judged."""
         self._worker.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def run(self, seconds: float = math.inf, rounds: float = math.inf) -> Report:
+    def run(self, seconds: float = math.inf, rounds: float = math.inf) -> None:
         """Judge the seeds, then a case of each format per round until a limit is reached."""
         end = time.monotonic() + seconds
         formats = sorted(self._by_format)
@@ -83,10 +55,16 @@ class Campaign:
             format_ = formats[index % len(formats)]
             self.case(format_, index // len(formats))
             index += 1
-        return self.report
+
+    def lines(self) -> Iterator[str]:
+        for name, count in sorted(self.cases.items()):
+            answers, errors = self.verdicts[name, "answer"], self.verdicts[name, "error"]
+            yield f"{name:14} {count:8} files: {answers} answers, {errors} errors"
+        yield f"{'all':14} {sum(self.cases.values()):8} files, {len(self.findings)} findings"
+        for text, folder in self.findings.items():
+            yield f"  {text}\n    {folder}"
 
     def case(self, format_: str, index: int) -> Verdict:
-        """Make and judge one case, which depends on its format and index only."""
         rng = Random(f"{self._number} {format_} {index}")
         seed = rng.choice(self._by_format[format_])
         case, is_covered = make(rng, seed)
@@ -97,11 +75,11 @@ class Campaign:
         verdict = self._judge(case, expected)
         if verdict.text.startswith("takes"):  # the machine may have stalled: try once more
             verdict = self._judge(case, expected)
-        self.report.cases[case.format] += 1
-        self.report.verdicts[case.format, verdict.text.partition(":")[0]] += 1
-        if verdict.is_finding and verdict.text not in self.report.findings:
-            self.report.findings[verdict.text] = self._saved / name
-            self._save(self._reduced(case, seed, verdict, expected), seed, verdict, name)
+        self.cases[case.format] += 1
+        self.verdicts[case.format, verdict.text.partition(":")[0]] += 1
+        if verdict.is_finding and verdict.text not in self.findings:
+            self.findings[verdict.text] = self._saved / name
+            self._save(case, seed, verdict, name)
         return verdict
 
     def _answer_of(self, seed: Seed) -> str:
@@ -120,26 +98,6 @@ class Campaign:
             return verdict
         return Verdict("damage that checksums cover gives another answer", True)
 
-    def _reduced(self, case: Seed, seed: Seed, verdict: Verdict, expected: str | None) -> Seed:
-        """Return the case with the fewest changes that still give the verdict.
-
-        Files are restored from the seed, and then halves of those that are still needed.
-        """
-        pending = [(name, 0, len(data)) for name, data in sorted(case.files.items())]
-        left = _REDUCTIONS
-        while pending and left:
-            name, start, end = pending.pop(0)
-            candidate = _restored(case, seed, name, start, end)
-            if candidate == case:
-                continue
-            left -= 1
-            if self._judge(candidate, expected).text == verdict.text:
-                case = candidate
-            elif end - start > 1 and len(case.files[name]) == len(seed.files.get(name, b"")):
-                middle = (start + end) // 2
-                pending += [(name, start, middle), (name, middle, end)]
-        return case
-
     def _save(self, case: Seed, seed: Seed, verdict: Verdict, name: str) -> None:
         folder = self._saved / name
         shutil.rmtree(folder, ignore_errors=True)
@@ -155,19 +113,7 @@ class Campaign:
         (folder / "details.txt").write_text(verdict.details)
 
 
-def _restored(case: Seed, seed: Seed, name: str, start: int, end: int) -> Seed:
-    """Return the case with a part of a file restored from the seed, or without a new file."""
-    if name not in seed.files:
-        kept = {other: data for other, data in case.files.items() if other != name}
-        return replace(case, files=kept)
-    data, sound = case.files[name], seed.files[name]
-    if (start, end) == (0, len(data)):
-        return case.changed(name, sound)
-    return case.changed(name, data[:start] + sound[start:end] + data[end:])
-
-
 def replay(folder: Path) -> Verdict:
-    """Judge a saved finding again."""
     record = json.loads((folder / "finding.json").read_text())
     worker = Worker()
     try:

@@ -20,13 +20,11 @@ ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def values(channels: int = 3) -> dict[str, np.ndarray]:
-    """Return an array for each role."""
     ramp = np.arange(1, channels + 1, dtype="<f4")
     return {role: ramp * (index + 1) / 4 for index, role in enumerate(ROLES)}
 
 
 def shape_message(shape: tuple[int, ...]) -> bytes:
-    """Return a TensorShapeProto."""
     dims = (encode([Field(1, 0, size)]) if size else b"" for size in shape)
     return encode([Field(2, 2, dim) for dim in dims])
 
@@ -80,7 +78,6 @@ def bn_graph() -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def bundles() -> dict[str, dict[str, bytes]]:
-    """Return name -> files of a bundle."""
     named = {f"bn{i}/{role}": array for i in range(3) for role, array in values().items()}
     return {
         "by-name": bundle(named),
@@ -90,7 +87,6 @@ def bundles() -> dict[str, dict[str, bytes]]:
 
 
 def v1() -> bytes:
-    """Return a V1 checkpoint of one batch norm."""
     from bnstat.formats.tensorflow.bundle import FULL, slice_key
 
     metas, entries = [], {}
@@ -119,7 +115,6 @@ def config(layers: int = 2) -> dict[str, Any]:
 
 
 def hdf5(fill: Any, *, libver: str | tuple[str, str] = "earliest", user_block: int = 0) -> bytes:
-    """Return the bytes of an HDF5 file that `fill` writes."""
     image = io.BytesIO()
     with h5py.File(image, "w", libver=libver, userblock_size=user_block) as file:
         fill(file)
@@ -141,7 +136,6 @@ def legacy(file: Any) -> None:
 
 
 def numbered(file: Any, place: str, channels: int = 3, **options: Any) -> Any:
-    """Write the variables of a layer as Keras 3 does, under their numbers; return the group."""
     group = file.create_group(place)
     for index, array in enumerate(values(channels).values()):
         group.create_dataset(str(index), data=array, **options)
@@ -149,7 +143,6 @@ def numbered(file: Any, place: str, channels: int = 3, **options: Any) -> Any:
 
 
 def weights(file: Any) -> None:
-    """Write a `.weights.h5`."""
     for name, place in (("bn0", "batch_normalization"), ("bn1", "batch_normalization_1")):
         numbered(file, f"layers/{place}/vars").attrs["name"] = name
 
@@ -180,13 +173,11 @@ def growing(file: Any) -> None:
 
 
 def arrays(file: Any) -> None:
-    """Write arrays that only their paths describe."""
     for role, array in values().items():
         file[f"stem/bn/{role}"] = array
 
 
 def hdf5_files() -> dict[str, bytes]:
-    """Return file name -> content."""
     return {
         "legacy.h5": hdf5(legacy),
         "legacy-latest.h5": hdf5(legacy, libver="latest"),
@@ -201,7 +192,6 @@ def hdf5_files() -> dict[str, bytes]:
 
 
 def npz_files() -> dict[str, bytes]:
-    """Return arrays of two layers in stored and deflated archives."""
     random = np.random.default_rng(3)
     arrays = {
         f"{scope}/{role}": random.random(5).astype(np.float32)
@@ -219,7 +209,6 @@ def npz_files() -> dict[str, bytes]:
 def keras_archive(
     model: Any = None, fill: Any = weights, compression: int = zipfile.ZIP_STORED
 ) -> bytes:
-    """Return a `.keras` of a configuration (by default, of two layers) and weights."""
     members = [
         ("metadata.json", json.dumps({"keras_version": "3.15.1"}).encode()),
         ("config.json", json.dumps(config() if model is None else model).encode()),
@@ -229,7 +218,6 @@ def keras_archive(
 
 
 def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """Return a zip of these members."""
     image = io.BytesIO()
     with zipfile.ZipFile(image, "w", compression) as archive:
         for name, content in members:
@@ -239,7 +227,6 @@ def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STOR
 
 
 def tar(files: dict[str, bytes], mode: str) -> bytes:
-    """Return a tar of these files."""
     image = io.BytesIO()
     with tarfile.open(fileobj=image, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in files.items():

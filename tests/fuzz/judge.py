@@ -20,21 +20,12 @@ _MAX_OTHERS: Final = 40
 """Tensors without a layer that are read."""
 
 
-class WrongAnswerError(AssertionError):
-    """The output of bnstat is inconsistent."""
-
-
 def judge(path: str) -> str:
     """Load, read, check, explain and export the model at a path.
 
-    TensorFlow's own reader is not used, because bnstat cannot bound what it does.
-
-    Returns:
-        `error: KIND` for a `BnstatError`, else `answer: DIGEST` with a digest of the export.
-
-    Raises:
-        WrongAnswerError: the output is inconsistent.
-        Exception: any other error of bnstat.
+    Return `error: KIND` for a `BnstatError`, else `answer: DIGEST` with a digest of the export.
+    Other errors are defects. TensorFlow's own reader is not used, because bnstat cannot bound what
+    it does.
     """
     import bnstat
     from bnstat.loading import load_all
@@ -46,7 +37,8 @@ def judge(path: str) -> str:
     try:
         answer = _answer(bnstat.load(path, reader="native"))
     except bnstat.BnstatError as error:
-        _demand("\n" not in error.what, "an error of several lines")
+        if "\n" in error.what:
+            raise AssertionError("an error of several lines") from error
         return f"error: {type(error).__name__}"
     return f"answer: {answer}"
 
@@ -61,19 +53,19 @@ def _answer(model: Any) -> str:
     for layer in model:
         for variable in (*layer.variables.values(), *layer.extra.values(), *layer.undecided):
             array = variable.read()
-            _demand(array.shape == variable.shape, "a variable and its array differ in shape")
-            _demand(array.dtype.kind in "biufcV", "an array that is not numeric")
+            assert array.shape == variable.shape, "a variable and its array differ in shape"
+            assert array.dtype.kind in "biufcV", "an array that is not numeric"
     _read_others(model)
     for finding in bnstat.check(model):
-        _demand(bool(finding.message), "an empty finding")
+        assert finding.message, "an empty finding"
     model.explain()
-    _demand(bnstat.diff(model, model).equal, "a model that differs from itself")
+    assert bnstat.diff(model, model).equal, "a model that differs from itself"
     for layer in model:
         with contextlib.suppress(bnstat.BnstatError), np.errstate(all="ignore"):
             scale, shift = layer.scale_and_shift(epsilon=1e-3)
-            _demand(scale.shape == shift.shape == layer.shape, "a scale of another shape")
+            assert scale.shape == shift.shape == layer.shape, "a scale of another shape"
     for line in overview(model, Screen(width=60, boxes=True)):
-        _demand(line.isprintable(), f"control characters in a table: {line!r}")
+        assert line.isprintable(), f"control characters in a table: {line!r}"
     for dump, form in ((as_json.dump, "w"), (csv.dump, "w"), (npz.dump, "wb")):
         with contextlib.suppress(bnstat.BnstatError), open(os.devnull, form) as file:
             dump(model, file)
@@ -91,13 +83,13 @@ def _read_others(model: Any) -> None:
             continue
         with contextlib.suppress(bnstat.BnstatError):
             array, step = variable.read(), variable.step()
-            _demand(array.shape == variable.shape, "a variable and its array differ in shape")
-            _demand(step is None or np.broadcast_shapes(step.shape, array.shape) == array.shape,
-                    "a step of another shape")  # fmt: skip
+            assert array.shape == variable.shape, "a variable and its array differ in shape"
+            assert step is None or np.broadcast_shapes(step.shape, array.shape) == array.shape, (
+                "a step of another shape"
+            )
 
 
 def _compared(model: Any) -> str:
-    """Compare a model with its JSON; return a digest of the JSON."""
     import bnstat
     from bnstat.exchange import json as as_json
 
@@ -106,8 +98,8 @@ def _compared(model: Any) -> str:
     parsed = json.loads(exported.getvalue(), parse_constant=_refuse)
     exported.getvalue().encode()
     names = [layer["name"] for layer in parsed["layers"]]
-    _demand(names == [layer.name for layer in model], "the layers in JSON differ from the model's")
-    _demand(len(set(names)) == len(names), "two layers have the same name")
+    assert names == [layer.name for layer in model], "the layers in JSON differ from the model's"
+    assert len(set(names)) == len(names), "two layers have the same name"
     for layer, entry in zip(model, parsed["layers"], strict=True):
         for role in bnstat.model.ROLES:
             _compare(layer, role, entry[role])
@@ -116,25 +108,19 @@ def _compared(model: Any) -> str:
 
 
 def _compare(layer: Any, role: str, exported: Any) -> None:
-    """Compare the numbers of a role in the model and in JSON."""
     array = layer.array(role)
-    _demand((array is None) == (exported is None), "a role is missing from the model or from JSON")
+    assert (array is None) == (exported is None), "a role is missing from the model or from JSON"
     if array is None:
         return
-    _demand(tuple(exported["shape"]) == array.shape, "a shape differs in JSON")
+    assert tuple(exported["shape"]) == array.shape, "a shape differs in JSON"
     values = np.array(exported["values"], object)
-    _demand(values.size == array.size, "the number of values differs in JSON")
+    assert values.size == array.size, "the number of values differs in JSON"
     if array.size:
-        _demand(values.shape == array.shape, "the values in JSON are nested otherwise")
+        assert values.shape == array.shape, "the values in JSON are nested otherwise"
     if array.dtype.kind == "f":
         back = values.reshape(array.shape).astype(array.dtype)
-        _demand(np.array_equal(back, array, equal_nan=True), "numbers differ in JSON")
+        assert np.array_equal(back, array, equal_nan=True), "numbers differ in JSON"
 
 
 def _refuse(word: str) -> None:
-    raise WrongAnswerError(f"{word} is not valid JSON")
-
-
-def _demand(condition: bool, error: str) -> None:
-    if not condition:
-        raise WrongAnswerError(error)
+    raise AssertionError(f"{word} is not valid JSON")

@@ -21,29 +21,12 @@ NUMBERS = (
 )  # fmt: skip
 
 NAMES = (
-    b"",
-    b"\0",
-    b"/",
-    b"..",
-    b"../../etc/passwd",
-    b"\x1b[31mred\x1b[0m",
-    b"[bold red]markup[/]",
-    "\u202eevil".encode(),
-    b"a\nb\r\n",
-    b"=cmd()",
-    b"\xff\xfe\x80",
-    "\ud800".encode("utf-8", "surrogatepass"),
-    b"gamma",
-    b"beta",
-    b"moving_mean",
-    b"moving_variance",
-    b"bn/moving_mean",
-    b"bn/moving_variance",
-    b"layer_with_weights-0/gamma/.ATTRIBUTES/VARIABLE_VALUE",
-    b"_CHECKPOINTABLE_OBJECT_GRAPH",
-    b"global_step",
-    b"A" * 5000,
-)
+    b"", b"\0", b"/", b"..", b"../../etc/passwd", b"\x1b[31mred\x1b[0m", b"[bold red]markup[/]",
+    "\u202eevil".encode(), b"a\nb\r\n", b"=cmd()", b"\xff\xfe\x80",
+    "\ud800".encode("utf-8", "surrogatepass"), b"gamma", b"beta", b"moving_mean",
+    b"moving_variance", b"bn/moving_mean", b"bn/moving_variance", b"_CHECKPOINTABLE_OBJECT_GRAPH",
+    b"global_step", b"layer_with_weights-0/gamma/.ATTRIBUTES/VARIABLE_VALUE", b"A" * 5000,
+)  # fmt: skip
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 3, 2**31, 2**63, -(2**63), 10**400, 0.0, -0.0, 1e308, 1e-320,
@@ -56,7 +39,6 @@ VALUES: tuple[Any, ...] = (
 
 
 def flip(rng: Random, data: bytes) -> bytes:
-    """Change some bytes in place."""
     if not data:
         return b"\0"
     changed = bytearray(data)
@@ -69,7 +51,6 @@ def flip(rng: Random, data: bytes) -> bytes:
 
 
 def set_number(rng: Random, data: bytes) -> bytes:
-    """Write a little- or big-endian number somewhere."""
     number = rng.choice(NUMBERS) + rng.choice((0, 0, len(data)))
     width = rng.choice((1, 2, 4, 8))
     raw = (number % (1 << 8 * width)).to_bytes(width, rng.choice(("little", "big")))
@@ -85,24 +66,20 @@ def set_float(rng: Random, data: bytes) -> bytes:
 
 
 def cut(rng: Random, data: bytes) -> bytes:
-    """Cut off the end."""
     return data[: rng.randrange(len(data) + 1)]
 
 
 def remove(rng: Random, data: bytes) -> bytes:
-    """Remove a run of bytes."""
     start = rng.randrange(len(data) + 1)
     return data[:start] + data[start + rng.choice((1, 2, 4, 8, 100)) :]
 
 
 def insert(rng: Random, data: bytes) -> bytes:
-    """Insert some bytes."""
     start = rng.randrange(len(data) + 1)
     return data[:start] + rng.randbytes(rng.choice((1, 2, 4, 8, 100))) + data[start:]
 
 
 def copy(rng: Random, data: bytes) -> bytes:
-    """Copy a run of bytes over another."""
     length = rng.choice((1, 4, 8, 24, 64, 256))
     source, target = rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)
     piece = data[source : source + length]
@@ -110,7 +87,6 @@ def copy(rng: Random, data: bytes) -> bytes:
 
 
 def repeat(rng: Random, data: bytes) -> bytes:
-    """Repeat a run of bytes."""
     start = rng.randrange(len(data) + 1)
     piece = data[start : start + rng.choice((1, 8, 64))]
     return data[:start] + piece * rng.choice((2, 10, 1000)) + data[start + len(piece) :]
@@ -121,19 +97,16 @@ ANY = (*IN_PLACE, set_float, cut, remove, insert, repeat)
 
 
 def some_bytes(rng: Random, data: bytes) -> bytes:
-    """Apply any mutation of bytes."""
     return rng.choice(ANY)(rng, data)
 
 
 def in_place(rng: Random, data: bytes, start: int, length: int) -> bytes:
-    """Change bytes of a part; nothing after it moves."""
     piece = data[start : start + length]
     changed = rng.choice(IN_PLACE)(rng, piece)[: len(piece)].ljust(len(piece), b"\0")
     return data[:start] + changed + data[start + length :]
 
 
 def places_of(data: bytes, *signatures: bytes) -> list[int]:
-    """Return where signatures occur."""
     pattern = b"|".join(map(re.escape, signatures))
     return [found.start() for found in re.finditer(pattern, data)]
 
@@ -163,10 +136,7 @@ def text(rng: Random, data: bytes) -> bytes:
 def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
     """Change a field anywhere in a message, with correct lengths around it.
 
-    Args:
-        rng: the source of random numbers.
-        message: the message.
-        leaf: mutates values that are not messages.
+    The function `leaf` changes values that are not messages.
     """
     fields = _fields(message)
     if not fields:
@@ -185,7 +155,6 @@ def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
 
 
 def _fields(message: bytes) -> list[Field]:
-    """Return the fields of a message; none if the bytes are not a message."""
     try:
         return wire.parse(message)
     except ValueError:
@@ -193,7 +162,6 @@ def _fields(message: bytes) -> list[Field]:
 
 
 def is_message(data: bytes) -> bool:
-    """Return True if bytes are a message with fields."""
     return bool(_fields(data))
 
 
@@ -239,7 +207,6 @@ def wiring(rng: Random, data: bytes) -> bytes:
 
 
 def _collect(message: bytes, words: list[bytes], depth: int) -> None:
-    """Collect short texts anywhere in a message."""
     for _, kind, value in _fields(message):
         if kind == 2 and isinstance(value, bytes) and len(words) < 3000:
             if 2 < len(value) < 200 and value.isascii() and value[0] > 32:

@@ -17,24 +17,20 @@ NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
 def layer(name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a layer by PyTorch's names."""
     arrays = zip(NAMES, values().values(), strict=True)
     return {f"{name}.{role}": array for role, array in arrays}
 
 
 def onnx_norm(x: str, prefix: str, y: str) -> Any:
-    """Return a BatchNormalization node."""
     inputs = [x, *(f"{prefix}.{name}" for name in NAMES)]
     return helper.make_node("BatchNormalization", inputs, [y], epsilon=1e-3)
 
 
 def onnx_tensors(prefix: str) -> list[Any]:
-    """Return the initializers of a BatchNormalization."""
     return [numpy_helper.from_array(array, name) for name, array in layer(prefix).items()]
 
 
 def onnx_model(nodes: list[Any], initializers: list[Any], functions: Sequence[Any] = ()) -> bytes:
-    """Return a model of these nodes."""
     graph = helper.make_graph(nodes, "graph", [], [], initializers)
     model = helper.make_model(graph, functions=functions, producer_name="hand")
     return bytes(model.SerializeToString())
@@ -70,12 +66,10 @@ def onnx_files() -> dict[str, dict[str, bytes]]:
 
 
 def safetensors() -> bytes:
-    """Return a safetensors file of two layers."""
     return safetensors_of(layer("a") | layer("b"))
 
 
 def safetensors_of(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """Return a safetensors file of float32 tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in tensors.items():
@@ -87,7 +81,6 @@ def safetensors_of(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def with_length(header: bytes) -> bytes:
-    """Return the header of a safetensors file after its length."""
     return len(header).to_bytes(8, "little") + header
 
 
@@ -142,18 +135,20 @@ def program(content: Any) -> bytes:
 
 
 def pickled(content: Any) -> bytes:
-    """Return a pickle."""
     return b"\x80\x02" + program(content) + b"."
 
 
 def tensor(storage: Storage, offset: int = 0) -> Call:
-    """Return a tensor of three numbers in a storage."""
     hooks = Call("collections:OrderedDict", ())
     return Call("torch._utils:_rebuild_tensor_v2", (storage, offset, (3,), (1,), False, hooks))
 
 
+def tensors(first: int = 0) -> dict[str, Call]:
+    """Return a tensor for each of a layer's names, with the storages `first`, `first` + 1, ..."""
+    return {name: tensor(Storage(str(first + at), 3)) for at, name in enumerate(NAMES)}
+
+
 def _storages() -> dict[str, bytes]:
-    """Return key -> bytes of a storage."""
     arrays = [array.astype("<f4").tobytes() for array in values().values()]
     return {str(index): raw for index, raw in enumerate(arrays)} | {"9": b"".join(arrays)}
 
@@ -168,14 +163,23 @@ def _checkpoint(state: dict[str, Call]) -> dict[str, Any]:
     return {"state_dict": state, "ema": state, "epoch": 3, "args": [1.5, None, (True,)]}
 
 
+def torch_module(kind: str, modules: Mapping[str, Call] = {}, **held: Any) -> Call:
+    state = {"_parameters": {}, "_buffers": {}, "_modules": dict(modules), **held}
+    return Call(kind, (), state)
+
+
+def torch_norm(tensors: Mapping[str, Call], **settings: Any) -> Call:
+    """Return a batch norm of four tensors, the first two of which are parameters."""
+    items = [*tensors.items()]
+    parts = {"_parameters": dict(items[:2]), "_buffers": dict(items[2:])}
+    kind = "torch.nn.modules.batchnorm:BatchNorm2d"
+    return torch_module(kind, num_features=3, **settings, **parts)
+
+
 def pytorch_files() -> dict[str, bytes]:
-    """Return name -> content of a PyTorch file."""
     state, storages = _state(), _storages()
-    attributes: dict[str, Any] = {"num_features": 3, "eps": 1e-5, "momentum": 0.1, "_modules": {}}
-    attributes["_parameters"] = {name: state[f"a.{name}"] for name in NAMES[:2]}
-    attributes["_buffers"] = {name: state[f"a.{name}"] for name in NAMES[2:]}
-    norm = Call("torch.nn.modules.batchnorm:BatchNorm2d", (), attributes)
-    net = Call("net:Net", (), {"_modules": {"bn": norm}, "_parameters": {}, "_buffers": {}})
+    norm = torch_norm(tensors(), eps=1e-5, momentum=0.1)
+    net = torch_module("net:Net", {"bn": norm})
     contents = {"state": state, "checkpoint": _checkpoint(state), "whole": {"model": net}}
     files = {f"{name}.pt": pytorch_zip(pickled(each), storages) for name, each in contents.items()}
     return {**files, "legacy.pt": pytorch_legacy(_checkpoint(_state(None)), storages)}
@@ -191,13 +195,11 @@ def pytorch_legacy(content: Any, storages: dict[str, bytes]) -> bytes:
 
 
 def pytorch_zip(content: bytes, storages: dict[str, bytes]) -> bytes:
-    """Return the zip that PyTorch makes of a pickle and its storages."""
     members = {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}
     return pytorch_members(members | {f"data/{key}": data for key, data in storages.items()})
 
 
 def pytorch_members(members: dict[str, bytes]) -> bytes:
-    """Return a zip of these files in a folder."""
     return zipped([(f"m/{name}", data) for name, data in members.items()])
 
 
@@ -242,13 +244,11 @@ def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
 
 
 def tfjs_files(topology: Any, prefix: str, pack: Pack | None = None) -> dict[str, bytes]:
-    """Return a TensorFlow.js model of one layer, in two shards."""
     arrays = {f"{prefix}/{role}": array for role, array in values().items()}
     return tfjs_model(topology, arrays, 6 if pack else 24, pack)
 
 
 def tfjs_graph(prefix: str) -> dict[str, Any]:
-    """Return the topology of a graph model."""
 
     def node(name: str, op: str, inputs: list[str], **attributes: Any) -> dict[str, Any]:
         return {"name": name, "op": op, "input": inputs, "attr": attributes}

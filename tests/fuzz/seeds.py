@@ -36,13 +36,8 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Seed:
-    """A model: its files, and the path that bnstat loads.
-
-    Attributes:
-        name: its name in findings.
-        format: its format, one of `FORMATS`.
-        files: path below the case's folder -> content.
-        target: the path that is loaded; empty for the folder itself.
+    """A model: its files by their paths, and the path that bnstat loads (empty for the folder
+    itself).
     """
 
     name: str
@@ -51,7 +46,6 @@ class Seed:
     target: str = ""
 
     def write(self, folder: Path) -> Path:
-        """Write the files into an empty folder; return the path to load."""
         for name, content in self.files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,17 +53,12 @@ class Seed:
         return folder / self.target
 
     def changed(self, name: str, content: bytes) -> Seed:
-        """Return a copy with the content of one file replaced."""
         return replace(self, files={**self.files, name: content})
 
 
 @cache
 def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
-    """Return all seeds that are available on this machine.
-
-    Args:
-        tensorflow: let TensorFlow and Keras write some, which takes half a minute the first time.
-    """
+    """Return all seeds that this machine has; TensorFlow writes some in half a minute, once."""
     folders = [DATA]
     if tensorflow and (written := _written_by_tensorflow()) is not None:
         folders.append(written)
@@ -123,7 +112,6 @@ def _is_of_saved_model(file: Path) -> bool:
 
 
 def _format_of(path: Path) -> str | None:
-    """Return the format of a model of one file."""
     if ".ckpt" in path.name and not path.suffix.startswith((".index", ".meta", ".data-")):
         return "v1"
     return None if path.name in ("keras_metadata.pb", "fingerprint.pb") else _ALONE.get(path.suffix)
@@ -141,7 +129,6 @@ _ALONE = {
 
 
 def _made_by_hand() -> Iterator[Seed]:
-    """Yield seeds that need no TensorFlow."""
     from tests.builders import flatbuffers
     from tests.fuzz import handmade, ports
 
@@ -171,7 +158,6 @@ def _made_by_hand() -> Iterator[Seed]:
 
 
 def _orbax() -> Iterator[Seed]:
-    """Yield an Orbax checkpoint of each layout; none if tensorstore is not installed."""
     from tests.builders.orbax import write_item
     from tests.fuzz import handmade
 

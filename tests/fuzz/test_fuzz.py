@@ -27,19 +27,16 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_every_format_for_a_moment(rounds: int, tmp_path: Path) -> None:
-    """Judge every seed, then cases of each format, which are the same every time."""
     run = Campaign(seeds(), tmp_path / "findings")
     try:
-        report = run.run(rounds=rounds)
+        run.run(rounds=rounds)
     finally:
         run.close()
-    print(*report.lines(), sep="\n")
-    assert set(report.cases) == set(FORMATS)
-    assert not report.findings, "\n".join(report.lines())
+    assert set(run.cases) == set(FORMATS)
+    assert not run.findings, "\n".join(run.lines())
 
 
 def test_seeds_are_sound() -> None:
-    """A fuzzer whose seeds are refused finds nothing."""
     for seed in seeds(tensorflow=False):
         assert set(seed.files), seed.name
         assert seed.format in FORMATS
@@ -117,22 +114,16 @@ def test_forbidden_behaviour_is_a_finding(
 
 
 @pytest.mark.slow
-def test_a_finding_is_reduced_and_can_be_replayed(
+def test_a_finding_is_saved_and_can_be_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """bnstat fails for one byte; of all damage, only that byte remains."""
     root = Path(bnstat.__file__).parents[1]
-    code = "assert open(path + '/a', 'rb').read()[17] != 255; raise ValueError"
-    code = f"\n    {code}".replace("raise ValueError", "return bnstat.model.Model(None, ())")
-    monkeypatch.setenv("PYTHONPATH", f"{_planted(tmp_path, code)}:{root}")
-    sound = Seed("s", "state", {"a": bytes(64), "b": bytes(8)})
-    damaged = sound.changed("a", b"\xff" * 64).changed("b", b"x" * 8)
-    run = Campaign([sound], tmp_path / "findings")
+    monkeypatch.setenv("PYTHONPATH", f"{_planted(tmp_path, 'raise KeyError(path)')}:{root}")
+    run = Campaign([Seed("s", "state", {"a": bytes(64)})], tmp_path / "findings")
     try:
-        run._take(damaged, sound, "one")
+        run.run(rounds=0)
     finally:
         run.close()
-    (folder,) = run.report.findings.values()
-    assert (folder / "files" / "a").read_bytes() == bytes(17) + b"\xff" + bytes(46)
-    assert (folder / "files" / "b").read_bytes() == bytes(8)
-    assert "AssertionError" in campaign.replay(folder).text
+    (folder,) = run.findings.values()
+    assert (folder / "files" / "a").read_bytes() == bytes(64)
+    assert "KeyError" in campaign.replay(folder).text

@@ -26,11 +26,7 @@ class Field(NamedTuple):
 
 
 def parse(message: bytes) -> list[Field]:
-    """Return the fields of a message.
-
-    Raises:
-        ValueError: the bytes are not a message, or it contains a group.
-    """
+    """Return the fields of a message; raise a `ValueError` for other bytes, and for groups."""
     try:
         # All fields are unknown to an empty message.
         unknown = UnknownFieldSet(Empty.FromString(message))
@@ -48,7 +44,6 @@ def parse(message: bytes) -> list[Field]:
 
 
 def encode(fields: Iterable[Field]) -> bytes:
-    """Return a message of these fields."""
     message = bytearray()
     for number, kind, value in fields:
         message += varint(number << 3 | kind)
@@ -65,15 +60,9 @@ def table(blocks: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def write_table(entries: Sequence[tuple[bytes, bytes]], per_block: int = 1000) -> bytes:
-    """Return a table of entries, in the given order."""
     parts = [entries[at : at + per_block] for at in range(0, len(entries), per_block)]
     return table([(part[-1][0], block(part)) for part in parts])
 
 
 def read_table(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the entries of a table.
-
-    Raises:
-        BnstatError: the table is damaged.
-    """
     return list(Table(MemoryFile(data)).items())

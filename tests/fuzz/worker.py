@@ -33,13 +33,7 @@ _PACKAGE: Final = Path(bnstat.__file__).parent
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one file.
-
-    Attributes:
-        text: `answer: DIGEST` or `error: KIND`; for a finding, the problem and its place.
-        is_finding: True for a finding.
-        details: the traceback, if there is one.
-    """
+    """The result for one file: `answer: DIGEST`, `error: KIND`, or a problem and its place."""
 
     text: str
     is_finding: bool
@@ -54,7 +48,6 @@ class Worker:
         self._pipe: Connection | None = None
 
     def judge(self, path: Path) -> Verdict:
-        """Return the verdict on a path; never raise because of its content."""
         if self._process is None or self._pipe is None:
             self._process, self._pipe = _start()
         try:
@@ -73,7 +66,6 @@ class Worker:
         return Verdict(text, True)
 
     def close(self) -> None:
-        """End the process."""
         if self._process is not None and self._pipe is not None:
             self._pipe.close()
             self._process.kill()
@@ -93,7 +85,6 @@ def _start() -> tuple[SpawnProcess, Connection]:
 
 
 def _serve(pipe: Connection) -> None:
-    """Receive one path after the other, and send the verdict on each."""
     from tests.fuzz.judge import judge
 
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -124,7 +115,7 @@ def _finding(error: Exception) -> Verdict:
         if _PACKAGE in Path(frame.filename).parents
     ]
     place = frames[-1] if frames else "judge"
-    what = f": {error}" if type(error).__name__ == "WrongAnswerError" else ""
+    what = f": {error}" if isinstance(error, AssertionError) else ""
     text = f"{type(error).__name__} in {place}{what}".replace("\n", " ")
     details = "".join(traceback.format_exception(error, limit=-25))
     return Verdict(text, True, details.encode("utf-8", "backslashreplace").decode())

@@ -18,7 +18,7 @@ from bnstat.formats.contents import Contents
 from bnstat.loading import open_contents
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 from tests.fuzz import handmade
 from tests.fuzz.seeds import FORMATS, Seed, seeds
 

@@ -27,11 +27,11 @@ A node of a chunk tree:
                        the chunk's first element (rank + 1 numbers, u64 each), address of the chunk
                        or of a node of the level below
 
-Keras stores every array contiguously; this module reads contiguous arrays itself. Other tools write
-chunks when they compress a file. HDF5's own library reads chunks, arrays in a header, and arrays
-that were never written, which consist of fill values. Damaged files can make the library crash or
-allocate without a bound, so it never opens the original file. It opens a minimal file instead:
-`_OneDataset` combines the bytes of the original with new headers, made of checked messages.
+This module reads contiguous arrays, as Keras stores them. HDF5's own library reads the chunks of
+other tools, arrays in a header, and arrays that were never written, which consist of fill values.
+Damaged files can make the library crash or allocate without a bound, so it never opens the original
+file, but a minimal one: `_OneDataset` combines the bytes of the original with new headers, made of
+checked messages.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
@@ -49,20 +49,7 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError, first_line
 from bnstat.formats.dtypes import find_dtype
-from bnstat.formats.hdf5.objects import (
-    DATASPACE,
-    DATATYPE,
-    EXTERNAL,
-    FILL,
-    FILTERS,
-    LAYOUT,
-    LINK,
-    LINK_INFO,
-    OLD_FILL,
-    SIGNATURE,
-    Message,
-    Objects,
-)
+from bnstat.formats.hdf5.objects import SIGNATURE, Kind, Message, Objects
 from bnstat.model import Array
 from bnstat.storage.files import File, Range
 
@@ -85,10 +72,10 @@ _FLOATS: Final = {
 
 _COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = range(4)
 
+_LIBRARY_ERRORS: Final = (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError)
 _LARGEST_CHUNK: Final = 64 << 20
 _CHUNK_RATIO: Final = 50
-"""A chunk may have `_LARGEST_CHUNK` bytes or this many times the file's size; HDF5's default is
-below 1 MiB."""
+"""A chunk may have `_LARGEST_CHUNK` bytes or this many times the file's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +83,8 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
-        objects: the objects of the file.
-        path: the path in the file.
-        dtype: the name of the element type in NumPy or ml_dtypes, without a byte order; another
-            word if the elements are not numbers.
+        dtype: the NumPy or ml_dtypes name, or another word for elements that are not numbers.
         order: the byte order in the file, `<` or `>`.
-        shape: the dimensions.
         messages: type -> message in the dataset's header.
     """
 
@@ -114,24 +97,18 @@ class Dataset:
 
     @property
     def count(self) -> int:
-        """The number of elements."""
         return math.prod(self.shape)
 
     def read(self) -> Array:
-        """Read the array, in the machine's byte order.
-
-        Raises:
-            DamagedError: bytes are missing, or the array claims more than the file contains.
-            UnsupportedError: the array is not numeric, or its data is outside of the file.
-        """
+        """Read the array in the machine's byte order."""
         dtype = self._stored_dtype()
         if dtype is None:
-            raise self._unsupported(f"holds {self.dtype}, not numbers")
-        layout = self._layout()
-        if EXTERNAL in self.messages or layout.kind > _CHUNKED:
-            raise self._unsupported(
-                "refers to data outside of the file, which bnstat does not read"
+            raise UnsupportedError(
+                self.objects.path, f"{self.path} holds {self.dtype}, not numbers"
             )
+        layout = self._layout()
+        if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
+            raise self.objects.unread(f"{self.path} refers to data outside of the file")
         size = self.count * dtype.itemsize
         if size == 0:
             data = b""
@@ -148,14 +125,10 @@ class Dataset:
     def extents(self) -> list[Range]:
         """Return the ranges of the bytes, one per chunk of chunked storage.
 
-        The list is empty if nothing was allocated, the bytes are in a header or another file, or
-        only HDF5's library can locate them.
-
-        Raises:
-            DamagedError: the tree of chunks is inconsistent.
+        The list is empty if nothing was allocated, or if the bytes are in a header or another file.
         """
         dtype = self._stored_dtype()
-        if dtype is None or EXTERNAL in self.messages or self.count == 0:
+        if dtype is None or Kind.EXTERNAL in self.messages or self.count == 0:
             return []
         layout = self._layout()
         if layout.address is None:
@@ -170,18 +143,14 @@ class Dataset:
         return [place for place in ranges if place is not None]
 
     def _stored_dtype(self) -> np.dtype[np.generic] | None:
-        """Return the dtype of the elements in the file, or None if they are not numbers."""
         dtype = find_dtype(self.dtype)
         return None if dtype is None else dtype.newbyteorder(self.order)
 
     def _damage(self, what: str) -> DamagedError:
         return self.objects.damage(f"{self.path} {what}")
 
-    def _unsupported(self, what: str, hint: str = "") -> UnsupportedError:
-        return UnsupportedError(self.objects.path, f"{self.path} {what}", hint)
-
     def _layout(self) -> _Layout:
-        body = self.objects.parse(self.messages[LAYOUT].body)
+        body = self.objects.parse(self.messages[Kind.LAYOUT].body)
         version = body.number(1)
         if version < 3:
             _, kind, _ = body.number(1), body.number(1), body.take(5)
@@ -213,12 +182,9 @@ class Dataset:
                 raise self._damage("has a cyclic or inconsistent tree of chunks")
 
     def _read_by_library(self, layout: _Layout, itemsize: int) -> bytes:
-        """Read the stored bytes of the elements through HDF5's library."""
         messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
         if any(message.is_shared for message in messages):
-            raise self._unsupported(
-                "shares header messages with other datasets, which bnstat does not read"
-            )
+            raise self.objects.unread(f"{self.path} shares header messages with other datasets")
         if any(_fill_size(message) not in (0, itemsize) for message in messages):
             raise self._damage("has a fill value of a size that differs from an element's")
         if layout.kind == _CHUNKED and layout.address is not None:
@@ -234,19 +200,16 @@ class Dataset:
                 if layout.kind == _CHUNKED:
                     self._check_chunks(opened.id, itemsize)
                 return np.asarray(opened[()]).tobytes()
-        except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        except (*_LIBRARY_ERRORS, zlib.error) as error:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Check that the chunks fit the file, and do not decompress to more than a chunk's size.
-
-        `opened` is h5py's `DatasetID`.
-        """
+        """Check the sizes of the chunks, stored and decompressed, of h5py's `DatasetID`."""
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):
-            reason = "is stored in chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
-            raise self._unsupported(reason, "install h5py from PyPI")
+            what = f"{self.path} has chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
+            raise UnsupportedError(self.objects.path, what, "install h5py from PyPI")
         chunks: list[Any] = []
         opened.chunk_iter(chunks.append)
         settings = opened.get_create_plist()
@@ -260,30 +223,23 @@ class Dataset:
             return
         position = filters.index(h5z.FILTER_DEFLATE)
         if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
-            raise self._unsupported(
-                "has its filters in an unusual order, which bnstat does not read"
-            )
+            raise self.objects.unread(f"{self.path} has its filters in an unusual order")
         for chunk in chunks:
             if chunk.filter_mask >> position & 1:
                 continue
             packed = self.objects.array_bytes(chunk.byte_offset, chunk.size)
-            try:
-                # Checksums of an earlier filter may follow the elements.
-                data = zlib.decompressobj().decompress(packed, size + 5)
-            except zlib.error as error:
-                raise self._damage(f"cannot be decompressed ({error})") from error
-            if len(data) > size + 4:
+            # Checksums of an earlier filter may follow the elements.
+            if len(zlib.decompressobj().decompress(packed, size + 5)) > size + 4:
                 raise self._damage(f"claims chunks of {size} bytes, but has larger ones")
 
 
 class _Layout(NamedTuple):
-    """Where a dataset's bytes are.
+    """The place of a dataset's bytes.
 
     Attributes:
         kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
-        address: the address of contiguous bytes or of a chunk tree; None if nothing was allocated,
-            or if the layout has neither.
-        length: the number of contiguous bytes; None if the layout does not record it.
+        address: where contiguous bytes or a chunk tree start; None if nothing was allocated.
+        length: the number of contiguous bytes; None if not recorded.
     """
 
     kind: int
@@ -294,27 +250,27 @@ class _Layout(NamedTuple):
 def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
     """Return the dataset that the messages describe, or None if they describe something else."""
     by_kind = {message.kind: message for message in messages}
-    if not {LAYOUT, DATASPACE, DATATYPE} <= by_kind.keys() or by_kind[DATASPACE].is_shared:
+    needed = {Kind.LAYOUT, Kind.DATASPACE, Kind.DATATYPE}
+    if not needed <= by_kind.keys() or by_kind[Kind.DATASPACE].is_shared:
         return None
-    shape = objects.dimensions(by_kind[DATASPACE].body)
+    shape = objects.dimensions(by_kind[Kind.DATASPACE].body)
     if shape is None:
         return None
-    datatype = by_kind[DATATYPE]
+    datatype = by_kind[Kind.DATATYPE]
     dtype, order = ("shared", "<") if datatype.is_shared else _element(objects, datatype.body)
     return Dataset(objects, path, dtype, ">" if order == ">" else "<", shape, by_kind)
 
 
 def is_outside(message: Message) -> bool:
     """Return True if a dataset's message refers to the bytes of other datasets or files."""
-    is_later = message.kind == LAYOUT and message.body[:1] >= b"\x03"
-    return message.kind == EXTERNAL or (is_later and message.body[1:2] == bytes([_VIRTUAL]))
+    is_later = message.kind == Kind.LAYOUT and message.body[:1] >= b"\x03"
+    return message.kind == Kind.EXTERNAL or (is_later and message.body[1:2] == bytes([_VIRTUAL]))
 
 
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     """Return the name and the byte order of an element type.
 
-    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type; Keras writes
-    no other opaque types.
+    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type.
     """
     body = objects.parse(datatype)
     kind, bits = body.number(1) & 0x0F, body.take(3)
@@ -336,13 +292,12 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
 
 
 def _fill_size(message: Message) -> int:
-    """Return the size of a message's fill value in bytes; 0 if there is no value."""
     body = message.body
-    if message.kind == OLD_FILL:
+    if message.kind == Kind.OLD_FILL:
         start = 0
-    elif message.kind == FILL and body[:1] == b"\x03" and body[1:2] >= b"\x20":
+    elif message.kind == Kind.FILL and body[:1] == b"\x03" and body[1:2] >= b"\x20":
         start = 2
-    elif message.kind == FILL and body[:1] < b"\x03" and body[3:4] == b"\x01":
+    elif message.kind == Kind.FILL and body[:1] < b"\x03" and body[3:4] == b"\x01":
         start = 4
     else:
         return 0
@@ -351,24 +306,16 @@ def _fill_size(message: Message) -> int:
 
 
 _NAME: Final = "a"
-_COPIED: Final = (DATASPACE, OLD_FILL, FILL, LAYOUT, FILTERS)
+_COPIED: Final = (Kind.DATASPACE, Kind.OLD_FILL, Kind.FILL, Kind.LAYOUT, Kind.FILTERS)
 
 
 class _OneDataset(File):
     """A file whose only object is one dataset of another file.
 
-    It contains the other file's bytes at unchanged addresses, except that a superblock replaces the
-    first bytes. The headers of the root group and of the dataset follow at the end. The element
-    type is opaque and has the same size, so that HDF5 converts nothing.
-
-        superblock v1      signature, 5 bytes, size of addresses, size of lengths, 1 unused, half
-                           the entries of a group's leaf and inner nodes (u16 each), flags (u32),
-                           half the entries of a chunk tree's node (u16), 2 unused, addresses of
-                           the start, the free space, the end, the driver; the root's name and
-                           header, 24 unused
-        object header v1   version, 1 unused, number of messages (u16), references (u32), size of
-                           all messages (u32), 4 unused, the messages
-        message            type (u16), size (u16), flags, 3 unused, data
+    It contains the other file's bytes at unchanged addresses, except that a superblock of version 1
+    replaces the first bytes. Object headers of version 1 of the root group and of the dataset
+    follow at the end. The element type is opaque and has the same size, so that HDF5 converts
+    nothing.
     """
 
     def __init__(self, objects: Objects, messages: list[Message], itemsize: int) -> None:
@@ -376,12 +323,11 @@ class _OneDataset(File):
         undefined = b"\xff" * objects.offset_size
         self._objects = objects
         start = objects.stored_size + -objects.stored_size % 8
-        datatype = Message(DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
+        datatype = Message(Kind.DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
         header = _header([*messages, datatype])
         link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, start)
-        root_header = _header(
-            [Message(LINK_INFO, False, bytes(2) + 2 * undefined), Message(LINK, False, link)]
-        )
+        links = Message(Kind.LINK_INFO, False, bytes(2) + 2 * undefined)
+        root_header = _header([links, Message(Kind.LINK, False, link)])
         self._tail = bytes(start - objects.stored_size) + header + root_header
         self.name = self.path = objects.path
         self.size = objects.stored_size + len(self._tail)
@@ -409,7 +355,6 @@ class _OneDataset(File):
 
 
 def _header(messages: list[Message]) -> bytes:
-    """Return the bytes of an object header with these messages."""
     body = b""
     for message in messages:
         data = message.body + bytes(-len(message.body) % 8)

@@ -1,10 +1,9 @@
 """HDF5 files: groups, datasets and string attributes, read without following links to other files.
 
-HDF5 is a tree of groups and datasets, both with attributes. A file may also refer to other places:
-by soft and external links, by virtual datasets, and by datasets whose bytes are in other files.
-Model files do not use such references, and they are not followed. The tree is walked over hard
-links only, and each group is visited once, so a group linked below itself does not make the walk
-endless.
+HDF5 is a tree of groups and datasets, both with attributes. Soft and external links, virtual
+datasets, and datasets whose bytes are in other files are not followed, because model files do not
+use them. The tree is walked over hard links, and each group is visited once, because a group may be
+linked below itself.
 
     group, old  message 0x11: address of a tree, address of the heap with the members' names
     tree        "TREE", type 0, level, number of entries (u16), addresses of the two siblings,
@@ -27,17 +26,16 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
 from bnstat.formats.hdf5.objects import (
-    LINK,
-    LINK_INFO,
-    SYMBOL_TABLE,
     AbsentError,
+    Attribute,
     Cursor,
+    Kind,
     Message,
     Objects,
     attributes,
@@ -52,32 +50,25 @@ _MAX_DEPTH: Final = 64
 _MAX_OBJECTS: Final = 250_000
 _MAX_NAMES: Final = 128 << 20
 """Characters of all paths together; a group's name counts in the path of every descendant."""
-
 _BOMB_FLOOR: Final = 64 << 20
 _BOMB_RATIO: Final = 50
 """All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size."""
-
 _LARGEST_ELEMENT: Final = 8
 
 _SOFT: Final = 2
 _OTHER_FILE: Final = 64
 """Links of this type, and of higher, user-defined types, lead out of the file."""
-
 _HEAP: Final = 32
 _TREE: Final = 24
 _MEMBERS: Final = 8
 """The minimum size of a heap and of a tree in bytes, and the members per node."""
-
 _WINDOW: Final = 12 << 10
 """Bytes to fetch after an address: an object's parts and members usually follow its address."""
-
 _BEFORE: Final = 1 << 10
 """Bytes to fetch before an address, because a part that follows a large array may end there."""
-
 _MAX_TRIPS: Final = 200
 
-_GROUP: Final = {SYMBOL_TABLE, LINK_INFO, LINK}
-
+_GROUP: Final = {Kind.SYMBOL_TABLE, Kind.LINK_INFO, Kind.LINK}
 _NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
 
 
@@ -94,41 +85,24 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays of a file that Keras did not write, keyed by their paths.
-
-    An array's role follows from its name alone; attributes are not read.
-    """
+    """Return the arrays of a file that Keras did not write, keyed by their paths."""
     variables = Hdf5(file).variables
     names = {key: variable.name for key, variable in variables.items()}
     return Contents(replace(source, format="hdf5"), variables, names=names)
 
 
-class _Object(NamedTuple):
-    """An object that was read.
-
-    Attributes:
-        messages: the messages of its header.
-        links: the names and header addresses of a group's members; None if it is not a group.
-    """
-
-    messages: list[Message]
-    links: list[tuple[str, int]] | None
+_Object = tuple[list[Message], list[tuple[str, int]] | None]
+"""The messages of an object's header; the name and header address of each member of a group."""
 
 
 class Hdf5:
     """An HDF5 file's groups, its datasets as variables, and its string attributes.
 
-    Attributes:
-        path: the file, for messages.
+    The tree is read on first use, and raises a `DamagedError` or an `UnsupportedError` if invalid.
     """
 
     def __init__(self, file: File) -> None:
-        """Read the superblock. The tree is walked on first use.
-
-        Raises:
-            DamagedError: the file is truncated, or not HDF5.
-        """
-        self.path = file.path
+        self._path = file.path
         self._objects = Objects(file)
         self._counted: set[str] = set()
         self._outside: set[str] = set()
@@ -137,35 +111,25 @@ class Hdf5:
 
     @property
     def groups(self) -> Set[str]:
-        """The paths of all groups, without a leading slash; the root is `""`.
-
-        Raises:
-            DamagedError: the tree is inconsistent or nested too deeply.
-            UnsupportedError: groups are stored in a way that Keras never uses.
-        """
+        """The paths of all groups, without a leading slash; the root is `""`."""
         return self._tree[0].keys()
 
     @property
     def variables(self) -> Mapping[str, Variable]:
-        """Path -> variable, for every dataset that has a shape. Raises as `groups` does."""
+        """Path -> variable, for every dataset that has a shape."""
         return self._tree[1]
 
     @property
     def outside(self) -> Set[str]:
-        """The paths of datasets, and the names of links, whose contents are in other files.
-
-        HDF5's own library would open those files; bnstat does not. Raises as `groups` does.
-        """
+        """The paths of datasets, and the names of links, whose contents are in other files."""
         return self._outside if self._tree else set()
 
     def members(self) -> set[str]:
         """Return the names in the root group, without walking the whole tree."""
-        return {name for name, _ in self._root.links or ()}
+        return {name for name, _ in self._root[1] or ()}
 
     def has_attribute(self, group: str, name: str) -> bool:
-        """Return True if a group has an attribute with this name."""
-        messages = self._messages(group)
-        return any(found.name == name for found in attributes(self._objects, messages))
+        return self._attribute(group, name) is not None
 
     def text(self, group: str, name: str) -> str | None:
         """Return a string attribute of a group, or None if it is missing or not a single string."""
@@ -175,7 +139,7 @@ class Hdf5:
     def texts(self, group: str, name: str) -> list[str] | None:
         """Return an attribute that is a list of strings, or None if it is missing.
 
-        Keras splits a list that would exceed HDF5's 64 KiB for an object header into `name0`,
+        Keras splits lists that exceed 64 KiB, HDF5's limit for an object header, into `name0`,
         `name1`, ... (keras/src/legacy/saving/legacy_h5_format.py).
         """
         texts = self._texts(group, name)
@@ -189,13 +153,13 @@ class Hdf5:
         return parts if index else None
 
     def _texts(self, group: str, name: str) -> list[str] | None:
-        for attribute in attributes(self._objects, self._messages(group)):
-            if attribute.name == name:
-                return attribute.texts()
-        return None
+        attribute = self._attribute(group, name)
+        return attribute.texts() if attribute is not None else None
 
-    def _messages(self, group: str) -> list[Message]:
-        return self._tree[0].get(group, []) if group else self._root.messages
+    def _attribute(self, group: str, name: str) -> Attribute | None:
+        messages = self._tree[0].get(group, []) if group else self._root[0]
+        found = attributes(self._objects, messages)
+        return next((attribute for attribute in found if attribute.name == name), None)
 
     @cached_property
     def _root(self) -> _Object:
@@ -203,7 +167,7 @@ class Hdf5:
 
     @cached_property
     def _tree(self) -> tuple[dict[str, list[Message]], dict[str, Variable]]:
-        """Two mappings: path of a group -> its messages, and path of a dataset -> variable."""
+        """Path of a group -> its messages, and path of a dataset -> variable."""
         objects = self._read_objects()
         groups: dict[str, list[Message]] = {}
         variables: dict[str, Variable] = {}
@@ -228,7 +192,7 @@ class Hdf5:
             elif links is not None:
                 groups[path] = messages
                 if path.count("/") >= _MAX_DEPTH:
-                    raise DamagedError(self.path, f"groups are nested deeper than {_MAX_DEPTH}")
+                    raise DamagedError(self._path, f"groups are nested deeper than {_MAX_DEPTH}")
                 for name, child in sorted(links, reverse=True):
                     if child not in seen:
                         seen.add(child)
@@ -239,14 +203,14 @@ class Hdf5:
         return groups, variables
 
     def _too_large(self) -> DamagedError:
-        return DamagedError(self.path, "has too many objects, or names that are too long")
+        return DamagedError(self._path, "has too many objects, or names that are too long")
 
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
 
-        An object contains the addresses of its members, so a plain walk of a remote file makes a
-        round trip for each. Here all objects whose bytes are available are read, then all missing
-        bytes are fetched together, and so on. Each level of the tree takes about one round trip.
+        All objects whose bytes are available are read first; then the bytes of the others are
+        fetched together, and so on. A level of the tree thus takes about one round trip to a remote
+        file.
         """
         found: dict[int, _Object] = {}
         seen = {self._objects.root}
@@ -264,7 +228,7 @@ class Hdf5:
                     spans += error.spans
                     continue
                 if not is_root_enough:
-                    children = {child for _, child in found[header].links or ()} - seen
+                    children = {child for _, child in found[header][1] or ()} - seen
                     seen |= children
                     waiting += children
                 if len(seen) > _MAX_OBJECTS:
@@ -280,30 +244,29 @@ class Hdf5:
     def _read_object(self, header: int) -> _Object:
         """Read an object's header and members.
 
-        In a remote file, a group's string attributes are read too, so that the bytes of
-        the strings are fetched together with other missing bytes.
+        The strings of a remote group are read too, because one request then fetches the whole
+        group.
         """
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
-            return _Object(messages, None)
+            return messages, None
         if not self._is_fetched:
             # Damage is reported when an attribute is used.
             with suppress(BnstatError):
                 for attribute in attributes(self._objects, messages):
                     attribute.texts()
-        return _Object(messages, self._links(messages))
+        return messages, self._links(messages)
 
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
-        """Return the name and the target's header address of each hard link of a group."""
         links: list[tuple[str, int]] = []
         for message in messages:
             body = self._objects.parse(message.body)
-            if message.kind == SYMBOL_TABLE:
+            if message.kind == Kind.SYMBOL_TABLE:
                 links += self._old_links(body.address(), body.address())
-            elif message.kind == LINK_INFO:
+            elif message.kind == Kind.LINK_INFO:
                 for link in dense_messages(self._objects, message):
                     links += self._new_link(link)
-            elif message.kind == LINK:
+            elif message.kind == Kind.LINK:
                 links += self._new_link(body)
         return links
 
@@ -343,7 +306,6 @@ class Hdf5:
                     yield decode(names[offset:end]), header
 
     def _nodes(self, root: int) -> Iterator[int]:
-        """Yield the addresses of a group's symbol nodes, in the order of the members' names."""
         objects = self._objects
         pending, seen = [root], {root}
         while pending:
@@ -358,7 +320,7 @@ class Hdf5:
                 pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset; raise an error if all datasets read before and this one claim too much.
+        """Read a dataset, unless this and all earlier datasets claim too many bytes together.
 
         Compressed datasets, or datasets that share bytes, can claim more than the file's size.
         """
@@ -367,7 +329,7 @@ class Hdf5:
             self._claimed += dataset.count * _LARGEST_ELEMENT
         if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._objects.size):
             raise DamagedError(
-                self.path,
+                self._path,
                 f"{dataset.path} claims {dataset.count} elements, but "
                 f"the file has {self._objects.size} bytes",
             )

@@ -1,7 +1,10 @@
 """The objects of an HDF5 file: their positions, and the messages that describe them.
 
-    superblock v0, v1  signature, 5 bytes, size of addresses, size of lengths, ..., addresses of
-                       the start, the free space, the end, the driver; the root's name and header
+    superblock v0, v1  signature, 5 bytes, size of addresses, size of lengths, 1 unused, half the
+                       entries of a group's leaf and inner nodes (u16 each), flags (u32), in v1
+                       half the entries of a chunk tree's node (u16) and 2 unused, addresses of
+                       the start, the free space, the end, the driver; the root's name and
+                       header, 24 unused
     superblock v2, v3  signature, version, size of addresses, size of lengths, flags, addresses of
                        the start, the extension, the end and the root's header
     object header v1   version, 1 unused, number of messages (u16), references (u32), size of all
@@ -51,9 +54,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
@@ -61,38 +65,41 @@ from bnstat.storage.files import File, Range
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
-DATASPACE: Final = 0x01
-LINK_INFO: Final = 0x02
-DATATYPE: Final = 0x03
-OLD_FILL: Final = 0x04
-FILL: Final = 0x05
-LINK: Final = 0x06
-EXTERNAL: Final = 0x07
-LAYOUT: Final = 0x08
-FILTERS: Final = 0x0B
-ATTRIBUTE: Final = 0x0C
-ATTRIBUTE_INFO: Final = 0x15
-SYMBOL_TABLE: Final = 0x11
-_EMPTY: Final = 0x00
-_CONTINUATION: Final = 0x10
+
+class Kind(IntEnum):
+    """Types of messages."""
+
+    EMPTY = 0x00
+    DATASPACE = 0x01
+    LINK_INFO = 0x02
+    DATATYPE = 0x03
+    OLD_FILL = 0x04
+    FILL = 0x05
+    LINK = 0x06
+    EXTERNAL = 0x07
+    LAYOUT = 0x08
+    FILTERS = 0x0B
+    ATTRIBUTE = 0x0C
+    CONTINUATION = 0x10
+    SYMBOL_TABLE = 0x11
+    ATTRIBUTE_INFO = 0x15
+
+
 _SHARED: Final = 0x02
 
 _WASTE_RATIO: Final = 0.01
 _WASTE_FLOOR: Final = 1 << 20
 """Bytes of a remote file that may be fetched without being needed, to save requests."""
-
 _READ_RATIO: Final = 8
 _READ_FLOOR: Final = 16 << 20
 """Structures may take `_READ_FLOOR` bytes plus this multiple of the file's size."""
-
 _TREE_WIDTH: Final = 32
 
 
 def signature_offset(file: File) -> int | None:
     """Return the offset of HDF5's signature: 0 or, after a user block, 512, 1024, 2048, ...
 
-    An HDF5 file inside a tar or zip at such an offset is ignored. In a remote file, only the bytes
-    fetched so far are searched.
+    An HDF5 file inside a tar or zip is ignored. In a remote file, only fetched bytes are searched.
     """
     head = file.head(512)
     if head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04"):
@@ -106,7 +113,10 @@ def signature_offset(file: File) -> int | None:
 
 
 class Cursor:
-    """Bytes of a file that are consumed from the front; `take` raises if there are too few."""
+    """Bytes of a file that are consumed from the front, as bytes, numbers, lengths or addresses.
+
+    Every method raises a `DamagedError` if too few bytes are left.
+    """
 
     def __init__(self, data: bytes, objects: Objects) -> None:
         self.data = data
@@ -115,26 +125,21 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """The number of bytes that are left."""
         return len(self.data) - self.at
 
     def take(self, length: int) -> bytes:
-        """Return the next bytes."""
         if length > self.left:
             raise self._objects.damage("a structure is cut short")
         self.at += length
         return self.data[self.at - length : self.at]
 
     def number(self, length: int) -> int:
-        """Return the next little-endian number of `length` bytes."""
         return int.from_bytes(self.take(length), "little")
 
     def length(self) -> int:
-        """Return the next field that has the size of a length."""
         return self.number(self._objects.length_size)
 
     def address(self) -> int:
-        """Return the next field that has the size of an address."""
         return self.number(self._objects.offset_size)
 
     def allocated(self) -> int | None:
@@ -148,9 +153,8 @@ class Message:
     """A message of an object header.
 
     Attributes:
-        kind: the type, one of this module's constants.
+        kind: a `Kind`, or the number of another type.
         is_shared: True if `body` only refers to a message elsewhere.
-        body: the data.
     """
 
     kind: int
@@ -170,20 +174,13 @@ class Objects:
     """The objects of one file, by the addresses of their headers.
 
     Attributes:
-        path: the file, for error messages.
-        size: the size of the file.
         stored_size: the size without the user block before the superblock.
         root: the address of the root group's header.
-        offset_size, length_size: the bytes of an address and of a length.
         tree_width: half the entries that a node of a tree of chunks has room for.
     """
 
     def __init__(self, file: File) -> None:
-        """Read the superblock.
-
-        Raises:
-            DamagedError: the file is not HDF5, or cut short.
-        """
+        """Read the superblock; raise a `DamagedError` if the file is not HDF5, or cut short."""
         self.path = file.path
         self.size = file.size
         self._file = file
@@ -199,9 +196,7 @@ class Objects:
         head = self.cursor(8, min(128, file.size - start - 8))
         version = head.number(1)
         if version > 3:
-            raise UnsupportedError(
-                self.path, f"bnstat does not read version {version} of the HDF5 superblock"
-            )
+            raise self.unread(f"has version {version} of the HDF5 superblock")
         head.take(4 if version < 2 else 0)
         self.offset_size, self.length_size = head.number(1), head.number(1)
         if not {self.offset_size, self.length_size} <= {4, 8}:
@@ -221,19 +216,19 @@ class Objects:
             )
 
     def damage(self, what: str) -> DamagedError:
-        """Return the error for an inconsistent file."""
         return DamagedError(self.path, f"damaged HDF5: {what}")
 
+    def unread(self, what: str) -> UnsupportedError:
+        return UnsupportedError(self.path, f"{what}, which bnstat does not read")
+
     def parse(self, data: bytes) -> Cursor:
-        """Return a cursor over bytes of this file."""
         return Cursor(data, self)
 
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the structure at an address, placed after the signature.
 
-        Raises:
-            DamagedError: the bytes or the signature are missing, or too many bytes were read. In a
-                damaged file, thousands of structures may share one large block.
+        The number of bytes that all cursors read is limited, because thousands of structures of a
+        damaged file may share one large block.
         """
         self.expect([(address, length)])
         self._unread -= length
@@ -254,14 +249,12 @@ class Objects:
             self._makes_trips = True
 
     def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Fetch the spans (address and length), and short gaps between spans."""
         self._file.prefetch([(self._start + address, length) for address, length in spans])
 
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
         """Announce the spans (address and length) that will be read next.
 
-        Raises:
-            AbsentError: a span must be fetched first, inside `trips(False)`.
+        Inside `trips(False)`, spans that are not fetched yet raise an `AbsentError`.
         """
         if self._makes_trips:
             return
@@ -274,7 +267,6 @@ class Objects:
         return self._file.read(self._start + address, length)
 
     def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        """Return where the `length` bytes at an address are in the file; see `File.place`."""
         return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
@@ -301,12 +293,12 @@ class Objects:
                 if at > len(data):
                     raise self.damage("an object header is cut short")
                 body = data[at - size : at]
-                if kind == _CONTINUATION:
+                if kind == Kind.CONTINUATION:
                     block = self.parse(body)
                     address, length = block.address(), block.length()
                     # Version 2 has "OCHK" before the messages and a checksum after them.
                     pending.append((address + 4, length - 8) if is_v2 else (address, length))
-                elif kind != _EMPTY:
+                elif kind != Kind.EMPTY:
                     yield Message(kind, bool(flags & _SHARED), body)
 
     def tree_node(
@@ -314,10 +306,7 @@ class Objects:
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Return the level of a node of a version 1 tree, and the address and key of each child.
 
-        Args:
-            address: the address of the node.
-            kind: the type of the tree: 0 for the members of a group, 1 for chunks.
-            key_size: the bytes of a key.
+        The type `kind` is 0 for the members of a group, and 1 for chunks.
         """
         head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
         level, count = head.number(1), head.number(2)
@@ -369,7 +358,10 @@ class Objects:
         return tuple(space.length() for _ in range(rank))
 
 
-_DENSE: Final = {LINK_INFO: (5, 8, slice(4, 11)), ATTRIBUTE_INFO: (8, 2, slice(0, 8))}
+_DENSE: Final[Mapping[int, tuple[int, int, slice]]] = {
+    Kind.LINK_INFO: (5, 8, slice(4, 11)),
+    Kind.ATTRIBUTE_INFO: (8, 2, slice(0, 8)),
+}
 """Type of a message -> the type of its tree, the size of the message's optional field, the slice
 of a record of the tree that contains the heap id."""
 _MANAGED: Final = 0
@@ -377,12 +369,7 @@ _MAX_DEPTH: Final = 32
 
 
 def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
-    """Yield the messages in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message.
-
-    Raises:
-        DamagedError: an address or a length does not fit the file.
-        UnsupportedError: a message is larger than the heap's blocks, as Keras never writes.
-    """
+    """Yield the messages in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message."""
     kind, optional, position = _DENSE[info.kind]
     body = objects.parse(info.body)
     _, flags = body.number(1), body.number(1)
@@ -431,16 +418,12 @@ def _records(objects: Objects, tree: int, kind: int, least_size: int) -> Iterato
 
 
 class _Heap:
-    """A fractal heap."""
-
     def __init__(self, objects: Objects, address: int) -> None:
         lengths, offsets = objects.length_size, objects.offset_size
         head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets, b"FRHP")
         head.take(3)
         if head.number(2):
-            raise UnsupportedError(
-                objects.path, "stores names in a compressed heap, which bnstat does not read"
-            )
+            raise objects.unread("stores names in a compressed heap")
         head.take(1)
         largest_message = head.number(4)
         head.take(lengths + offsets + lengths + offsets + 8 * lengths)
@@ -459,12 +442,9 @@ class _Heap:
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
     def message(self, heap_id: bytes) -> Cursor:
-        """Return the message that a heap id refers to."""
         body = self._objects.parse(heap_id)
         if body.number(1) >> 4 & 3 != _MANAGED:
-            raise UnsupportedError(
-                self._objects.path, "has names too long for their heap, which bnstat does not read"
-            )
+            raise self._objects.unread("has names too long for their heap")
         offset, length = body.number(self._offset_size), body.number(self._length_size)
         if self._rows == 0:
             return self._objects.cursor(self._root + offset, length)
@@ -474,11 +454,8 @@ class _Heap:
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
         """Return the address and the first heap offset of the direct block that contains `offset`.
 
-        Args:
-            table: the address of the indirect block to search.
-            rows: the number of rows in its table.
-            start: the heap offset of the first byte in its table.
-            offset: the heap offset to look up.
+        The indirect block at the address `table` is searched, whose first byte has the heap offset
+        `start`.
         """
         objects = self._objects
         header = 5 + objects.offset_size + self._offset_size
@@ -513,19 +490,15 @@ _SPACE_PADDED: Final = 2
 def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attribute]:
     """Yield the attributes of the object that has these messages."""
     for message in messages:
-        if message.kind == ATTRIBUTE_INFO:
+        if message.kind == Kind.ATTRIBUTE_INFO:
             for body in dense_messages(objects, message):
                 yield Attribute(objects, body)
-        elif message.kind == ATTRIBUTE and not message.is_shared:
+        elif message.kind == Kind.ATTRIBUTE and not message.is_shared:
             yield Attribute(objects, objects.parse(message.body))
 
 
 class Attribute:
-    """An attribute of a group or dataset.
-
-    Attributes:
-        name: the name.
-    """
+    """An attribute of a group or dataset."""
 
     def __init__(self, objects: Objects, body: Cursor) -> None:
         version, flags = body.number(1), body.number(1)
@@ -541,11 +514,7 @@ class Attribute:
         self._is_known = len(datatype) >= 8 and not (version > 1 and flags & 3)
 
     def texts(self) -> list[str] | None:
-        """Return the strings of the attribute, or None if it has another type.
-
-        Raises:
-            DamagedError: the strings are not in the file.
-        """
+        """Return the strings of the attribute, or None if it has another type."""
         if not self._is_known:
             return None
         shape = self._objects.dimensions(self._space)

@@ -13,7 +13,6 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = ("model.weights.h5", "model.weights.json")
 INDEX: Final = ".weights.json"
 """The ending of the file that lists the shards of large weights."""
-
 _PICKLED: Final = "model.weights.npz"
 _SHARD: Final = re.compile(r"(?P<name>.+)_\d{5}\.weights\.h5")
 

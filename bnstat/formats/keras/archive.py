@@ -57,10 +57,7 @@ def open_contents(file: File, source: Source) -> Contents:
 def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
     """Return the variables and layers of a folder for which `is_keras_folder` is True.
 
-    Args:
-        folder: the folder.
-        source: the source.
-        weights: the weights as an uncompressed member of the zip; None to look in the folder.
+    If the folder is a zip that stores the weights without compression, `weights` is that member.
     """
     for name in WEIGHTS:
         weights = weights or folder.file(name)

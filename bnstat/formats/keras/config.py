@@ -1,4 +1,4 @@
-"""The layers of a Keras model, read from its configuration.
+"""The layers of a Keras model, read from its configuration. The model is never built.
 
 Keras writes a model as JSON: an object with `class_name` and `config`, whose `config` contains the
 constructor's arguments. A Functional or Sequential model has an argument `layers`, in network
@@ -10,9 +10,6 @@ on the layer's own name. The layers of a model are numbered per class: the first
 are `layers/dense` and `layers/dense_1`. A wrapped layer has the name of the wrapper's attribute:
 `layers/bidirectional/forward_layer`.
 
-The user can pass such a configuration for weights that lack it: the JSON of `model.to_json()`
-(Keras 1 to 3), a `config.json`, a `.keras` or a full `.h5`. The model is never built.
-
 Source: `get_config` of keras/src/models/{functional,sequential}.py; `_save_state` and
 `_save_container_state` of keras/src/saving/saving_lib.py.
 """
@@ -23,7 +20,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Layer
@@ -35,8 +32,6 @@ from bnstat.text import MAX_JSON, parse_json
 _MAX_DEPTH: Final = 64
 _MAX_INPUTS: Final = 10_000
 """The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
-
-_SEQUENTIAL: Final = "Sequential"
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> the attribute that holds the layer, if its name is not the argument's."""
@@ -50,16 +45,13 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def describe(model: object, where: str) -> tuple[Layer, ...]:
-    """Return the outermost layers of a parsed configuration, in network order.
+    """Return the outermost layers of a parsed configuration in network order.
 
-    The tuple is empty if the configuration lists no layers, which is usual for subclassed models.
-
-    Raises:
-        DamagedError: models are nested too deeply; `where` names the file.
+    `where` names the file in errors. A configuration without layers is usual for subclassed models.
     """
     if not _is_serialized(model):
         return ()
-    return _layers_of(model, "", "", False, where, 0)
+    return _layers_of(model, Layer("", None, _arguments(model), {}), where, 0)
 
 
 def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -78,7 +70,7 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
 
 
 def snake_case(class_name: str) -> str:
-    """Convert a class name as Keras does for paths: `BatchNormalization` -> `batch_normalization`.
+    """Convert a class name for paths: `BatchNormalization` -> `batch_normalization`.
 
     Source: `to_snake_case` of keras/src/utils/naming.py.
     """
@@ -87,52 +79,36 @@ def snake_case(class_name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _layers_of(
-    model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
-) -> tuple[Layer, ...]:
-    """Return the layers directly inside a serialized model or wrapper.
-
-    Args:
-        model: the model or wrapper.
-        name: its full name; empty for the outermost model.
-        path: its path in a `.weights.h5`; empty for the outermost model.
-        frozen: True if an enclosing model is not trainable.
-        where: the file, for messages.
-        depth: the number of enclosing models.
-    """
+def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -> tuple[Layer, ...]:
+    """Return the layers directly inside `outer`, which was serialized as `model`."""
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
-    frozen = frozen or _arguments(model).get("trainable") is False
+    frozen = {"trainable": False} if outer.config.get("trainable") is False else {}
     layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
         class_name, config = layer_from_config(serialized)
         own_name = config.get("name")
         if not isinstance(own_name, str) or not own_name:
             own_name = place.rpartition("/")[2]
-        full_name = f"{name}/{own_name}" if name else own_name
-        full_path = f"{path}/{place}" if path else place
-        if model["class_name"] == _SEQUENTIAL:
-            inputs = [previous.name for previous in layers[-1:]]
+        if model["class_name"] == "Sequential":
+            inputs = [(previous.name, "") for previous in layers[-1:]]
         else:
-            sources = _input_layers(serialized.get("inbound_nodes"))
-            inputs = [f"{name}/{source}" if name else source for source in sources]
-        layers.append(
-            Layer(
-                full_name,
-                class_name,
-                {**config, "trainable": False} if frozen else config,
-                {},
-                key=full_path,
-                own_name=own_name,
-                inputs=tuple(inputs),
-                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
-            )
+            inputs = [*input_tensors(config, outer.name)]
+        layer = Layer(
+            inside(outer.name, own_name),
+            class_name,
+            {**config, **frozen},
+            {},
+            inside(outer.key, place),
+            own_name,
+            tuple(inputs),
         )
+        layers.append(replace(layer, sublayers=_layers_of(serialized, layer, where, depth + 1)))
     return tuple(layers)
 
 
 def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the layers in a model's constructor arguments, each with its path in the model."""
+    """Yield the path and the serialized form of each layer among a model's arguments."""
     for argument, value in _arguments(model).items():
         attribute = _ATTRIBUTES.get((model["class_name"], argument), argument)
         if isinstance(value, list):
@@ -146,25 +122,28 @@ def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
             yield attribute, value
 
 
-def _input_layers(inbound_nodes: object) -> Iterator[str]:
-    """Yield the name of the layer that produces each input of each call of a functional layer.
+def input_tensors(config: Mapping[str, Any], outer: str) -> Iterator[tuple[str, str]]:
+    """Yield the inputs of each call of a functional layer, as in `Layer.inputs`.
 
     Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
-    each tensor has a `keras_history` such as `["conv", 0, 0]`.
+    each tensor has a `keras_history` such as `["conv", 0, 0]`. `outer` is the name of the model.
     """
-    pending = [inbound_nodes]
+    pending = [config.get("inbound_nodes")]
     for _ in range(_MAX_INPUTS):
         if not pending:
             return
-        item = pending.pop()
-        if isinstance(item, dict):
-            pending += item.values()
-        elif isinstance(item, list):
-            is_tensor = len(item) >= 3 and isinstance(item[0], str) and isinstance(item[1], int)
-            if is_tensor:
-                yield item[0]
-            else:
+        match pending.pop():
+            case dict() as item:
+                pending += item.values()
+            case [str() as layer, int() as call, output, *_]:
+                yield inside(outer, layer), f"{call}:{output}" if isinstance(output, int) else ""
+            case list() as item:
                 pending += item
+
+
+def inside(outer: str, name: str) -> str:
+    """Return a name or path prefixed by that of the enclosing model, if there is one."""
+    return f"{outer}/{name}" if outer else name
 
 
 def _arguments(serialized: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -199,11 +178,8 @@ def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
     """Yield the layers of a parsed configuration, each with the weights of the matching scope.
 
-    Args:
-        model: the configuration.
-        names: the name of each weight -> its key. The text before the last slash is the scope: the
-            layer's name, with or without the names of enclosing models.
-        where: the file, for messages.
+    `names` maps the name of each weight -> its key. The text before the last slash is the scope:
+    the layer's name, with or without the names of enclosing models.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name, key in names.items():
@@ -222,9 +198,9 @@ def match_scopes(
     """Return index of a layer -> the scope that contains the layer's variables.
 
     A scope is a variable's name without the last part: `net/bn` of `net/bn/gamma`. A layer matches
-    a scope that ends with the layer's own name. If several layers match, the layer whose full name
-    shares the most trailing parts with the scope is chosen. If several layers or scopes are equally
-    similar, none of them is matched, or the first if `is_first_best`.
+    a scope that ends with the layer's own name; the layer whose full name shares the most trailing
+    parts with the scope is chosen. Of equally similar layers or scopes, none is matched, or the
+    first if `is_first_best`.
     """
     by_name: dict[str, list[int]] = {}
     by_ending: dict[str, list[int]] = {}
@@ -257,27 +233,13 @@ def endings(path: str) -> Iterator[str]:
 
 MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"
 """The note for layers whose default names differ because another session built them."""
-
 _WEIGHTS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
 _HEAD: Final = 4096
 _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a full .h5"
 
 
-class Architecture(NamedTuple):
-    """An architecture: the file that it was read from, and the outermost layers."""
-
-    path: str
-    layers: tuple[Layer, ...]
-
-
-def read_architecture(path: str) -> Architecture:
-    """Read the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`.
-
-    Raises:
-        NotFoundError: there is no such file.
-        DamagedError: the JSON is invalid or nested too deeply.
-        BnstatError: the file does not contain an architecture.
-    """
+def read_architecture(path: str) -> tuple[Layer, ...]:
+    """Return the outermost layers that `model.to_json()`, a `config.json` or a full model lists."""
     file = LocalFile(os.path.join(path, CONFIG) if os.path.isdir(path) else path)
     file.refuse_lfs_pointer()
     model = _serialized_model(file)
@@ -287,11 +249,10 @@ def read_architecture(path: str) -> Architecture:
     layers = describe(model, path)
     if not layers:
         raise BnstatError(path, "is JSON, but lists no layers of a Keras model", _HINT)
-    return Architecture(path, layers)
+    return layers
 
 
 def _serialized_model(file: File) -> object:
-    """Parse the configuration in a file."""
     from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 
     if is_hdf5(file):
@@ -320,33 +281,24 @@ def read_json(file: File) -> object:
 
 
 def architecture_beside(file: File) -> str | None:
-    """Return the path of a file that looks like a weights file's architecture, or None."""
-    for name in _names_beside(file.name):
-        sibling = file.sibling(name)
-        if sibling is not None and _is_architecture(sibling):
+    """Return the path of a file that looks like a weights file's architecture, or None.
+
+    The file is `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, or `config.json` for
+    `model.weights.h5`.
+    """
+    stem = _WEIGHTS.sub("", file.name)
+    if stem == file.name:
+        return None
+    names = [f"{stem}.json", f"{re.sub(r'[._-]weights$', '', stem)}.json"]
+    if stem == "model":
+        names.append(CONFIG)
+    for sibling in map(file.sibling, dict.fromkeys(names)):
+        if sibling is None or sibling.size > MAX_JSON or not _starts_as_json(sibling):
+            continue
+        if b'"class_name"' in sibling.head(_HEAD):
             return sibling.path
     return None
 
 
-def _is_architecture(file: File) -> bool:
-    return file.size <= MAX_JSON and _starts_as_json(file) and b'"class_name"' in file.head(_HEAD)
-
-
 def _starts_as_json(file: File) -> bool:
     return file.head(64).lstrip().startswith((b"{", b'"{'))
-
-
-def _names_beside(weights: str) -> Iterator[str]:
-    """Yield the names that the architecture of the file `weights` may have in the same folder.
-
-    The names are `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, and also `config.json` for
-    `model.weights.h5`.
-    """
-    stem = _WEIGHTS.sub("", weights)
-    if stem == weights:
-        return
-    yield f"{stem}.json"
-    if (shorter := re.sub(r"[._-]weights$", "", stem)) != stem:
-        yield f"{shorter}.json"
-    if stem == "model":
-        yield CONFIG

@@ -18,8 +18,8 @@ Source: keras/src/legacy/saving/legacy_h5_format.py; keras/engine/topology.py of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from bnstat.formats.contents import Contents, Layer
@@ -28,7 +28,6 @@ from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
     architecture_beside,
     describe,
-    endings,
     match_scopes,
     walk,
 )
@@ -58,7 +57,7 @@ def open_contents(file: File, source: Source) -> Contents:
     store = Hdf5(file)
     root = _MODEL if _MODEL in store.members() else ""
     groups = _weights_by_group(store, root)
-    names = {weight.key: weight.full_name for weights in groups.values() for weight in weights}
+    names = {key: name for weights in groups.values() for key, name in weights.items()}
     variables = {
         key: replace(variable, name=names.get(key, variable.name))
         for key, variable in store.variables.items()
@@ -96,35 +95,15 @@ def writer(version: str | None) -> str | None:
     return f"{'tf.keras' if is_tensorflow else 'Keras'} {version}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """A dataset of a layer's group.
-
-    Attributes:
-        key: the path in the file.
-        scope: the groups between the layer's group and the dataset, such as `inner/bn`; may be
-            empty.
-        label: the last component of the path, without `:0`.
-    """
-
-    key: str
-    scope: str
-    label: str
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.scope}/{self.label}" if self.scope else self.label
-
-
-_Groups = Mapping[str, Sequence[_Weight]]
-"""Name of a group -> its weights."""
+_Groups = Mapping[str, Mapping[str, str]]
+"""Name of a layer's group -> key of each weight -> the weight's name in the group: `bn/gamma`."""
 
 _Scopes = Mapping[str, Mapping[str, str]]
 """Scope -> label -> key, for one group."""
 
 
-def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
-    """Return group -> its weights, in the order of the group's attribute `weight_names`."""
+def _weights_by_group(store: Hdf5, root: str) -> _Groups:
+    """Return the groups, with weights in the order of each group's attribute `weight_names`."""
     prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
@@ -133,7 +112,7 @@ def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
         names = sorted(top_groups, key=natural_key)
     else:
         names = [*names, _TOP_LEVEL]
-    groups: dict[str, list[_Weight]] = {name: [] for name in names}
+    groups: dict[str, dict[str, str]] = {name: {} for name in names}
     for key in store.variables:
         if not key.startswith(prefix):
             continue
@@ -142,22 +121,22 @@ def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
         for length in range(len(parts) - 1, 0, -1):
             name = "/".join(parts[:length])
             if name in groups:
-                scope = "/".join(parts[length:-1])
-                groups[name].append(_Weight(key, scope, parts[-1].removesuffix(":0")))
+                groups[name][key] = "/".join(parts[length:]).removesuffix(":0")
                 break
     for name, weights in groups.items():
         listed = store.texts(prefix + name, "weight_names") or []
         position = {f"{prefix}{name}/{weight}": place for place, weight in enumerate(listed)}
-        weights.sort(key=lambda w: (position.get(w.key, len(position)), natural_key(w.key)))
+        keys = sorted(weights, key=lambda key: (position.get(key, len(position)), natural_key(key)))
+        groups[name] = {key: weights[key] for key in keys}
     return groups
 
 
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
     """Return the groups; rename them to an architecture's layers if a group's name is unknown.
 
-    The first group gets the name of the first layer, and so on. Keras loads weights in this way,
-    because default names differ from session to session. Input layers have a group in functional
-    models, but not in sequential ones. If the numbers differ, the groups are not renamed.
+    As Keras does, the first group gets the name of the first layer, and so on, because default
+    names differ from session to session. Input layers have a group in functional models only. If
+    the numbers differ, the groups are not renamed.
     """
     names = [name for name in groups if name != _TOP_LEVEL]
     known = {layer.own_name for layer in described}
@@ -175,14 +154,14 @@ def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
 def _layers(described: Sequence[Layer], groups: _Groups) -> Iterator[Layer]:
     """Yield the layers of the configuration in order, then the layers of the other groups."""
     for layer in described:
-        yield from _described_layers(layer, groups.get(layer.own_name, ()))
+        yield from _described_layers(layer, groups.get(layer.own_name, {}))
     known = {layer.own_name for layer in described}
     for name, weights in groups.items():
         if name not in known:
             yield from _other_layers(name, _scopes(weights, [name]))
 
 
-def _described_layers(top: Layer, weights: Sequence[_Weight]) -> Iterator[Layer]:
+def _described_layers(top: Layer, weights: Mapping[str, str]) -> Iterator[Layer]:
     """Yield a layer of the outermost model and its nested layers, each with its variables."""
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
@@ -215,11 +194,10 @@ def _other_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
 
 
 def _group_of(variables: Mapping[str, str], default: str) -> str:
-    """Return the path of the group that contains the variables."""
     return next((key.rpartition("/")[0] for key in variables.values()), default)
 
 
-def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
+def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
     """Group weights by scope.
 
     Keras 1 has no scopes, but prefixes each weight with the layer's name: `bn1_gamma`. The scope is
@@ -227,12 +205,12 @@ def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
     """
     scopes: dict[str, dict[str, str]] = {}
     longest_first = sorted(set(layers), key=len, reverse=True)
-    for weight in weights:
-        scope, label = weight.scope, weight.label
-        if not scope:
-            scope = next((name for name in longest_first if label.startswith(f"{name}_")), "")
+    for key, name in weights.items():
+        scope, slash, label = name.rpartition("/")
+        if not slash:
+            scope = next((layer for layer in longest_first if label.startswith(f"{layer}_")), "")
             label = label[len(scope) + 1 :] if scope else label
-        scopes.setdefault(scope, {})[label] = weight.key
+        scopes.setdefault(scope, {})[label] = key
     return scopes
 
 
@@ -249,14 +227,12 @@ def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Sc
 
     TensorFlow 1 renames the scopes of a model that is built twice in one graph.
     """
-    free: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        if index not in matches and not layer.sublayers:
-            free.setdefault(layer.own_name, []).append(index)
-    claims: dict[int, list[str]] = {}
-    for scope in sorted(set(scopes) - set(matches.values())):
-        original = re.sub(r"_\d+$", "", scope)
-        candidates = [index for ending in endings(original) for index in free.get(ending, ())]
-        if original != scope and len(candidates) == 1:
-            claims.setdefault(candidates[0], []).append(scope)
-    matches.update((index, claimed[0]) for index, claimed in claims.items() if len(claimed) == 1)
+    free = [i for i, layer in enumerate(layers) if i not in matches and not layer.sublayers]
+    renamed = {
+        scope: original
+        for scope in sorted(scopes.keys() - set(matches.values()))
+        if (original := re.sub(r"_\d+$", "", scope)) != scope
+    }
+    originals = match_scopes([layers[index] for index in free], renamed.values())
+    scope_of = {original: scope for scope, original in renamed.items()}
+    matches.update((free[index], scope_of[scope]) for index, scope in originals.items())

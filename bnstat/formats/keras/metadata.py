@@ -17,7 +17,14 @@ from typing import Any, Final
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
-from bnstat.formats.keras.config import describe, layer_from_config, match_scopes, walk
+from bnstat.formats.keras.config import (
+    describe,
+    input_tensors,
+    inside,
+    layer_from_config,
+    match_scopes,
+    walk,
+)
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder
@@ -32,8 +39,7 @@ def keras_layers(
 ) -> tuple[list[Layer], bool]:
     """Return the layers in a SavedModel's Keras metadata, and True if they are in network order.
 
-    `meta_graph` is the SavedModel's MetaGraphDef, or None if `saved_model.pb` is missing; `nodes`
-    is the bundle's object graph.
+    `meta_graph` is None if `saved_model.pb` is missing; `nodes` is the bundle's object graph.
     """
     metadata = dict(_keras_metadata(folder, meta_graph))
     if not metadata or not nodes:
@@ -49,7 +55,10 @@ def keras_layers(
             if (key := nodes[child].key) is not None
         }
         own_name = str(config.get("name") or name)
-        inputs = described[name].inputs if name in described else ()
+        if name in described:
+            inputs = described[name].inputs
+        else:
+            inputs = tuple(input_tensors(config, name.removesuffix(own_name).rstrip("/")))
         layers.append(
             Layer(name, class_name, config, variables, f"object {node_id}", own_name, inputs)
         )
@@ -98,7 +107,7 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
         item = metadata.get(node_id)
         if item is not None and node_id != 0:
             own_name = str(layer_from_config(item)[1].get("name"))
-            scope = (f"{scope}/{own_name}" if scope else own_name)[-_MAX_NAME:]
+            scope = inside(scope, own_name)[-_MAX_NAME:]
             if scope not in taken:
                 taken.add(scope)
                 names[node_id] = scope

@@ -20,9 +20,10 @@ Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
@@ -40,8 +41,6 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import natural_key
 
-_T = TypeVar("_T")
-
 _VARS: Final = "vars"
 _OLD_LAYERS: Final = "_layer_checkpoint_dependencies"
 _ROOTS: Final = {_VARS, "layers", _OLD_LAYERS}
@@ -53,9 +52,8 @@ class Weights:
     """The contents of a weights file, or of all its shards.
 
     Attributes:
-        variables: dataset path -> variable.
-        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path. The groups of the
-            optimizer and the metrics are left out. Group paths are spelled as in Keras 3.
+        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path; without the groups
+            of the optimizer and the metrics. Group paths are spelled as in Keras 3.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
@@ -75,10 +73,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file for which `matches` is True.
-
-    Any shard opens the whole model if the index is in the same folder.
-    """
+    """Return the variables and layers of a weights file; an index or a shard opens all shards."""
     weights = read_weights(file)
     contents = Contents(
         source=replace(source, format="keras-weights"),
@@ -124,7 +119,7 @@ def shard_names(file: File) -> tuple[str, list[str]]:
 
 
 def _index_of(file: File) -> File | None:
-    """Return the index, given the index or one of its shards; None for unsharded weights."""
+    """Return the index of a shard, or the file itself if it is an index."""
     if not is_hdf5(file):
         return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
@@ -156,10 +151,8 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
     """Merge the weights of several files.
 
-    Args:
-        files: file name -> file.
-        shards: group of variables -> names of the files from which its variables are taken. Groups
-            without an entry are taken from any file.
+    `shards` maps a group -> the names of the files from which the group's variables are taken.
+    Other groups are taken from any file.
     """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -196,9 +189,8 @@ def _join_architecture(
 ) -> tuple[tuple[Layer, ...], list[str]]:
     """Return the layers of an architecture with their variables, and notes for the user.
 
-    If the file has layer names that the architecture lacks, as after building the model twice in
-    one session, layers are matched by their paths, as Keras does when it loads weights. A note
-    reports this.
+    If the file has layer names that the architecture lacks, layers are matched by their paths, as
+    Keras does when it loads weights.
     """
     names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
@@ -213,15 +205,11 @@ def _join_architecture(
 
 
 def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
-    """Match the layers of a configuration with the groups of a file.
+    """Return the layers of a configuration in order, each with the variables of the matching group.
 
     A layer and a group match if their paths are equal and the file does not store another name for
     the group. The remaining layers and groups are matched by name. A group without a match, for
-    example in a custom layer, becomes a layer without a configuration, placed after its enclosing
-    layer.
-
-    Returns:
-        The layers in the order of the configuration; without one, in natural order of the paths.
+    example in a custom layer, becomes a layer without a configuration after its enclosing layer.
     """
     layers = [*walk(described)]
     known = {
@@ -260,30 +248,21 @@ def _match_names(
     matches: dict[int, str],
     layer_names: Sequence[str],
     group_names: Mapping[str, str],
-    groups: Collection[str],
+    groups: Iterable[str],
 ) -> None:
-    """Add matches of unmatched layers and groups that have the same name.
+    """Add matches of layers and groups whose names are unique among those without a match.
 
-    The name must be unique among the unmatched layers, and among the unmatched groups.
-
-    Args:
-        matches: index of a layer -> path of its group; changed in place.
-        layer_names: the names of all layers.
-        group_names: path of a group -> name of its layer.
-        groups: the paths of all groups.
+    `matches` maps the index of a layer -> path of its group, `group_names` the path of a group ->
+    the name of its layer.
     """
-    free = set(groups) - set(matches.values())
-    paths = _unique((name, path) for path in free if (name := group_names.get(path)))
-    indices = _unique((name, i) for i, name in enumerate(layer_names) if i not in matches)
-    matches.update((index, paths[name]) for name, index in indices.items() if name in paths)
-
-
-def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return name -> item for the names that occur in only one pair."""
-    items: dict[str, list[_T]] = {}
-    for name, item in pairs:
-        items.setdefault(name, []).append(item)
-    return {name: same[0] for name, same in items.items() if len(same) == 1}
+    free = {*groups} & group_names.keys() - matches.values()
+    names = {index: name for index, name in enumerate(layer_names) if index not in matches}
+    by_name = {group_names[path]: path for path in free}
+    of_groups = Counter(group_names[path] for path in free)
+    of_layers = Counter(names.values())
+    for index, name in names.items():
+        if of_groups[name] == of_layers[name] == 1:
+            matches[index] = by_name[name]
 
 
 def _nearest(path: str, known: Container[str]) -> str:
@@ -298,7 +277,7 @@ def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
 
     If the file stores no layer names, path components are used instead. If it stores names, a group
     without a name is a list or a dictionary, and its path component is omitted. `known` maps the
-    path of a group to the name of the matching layer of an architecture.
+    paths of matched groups to layer names.
     """
     names = {"": ""}
 

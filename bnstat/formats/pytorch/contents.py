@@ -16,31 +16,14 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.detection import first_in_zip
 from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
-from bnstat.formats.pytorch.pickled import (
-    BudgetError,
-    Call,
-    CutError,
-    Global,
-    Opaque,
-    Persistent,
-    PickleError,
-    unpickle,
-)
+from bnstat.formats.pytorch import pickled, tensors
+from bnstat.formats.pytorch.pickled import Call, Global, Opaque, Persistent
 from bnstat.formats.pytorch.state import collect, with_settings
-from bnstat.formats.pytorch.tensors import (
-    BUILDERS,
-    Array,
-    Place,
-    Storage,
-    Tensor,
-    call,
-    find_tensor,
-    read_tensor,
-    storage_of,
-)
+from bnstat.formats.pytorch.tensors import Array, Storage, Tensor
 from bnstat.model import Source, Variable
-from bnstat.storage.archive import open_archive
+from bnstat.storage.archive import Slice, open_archive
 from bnstat.storage.files import File, Folder, Range
 
 _PICKLE: Final = "data.pkl"
@@ -48,13 +31,12 @@ LARGEST_PICKLE: Final = 1 << 28
 _FIRST_PIECE: Final = 1 << 18
 _SMALL: Final = 1 << 12
 """Storages with up to this many elements are fetched together."""
-
 _HARMLESS: Final = (
     "torch.device",
     "torch.serialization._get_layout",
     "torch.jit._pickle.build_intlist",
     "torch.nn.backends.thnn._get_thnn_function_backend",
-    *BUILDERS,
+    *tensors.BUILDERS,
     "numpy.dtype",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
@@ -65,46 +47,51 @@ _MODULES: Final = ("torch.nn.modules.", "__torch__.")
 _MOST_NAMED: Final = 6
 
 
-PlaceOf = Callable[[Storage], Place]
-"""Returns the location of a storage's bytes."""
+Locate = Callable[[str], File | None]
+"""Returns the bytes of the storage with a given key; None if they are missing."""
 
 
-def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
-    """Return the tensors of a file, keyed by their paths: `state_dict/layer1.0.bn1.weight`.
-
-    `is_zip` is False for a file from before PyTorch 1.6.
-    """
+def open_contents(file: File, source: Source) -> Contents:
+    """Return the tensors of a file, keyed by their paths: `state_dict/layer1.0.bn1.weight`."""
     unbuilt: dict[str, None] = {}
     storages: dict[str, Storage] = {}
 
     def called(function: Global, arguments: tuple[Any, ...]) -> Any:
-        built = call(function, arguments)
+        built = tensors.call(function, arguments)
         name = str(function)
         if isinstance(built, Opaque) and not name.startswith(_MODULES) and name not in _HARMLESS:
             unbuilt.setdefault(name)
         return built
 
     def persistent(identity: Any) -> Storage | Global:
-        storage = storage_of(identity)
+        storage = tensors.storage_of(identity)
         if isinstance(storage, Storage):
             storages.setdefault(storage.key, storage)
         return storage
 
+    is_zip = first_in_zip(file) is not None
     top, pickle = (find_pickle(file) if is_zip else None) or (None, None)
     with pickle_errors(file):
         if top is not None and pickle is not None:
             if pickle.size > LARGEST_PICKLE:
                 reason = f"bnstat does not read a {_PICKLE} of {pickle.size} bytes"
                 raise UnsupportedError(file.path, reason)
-            root, _ = unpickle(pickle.read(), 0, called, persistent)
-            place_of = _places_in_zip(file, top, storages)
+            root, _ = pickled.unpickle(pickle.read(), 0, called, persistent)
+            locate, is_big_endian = _storages_in_zip(top, storages)
         elif is_zip:
             raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
         else:
-            root, place_of = _read_legacy(file, called, persistent, storages)
+            root, locate, is_big_endian = _read_legacy(file, called, persistent, storages)
         collected = collect(root)
+
+    def content(storage: Storage) -> tuple[File, bool]:
+        stored = locate(storage.key)
+        if stored is None:
+            raise DamagedError(f"{file.path}: storage {storage.key}", "is missing")
+        return stored, is_big_endian
+
     variables = {
-        key: _variable(key, collected.names[key], tensor, place_of, f"{file.path}: {key}")
+        key: _variable(key, collected.names[key], tensor, content, f"{file.path}: {key}")
         for key, tensor in collected.tensors.items()
     }
     sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
@@ -128,9 +115,6 @@ def find_pickle(file: File) -> tuple[Folder, File] | None:
     """Return the folder in a zip that contains the pickle, and the pickle; None if there is none.
 
     PyTorch names the folder after the file.
-
-    Raises:
-        DamagedError: the zip is damaged.
     """
     top = open_archive(file)
     if top is None:
@@ -142,53 +126,39 @@ def find_pickle(file: File) -> tuple[Folder, File] | None:
     return None
 
 
-def _places_in_zip(file: File, top: Folder, storages: Mapping[str, Storage]) -> PlaceOf:
+def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Locate, bool]:
     order = top.file("byteorder")
-    is_big = order is not None and order.head(8).strip() == b"big"
 
     @cache
     def fetch_small() -> None:
         # Only a member's own header records where its bytes are.
         top.expect(f"data/{key}" for key, each in storages.items() if each.count <= _SMALL)
 
-    def place_of(storage: Storage) -> Place:
+    def locate(key: str) -> File | None:
         fetch_small()
-        member = top.file(f"data/{storage.key}")
-        if member is None:
-            raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
-        return Place(member, 0, member.size, is_big)
+        return top.file(f"data/{key}")
 
-    return place_of
+    return locate, order is not None and order.head(8).strip() == b"big"
 
 
 def _read_legacy(
     file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
-) -> tuple[Any, PlaceOf]:
-    """Return the saved object and a function that locates its storages.
-
-    The file is from before PyTorch 1.6: its fourth pickle describes the object.
-    """
+) -> tuple[Any, Locate, bool]:
+    """Return the object saved before PyTorch 1.6, its storages, and True if they are big-endian."""
     (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")
     is_big = facts.get("little_endian") is False
-    places: dict[str, Place] = {}
+    contents: dict[str, File] = {}
     for key in keys if isinstance(keys, list) else ():
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None:
             raise DamagedError(file.path, "has a storage that no tensor uses")
         count = int.from_bytes(file.read(position, 8), "big" if is_big else "little")
         length = count * numpy_dtype(storage.dtype, file.path).itemsize
-        file.read(position + 8 + length, 0)
-        places[storage.key] = Place(file, position + 8, length, is_big)
+        contents[storage.key] = Slice(file, position + 8, length, storage.key)
         position += 8 + length
-
-    def place_of(storage: Storage) -> Place:
-        if storage.key not in places:
-            raise DamagedError(f"{file.path}: storage {storage.key}", "is missing")
-        return places[storage.key]
-
-    return root, place_of
+    return root, contents.get, is_big
 
 
 def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any], int]:
@@ -198,10 +168,10 @@ def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any
         data, values, position = file.head(length), [], 0
         try:
             for _ in range(5):
-                value, position = unpickle(data, position, called, persistent)
+                value, position = pickled.unpickle(data, position, called, persistent)
                 values.append(value)
             return values, position
-        except CutError:
+        except pickled.CutError:
             if length >= min(file.size, LARGEST_PICKLE):
                 raise
             length = min(4 * length, file.size, LARGEST_PICKLE)
@@ -212,15 +182,15 @@ def pickle_errors(file: File) -> Iterator[None]:
     """Convert errors while reading a pickle to errors that name the file."""
     try:
         yield
-    except BudgetError as error:
+    except pickled.BudgetError as error:
         raise UnsupportedError(
             file.path, f"its pickle is larger than any network needs ({error})"
         ) from error
-    except CutError as error:
+    except pickled.CutError as error:
         raise DamagedError(
             file.path, "is cut short within its pickle", "copy or download it again"
         ) from error
-    except PickleError as error:
+    except pickled.PickleError as error:
         raise DamagedError(
             file.path, f"its pickle is damaged or not one that PyTorch writes ({error})"
         ) from error
@@ -230,17 +200,17 @@ def _variable(
     key: str,
     name: str,
     tensor: Tensor | Array,
-    place_of: PlaceOf,
+    content: Callable[[Storage], tuple[File, bool]],
     where: str,
 ) -> Variable:
     if isinstance(tensor, Array):
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
     def read(stored: Tensor = tensor) -> NDArray[np.generic]:
-        return read_tensor(stored, place_of(stored.storage), where)
+        return tensors.read_tensor(stored, *content(stored.storage), where)
 
     def extents() -> Sequence[Range]:
-        return find_tensor(tensor, place_of(tensor.storage))
+        return tensors.find_tensor(tensor, *content(tensor.storage))
 
     if tensor.quantizer is None:
         return Variable(key, name, tensor.dtype, tensor.shape, read, extents)

@@ -50,4 +50,4 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the tensors of a file."""
     from bnstat.formats.pytorch import contents
 
-    return contents.open_contents(file, source, is_zip=first_in_zip(file) is not None)
+    return contents.open_contents(file, source)

@@ -55,7 +55,6 @@ class Opaque:
 
     Attributes:
         kind: the function or class that would have built the object.
-        arguments: the arguments.
         state: the value from which the attributes would have been set.
         items: the dict items that would have been added.
     """
@@ -79,10 +78,7 @@ Persistent = Callable[[Any], Any]
 def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tuple[Any, int]:
     """Return the object that the pickle at offset `start` describes, and the offset of its end.
 
-    Raises:
-        BudgetError: the pickle takes too much work.
-        CutError: the data ends within the pickle.
-        PickleError: the data is not a pickle, or contains unsupported objects.
+    Errors are a `PickleError`, or a subclass for a pickle that is cut short or takes too much work.
     """
     machine = _Machine(data, start, call, persistent)
     try:

@@ -46,14 +46,12 @@ _AVERAGES: Final = {
 """Names of the exponential moving average of a state dict in a checkpoint."""
 _AVERAGED: Final = "/ExponentialMovingAverage"
 """TensorFlow's suffix for the name of a moving average."""
-
 _PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
 _LIGHTNING: Final = "pytorch-lightning_version"
 
 _ALONE: Final = "tensor"
 """The name of a tensor that was saved by itself."""
-
 _DEEPEST: Final = 64
 _MOST_VALUES: Final = 1 << 22
 _MOST_NAMES: Final = 1 << 27
@@ -64,7 +62,6 @@ _PLAIN: Final = (bool, int, float, str)
 _ROOT: Final = "__torch__"
 _FLAT: Final = f"{_ROOT}.Module"
 """The class that LibTorch gives every module."""
-
 _STATISTICS: Final = frozenset({"running_mean", "running_var"})
 
 _CONSTANT: Final = re.compile(r"^  (eps|momentum) : Final\[float\] = (\S{1,40})$", re.MULTILINE)
@@ -73,7 +70,6 @@ _CALLS: Final = ("torch.batch_norm(", "torch.nn.functional.batch_norm(")
 _ARGUMENTS: Final = 8
 """The least number of arguments of a call. Momentum and epsilon precede the last one, which is a
 flag, or empty because of a trailing comma."""
-
 _LONGEST_CODE: Final = 1 << 20
 
 
@@ -86,7 +82,6 @@ class Collected:
         names: key -> the name in the author's program.
         layers: the modules of a model that was saved whole, in the order of their creation.
         writer: the library that wrote the file, if recorded.
-        step: the training step, if recorded.
         in_order: True if the tensors are in the order in which the program made them.
     """
 
@@ -99,11 +94,7 @@ class Collected:
 
 
 def collect(root: Any) -> Collected:
-    """Return all tensors below an object.
-
-    Raises:
-        BudgetError: the object contains far more than any network.
-    """
+    """Return all tensors below an object; raise a `BudgetError` if there are too many."""
     result = Collected()
     paths: dict[str, tuple[str, ...]] = {}
     for path, value in _walk(root):
@@ -155,8 +146,8 @@ def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> N
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and value of each tensor and container below an object, in stored order.
 
-    A container that has several paths is yielded once, with its first path. Names within a module
-    are joined by dots and form one component of the path.
+    A container is yielded once, with its first path. Names within a module are joined by dots and
+    form one component of the path.
     """
     stack: list[tuple[tuple[str, ...], Any, bool, int]] = [((), root, False, 0)]
     seen: set[int] = set()
@@ -267,7 +258,6 @@ def _text(key: Any) -> str:
 
 
 def _is_script_module(value: Any) -> bool:
-    """Return True for a module of TorchScript."""
     return (
         isinstance(value, Opaque)
         and value.kind.module.partition(".")[0] == _ROOT
@@ -276,7 +266,7 @@ def _is_script_module(value: Any) -> bool:
 
 
 def _is_store(value: Any) -> bool:
-    """Return True for the single module that tch-rs saves, with all variables in no order."""
+    """Return True for the single module that tch-rs saves."""
     return (
         _is_script_module(value)
         and str(value.kind) == _FLAT
@@ -287,9 +277,7 @@ def _is_store(value: Any) -> bool:
 def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer]:
     """Return the layers, with epsilon and momentum added from the archive's code where possible.
 
-    Args:
-        layers: the modules of the archive.
-        top: the folder of the archive that contains `code`; None for other files.
+    The folder `top` of the archive contains `code`; it is None for other files.
     """
     members = {
         layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
@@ -317,10 +305,7 @@ def _code(top: Folder, member: str) -> str:
 
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
-    """Return the settings `eps` and `momentum` in the code of a class.
-
-    The mapping contains `momentum` only if the code does, and is empty if the code has no epsilon.
-    """
+    """Return the settings `eps` and `momentum` in the code of a class; nothing without `eps`."""
     start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
     if start < 0:
         return {}

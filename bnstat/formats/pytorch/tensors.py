@@ -33,6 +33,7 @@ from bnstat.errors import DamagedError
 from bnstat.formats.dtypes import (
     TORCH,
     TORCH_STORAGES,
+    as_shape,
     bytes_needed,
     dtype_of_descr,
     extents,
@@ -42,7 +43,6 @@ from bnstat.formats.dtypes import (
 from bnstat.formats.pytorch.pickled import Global, Opaque, PickleError, bytes_of
 from bnstat.storage.files import File, Range
 
-_MOST_DIMS: Final = 32
 _UNBUILT: Final = Global("torch", "Tensor")
 
 
@@ -52,8 +52,6 @@ class Storage:
 
     Attributes:
         key: the name in the file.
-        dtype: the type of its elements.
-        count: the number of its elements.
         offset: the index of its first element among the elements that the file stores for `key`.
     """
 
@@ -94,28 +92,11 @@ class Tensor:
         return 1 + sum((size - 1) * stride for size, stride in pairs)
 
     def start(self, itemsize: int) -> int:
-        """Return the offset of the view's first byte in the storage."""
         return (self.storage.offset + self.offset) * itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The location of a storage's bytes: `length` bytes of a file, from the offset `start` on."""
-
-    file: File
-    start: int
-    length: int
-    is_big_endian: bool = False
-
-
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return what a persistent id refers to: a storage or, in old files, the class of a module.
-
-    Only files from before PyTorch 1.6 use ids for modules.
-
-    Raises:
-        PickleError: the id is invalid.
-    """
+    """Return the storage that a persistent id names or, before PyTorch 1.6, a module's class."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()
@@ -147,19 +128,12 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     dtype = storage.dtype
     if len(rest) > 2 and isinstance(rest[2], Global) and rest[2].module == "torch":
         dtype = TORCH.get(rest[2].name, rest[2].name)
-    if type(offset) is not int or offset < 0 or not (_is_shape(size) and _is_shape(stride)):
+    shape, strides = as_shape(size), as_shape(stride)
+    if type(offset) is not int or offset < 0 or shape is None or strides is None:
         raise PickleError("a tensor has an invalid shape")
-    if len(size) != len(stride):
+    if len(shape) != len(strides):
         raise PickleError("a tensor's strides do not match its dimensions")
-    return Tensor(storage, dtype, offset, tuple(size), tuple(stride))
-
-
-def _is_shape(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) <= _MOST_DIMS
-        and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
-    )
+    return Tensor(storage, dtype, offset, shape, strides)
 
 
 def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
@@ -240,44 +214,36 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
 }
 
 
-def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]:
-    """Return the elements of a tensor, in the tensor's shape; `where` names the tensor.
-
-    Raises:
-        DamagedError: the tensor reaches beyond its storage.
-        UnsupportedError: the elements are not numbers.
-    """
+def read_tensor(
+    tensor: Tensor, content: File, is_big_endian: bool, where: str
+) -> NDArray[np.generic]:
+    """Return a tensor from its storage's bytes; `where` names the tensor in errors."""
     dtype = numpy_dtype(tensor.dtype, where)
     size = dtype.itemsize
     start, length = tensor.start(size), tensor.reach * size
-    if start < 0 or start + length > place.length:
-        raise DamagedError(where, f"reaches beyond its storage of {place.length} bytes")
-    data = place.file.read(place.start + start, length)
+    if start < 0 or start + length > content.size:
+        raise DamagedError(where, f"reaches beyond its storage of {content.size} bytes")
+    data = content.read(start, length)
     pairs = zip(tensor.shape, tensor.strides, strict=True)
     strides = [stride * size if count > 1 else 0 for count, stride in pairs] if length else None
     stored = dtype
     if dtype.kind in "iufcb":
-        stored = dtype.newbyteorder(">" if place.is_big_endian else "<")
+        stored = dtype.newbyteorder(">" if is_big_endian else "<")
     shaped: NDArray[np.generic] = np.ndarray(tensor.shape, stored, data, 0, strides)
     return shaped.astype(dtype, order="C")
 
 
-def find_tensor(tensor: Tensor, place: Place) -> Sequence[Range]:
+def find_tensor(tensor: Tensor, content: File, is_big_endian: bool) -> Sequence[Range]:
     """Return the ranges of a tensor's bytes; see `Variable.extents`."""
     dtype = find_dtype(tensor.dtype)
     if dtype is None or tensor.start(dtype.itemsize) < 0:
         return ()
-    is_plain, expected = not place.is_big_endian, 1
+    is_plain, expected = not is_big_endian, 1
     for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         is_plain &= size == 1 or stride == expected
         expected *= size
-    return extents(
-        place.file,
-        place.start + tensor.start(dtype.itemsize),
-        tensor.reach * dtype.itemsize,
-        dtype if is_plain else None,
-        tensor.shape,
-    )
+    start, length = tensor.start(dtype.itemsize), tensor.reach * dtype.itemsize
+    return extents(content, start, length, dtype if is_plain else None, tensor.shape)
 
 
 _RECONSTRUCT: Final = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -293,9 +259,7 @@ class Array:
 
     Attributes:
         stored: the dtype of the stored bytes, with the byte order.
-        shape: the dimensions.
         order: "C" if the last index varies fastest in the bytes, "F" if the first does.
-        data: the bytes.
     """
 
     stored: np.dtype[np.generic]
@@ -305,20 +269,14 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that reading takes."""
         return len(self.data)
 
     @property
     def dtype(self) -> str:
-        """The name of the element type."""
         return self.stored.name
 
     def read(self, where: str) -> NDArray[np.generic]:
-        """Return the elements; `where` names the array.
-
-        Raises:
-            DamagedError: the bytes do not fit the shape.
-        """
+        """Return the elements; `where` names the array in errors."""
         if len(self.data) != bytes_needed(self.shape, self.stored):
             raise DamagedError(
                 where, f"the {len(self.data)} bytes of this array do not fit its shape"
@@ -340,9 +298,9 @@ def array_of(value: Opaque) -> Array | None:
             state = value.state
     match state:
         case (int(), shape, dtype, bool(is_fortran), data) | (shape, dtype, bool(is_fortran), data):
-            stored, content = _dtype(dtype), bytes_of(data)
-            if stored is not None and content is not None and _is_shape(shape):
-                return Array(stored, tuple(shape), "F" if is_fortran else "C", content)
+            stored, content, sizes = _dtype(dtype), bytes_of(data), as_shape(shape)
+            if stored is not None and content is not None and sizes is not None:
+                return Array(stored, sizes, "F" if is_fortran else "C", content)
     return None
 
 

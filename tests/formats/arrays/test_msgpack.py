@@ -11,7 +11,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import DamagedError, UnsupportedError
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 
 DATA = Path(__file__).parents[2] / "data" / "jax"
 RANDOM = np.random.default_rng(2)

@@ -13,8 +13,8 @@ from bnstat.errors import DamagedError
 from bnstat.formats.arrays.safetensors import matches, open_contents
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
+from tests.builders.oracle import same_bits
 from tests.builders.places import from_extents
-from tests.formats.keras.files import same_bits
 
 ROLES = {
     "weight": "gamma",

@@ -12,8 +12,8 @@ import pytest
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.locate import locate
+from tests.builders.oracle import same_bits
 from tests.formats.arrays.test_safetensors import ROLES, state
-from tests.formats.keras.files import same_bits
 from tests.fuzz.ports import safetensors_of
 
 

@@ -13,39 +13,19 @@ import pytest
 import bnstat
 from bnstat.model import ROLES
 from tests.builders.oracle import assert_layers
+from tests.formats.keras.files import layer, model, norm
 from tests.fuzz import handmade
 
-CONFIG = {
-    "class_name": "Sequential",
-    "config": {
-        "layers": [
-            {"class_name": "Dense", "config": {"name": "dense"}},
-            {"class_name": "BatchNormalization", "config": {"name": "bn"}},
-            {
-                "class_name": "Functional",
-                "config": {
-                    "name": "inner",
-                    "layers": [{"class_name": "BatchNormalization", "config": {"name": "deep"}}],
-                },
-            },
-        ]
-    },
-}
+CONFIG = model(layer("Dense", "dense"), norm("bn"), model(norm("deep"), name="inner"))
 LAYERS = ["layers", "_layer_checkpoint_dependencies"]
 
 
 def _fill(file: Any, layers: str) -> None:
-    places = [
-        f"{layers}\\batch_normalization",
-        rf"{layers}\functional\{layers}\batch_normalization",
-    ]
-    for place in places:
-        for index, array in enumerate(handmade.values().values()):
-            file[f"{place}/vars/{index}"] = array
+    for place in ("batch_normalization", rf"functional\{layers}\batch_normalization"):
+        handmade.numbered(file, rf"{layers}\{place}/vars")
     file[f"{layers}\\dense/vars/0"] = np.ones((2, 3), "<f4")
-    for index in range(4):
-        file[f"metrics\\mean/vars/{index}"] = np.ones(3, "<f4")
-        file[f"optimizer\\inner/vars/{index}"] = np.ones(3, "<f4")
+    for place in ("metrics", "optimizer"):
+        handmade.numbered(file, rf"{place}\mean/vars")
     file.create_group("vars")
 
 
@@ -65,8 +45,7 @@ def test_layers_of_weights_have_the_same_names_as_on_linux(layers: str, tmp_path
     for name, separator in (("windows", "\\"), ("linux", "/")):
         path = tmp_path / f"{name}.weights.h5"
         with h5py.File(path, "w") as file:
-            for index, array in enumerate(handmade.values().values()):
-                file[f"{layers}{separator}batch_normalization/vars/{index}"] = array
+            handmade.numbered(file, f"{layers}{separator}batch_normalization/vars")
         model = bnstat.load(path)
         names += model.keys()
         assert_layers(model, {names[0]: handmade.values()})

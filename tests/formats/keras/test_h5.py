@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -11,70 +9,42 @@ import numpy as np
 import pytest
 
 from bnstat.formats.keras.h5 import writer
-from tests.formats.keras.files import batch_norms, contents_of
-
-STATISTICS = ("gamma:0", "beta:0", "moving_mean:0", "moving_variance:0")
-
-
-def batch_norm(name: str) -> dict[str, object]:
-    config = {"name": name, "trainable": True, "momentum": 0.9, "epsilon": 0.5, "axis": [3]}
-    return {"class_name": "BatchNormalization", "config": config}
-
-
-def sequential(*layers: dict[str, object], name: str = "net") -> dict[str, object]:
-    return {"class_name": "Sequential", "config": {"name": name, "layers": layers}}
-
-
-def write(
-    path: Path,
-    groups: dict[str, Sequence[str]],
-    config: dict[str, object] | None = None,
-) -> Path:
-    """Write groups of weights; with a configuration, a whole model."""
-    with h5py.File(path, "w") as file:
-        root = file
-        if config is not None:
-            file.attrs["model_config"] = json.dumps(config)
-            root = file.create_group("model_weights")
-        root.attrs["layer_names"] = np.array(list(groups), "S")
-        for name, weights in groups.items():
-            group = root.create_group(name)
-            group.attrs["weight_names"] = np.array(weights, "S")
-            for index, weight in enumerate(weights):
-                group[weight] = np.full(3, index, np.float32)
-    return path
-
-
-def scoped(scope: str, labels: Sequence[str] = STATISTICS) -> list[str]:
-    return [f"{scope}/{label}" for label in labels]
-
+from tests.formats.keras.files import (
+    LABELS,
+    batch_norms,
+    contents_of,
+    model,
+    norm,
+    scoped,
+    write_h5,
+)
 
 GROUPS = {
     "scopes that TensorFlow renamed": (
-        [batch_norm("bn"), sequential(batch_norm("a"), batch_norm("b"), name="inner")],
+        [norm("bn"), model(norm("a"), norm("b"), name="inner")],
         {"bn": scoped("bn_1_2"), "inner": [*scoped("a_1"), *scoped("b_1")]},
         {"bn": "bn/bn_1_2", "inner/a": "inner/a_1", "inner/b": "inner/b_1"},
     ),
     "names with a count that are not renamed": (
-        [sequential(batch_norm("bn"), batch_norm("bn_1"), name="inner")],
+        [model(norm("bn"), norm("bn_1"), name="inner")],
         {"inner": [*scoped("bn_1"), *scoped("bn")]},
         {"inner/bn": "inner/bn", "inner/bn_1": "inner/bn_1"},
     ),
     "variables that TensorFlow renamed": (
-        [batch_norm("bn")],
+        [norm("bn")],
         {"bn": [label.replace(":", "_1:") for label in scoped("bn")]},
         {"bn": "bn/bn"},
     ),
     "a layer that was renamed after it was built": (
-        [batch_norm("new_name")],
+        [norm("new_name")],
         {"new_name": scoped("old_name")},
         {"new_name": "new_name/old_name"},
     ),
     "layers of one name in models of models": (
         [
-            sequential(
-                sequential(batch_norm("bn"), name="left"),
-                sequential(batch_norm("bn"), name="right"),
+            model(
+                model(norm("bn"), name="left"),
+                model(norm("bn"), name="right"),
                 name="outer",
             )
         ],
@@ -87,7 +57,7 @@ GROUPS = {
 @pytest.mark.parametrize("case", GROUPS)
 def test_layers_and_their_groups(tmp_path: Path, case: str) -> None:
     layers, groups, expected = GROUPS[case]
-    found = batch_norms(contents_of(write(tmp_path / "m.h5", groups, sequential(*layers))))
+    found = batch_norms(contents_of(write_h5(tmp_path / "m.h5", model(*layers), groups)))
     places = {name: layer.roles["gamma"].rpartition("/")[0] for name, layer in found.items()}
     assert places == {name: f"model_weights/{place}" for name, place in expected.items()}
     for layer in found.values():
@@ -97,13 +67,9 @@ def test_layers_and_their_groups(tmp_path: Path, case: str) -> None:
 
 def test_names_with_slashes(tmp_path: Path) -> None:
     groups = {"conv1": ["conv1/kernel:0"], "conv1/bn": scoped("conv1/bn"), "bn": scoped("bn")}
-    config = sequential(batch_norm("conv1/bn"), batch_norm("bn"))
-    for path in (
-        write(tmp_path / "whole.h5", groups, config),
-        write(tmp_path / "weights.h5", groups),
-    ):
-        contents = contents_of(path)
-        found = batch_norms(contents)
+    config = model(norm("conv1/bn"), norm("bn"))
+    for configured in (config, None):
+        found = batch_norms(contents_of(write_h5(tmp_path / "m.h5", configured, groups)))
         assert list(found) == ["conv1/bn", "bn"]
         assert found["conv1/bn"].roles["beta"].endswith("conv1/bn/conv1/bn/beta:0")
 
@@ -111,15 +77,10 @@ def test_names_with_slashes(tmp_path: Path) -> None:
 def test_keras_1_in_a_nested_model(tmp_path: Path) -> None:
     labels = ("gamma", "beta", "running_mean", "running_std")
     weights = [f"{layer}_{label}" for layer in ("bn_1", "bn_10") for label in labels]
-    config = sequential(sequential(batch_norm("bn_1"), batch_norm("bn_10"), name="inner"))
-    found = batch_norms(contents_of(write(tmp_path / "m.h5", {"inner": weights}, config)))
-    assert {name: layer.roles for name, layer in found.items()} == {
-        f"inner/{layer}": {
-            "gamma": f"model_weights/inner/{layer}_gamma",
-            "beta": f"model_weights/inner/{layer}_beta",
-            "moving_mean": f"model_weights/inner/{layer}_running_mean",
-            "moving_variance": f"model_weights/inner/{layer}_running_std",
-        }
+    config = model(model(norm("bn_1"), norm("bn_10"), name="inner"))
+    found = batch_norms(contents_of(write_h5(tmp_path / "m.h5", config, {"inner": weights})))
+    assert {name: [*layer.roles.values()] for name, layer in found.items()} == {
+        f"inner/{layer}": [f"model_weights/inner/{layer}_{label}" for label in labels]
         for layer in ("bn_1", "bn_10")
     }
 
@@ -149,38 +110,29 @@ def test_keras_0_numbers_layers_and_weights(tmp_path: Path) -> None:
 
 def test_layers_of_other_scripts(tmp_path: Path) -> None:
     names = [f"归一化_{index}" for index in range(30)]
+    groups = {name: scoped(name) for name in names}
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.attrs["layer_names"] = names
-        for name in names:
-            for label in STATISTICS:
-                file[f"{name}/{name}/{label}"] = np.ones(3, np.float32)
+        for name, weights in groups.items():
+            for weight in weights:
+                file[f"{name}/{weight}"] = np.ones(3, np.float32)
     assert list(batch_norms(contents_of(tmp_path / "m.h5"))) == names
 
 
 def test_a_layer_without_statistics(tmp_path: Path) -> None:
-    groups = {"bn": scoped("bn", STATISTICS[:2]), "other": []}
-    config = sequential(batch_norm("bn"), batch_norm("other"))
-    found = batch_norms(contents_of(write(tmp_path / "m.h5", groups, config)))
-    assert {name: set(layer.roles) for name, layer in found.items()} == {
-        "bn": {"gamma", "beta"},
-        "other": set(),
-    }
+    groups = {"bn": scoped("bn", LABELS[:2]), "other": []}
+    config = model(norm("bn"), norm("other"))
+    found = batch_norms(contents_of(write_h5(tmp_path / "m.h5", config, groups)))
+    assert [set(layer.roles) for layer in found.values()] == [{"gamma", "beta"}, set()]
 
 
 @pytest.mark.parametrize(
-    ("version", "expected"),
+    ("library", "version"),
     [
-        (None, None),
-        ("1.2.2", "Keras 1.2.2"),
-        ("2.2.4", "Keras 2.2.4"),
-        ("2.3.1", "Keras 2.3.1"),
-        ("2.1.6-tf", "tf.keras 2.1.6-tf"),
-        ("2.2.4-tf", "tf.keras 2.2.4-tf"),
-        ("2.4.0", "tf.keras 2.4.0"),
-        ("2.15.0", "tf.keras 2.15.0"),
-        ("3.15.1", "Keras 3.15.1"),
-        ("unknown", "Keras unknown"),
+        *(("Keras", version) for version in ("1.2.2", "2.2.4", "2.3.1", "3.15.1", "unknown")),
+        *(("tf.keras", version) for version in ("2.1.6-tf", "2.2.4-tf", "2.4.0", "2.15.0")),
     ],
 )
-def test_writer(version: str | None, expected: str | None) -> None:
-    assert writer(version) == expected
+def test_writer(library: str, version: str) -> None:
+    assert writer(version) == f"{library} {version}"
+    assert writer(None) is None

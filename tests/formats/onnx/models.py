@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnstat.model import ROLES, Model
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import same_bits
 
 onnx = pytest.importorskip("onnx", reason="the onnx package writes the files of these tests")
 

@@ -17,8 +17,8 @@ from bnstat.formats.protobuf.wire import field
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
+from tests.builders.oracle import same_bits
 from tests.builders.places import from_extents
-from tests.formats.keras.files import same_bits
 from tests.formats.onnx.models import (
     arrays,
     assert_layer,

@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.model import Model
-from tests.formats.keras.files import same_bits
+from bnstat.model import ROLES, Model
+from tests.builders.oracle import same_bits
+from tests.fuzz import ports
 
 torch = pytest.importorskip("torch", reason="PyTorch writes the files of these tests")
 
 
 FORMS = {"zip": True, "legacy": False}
-
-
-ROLES = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
+NAMES = ["stem.1", "block.0", "a"]
 
 
 class Net(torch.nn.Module):
@@ -46,19 +41,14 @@ class Net(torch.nn.Module):
             self.to(dtype)
 
 
-NAMES = ["stem.1", "block.0", "a"]
-
-
-def save(path: Path, content: Any, form: str = "zip") -> Path:
-    torch.save(content, path, _use_new_zipfile_serialization=FORMS[form])
+def save(path: Path, content: Any, form: str = "zip", **options: Any) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=FORMS[form], **options)
     return path
 
 
 def as_array(tensor: Any) -> np.ndarray:
     """Return the numbers of a tensor, also of bfloat16."""
     if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.detach().numpy()
 
@@ -68,7 +58,7 @@ def assert_is(model: Model, net: Any, names: list[str] | None = None) -> None:
     state = net.state_dict()
     assert [layer.name for layer in model] == (names or NAMES)
     for layer, own in zip(model, NAMES, strict=True):
-        for name, role in ROLES.items():
+        for name, role in zip(ports.NAMES, ROLES, strict=True):
             expected = state.get(f"{own}.{name}")
             found = layer.array(role)
             assert (found is None) == (expected is None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from bnstat.formats.contents import Contents
 from bnstat.formats.pytorch.file import matches, open_contents
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
+from tests.fuzz import ports
+from tests.fuzz.handmade import values
 
 
 def opened(path: Path) -> Contents:
@@ -16,9 +17,13 @@ def opened(path: Path) -> Contents:
     return open_contents(LocalFile(path), Source(str(path), ""))
 
 
-def zipped(path: Path, pickle_: bytes, **members: bytes) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("m/data.pkl", pickle_)
-        for name, content in members.items():
-            archive.writestr(f"m/{name.replace('__', '/')}", content)
+def zipped(path: Path, pickle_: bytes, *storages: bytes) -> Path:
+    """Write a zip with these storages under the keys `0`, `1`, ..."""
+    members = {str(key): content for key, content in enumerate(storages)}
+    path.write_bytes(ports.pytorch_zip(pickle_, members))
     return path
+
+
+def arrays(times: int = 1) -> list[bytes]:
+    """Return the contents of the storages of `ports.tensors()`."""
+    return [array.tobytes() for array in values().values()] * times

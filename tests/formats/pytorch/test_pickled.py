@@ -1,4 +1,4 @@
-"""Valid and hostile pickles."""
+"""Valid and hostile pickles, written by hand without PyTorch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+import bnstat
 from bnstat.errors import UnsupportedError
 from bnstat.formats.pytorch import pickled, state
 from bnstat.formats.pytorch.pickled import BudgetError, Global, Opaque, PickleError, unpickle
 from bnstat.formats.pytorch.tensors import call, storage_of
-from tests.formats.pytorch.reading import opened, zipped
+from tests.builders.oracle import assert_layers
+from tests.formats.pytorch.reading import arrays, opened, zipped
 from tests.fuzz import ports
+from tests.fuzz.handmade import values
 
 
 def test_containers_that_contain_themselves(tmp_path: Path) -> None:
@@ -137,13 +140,73 @@ def test_deeply_nested_modules(tmp_path: Path) -> None:
     module = ports.Call("torch.nn:Module", (), {"_modules": {}})
     program = ports.program(module)
     for _ in range(2000):
-        program = (
-            b"ctorch.nn\nModule\n)R}"
-            + text(b"_modules")
-            + b"}"
-            + text(b"n" * 500)
-            + program
-            + b"ssb"
-        )
+        start = b"ctorch.nn\nModule\n)R}" + text(b"_modules") + b"}"
+        program = start + text(b"n" * 500) + program + b"ssb"
     found = opened(zipped(tmp_path / "m", b"\x80\x02" + program + b"."))
     assert dict(found.variables) == {}
+
+
+LAYERS = {"state": ["a", "b"], "checkpoint": ["a", "b"], "legacy": ["a", "b"], "whole": ["bn"]}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_form(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(ports.pytorch_files()[f"{name}.pt"])
+    model = bnstat.load(path)
+    assert_layers(model, dict.fromkeys(LAYERS[name], values()))
+    assert [layer.epsilon for layer in model] == ([1e-5] if name == "whole" else [None, None])
+
+
+@pytest.mark.parametrize("parallel", ["", "module."])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "copied"])
+def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Path) -> None:
+    """Tensors that share a storage are read once; copies may have other numbers."""
+    inner = ports.torch_norm(ports.tensors(), eps=0.5, momentum=0.1)
+    others = ports.tensors(0 if shared else 4)
+    state = {f"{parallel}stem.bn.{name}": tensor for name, tensor in others.items()}
+    net = ports.torch_module("net:Net", {"stem": ports.torch_module("net:Stem", {"bn": inner})})
+    content = ports.pickled({"state_dict": state, "full_model": net})
+    model = bnstat.load(zipped(tmp_path / "m", content, *arrays(2)))
+    assert len(model) == (1 if shared else 2)
+    if shared:
+        (layer,) = model
+        assert (layer.name, layer.epsilon) == ("stem.bn", 0.5)
+        assert [f.rule for f in bnstat.check(model) if f.rule == "BN013"] == []
+    assert_layers(model, dict.fromkeys(model.keys(), values()))
+
+
+def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
+    """The pickle contains the module once, and refers to it by its number in the memo."""
+    mark = ports.program(ports.Name("a:b"))
+    norm = ports.program(ports.torch_norm(ports.tensors(), eps=1e-5, momentum=0.1))
+    again = ports.torch_module("torch.nn:Sequential", {"0": ports.Name("a:b")})
+    pipeline = ports.program(again).replace(mark, b"h\x07")
+    children = b"}(" + ports.program("bn1") + norm + b"q\x07" + ports.program("pipeline")
+    program = ports.program(ports.Call("net:Net", (), {"_modules": ports.Name("a:b")}))
+    program = program.replace(mark, children + pipeline + b"u")
+    model = bnstat.load(zipped(tmp_path / "m", b"\x80\x02" + program + b".", *arrays()))
+    assert not [found for found in bnstat.check(model) if found.severity == "error"]
+    assert_layers(model, {"bn1": values()})
+
+
+def test_repeated_numbers_have_a_budget(tmp_path: Path) -> None:
+    """Strides of 0 repeat a number."""
+    sizes = {f"{layer}.{name}": 1 << 24 for layer in range(8) for name in ports.NAMES}
+    small = {f"bn.{name}": 5 for name in ports.NAMES}
+    one = ports.tensor(ports.Storage("0", 1))
+    storage, offset, _, _, *rest = one.arguments
+    state = {
+        name: one._replace(arguments=(storage, offset, (size,), (0,), *rest))
+        for name, size in {**sizes, **small}.items()
+    }
+    zipped(tmp_path / "m", ports.pickled(state), b"\0\0\x80?")
+    stored = bnstat.load(tmp_path / "m").stored
+    assert all(stored[name].read().tolist() == [1] * 5 for name in small)
+    read = 0
+    for name in sizes:
+        try:
+            read += stored[name].read().nbytes
+        except UnsupportedError:
+            continue
+    assert 0 < read <= (1 << 28) + 2 * (tmp_path / "m").stat().st_size

@@ -10,11 +10,11 @@ import pytest
 import bnstat
 from bnstat.model import ROLES
 from tests.builders.oracle import assert_layers, same_bits
+from tests.formats.pytorch.reading import arrays
 from tests.fuzz import ports
 from tests.fuzz.handmade import values
 
-STORAGES = {str(at): array.tobytes() for at, array in enumerate(values().values())}
-TENSORS = {name: ports.tensor(ports.Storage(str(at), 3)) for at, name in enumerate(ports.NAMES)}
+TENSORS = ports.tensors()
 NORM = "__torch__.torch.nn.modules.batchnorm"
 CODE = "code/__torch__/torch/nn/modules/batchnorm"
 HEAD = """class BatchNorm2d(Module):
@@ -43,7 +43,7 @@ OTHER = "class Other(Module):\n  eps : Final[float] = 9.\n  momentum : Final[flo
 def archive(path: Path, root: Any, **code: str) -> Path:
     members = {"data.pkl": ports.pickled(root), "constants.pkl": b"\x80\x02).", "version": b"3\n"}
     members |= {name.replace("__py", ".py"): text.encode() for name, text in code.items()}
-    members |= {f"data/{key}": data for key, data in STORAGES.items()}
+    members |= {f"data/{key}": data for key, data in enumerate(arrays())}
     path.write_bytes(ports.pytorch_members(members))
     return path
 
@@ -116,12 +116,11 @@ def test_dots_of_tch_rs(tmp_path: Path) -> None:
 
 
 def test_numbers_of_tch_rs(tmp_path: Path) -> None:
-    kernel = ports.tensor(ports.Storage("1", 3))._replace(
-        arguments=(ports.Storage("1", 3), 0, (3, 1, 1), (1, 1, 1), False, None)
-    )
-    state = {"weight": kernel, "running_var": TENSORS["running_var"]}
-    state |= {"weight__1": TENSORS["weight"], "running_mean": TENSORS["running_mean"]}
-    state |= {"bias": TENSORS["bias"]}
+    storage, *_ = TENSORS["bias"].arguments
+    kernel = (storage, 0, (3, 1, 1), (1, 1, 1), False, None)
+    state = {"weight": TENSORS["bias"]._replace(arguments=kernel)}
+    state |= {"running_var": TENSORS["running_var"], "weight__1": TENSORS["weight"]}
+    state |= {"running_mean": TENSORS["running_mean"], "bias": TENSORS["bias"]}
     (layer,) = bnstat.load(archive(tmp_path / "m.ot", ports.Call("__torch__:Module", (), state)))
     keys = [layer.variables[role].key for role in ROLES]
     assert keys == ["weight__1", "bias", "running_mean", "running_var"]

@@ -1,56 +1,51 @@
-"""Tensors in PyTorch files, compared with PyTorch."""
+"""Tensors, arrays and other objects in PyTorch files, compared with what PyTorch loads."""
 
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from bnstat.errors import DamagedError
+import bnstat
+from bnstat.errors import DamagedError, UnsupportedError
+from tests.builders.oracle import same_bits
 from tests.builders.places import from_extents
-from tests.formats.keras.files import same_bits
-from tests.formats.pytorch.files import (
-    FORMS,
-    save,
-    torch,
-)
+from tests.formats.pytorch.files import FORMS, Net, assert_is, save, torch
 from tests.formats.pytorch.reading import opened, zipped
 
+WHOLE = torch.arange(12.0)
 VIEWS = {
-    "transposed": lambda: torch.arange(12.0).reshape(3, 4).t(),
-    "every other": lambda: torch.arange(12.0)[1::2],
-    "a part": lambda: torch.arange(24.0).reshape(2, 3, 4)[1, :, 1:3],
-    "expanded": lambda: torch.arange(3.0)[:, None].expand(3, 4),
-    "scalar": lambda: torch.arange(3.0)[2],
-    "empty": lambda: torch.zeros(0, 3),
-    "a row of a transposed": lambda: torch.arange(12.0).reshape(3, 4).t()[2],
+    "transposed": WHOLE.reshape(3, 4).t(),
+    "every other": WHOLE[1::2],
+    "a part": torch.arange(24.0).reshape(2, 3, 4)[1, :, 1:3],
+    "expanded": torch.arange(3.0)[:, None].expand(3, 4),
+    "scalar": WHOLE[2],
+    "empty": torch.zeros(0, 3),
+    "a row of a transposed": WHOLE.reshape(3, 4).t()[2],
+    "the first half": WHOLE[:6],
+    "the second half": WHOLE[6:],
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("view", VIEWS)
-def test_views(tmp_path: Path, form: str, view: str) -> None:
-    tensor = VIEWS[view]()
-    contents = opened(save(tmp_path / "m", {"t": tensor}, form))
-    variable = contents.variables["t"]
-    assert variable.shape == tuple(tensor.shape)
-    assert same_bits(variable.read(), tensor.numpy())
-    (place,) = variable.extents()
-    assert (place.part is not None) == tensor.is_contiguous()
-    if place.part is not None:
-        assert same_bits(from_extents(variable), tensor.numpy())
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_tensors_that_share_a_storage(tmp_path: Path, form: str) -> None:
-    whole = torch.arange(10.0)
-    content = {"a": whole[:4], "b": whole[4:], "c": [whole, {"d": whole[::3]}]}
-    contents = opened(save(tmp_path / "m", content, form))
-    assert list(contents.variables) == ["a", "b", "c/0", "c/1/d"]
-    for key, expected in (("a", whole[:4]), ("b", whole[4:]), ("c/1/d", whole[::3])):
-        assert same_bits(contents.variables[key].read(), expected.numpy())
+def test_views(tmp_path: Path, form: str) -> None:
+    content = {"views": VIEWS, "listed": [WHOLE, {"d": WHOLE[::3]}]}
+    variables = opened(save(tmp_path / "m", content, form)).variables
+    assert list(variables) == [*(f"views/{name}" for name in VIEWS), "listed/0", "listed/1/d"]
+    assert same_bits(variables["listed/1/d"].read(), WHOLE[::3].numpy())
+    for name, tensor in VIEWS.items():
+        variable = variables[f"views/{name}"]
+        assert variable.shape == tuple(tensor.shape)
+        assert same_bits(variable.read(), tensor.numpy())
+        (place,) = variable.extents()
+        assert (place.part is not None) == tensor.is_contiguous()
+        if place.part is not None:
+            assert same_bits(from_extents(variable), tensor.numpy())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -91,8 +86,129 @@ def test_tensors_beyond_their_storage(tmp_path: Path) -> None:
     shape = b"K\x04\x85q"
     assert pickled.count(shape) == 1
     for other in (b"K\x05\x85q", b"K\xff\x85q"):
-        path = zipped(tmp_path / "m", pickled.replace(shape, other), data__0=bytes(16))
+        path = zipped(tmp_path / "m", pickled.replace(shape, other), bytes(16))
         with pytest.raises(DamagedError):
             opened(path).variables["t"].read()
     with pytest.raises(DamagedError):
         opened(zipped(tmp_path / "m", pickled)).variables["t"].read()
+
+
+RANDOM = np.random.default_rng(3)
+NAMES = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+
+
+def arrays(dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    return {name: (RANDOM.random(5) + 0.5).astype(dtype) for name in NAMES}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
+def test_arrays_of_numpy(tmp_path: Path, dtype: str, protocol: int, form: str) -> None:
+    held = arrays(dtype)
+    others = {
+        "turned": np.arange(6, dtype="<i8").reshape(2, 3).T,
+        "scalar": np.float64(3),
+        "none": np.zeros((0, 2)),
+        "texts": np.array(["a", None]),
+        "names": np.array(["a", "b"]),
+    }
+    path = tmp_path / "m.pt"
+    save(path, {**held, **others}, form, pickle_protocol=protocol)
+    contents = opened(path)
+    assert not contents.notes
+    for name in (*held, "turned", "none"):
+        found, expected = contents.variables[name].read(), {**held, **others}[name]
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype.newbyteorder("="))
+        assert np.array_equal(found, expected)
+    assert not {"scalar", "texts", "names"} & set(contents.variables)
+    (layer,) = bnstat.load(path)
+    assert same_bits(layer.gamma, held["bn.weight"].astype(np.dtype(dtype).newbyteorder("=")))
+
+
+def test_an_array_without_its_bytes(tmp_path: Path) -> None:
+    content = pickle.dumps({"a": np.arange(4.0)}, 2).replace(b"K\x04\x85", b"K\x05\x85")
+    contents = opened(zipped(tmp_path / "m.pt", content))
+    with pytest.raises(DamagedError, match="do not fit"):
+        contents.variables["a"].read()
+
+
+def quantized_tensors() -> dict[str, Any]:
+    values = torch.from_numpy(RANDOM.normal(size=(4, 3, 2)).astype(np.float32))
+    scales = torch.from_numpy(RANDOM.uniform(0.01, 0.1, 3))
+    zeros = torch.tensor([-3, 0, 5])
+    return {
+        "tensor": torch.quantize_per_tensor(values, 0.03, 7, torch.quint8),
+        "signed": torch.quantize_per_tensor(values, 0.03, -7, torch.qint8),
+        "wide": torch.quantize_per_tensor(values, 1e-4, 0, torch.qint32),
+        "channel": torch.quantize_per_channel(values, scales, zeros, 1, torch.qint8),
+        "view": torch.quantize_per_tensor(values, 0.03, 7, torch.quint8)[1:, 1],
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_quantized_tensors(tmp_path: Path, form: str) -> None:
+    held = quantized_tensors()
+    contents = opened(save(tmp_path / "m.pt", held, form))
+    assert not contents.notes
+    for name, tensor in held.items():
+        variable, expected = contents.variables[name], tensor.dequantize().numpy()
+        assert (variable.dtype, variable.shape) == ("float32", expected.shape)
+        assert same_bits(variable.read(), np.ascontiguousarray(expected))
+        is_channelwise = name == "channel"
+        scales = (
+            tensor.q_per_channel_scales().numpy()
+            if is_channelwise
+            else np.float32(tensor.q_scale())
+        )
+        step = np.broadcast_to(variable.step(), expected.shape)
+        axes = np.moveaxis(step, 1, -1) if is_channelwise else step
+        assert np.array_equal(axes, np.broadcast_to(scales, axes.shape))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantized_port_is_proven(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.BatchNorm2d(6))
+    net[1].running_mean.uniform_(-1, 1)
+    net[1].running_var.uniform_(0.5, 2)
+    net.eval()
+    save(tmp_path / "float.pt", net.state_dict())
+    tools = torch.ao.quantization
+    fused = tools.fuse_modules(net, [["0", "1"]])
+    fused.qconfig = tools.get_default_qconfig("fbgemm")
+    prepared = tools.prepare(fused)
+    prepared(torch.rand(4, 3, 8, 8))
+    save(tmp_path / "int8.pt", tools.convert(prepared).state_dict())
+    pair = (bnstat.load(tmp_path / "float.pt"), bnstat.load(tmp_path / "int8.pt"))
+    difference = bnstat.diff(*pair, epsilon=1e-5)
+    assert difference.equivalent
+    assert [(each.layer, each.rounding) for each in difference.folded] == [("1", "quantized")]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("_rebuild_sparse_tensor", torch.eye(5).to_sparse()),
+        ("_rebuild_sparse_tensor", torch.eye(5).to_sparse_csr()),
+        ("_rebuild_meta_tensor_no_storage", torch.empty(3, device="meta")),
+    ],
+    ids=["sparse", "rows", "meta"],
+)
+def test_tensors_of_other_kinds_are_named(tmp_path: Path, name: str, tensor: Any) -> None:
+    net = Net()
+    path = save(tmp_path / "m.pt", {**net.state_dict(), "other": tensor})
+    model = bnstat.load(path)
+    assert_is(model, net)
+    (note,) = model.notes
+    assert f"torch._utils.{name}" in note
+
+
+def test_distributed_checkpoints_are_refused(tmp_path: Path) -> None:
+    dcp = pytest.importorskip("torch.distributed.checkpoint")
+    dcp.save({"model": Net().state_dict()}, checkpoint_id=tmp_path)
+    for path in (tmp_path, tmp_path / ".metadata", tmp_path / "__0_0.distcp"):
+        with pytest.raises(UnsupportedError, match="dcp_to_torch"):
+            bnstat.load(path)

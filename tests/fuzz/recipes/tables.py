@@ -28,7 +28,6 @@ def _on_entries(change: Callable[[Random, Entries], None]) -> mutate.Change:
 
 
 def _message(rng: Random, entries: Entries) -> None:
-    """Change a field of an entry's message."""
     at = rng.randrange(len(entries))
     key, value = entries[at]
     entries[at] = key, mutate.protobuf(rng, value)
@@ -46,7 +45,6 @@ def _numbers(rng: Random, entries: Entries) -> None:
 
 
 def _keys(rng: Random, entries: Entries) -> None:
-    """Rename, double, remove or swap keys, or add a thousand."""
     at, other = rng.randrange(len(entries)), rng.randrange(len(entries))
     (key, value), (other_key, other_value) = entries[at], entries[other]
     choice = rng.randrange(6)
@@ -94,7 +92,6 @@ def _snappy(contents: bytes) -> bytes:
 
 
 def _any_byte(rng: Random, data: bytes) -> bytes:
-    """Change the footer, or any byte of the table."""
     if rng.random() < 0.5:
         footer = mutate.some_bytes(rng, data[-tables.FOOTER : -8])[:40].ljust(40, b"\0")
         return data[: -tables.FOOTER] + footer + tables.MAGIC
@@ -109,11 +106,7 @@ CHANGES: tuple[mutate.Change, ...] = (
 
 
 def tensor_bytes(rng: Random, seed: Seed) -> Seed:
-    """Change the bytes of a tensor in the data file of a bundle, with a correct checksum.
-
-    Raises:
-        LookupError: the seed has no index or no data file.
-    """
+    """Change the bytes of a tensor in the data file of a bundle, with a correct checksum."""
     names = sorted(seed.files)
     data = rng.choice([name for name in names if ".data-00000" in name])
     index = rng.choice([name for name in names if name.endswith(".index")])
