@@ -17,12 +17,14 @@ from typing import Any, Final, Literal
 
 from bnstat.checks import RULES, SEVERITIES, Finding, Severity
 from bnstat.errors import (
+    LONGEST_WHERE,
     BnstatError,
     ChangedError,
     DamagedError,
     NotFoundError,
     UnknownFormatError,
     UnsupportedError,
+    printable,
 )
 from bnstat.model import Model
 from bnstat.scanning.walk import Candidate
@@ -113,7 +115,7 @@ def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
     """Return the record of a model that could not be read; `fields` are further attributes."""
     trouble: Trouble = _TROUBLES.get(type(error), "unreadable")
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
-    inside = "" if error.where == path else f"{where}: "
+    inside = "" if error.where == path else f"{printable(where, LONGEST_WHERE)}: "
     hint = f"; {error.hint}" if error.hint else ""
     return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **fields)
 
