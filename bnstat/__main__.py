@@ -12,7 +12,7 @@ from typing import NoReturn
 from bnstat.signals import INTERRUPTED, Ended, is_call_running, raise_on_signals
 
 _RARELY = 100_000
-"""New objects between garbage collections: a large checkpoint makes millions, but little garbage."""
+"""New objects between two garbage collections, because a large checkpoint makes little garbage."""
 
 
 def run() -> None:

@@ -30,11 +30,9 @@ class Candidate(NamedTuple):
 
     Attributes:
         path: the candidate's path, which other commands accept.
-        file: the name of the file whose content shows whether the candidate is a model; empty if
-            the names suffice.
+        file: the name of the file whose content must be checked; empty if the names suffice.
         signature: a hash of the names, sizes and times of the candidate's files; empty if unknown.
-        folder: the URL of the candidate, if it is a folder, or of its parent folder; empty if
-            local.
+        folder: the URL of the candidate's folder; empty if local.
         files: for a remote candidate, the listing of its files, with paths below `folder`.
     """
 
@@ -54,14 +52,13 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The selection of models below a root.
+    """The selection of models below a root, by globs.
 
     A glob with a slash matches the path below the root; a glob without a slash matches any
     component of this path. `*` matches slashes too.
 
     Attributes:
         include: a model must match one of these globs; empty for all models.
-        exclude: globs of models and folders to leave out.
         newest: True to scan only the newest checkpoint of each training run, and the newest of
             numbered versions.
     """
@@ -90,7 +87,6 @@ class _Stop(NamedTuple):
     """A folder to walk.
 
     Attributes:
-        folder: the folder.
         inside: the folder's path below the root, with a slash at the end; empty for the root.
         real: the folder's path with all links resolved.
         is_link: True if the walk reached the folder by a link.
@@ -103,10 +99,7 @@ class _Stop(NamedTuple):
 
 
 def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unreadable]:
-    """Yield candidates and unreadable folders below some roots, sorted by name in each folder.
-
-    A root below another root is not walked twice.
-    """
+    """Yield candidates and unreadable folders below some roots, sorted by name in each folder."""
     tops = [root.path if root.is_remote else os.path.realpath(root.path) for root in roots]
     walk = _Walk(choice, list(dict.fromkeys(tops)))
     for number, (root, top) in enumerate(zip(roots, tops, strict=True)):
@@ -120,7 +113,6 @@ class _Walk:
     """A walk below some roots.
 
     Attributes:
-        choice: the selection of models.
         walked: the folders that the walk covers completely: the roots and the targets of links.
         linked: the targets of links.
     """
@@ -230,8 +222,7 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
     """Return the groups without the older checkpoints of each training run.
 
-    The newest checkpoint is the one that the run's list in the folder names; without a list, it is
-    the one with the highest step.
+    The run's list in the folder names the newest; without a list, the highest step decides.
     """
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")

@@ -28,11 +28,9 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Range(NamedTuple):
-    """A range of bytes of a file.
+    """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
     Attributes:
-        file: the file on disk or behind a URL, never a range inside another file.
-        offset, length: the position and number of the bytes.
         part: the part of an array that these bytes store, as one slice per dimension. The elements
             are row-major and little-endian. None if the bytes store anything else, such as
             compressed data.
@@ -44,15 +42,11 @@ class Range(NamedTuple):
     part: tuple[slice, ...] | None = None
 
     def read(self) -> bytes:
-        """Return the bytes. Raises `DamagedError` if the file is shorter."""
         return self.file.read(self.offset, self.length)
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator[R]:
-    """Yield `work(item)` for each item in order; threads compute up to `most` results ahead.
-
-    Use this for functions that mostly wait for remote files.
-    """
+    """Yield `work(item)` for each item in order; threads compute up to `most` results ahead."""
     from concurrent.futures import ThreadPoolExecutor
 
     running: deque[Future[R]] = deque()
@@ -66,11 +60,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 
 def prefetch(ranges: Iterable[Range]) -> None:
-    """Fetch ranges of one or several files that will be read next, together for each store.
-
-    Raises:
-        BnstatError: a range cannot be fetched.
-    """
+    """Fetch ranges of one or several files that will be read next, together for each store."""
     wanted: dict[File, list[tuple[int, int]]] = {}
     for extent in ranges:
         if extent.file.local_path is None:
@@ -96,9 +86,7 @@ class File(ABC):
     """A file that is read by ranges.
 
     Attributes:
-        name: the base name.
         path: the path for messages.
-        size: the size in bytes.
         store: the remote store that contains the file; None on disk.
     """
 
@@ -112,7 +100,6 @@ class File(ABC):
 
     def sibling(self, name: str) -> File | None:
         """Return the file with this name in the same folder, or None."""
-        del name
         return None
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
@@ -121,12 +108,8 @@ class File(ABC):
     def part(self, name: str) -> File | None:
         """Return a file whose relative path is stored in this file; None if it does not exist.
 
-        A hostile model file may contain the path of any file of the machine, so the path `name`
-        must not lead out of this file's folder.
-
-        Raises:
-            DamagedError: the path leads out of the folder.
-            BnstatError: the file at the path is a link that leads out of the folder.
+        A hostile model file may contain the path of any file of the machine. A path or link that
+        leads out of this file's folder therefore raises a `BnstatError`.
         """
         first, *others = name.replace("\\", "/").split("/")
         parts = [part for part in (first, *others) if part not in ("", ".")]
@@ -170,15 +153,13 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch the spans that will be read next together, if this is faster.
+        """Fetch (offset, length) spans that will be read next together, if this is faster.
 
-        `spans` are (offset, length) pairs in any order. They may overlap, and may reach beyond the
-        end of the file.
+        The spans may overlap, and may reach beyond the end of the file.
         """
 
     def has(self, offset: int, length: int) -> bool:
         """Return True if the bytes can be read without a request to a server."""
-        del offset, length
         return True
 
     def allow_waste(self, size: int) -> None:  # noqa: B027
@@ -190,10 +171,7 @@ class File(ABC):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return the `Range` that stores these bytes unchanged; None if they are compressed.
-
-        The range is in the file on disk or behind a URL. `part` is copied to `Range.part`.
-        """
+        """Return the `Range` that stores these bytes unchanged; None if they are compressed."""
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
@@ -205,7 +183,6 @@ class File(ABC):
         return self.size < 1024 and self.head(len(_LFS_POINTER)) == _LFS_POINTER
 
     def refuse_lfs_pointer(self) -> None:
-        """Raise a `DamagedError` if this is a git-lfs pointer in place of the file."""
         if self.is_lfs_pointer():
             raise DamagedError(
                 self.path,
@@ -242,8 +219,6 @@ class Entry(NamedTuple):
     """A file or folder in a listing.
 
     Attributes:
-        name: the name in the listed folder.
-        size: the size in bytes; 0 for a folder.
         tag: a value that changes with the content, such as an ETag; empty if unknown.
         link: the target of a link to a folder; empty otherwise.
         modified: the time of the last change, in seconds since the epoch; 0 if unknown.
@@ -267,7 +242,6 @@ class Folder(ABC):
 
     Attributes:
         path: the path for messages.
-        name: the base name.
         can_list: False if files can only be requested by name.
         is_remote: True if each access is a request to a server.
     """
@@ -289,8 +263,7 @@ class Folder(ABC):
         """Fetch the starts of files that will be opened next, together, if this is faster."""
 
     @abstractmethod
-    def folder(self, name: str) -> Folder | None:
-        """Return the folder with this name, or None."""
+    def folder(self, name: str) -> Folder | None: ...
 
     @abstractmethod
     def parent(self) -> Folder | None:
@@ -298,7 +271,6 @@ class Folder(ABC):
 
     def modified(self, name: str) -> float:
         """Return the time of a file's last change, in seconds since the epoch; 0 if unknown."""
-        del name
         return 0.0
 
     def entries(self) -> list[Entry]:

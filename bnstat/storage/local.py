@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import TypeVar
 
@@ -31,11 +32,7 @@ class Handle:
         self._lock = Lock()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; fewer only if the file ends before.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+        """Return `length` bytes from `offset`; fewer only if the file ends before."""
         pieces = []
         # The system returns at most 2 GB per call.
         while length and (piece := self._piece(offset, length)):
@@ -88,10 +85,11 @@ class LocalFile(File):
         part = super().part(name)
         if part is None:
             return None
-        folder, target = os.path.dirname(self.path) or ".", os.path.realpath(part.path)
+        target = os.path.realpath(part.path)
+        folder = os.path.realpath(os.path.dirname(self.path) or ".")
         # In the cache of the Hugging Face hub, a model and its parts are links into one folder.
         is_beside = os.path.dirname(target) == os.path.dirname(os.path.realpath(self.path))
-        if is_beside or is_below(target, os.path.realpath(folder)):
+        if is_beside or target.startswith(os.path.join(folder, "")):
             return part
         raise BnstatError(
             part.path,
@@ -133,37 +131,25 @@ class LocalFolder(Folder):
         return LocalFolder(os.path.dirname(os.path.realpath(self.path)))
 
     def modified(self, name: str) -> float:
-        try:
+        with suppress(OSError):
             return os.stat(self._inside(name)).st_mtime
-        except OSError:
-            return 0.0
+        return 0.0
 
 
 def _entry(item: os.DirEntry[str]) -> Entry | None:
     """Convert an item of `os.scandir`; None if it is neither file nor folder, or unreadable."""
-    try:
+    with suppress(OSError):
         status = item.stat()
         if stat.S_ISREG(status.st_mode):
             return Entry(item.name, False, status.st_size, str(status.st_mtime_ns))
         if stat.S_ISDIR(status.st_mode):
             link = os.path.realpath(item.path) if item.is_symlink() else ""
             return Entry(item.name, True, 0, str(status.st_mtime_ns), link)
-    except OSError:
-        pass
     return None
 
 
-def is_below(path: str, folder: str) -> bool:
-    """Return True if a resolved path is in a resolved folder, at any depth."""
-    return path.startswith(os.path.join(folder, ""))
-
-
 def kind_of(path: str) -> int | None:
-    """Return the file type at a path, such as `stat.S_IFDIR`; None if nothing exists there.
-
-    Raises:
-        BnstatError: access is denied.
-    """
+    """Return the file type at a path, such as `stat.S_IFDIR`; None if nothing exists there."""
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except ValueError:
@@ -186,9 +172,7 @@ def _attempt(path: str, action: Callable[[], T]) -> T:
 
 
 def find(path: str, access: Access, recursive: bool = False) -> Spot:
-    """Return the location of a path or URL.
-
-    If `recursive` is true, all files below a remote folder are listed at once.
+    """Return the location of a path or URL; if `recursive`, list all files below a remote folder.
 
     Raises:
         BnstatError: the path is neither a file nor a folder, or cannot be reached.
@@ -199,9 +183,10 @@ def find(path: str, access: Access, recursive: bool = False) -> Spot:
     if not is_url(path):
         return _on_disk(path)
     if scheme not in WEB:
-        from bnstat.storage.stores import find_in_store
+        from bnstat.storage.stores import connect
 
-        return find_in_store(path, access, recursive)
+        store, inside = connect(path, access)
+        return store.find(inside, recursive)
     try:
         from bnstat.storage.web import find_on_web
     except ImportError as error:

@@ -54,8 +54,8 @@ _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
-"""In each window of `_WINDOW` seconds, a response must begin or this many bytes must arrive."""
-
+"""In each window of `_WINDOW` seconds, over all requests together, a response must begin or this
+many bytes must arrive."""
 
 Head = tuple[Entry, bytes]
 """(entry, data) of a file: an entry with an empty name, and the first bytes of the file, or all
@@ -63,17 +63,10 @@ bytes if the server ignores ranges."""
 
 
 class WebStore(RemoteStore):
-    """Files on web servers, which have no listings: files can only be requested by name.
+    """Files on web servers, which have no listings: files can only be requested by name."""
 
-    Requests fail if fewer than `min_bytes` arrive in `window` seconds, over all requests together.
-    """
-
-    def __init__(
-        self, fs: Any, access: Access, window: float = _WINDOW, min_bytes: int = _MIN_BYTES
-    ) -> None:
+    def __init__(self, fs: Any, access: Access) -> None:
         super().__init__(fs, "https", access)
-        self._window = window
-        self._min_bytes = min_bytes
         self._received = 0
 
     def url(self, path: str) -> str:
@@ -93,11 +86,7 @@ class WebStore(RemoteStore):
         return self._gather([self._piece(piece) for piece in pieces], pieces[0].file.path)
 
     def _gather(self, requests: Sequence[Awaitable[Any]], where: str) -> list[Any]:
-        """Make requests in parallel; return a list with the result or exception of each.
-
-        Raises:
-            BnstatError: the server is too slow.
-        """
+        """Make requests in parallel; return a list with the result or exception of each."""
         gate = asyncio.Semaphore(_PARALLEL)
 
         async def limited(request: Awaitable[Any]) -> Any:
@@ -108,16 +97,15 @@ class WebStore(RemoteStore):
             results = asyncio.gather(*map(limited, requests), return_exceptions=True)
             while True:
                 before = self._received
-                if (await asyncio.wait([results], timeout=self._window))[0]:
+                if (await asyncio.wait([results], timeout=_WINDOW))[0]:
                     return results.result()
-                if self._received - before < self._min_bytes:
+                if self._received - before < _MIN_BYTES:
                     results.cancel()
                     with suppress(asyncio.CancelledError):
                         await results
                     raise BnstatError(
                         where,
-                        f"the server sends less than {self._min_bytes:,} bytes "
-                        f"in {self._window:g} seconds",
+                        f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds",
                         "try again later",
                     )
 
@@ -175,8 +163,7 @@ class WebStore(RemoteStore):
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
         """Request a range, with retries after temporary failures; return the response and the body.
 
-        At most the range is read of the body. If the server sends the whole file, `limit` bytes are
-        read.
+        At most the range is read; `limit` bytes if the server sends the whole file.
         """
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
@@ -194,7 +181,7 @@ class WebStore(RemoteStore):
                     max_redirects=_MAX_REDIRECTS,
                     **options,
                 ) as response:
-                    self._received += self._min_bytes
+                    self._received += _MIN_BYTES
                     if response.status not in _TEMPORARY or attempt == _ATTEMPTS:
                         most = end - start if response.status == 206 else limit
                         return response, await self._body(response, most)
@@ -270,11 +257,7 @@ def _changed(url: str) -> ChangedError:
 
 
 def find_on_web(url: str, access: Access) -> Spot:
-    """Return the location of a URL; see `bnstat.storage.local.find`.
-
-    Raises:
-        BnstatError: the URL or an option is not valid.
-    """
+    """Return the location of a URL; see `bnstat.storage.local.find`."""
     options = dict(access.options)
     options["client_kwargs"] = {
         "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
@@ -335,20 +318,20 @@ class WebFolder(Folder):
             return
         base = f"{self._host}/{self._inside}".rstrip("/")
         urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
-        heads = self._store.heads(urls, self._store.access.left)
+        access = self._store.access
+        heads = self._store.heads(urls, access.left)
         for name, url, head in zip(new, urls, heads, strict=True):
             if isinstance(head, BaseException):
                 raise to_bnstat_error(head, redact(url)) from head
-            self._files[name] = None if head is None else self._file(name, url, *head)
-
-    def _file(self, name: str, url: str, entry: Entry, data: bytes) -> RemoteFile:
-        entry = entry._replace(name=name.rpartition("/")[2])
-        file = RemoteFile(self._store, self, url, entry)
-        self._store.access.take(file.path, len(data))
-        file.fetched.add(0, data)
-        if len(data) > _HEAD:
-            self._store.access.notes.append(f"{file.path}: the server sends only whole files")
-        return file
+            self._files[name] = None
+            if head is not None:
+                entry, data = head
+                entry = entry._replace(name=name.rpartition("/")[2])
+                self._files[name] = file = RemoteFile(self._store, self, url, entry)
+                access.take(file.path, len(data))
+                file.fetched.add(0, data)
+                if len(data) > _HEAD:
+                    access.notes.append(f"{file.path}: the server sends only whole files")
 
     def folder(self, name: str) -> Folder | None:
         return self._at(f"{self._inside}/{name}" if self._inside else name)

@@ -144,7 +144,7 @@ def run(batches: Batches[int, Any], items: Any) -> Iterator[tuple[int, Any]]:
     for item in items:
         for batch in batches.add(item):
             yield from batch
-    for batch in batches.finish():
+    for batch in batches.flush():
         yield from batch
 
 

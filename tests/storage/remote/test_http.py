@@ -22,6 +22,7 @@ from tests.storage.remote.conftest import DATA
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
 
+from bnstat.storage import web  # noqa: E402
 from bnstat.storage.web import WebFolder, WebStore  # noqa: E402
 
 PLACES = [
@@ -219,28 +220,36 @@ STARTS = {
 }
 
 
-def impatient(window: float, min_bytes: int) -> WebStore:
-    return WebStore(fsspec.filesystem("https"), Access(), window, min_bytes)
+@pytest.fixture
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WebStore:
+    window, min_bytes = request.param
+    monkeypatch.setattr(web, "_WINDOW", window)
+    monkeypatch.setattr(web, "_MIN_BYTES", min_bytes)
+    return WebStore(fsspec.filesystem("https"), Access())
 
 
+GIVES_UP = pytest.mark.parametrize("impatient", [(0.2, 1000)], indirect=True)
+
+
+@GIVES_UP
 @pytest.mark.parametrize("start", STARTS)
 def test_a_dripping_server_is_given_up(
-    digits: Server, start: str, caplog: pytest.LogCaptureFixture
+    digits: Server, start: str, impatient: WebStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         dripping(digits, lambda handler: STARTS[start]),
         pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2 s"),
     ):
-        impatient(0.2, 1000).heads([f"{digits.url}/m"] * 3, 1 << 20)
+        impatient.heads([f"{digits.url}/m"] * 3, 1 << 20)
     assert len(digits.asked) == 3
     gc.collect()
     assert not caplog.records
 
 
-def test_a_dripping_piece_is_given_up(digits: Server) -> None:
-    store = impatient(0.2, 1000)
-    folder = WebFolder(store, digits.url)
-    file = store.file(folder, f"{digits.url}/m", Entry("m", False, 9999))
+@GIVES_UP
+def test_a_dripping_piece_is_given_up(digits: Server, impatient: WebStore) -> None:
+    folder = WebFolder(impatient, digits.url)
+    file = impatient.file(folder, f"{digits.url}/m", Entry("m", False, 9999))
     with (
         dripping(digits, lambda handler: STARTS["a part"]),
         pytest.raises(BnstatError, match="the server sends less than"),
@@ -248,8 +257,9 @@ def test_a_dripping_piece_is_given_up(digits: Server) -> None:
         file.read(0, 4096)
 
 
-def test_a_slow_server_that_sends_enough(digits: Server) -> None:
+@pytest.mark.parametrize("impatient", [(0.02, 0)], indirect=True)
+def test_a_slow_server_that_sends_enough(digits: Server, impatient: WebStore) -> None:
     digits.delay = 0.1
-    (head,) = impatient(0.02, 0).heads([f"{digits.url}/run/checkpoint"], 1 << 20)
+    (head,) = impatient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)
     assert isinstance(head, tuple)
     assert head[1] == (DATA / "run/checkpoint").read_bytes()[:4096]
