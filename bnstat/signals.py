@@ -44,11 +44,7 @@ class Ended(BaseException):
 
 
 def raise_on_signals() -> None:
-    """From now on, raise `Ended` when SIGTERM or SIGHUP arrives.
-
-    If a signal arrives where Python discards exceptions, such as in a destructor, it is sent again.
-    If it arrives just before a system call that blocks, the call is interrupted.
-    """
+    """From now on, raise `Ended` when SIGTERM or SIGHUP arrives, also during a system call."""
     _interrupt_system_calls()
     for number in _unhandled():
         signal.signal(number, _end)
@@ -69,8 +65,8 @@ def _is_main_thread() -> bool:
 def _interrupt_system_calls() -> None:
     """Start a thread that interrupts a system call of the main thread soon after each signal.
 
-    A signal interrupts only a call that has begun. If it arrives a moment earlier, Python would
-    handle it when the call returns, and a write to a full pipe may never return.
+    If a signal arrives just before a call, Python would handle it when the call returns, and a
+    write to a full pipe may never return.
     """
     if not _HARMLESS:
         return
@@ -90,10 +86,9 @@ def _interrupt_system_calls() -> None:
 
 
 def _watch(react: Callable[[Iterator[int]], None]) -> tuple[int, int]:
-    """Start a thread that passes the numbers of the signals that arrive to a function.
+    """Start a thread that passes the numbers of arriving signals to a function.
 
-    Return a file descriptor that ends the numbers when it is closed, and the previous argument of
-    `signal.set_wakeup_fd`.
+    Return a descriptor to close at the end, and the previous argument of `signal.set_wakeup_fd`.
     """
     import threading
 
@@ -119,6 +114,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception Python discarded, for example in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         number: int = signal.SIGINT
     elif isinstance(unraisable.exc_value, Ended):

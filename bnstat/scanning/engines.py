@@ -40,7 +40,6 @@ class Engine:
     """Runs jobs in this process, one after the other; subclasses run jobs elsewhere.
 
     Attributes:
-        workers: the number of jobs that run at a time.
         check_seconds: the seconds to wait for a job before `check` is called; None to wait forever.
         dead_worker: the type of the exception that a job's future raises after a worker died.
     """
@@ -169,12 +168,7 @@ class Dask(Engine):
 
 @contextmanager
 def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Open the engine at a URL, or processes on this machine if `url` is None.
-
-    Args:
-        url: `dask://HOST:PORT`, or `dask://local` for a cluster on this machine.
-        jobs: the number of jobs at a time on this machine; 0 for one per core.
-    """
+    """Open the Dask cluster at a URL, or processes if it is None; 0 jobs means one per core."""
     workers = jobs or os.cpu_count() or 1
     if url is not None:
         with _dask(url, workers) as cluster:
@@ -224,9 +218,9 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
 class Batches(Generic[Item, Result]):
     """Runs items on an engine in batches, and yields results as they arrive.
 
-    A batch has as many items as a worker handles in 0.1 s; `work` returns a result for each item.
-    Two batches per worker are queued at a time. If a worker dies, the queued batches are rerun one
-    at a time, so that only the item that kills the worker has the result None.
+    A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
+    time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
+    kills the worker has the result None.
     """
 
     def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
@@ -237,10 +231,7 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item; yield finished batches as lists of (item, result).
-
-        A batch has at least `at_least` items.
-        """
+        """Queue an item for a batch of `at_least` items; yield finished batches: (item, result)."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
             yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)

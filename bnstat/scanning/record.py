@@ -1,9 +1,4 @@
-"""The result of a scan for one model, counts of results, and the results of earlier scans.
-
-A SQLite file keeps records, so that a scan reads only changed models. Several scans may use one
-file at a time: each batch is written in its own transaction, and a scan that finds the file locked
-waits.
-"""
+"""The result of a scan for one model, counts of results, and the results of earlier scans."""
 
 from __future__ import annotations
 
@@ -48,7 +43,6 @@ class Record:
     """A model, or the reason why it could not be read; plain data for transfer between machines.
 
     Attributes:
-        path: the model's path or URL, which other commands accept.
         format: as `Source.format`; None if the model could not be read.
         worst: the most serious severity of the findings, if any.
         rule: the code of the rule of the first finding with the severity `worst`.
@@ -117,7 +111,6 @@ class Tally:
 
     Attributes:
         fail_on: the least serious severity that makes a model fail.
-        models: the number of all models, including unreadable models.
         without: the number of models without batch norm.
         failed: the number of models that make the scan fail.
         worst: severity -> number of models whose most serious finding has this severity.
@@ -199,8 +192,9 @@ create table if not exists models (
 
 
 class State:
-    """A SQLite file with the records of earlier scans, which is created if it does not exist.
+    """A SQLite file with the records of earlier scans, so that a scan reads only changed models.
 
+    Several scans may use one file at a time: each batch is written in its own transaction.
     `options` must change with bnstat's version, its rules and the scan's options.
     """
 

@@ -61,10 +61,6 @@ class ScanOptions:
 
         Without it, and unless `isolated`, the settings come from the nearest settings file, upwards
         from the deepest folder that contains all roots.
-
-        Raises:
-            BnstatError: a rule, a threshold or the file is not valid, or storage options are passed
-                but no root is a URL.
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
@@ -98,11 +94,8 @@ def scan(
 ) -> Iterator[Record]:
     """Yield the records of all models below some roots, and add new records to the state.
 
-    A root is a folder, a file, the prefix of a checkpoint, or a URL of these.
-
-    Raises:
-        NotFoundError: a root does not exist; nothing was scanned.
-        BnstatError: a root cannot be listed, the engine fails, or the state cannot be used.
+    A root is a folder, a file, the prefix of a checkpoint, or a URL of these. If a root does not
+    exist, a `NotFoundError` is raised before the first record.
     """
     batches = Batches(engine, partial(examine_all, options))
     is_whole = choice == Choice()
@@ -178,10 +171,7 @@ def _candidates(
 
 
 def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
-    """Return the candidate for a root that is a file or the prefix of a checkpoint.
-
-    A root that exists, but cannot be read, is `Unreadable`; a missing root raises `NotFoundError`.
-    """
+    """Return the candidate for a root that is a file or the prefix of a checkpoint."""
     try:
         locate(root, access)
         if spot.parent is None or not spot.parent.can_list:

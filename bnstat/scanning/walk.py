@@ -29,7 +29,6 @@ class Candidate(NamedTuple):
     """A file, a group of files or a folder that may be a model.
 
     Attributes:
-        path: the candidate's path, which other commands accept.
         file: the name of the file whose content must be checked; empty if the names suffice.
         signature: a hash of the names, sizes and times of the candidate's files; empty if unknown.
         folder: the URL of the candidate's folder; empty if local.
@@ -52,15 +51,10 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The selection of models below a root, by globs.
+    """The selection of models below a root, by globs; `newest` leaves out older checkpoints.
 
     A glob with a slash matches the path below the root; a glob without a slash matches any
     component of this path. `*` matches slashes too.
-
-    Attributes:
-        include: a model must match one of these globs; empty for all models.
-        newest: True to scan only the newest checkpoint of each training run, and the newest of
-            numbered versions.
     """
 
     include: Sequence[str] = ()
@@ -110,12 +104,7 @@ def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unread
 
 @dataclass(slots=True)
 class _Walk:
-    """A walk below some roots.
-
-    Attributes:
-        walked: the folders that the walk covers completely: the roots and the targets of links.
-        linked: the targets of links.
-    """
+    """A walk below some roots, which covers the folders `walked`, some of them by links."""
 
     choice: Choice
     walked: list[str]
@@ -220,10 +209,7 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Return the groups without the older checkpoints of each training run.
-
-    The run's list in the folder names the newest; without a list, the highest step decides.
-    """
+    """Return the groups that a run's list names as newest, or that have the highest step."""
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")
     last: dict[str, Group] = {}

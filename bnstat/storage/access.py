@@ -1,7 +1,6 @@
 """Access to URLs: redaction, errors of drivers, limits on downloads, and checks for changes.
 
-A URL may contain a password before its host, or a signature after a question mark. Messages
-therefore contain only URLs that were redacted.
+A URL may contain a password or a signature, so messages contain only redacted URLs.
 """
 
 from __future__ import annotations
@@ -131,9 +130,8 @@ class Access:
     def reading(self) -> Iterator[None]:
         """Check once, at the end of the block, that the files which this thread read are unchanged.
 
-        Outside a block, files are checked after each read, which costs a round trip each time. A
-        `ChangedError` replaces an error about damage or an unknown format in the block, because the
-        change may be the cause.
+        Without a block, each read is followed by a check, which costs a round trip. ChangedError
+        replaces errors about damage or an unknown format, because the change may be the cause.
         """
         self._reads.blocks += 1
         try:

@@ -90,12 +90,7 @@ _DAMAGE = (
 
 
 def open_archive(file: File) -> Folder | None:
-    """Return the archive as a folder; None if the file is not an archive.
-
-    Raises:
-        DamagedError: the file starts like an archive, but is damaged.
-        BnstatError: the compression ratio is too high.
-    """
+    """Return the archive as a folder; None if the file is not an archive."""
     head = file.head(512)
     try:
         if head.startswith(_LOCAL_SIGNATURE):
@@ -300,10 +295,7 @@ _directories: WeakKeyDictionary[File, Sequence[zipfile.ZipInfo]] = WeakKeyDictio
 
 
 def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
-    """Return the entries of a zip's directory, which is read once per `File` object.
-
-    A damaged directory raises one of the exceptions in `_DAMAGE`.
-    """
+    """Return the entries of a zip's directory, which is read once per `File` object."""
     if archive not in _directories:
         with archive.open() as stream:
             bounded = cast(IO[bytes], _BoundedStream(stream, archive.path))
@@ -313,10 +305,7 @@ def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
 
 
 class _BoundedStream:
-    """A zip's stream that refuses a large directory before `zipfile` parses it.
-
-    `zipfile` reads the directory in one call, and makes an object for each entry.
-    """
+    """A stream that refuses a large directory, which `zipfile` would read in one call."""
 
     def __init__(self, stream: IO[bytes], path: str) -> None:
         self._path = path
@@ -450,10 +439,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
 
 
 def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tuple[str, str]]:
-    """Yield (key, value) for each property that a header of type `kind` gives the next member.
-
-    Only pax headers and GNU's long names are parsed; other types yield nothing.
-    """
+    """Yield (key, value) from each record of a pax header, or from a GNU long name."""
     data = file.read(offset, size) if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME) else b""
     if kind == tarfile.GNUTYPE_LONGNAME:
         yield "path", data.partition(b"\0")[0].decode(*_TEXT)

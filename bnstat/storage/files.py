@@ -1,10 +1,7 @@
 """Files and folders, read by ranges, wherever they are.
 
-Readers request a range of bytes from a `File` and get exactly this range or an error. Files are not
-memory-mapped, because a mapped file that is truncated meanwhile kills the process.
-
-A reader announces the next ranges with `prefetch`. A remote file then fetches neighbouring ranges
-in one request; a file on disk does nothing.
+Files are not memory-mapped, because a mapped file that is truncated meanwhile kills the process.
+A reader announces the next ranges with `prefetch`, so that a remote file fetches them together.
 """
 
 from __future__ import annotations
@@ -30,10 +27,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 class Range(NamedTuple):
     """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
-    Attributes:
-        part: the part of an array that these bytes store, as one slice per dimension. The elements
-            are row-major and little-endian. None if the bytes store anything else, such as
-            compressed data.
+    If the bytes store elements of an array, row-major and little-endian, `part` is the part of the
+    array, as one slice per dimension.
     """
 
     file: File
@@ -83,12 +78,7 @@ class Store(Protocol):
 
 
 class File(ABC):
-    """A file that is read by ranges.
-
-    Attributes:
-        path: the path for messages.
-        store: the remote store that contains the file; None on disk.
-    """
+    """A file that is read by ranges; `path` is for messages, and `store` is None on disk."""
 
     name: str
     path: str
@@ -108,8 +98,7 @@ class File(ABC):
     def part(self, name: str) -> File | None:
         """Return a file whose relative path is stored in this file; None if it does not exist.
 
-        A hostile model file may contain the path of any file of the machine. A path or link that
-        leads out of this file's folder therefore raises a `BnstatError`.
+        A hostile file may contain any path. A path that leads out of the folder is refused.
         """
         first, *others = name.replace("\\", "/").split("/")
         parts = [part for part in (first, *others) if part not in ("", ".")]
@@ -119,10 +108,7 @@ class File(ABC):
         return self.sibling("/".join(parts))
 
     def open(self) -> BinaryIO:
-        """Return a seekable stream, which the caller closes.
-
-        The stream reads this file even if another file was moved to its path.
-        """
+        """Return a seekable stream of this file, even if another file was moved to its path."""
         return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
     @property
@@ -131,11 +117,7 @@ class File(ABC):
         return None
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `offset`, by default up to the end.
-
-        Raises:
-            DamagedError: the file ends before the last of these bytes.
-        """
+        """Return `length` bytes from `offset`; a file that ends before raises a `DamagedError`."""
         if length is None:
             length = self.size - offset
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -153,10 +135,7 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch (offset, length) spans that will be read next together, if this is faster.
-
-        The spans may overlap, and may reach beyond the end of the file.
-        """
+        """Fetch (offset, length) spans together, if this is faster; any may end beyond the file."""
 
     def has(self, offset: int, length: int) -> bool:
         """Return True if the bytes can be read without a request to a server."""
@@ -241,7 +220,6 @@ class Folder(ABC):
     """A folder of files and folders.
 
     Attributes:
-        path: the path for messages.
         can_list: False if files can only be requested by name.
         is_remote: True if each access is a request to a server.
     """
@@ -287,14 +265,10 @@ class Folder(ABC):
 
 
 class Spot(NamedTuple):
-    """The folder at a path, or the folder and the name of the files at a path.
+    """What a path leads to: `folder`, or the files in `parent` called `name` or with this prefix.
 
-    Attributes:
-        parent: the folder that may contain files called `name`; None if it does not exist, or if
-            the path is a folder.
-        name: the last component of the path: a file name, or a prefix of file names.
-        folder: the folder at the path, or None. On a web server never None, because a URL does not
-            show whether it is a folder; use it only if `parent` does not contain the file.
+    Only on a web server, both folders are set, because a URL does not show whether it is a folder;
+    try `parent` first.
     """
 
     parent: Folder | None

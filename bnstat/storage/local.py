@@ -1,7 +1,6 @@
 """Files and folders on disk.
 
-A file is opened once. The open file remains readable even when it is deleted or replaced, so bnstat
-can finish a checkpoint that a training job deletes meanwhile.
+A file is opened once, so that bnstat can finish a checkpoint that a training job deletes meanwhile.
 """
 
 from __future__ import annotations
@@ -172,11 +171,7 @@ def _attempt(path: str, action: Callable[[], T]) -> T:
 
 
 def find(path: str, access: Access, recursive: bool = False) -> Spot:
-    """Return the location of a path or URL; if `recursive`, list all files below a remote folder.
-
-    Raises:
-        BnstatError: the path is neither a file nor a folder, or cannot be reached.
-    """
+    """Return the location of a path or URL; if `recursive`, list all of a remote folder first."""
     scheme = scheme_of(path)
     if scheme in ("file", "local"):
         path = path.partition("://")[2].removeprefix("localhost")

@@ -1,8 +1,8 @@
 """Remote files and folders, through fsspec's drivers.
 
 A listing returns the size, time and tag of every file in a folder, so that no request per file is
-needed. Announced ranges are fetched together, in parallel. fsspec cannot make a read conditional on
-a tag, so after parts of a file were read, the file is compared with the listing.
+needed. fsspec cannot make a read conditional on a tag, so after parts of a file were read, the file
+is compared with the listing.
 """
 
 from __future__ import annotations
@@ -74,15 +74,6 @@ def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
     return union([*spans, *bridges])
 
 
-def split(spans: Iterable[Span]) -> list[Span]:
-    """Split spans so that each is at most 8 MiB long."""
-    return [
-        (at, min(at + _LARGEST_PIECE, end))
-        for start, end in spans
-        for at in range(start, end, _LARGEST_PIECE)
-    ]
-
-
 class Fetched:
     """The fetched ranges of a file; several threads may add ranges."""
 
@@ -129,12 +120,7 @@ class Fetched:
 
 
 class RemoteFile(File):
-    """A file behind a URL.
-
-    Attributes:
-        inside: the path as the driver expects it, such as `BUCKET/KEY`.
-        entry: the file's entry in the listing.
-    """
+    """A file behind a URL; `inside` is the path as the driver expects it, such as `BUCKET/KEY`."""
 
     store: RemoteStore
 
@@ -214,10 +200,7 @@ class Piece(NamedTuple):
 
 
 class RemoteStore:
-    """A remote file system `fs` of fsspec, its listings, and its files in use.
-
-    `host` is `@ACCOUNT.HOST`, which follows the container in Azure's URLs; empty otherwise.
-    """
+    """A remote file system of fsspec; for Azure, `host` is `@ACCOUNT.HOST`."""
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
@@ -276,10 +259,7 @@ class RemoteStore:
             self._add_listings(path, files.values())
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return relative path -> entry for a folder; None if `path` is not a folder.
-
-        `ask` is the driver's `ls` or, for all subfolders too, `find`.
-        """
+        """Return relative path -> entry by the driver's `ls` or `find`; None if not a folder."""
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -298,7 +278,7 @@ class RemoteStore:
         return entries
 
     def _add_listings(self, top: str, files: Iterable[Entry]) -> None:
-        """Store the listings of `top` and its subfolders, from all files with their paths below `top`."""
+        """Store the listings of `top` and its subfolders; `files` have names relative to `top`."""
         folders: dict[str, dict[str, Entry]] = {top: {}}
         for entry in files:
             path = f"{top}/{entry.name}"
@@ -328,15 +308,13 @@ class RemoteStore:
 
         A file that is fetched whole in one piece comes from one version of the file. A partly
         fetched file is compared with the listing, at the end of a block of `Access.reading`.
-
-        Raises:
-            BnstatError: the ranges cannot be fetched, or exceed the limit on downloads.
-            ChangedError: a file was replaced after it was listed.
         """
         pieces: list[Piece] = []
         for file, spans in wanted.items():
             self.access.take(file.path, sum(end - start for start, end in spans))
-            pieces += [Piece(file, *span) for span in split(spans)]
+            for start, end in spans:
+                for at in range(start, end, _LARGEST_PIECE):
+                    pieces.append(Piece(file, at, min(at + _LARGEST_PIECE, end)))
         if not pieces:
             return
         try:
@@ -347,11 +325,7 @@ class RemoteStore:
             if isinstance(data, BaseException):
                 raise to_bnstat_error(data, file.path) from data
             if len(data) != end - start:
-                raise ChangedError(
-                    file.path,
-                    "changed while it was read: it has another size now",
-                    "try again later",
-                )
+                raise ChangedError(file.path, "changed while it was read", "try again later")
         for piece, data in zip(pieces, results, strict=True):
             piece.file.fetched.add(piece.start, data)
         self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
@@ -522,12 +496,7 @@ _S3_OPTIONS: Final = {
 
 
 def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
-    """Return the store of a URL, and the URL's path as the driver expects it.
-
-    Raises:
-        BnstatError: the scheme is unknown, the driver is not installed, an option is wrong, or the
-            options and the URL name different stores.
-    """
+    """Return the store of a URL, and the URL's path as the driver expects it."""
     scheme = scheme_of(url) or ""
     library = _DRIVERS.get(scheme)
     if library is None:
@@ -578,10 +547,7 @@ _DFS: Final = "dfs.core.windows.net"
 
 
 def _account_host(url: str) -> str:
-    """Return `@` and the host of an Azure account; empty if the URL names only a container.
-
-    `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`
-    """
+    """Return `@HOST` of `abfss://CONTAINER@HOST/PATH`; empty if the URL names only a container."""
     _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
     return f"@{host}" if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
 
@@ -596,10 +562,7 @@ def _account_options(host: str) -> dict[str, str]:
 
 
 def _refuse_other_account(url: str, fs: Any, account: str) -> None:
-    """Raise if the connection string is for another account than `account`, the URL's.
-
-    Azure's driver prefers a connection string, from the storage options or the environment.
-    """
+    """Raise if Azure's driver would prefer the account of a connection string to the URL's."""
     if fs.connection_string is not None and fs.service_client.account_name != account:
         raise BnstatError(
             redact(url),

@@ -1,9 +1,7 @@
 """Byte ranges over HTTP.
 
-A server may ignore `Range` and send the whole file, send another range or a changed file, redirect
-in a circle, be busy, or close the connection. Each response is checked, and no more of the body is
-read than needed. Temporary failures are retried a few times; requests to a very slow server are
-cancelled.
+A server may ignore `Range`, send another range or a changed file, redirect in a circle, be busy, or
+close the connection. Each response is checked, and no more of the body is read than needed.
 
 Source: RFC 9110, sections 10.2.3, 14 and 15.
 """
@@ -54,12 +52,10 @@ _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
-"""In each window of `_WINDOW` seconds, over all requests together, a response must begin or this
-many bytes must arrive."""
+"""Bytes that must arrive in each window of `_WINDOW` seconds, unless a response begins."""
 
 Head = tuple[Entry, bytes]
-"""(entry, data) of a file: an entry with an empty name, and the first bytes of the file, or all
-bytes if the server ignores ranges."""
+"""An entry with an empty name, and the first bytes or, from a server without ranges, all bytes."""
 
 
 class WebStore(RemoteStore):
@@ -161,10 +157,7 @@ class WebStore(RemoteStore):
         return data
 
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
-        """Request a range, with retries after temporary failures; return the response and the body.
-
-        At most the range is read; `limit` bytes if the server sends the whole file.
-        """
+        """Return the response and its body: the range, or up to `limit` bytes of a whole file."""
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
         headers = {
@@ -273,9 +266,9 @@ def find_on_web(url: str, access: Access) -> Spot:
 
 
 class WebFolder(Folder):
-    """A folder on a web server; the query of its URL is added to the URL of each file.
+    """A folder on a web server; `is_plain` is true if its URL ends with a slash.
 
-    `is_plain` is true if the URL ends with a slash, and thus can only be a folder.
+    The query of the URL is added to the URL of each file.
     """
 
     can_list = False

@@ -22,7 +22,6 @@ from bnstat.storage.stores import (
     Span,
     bridged,
     is_same_version,
-    split,
     to_entry,
     union,
 )
@@ -62,16 +61,6 @@ def test_wide_gaps_are_not_bridged() -> None:
     kibi = 1 << 10
     spans = [(0, 1), (48 * kibi, 48 * kibi + 1), (100 * kibi, 100 * kibi + 1)]
     assert bridged(spans, 1 << 20) == [(0, 48 * kibi + 1), spans[2]]
-
-
-def test_long_spans_are_split() -> None:
-    mebi = 1 << 20
-    assert split([(0, 5), (mebi, 20 * mebi)]) == [
-        (0, 5),
-        (mebi, 9 * mebi),
-        (9 * mebi, 17 * mebi),
-        (17 * mebi, 20 * mebi),
-    ]
 
 
 @given(st.lists(SPANS))
