@@ -12,6 +12,7 @@ import pytest
 import bnstat
 from bnstat.storage.stores import RemoteFile, RemoteStore, Span
 from tests.builders import tables
+from tests.builders.bundles import save_norm
 from tests.builders.server import Server
 from tests.storage.remote.test_http import same
 
@@ -20,28 +21,30 @@ LAYERS, CHANNELS = 53, 64
 MARGIN = 64 << 10
 
 
-@pytest.fixture
-def huge(server: Server) -> Server:
-    """A sparse file of a checkpoint of 20 GB with 53 layers."""
+def write_bundle(folder: Path, start: int, gap: int = 0) -> bytes:
+    """Write the index of 53 layers after a kernel of `start` bytes; return the layers' bytes."""
     rng = np.random.default_rng(0)
-    start = 10_000_000_000
-    entries = {
-        "kernel/a": tables.entry(shape=(start // 4,), size=start),
-        "kernel/b": tables.entry(shape=(start // 4,), offset=start + 1_000_000, size=start),
-    }
+    entries = {"kernel": tables.entry(shape=(start // 4,), size=start)}
     data = b""
     for number in range(LAYERS):
         for role in ROLES:
             raw = rng.random(CHANNELS, np.float32).tobytes()
             place = {"offset": start + len(data), "size": len(raw)}
             entries[f"bn_{number}/{role}"] = tables.entry(raw, shape=(CHANNELS,), **place)
-            # The gaps are small, like the biases of a network.
-            data += raw + bytes(100)
-    tables.bundle(server.folder, entries, b"")
+            data += raw + bytes(gap)
+    tables.bundle(folder, entries, b"")
+    return data
+
+
+@pytest.fixture
+def huge(server: Server) -> Server:
+    """A sparse file of a checkpoint of 20 GB, with small gaps like the biases of a network."""
+    start = 10_000_000_000
+    data = write_bundle(server.folder, start, gap=100)
     with (server.folder / "m.data-00000-of-00001").open("wb") as file:
         file.seek(start)
         file.write(data)
-        file.truncate(2 * start + 1_000_000)
+        file.truncate(2 * start)
     return server
 
 
@@ -170,13 +173,7 @@ def test_a_run_costs_two_requests_a_checkpoint(
 ) -> None:
     import s3fs
 
-    raw = np.ones(8, np.float32).tobytes()
-    names = [f"bn/{role}" for role in ROLES]
-    entries = {
-        name: tables.entry(raw, shape=(8,), offset=32 * number, size=32)
-        for number, name in enumerate(names)
-    }
-    tables.bundle(tmp_path, entries, raw * 4)
+    save_norm(tmp_path, "m", 1.0)
     fs = s3fs.S3FileSystem()
     for step in range(40):
         for ending in ("index", "data-00000-of-00001"):
@@ -193,15 +190,9 @@ def test_a_checkpoint_in_a_bucket(
 ) -> None:
     import s3fs
 
-    rng = np.random.default_rng(0)
-    raws = [rng.random(CHANNELS, np.float32).tobytes() for _ in range(4 * LAYERS)]
-    names = [f"bn_{number}/{role}" for number in range(LAYERS) for role in ROLES]
     start = 5_000_000
-    entries = {"kernel": tables.entry(shape=(start // 4,), size=start)}
-    for number, (name, raw) in enumerate(zip(names, raws, strict=True)):
-        place = {"offset": start + number * len(raw), "size": len(raw)}
-        entries[name] = tables.entry(raw, shape=(CHANNELS,), **place)
-    tables.bundle(tmp_path, entries, bytes(start) + b"".join(raws))
+    data = write_bundle(tmp_path, start)
+    (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(start) + data)
     s3fs.S3FileSystem().put(str(tmp_path), "models/large", recursive=True)
     caplog.clear()
     with caplog.at_level("INFO", "werkzeug"):

@@ -110,11 +110,8 @@ def test_causes_are_examined() -> None:
     assert "cannot be read: Odd" in line_of(raised("Odd", __cause__=deep))
 
 
-def test_own_errors_stay() -> None:
+def test_own_errors_stay_and_long_messages_are_cut() -> None:
     own = DamagedError("a", "is damaged")
     assert to_bnstat_error(own, WHERE) is own
-
-
-def test_long_messages_are_cut() -> None:
     assert len(line_of(Exception("x" * 5000))) == len(WHERE) + 2 + 300
     assert line_of(Exception("")).endswith("cannot be read: Exception: ")

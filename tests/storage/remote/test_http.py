@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
 from bnstat.storage.access import Access
 from bnstat.storage.files import Entry
-from tests.builders.server import Handler, Server
+from tests.builders.server import Fault, Handler, Server
 from tests.fuzz import handmade
 from tests.storage.remote.conftest import DATA
 
@@ -72,81 +72,50 @@ def test_the_limit_on_downloads(digits: Server) -> None:
     assert digits.sent <= 4096
 
 
-@pytest.fixture
-def index(digits: Server) -> str:
-    return f"{digits.url}/run/model-100.index"
+def fails(status: int, **headers: str) -> Fault:
+    return lambda handler: handler.status(status, **headers)
 
 
-def fails(status: int, times: int, **headers: str):  # type: ignore[no-untyped-def]
-    """Fail this many times."""
-    left = [times]
-
-    def fault(handler: Handler) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and handler.status(status, **headers)
-
-    return fault
+def breaks_off(handler: Handler) -> bool:
+    return handler.answer(most=10)
 
 
-def test_a_server_that_is_busy_once(digits: Server, index: str) -> None:
-    digits.faults["run/model-100.index"] = fails(503, 1)
-    assert len(bnstat.load(index, eager=True)) == 3
+INDEX = "run/model-100.index"
+
+
+@pytest.mark.parametrize("fault", [fails(503), breaks_off])
+def test_a_temporary_failure(fault: Fault, digits: Server) -> None:
+    count = iter([True])
+    digits.faults[INDEX] = lambda handler: next(count, False) and fault(handler)
+    assert len(bnstat.load(f"{digits.url}/{INDEX}", eager=True)) == 3
+    assert next(count, None) is None
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("fault", "message"),
     [
-        (403, r"access is denied \(403\); check the credentials"),
-        (503, r"the server reports an error \(503\)"),
+        (fails(403), r"access is denied \(403\); check the credentials"),
+        (fails(503), r"the server reports an error \(503\)"),
+        (fails(302, Location=f"/{INDEX}"), "redirects in a circle"),
+        (fails(302, Location="file:///etc/hosts"), "not HTTP"),
+        (breaks_off, "the connection broke off"),
     ],
 )
-def test_permanent_failures(status: int, message: str, digits: Server, index: str) -> None:
-    digits.faults["run/model-100.index"] = fails(status, 1000)
+def test_a_permanent_failure(fault: Fault, message: str, digits: Server) -> None:
+    digits.faults[INDEX] = fault
     with pytest.raises(BnstatError, match=message):
-        bnstat.load(index)
-    assert len(digits.asked) <= 8
-
-
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [("/run/model-100.index", "redirects in a circle"), ("file:///etc/hosts", "not HTTP")],
-)
-def test_redirects(location: str, message: str, digits: Server, index: str) -> None:
-    digits.faults["run/model-100.index"] = fails(302, 1000, Location=location)
-    with pytest.raises(BnstatError, match=message):
-        bnstat.load(index)
+        bnstat.load(f"{digits.url}/{INDEX}")
     assert len(digits.asked) < 20
 
 
-@pytest.mark.parametrize("times", [1, 1000])
-def test_a_connection_that_breaks_off(times: int, digits: Server, index: str) -> None:
-    left = [times]
-
-    def fault(handler: Handler) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and handler.answer(most=10)
-
-    digits.faults["run/model-100.index"] = fault
-    if times == 1:
-        assert len(bnstat.load(index, eager=True)) == 3
-    else:
-        with pytest.raises(BnstatError, match="the connection broke off"):
-            bnstat.load(index)
-
-
-def test_a_file_that_always_changes(digits: Server) -> None:
-    count = iter(range(1000))
+def test_a_file_that_changes(digits: Server) -> None:
     name = "run/model-100.data-00000-of-00001"
-    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(count)}"')
+    once, always = iter(["1"]), itertools.count()
+    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(once, "2")}"')
+    assert len(bnstat.load(f"{digits.url}/run/model-100", eager=True)) == 3
+    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(always)}"')
     with pytest.raises(ChangedError):
         bnstat.load(f"{digits.url}/run/model-100", eager=True)
-
-
-def test_a_file_that_changes_once(digits: Server) -> None:
-    tags = iter(["1"])
-    name = "run/model-100.data-00000-of-00001"
-    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(tags, "2")}"')
-    assert len(bnstat.load(f"{digits.url}/run/model-100", eager=True)) == 3
 
 
 def test_small_files_from_a_server_without_ranges(digits: Server) -> None:
@@ -165,8 +134,7 @@ def test_large_files_from_a_server_without_ranges(server: Server) -> None:
     assert server.sent < 20_000_000
 
 
-def test_no_server(tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
+def test_no_server() -> None:
     with pytest.raises(BnstatError, match="cannot be reached"):
         bnstat.load("http://127.0.0.1:9/model.h5")
 

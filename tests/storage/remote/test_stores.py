@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -143,8 +143,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 def test_a_model_is_read_as_on_disk(store: Store, place: str) -> None:
     far, near = store.load(place, eager=True), bnstat.load(DATA / place)
     same(far, near)
-    assert far.source.checkpoint == near.source.checkpoint
-    assert far.source.step == near.source.step
+    assert replace(far.source, path="") == replace(near.source, path="")
     if not store.url.startswith("hf:"):
         assert far.source.path == f"{store.url}/{place}"
 
@@ -155,9 +154,7 @@ def test_one_or_all_checkpoints_of_a_run(store: Store) -> None:
     near = list(bnstat.load_all(DATA / "run"))
     assert [name for name, _ in far] == [name for name, _ in near]
     for (_, one), (_, other) in zip(far, near, strict=True):
-        assert isinstance(one, bnstat.Model)
-        assert isinstance(other, bnstat.Model)
-        same(one, other)
+        same(one, other)  # type: ignore[arg-type]
 
 
 def test_a_name_nearby_is_suggested(store: Store) -> None:
@@ -201,16 +198,6 @@ def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.Fixture
         file.read(100_000, 10)
 
 
-def test_a_checkpoint_that_is_replaced_meanwhile(on_s3: Store) -> None:
-    for ending in ("index", "data-00000-of-00001"):
-        content = (DATA / f"run/model-100.{ending}").read_bytes()
-        on_s3.fs.pipe_file(f"models/replaced/m.{ending}", content)
-    model = bnstat.load("s3://models/replaced/m", values=False)
-    on_s3.fs.pipe_file("models/replaced/m.data-00000-of-00001", bytes(len(content)))
-    with pytest.raises(ChangedError, match="changed while it was read"):
-        model.read()
-
-
 def test_a_bucket_without_models(on_s3: Store) -> None:
     with pytest.raises(NotFoundError, match=r"s3://models: contains no model"):
         bnstat.load("s3://models")
@@ -222,22 +209,24 @@ def test_an_unknown_option_of_the_driver(on_s3: Store) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_cannot_be_reached() -> None:
-    pytest.importorskip("s3fs")
-    options = {"endpoint_url": "http://127.0.0.1:9", "key": "somebody", "secret": "secret"}
-    with pytest.raises(BnstatError, match=r"s3://models/m: the server cannot be reached"):
-        bnstat.load("s3://models/m", storage_options=options)
-
-
-def test_missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": "somebody", "secret": "secret"}, "the server cannot be reached"),
+        ({"skip_instance_cache": True}, "no credentials were found"),
+    ],
+)
+def test_bad_options(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("s3fs")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    options = {"endpoint_url": "http://127.0.0.1:9", "skip_instance_cache": True}
-    with pytest.raises(BnstatError, match=r"s3://models/m: no credentials were found"):
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    options = {"endpoint_url": "http://127.0.0.1:9", **options}
+    with pytest.raises(BnstatError, match=f"s3://models/m: {message}"):
         bnstat.load("s3://models/m", storage_options=options)
 
 
@@ -257,9 +246,7 @@ def test_a_store_that_is_always_busy(server: Server) -> None:
     assert len(server.asked) == 3
 
 
-def test_a_store_that_is_sometimes_busy(
-    s3: str, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_is_sometimes_busy(s3: str, server: Server) -> None:
     """One response in three is a failure."""
 
     def forward(handler: Handler) -> bool:
@@ -267,8 +254,7 @@ def test_a_store_that_is_sometimes_busy(
             return handler.status(503)
         names = ("Range", "If-Match", "Authorization", "x-amz-date", "x-amz-content-sha256")
         headers = {name: handler.headers[name] for name in names if name in handler.headers}
-        method = handler.command
-        with urlopen(Request(s3 + handler.path, headers=headers, method=method)) as response:
+        with urlopen(Request(s3 + handler.path, headers=headers)) as response:
             data = response.read()
             handler.send_response(response.status)
             for name in ("Content-Type", "Content-Range", "ETag"):
@@ -300,16 +286,6 @@ def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
     folder = find(f"{on_hub.url}/run", Access(on_hub.options)).folder
     assert folder is not None
     assert all(entry.tag for entry in folder.entries())
-
-
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    registry = pytest.importorskip("fsspec.registry")
-    monkeypatch.setitem(sys.modules, "adlfs", None)
-    monkeypatch.delitem(registry._registry, "az", raising=False)
-    with pytest.raises(BnstatError, match=r"az:// is not installed; pip install adlfs"):
-        bnstat.load("az://container/model")
 
 
 def test_file_urls_are_local_paths() -> None:

@@ -50,18 +50,11 @@ def test_parts_of_urls(url: str, path: str, name: str, is_plain: bool) -> None:
     assert (web_folder.path, web_folder.name, web_folder.is_plain) == (path, name, is_plain)
 
 
-def test_invalid_urls() -> None:
-    with pytest.raises(BnstatError, match="not a valid URL"):
-        WebFolder(Server({}), "https:///a")
-
-
 def test_up_and_down() -> None:
     top = WebFolder(Server({"https://host/a/b/c?q=1": b"x"}), "https://host/a?q=1")
-    below = top.folder("b")
+    below, root = top.folder("b"), top.parent()
     assert below is not None
-    assert below.path == "https://host/a/b"
-    assert below.file("c") is not None
-    root = top.parent()
+    assert (below.path, below.file("c") is not None) == ("https://host/a/b", True)
     assert root is not None
     assert (root.path, root.parent()) == ("https://host", None)
     first = root.folder("a")
@@ -109,7 +102,9 @@ def test_names_that_lead_out(name: str) -> None:
     assert server.asked == []
 
 
-def test_errors_name_the_file() -> None:
+def test_errors_name_the_url() -> None:
+    with pytest.raises(BnstatError, match="not a valid URL"):
+        WebFolder(Server({}), "https:///a")
     with pytest.raises(BnstatError, match="https://host/m/slow: the server does not answer"):
         WebFolder(Server({}), "https://host/m?q=word").file("slow")
 
