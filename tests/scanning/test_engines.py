@@ -43,7 +43,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(models: Path) -> list[Record]:
-    """The records of a scan in this process."""
     return scanned(models)
 
 
@@ -67,12 +66,7 @@ def cluster(workers: int) -> Iterator[tuple[Any, str]]:
 
 
 class Deadly:
-    """An engine whose workers die when they open `deadly.h5`.
-
-    Args:
-        engine: the engine that does the work.
-        once: a file that exists once a worker died, so that the next one survives; None if all die.
-    """
+    """An engine whose workers die when they open `deadly.h5`, only until the file `once` exists."""
 
     def __init__(self, engine: Engine, once: Path | None = None) -> None:
         self._engine = engine

@@ -21,9 +21,11 @@ LAYERS, CHANNELS = 53, 64
 MARGIN = 64 << 10
 
 
-def write_bundle(folder: Path, start: int, gap: int = 0) -> bytes:
-    """Write the index of 53 layers after a kernel of `start` bytes; return the layers' bytes."""
+@pytest.fixture
+def huge(server: Server) -> Server:
+    """A sparse file of a checkpoint of 20 GB with 53 layers."""
     rng = np.random.default_rng(0)
+    start = 10_000_000_000
     entries = {"kernel": tables.entry(shape=(start // 4,), size=start)}
     data = b""
     for number in range(LAYERS):
@@ -31,16 +33,9 @@ def write_bundle(folder: Path, start: int, gap: int = 0) -> bytes:
             raw = rng.random(CHANNELS, np.float32).tobytes()
             place = {"offset": start + len(data), "size": len(raw)}
             entries[f"bn_{number}/{role}"] = tables.entry(raw, shape=(CHANNELS,), **place)
-            data += raw + bytes(gap)
-    tables.bundle(folder, entries, b"")
-    return data
-
-
-@pytest.fixture
-def huge(server: Server) -> Server:
-    """A sparse file of a checkpoint of 20 GB, with small gaps like the biases of a network."""
-    start = 10_000_000_000
-    data = write_bundle(server.folder, start, gap=100)
+            # The gaps are small, like the biases of a network.
+            data += raw + bytes(100)
+    tables.bundle(server.folder, entries, b"")
     with (server.folder / "m.data-00000-of-00001").open("wb") as file:
         file.seek(start)
         file.write(data)
@@ -183,20 +178,3 @@ def test_a_run_costs_two_requests_a_checkpoint(
     assert [name for name, _ in models] == [f"m-{step}" for step in range(40)]
     assert all(isinstance(model, bnstat.Model) and len(model) == 1 for _, model in models)
     assert 0 < len(s3_requests) <= 2 * 40 + 4
-
-
-def test_a_checkpoint_in_a_bucket(
-    s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    import s3fs
-
-    start = 5_000_000
-    data = write_bundle(tmp_path, start)
-    (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(start) + data)
-    s3fs.S3FileSystem().put(str(tmp_path), "models/large", recursive=True)
-    caplog.clear()
-    with caplog.at_level("INFO", "werkzeug"):
-        model = bnstat.load("s3://models/large/m", eager=True)
-    asked = [record for record in caplog.records if record.name == "werkzeug"]
-    assert 0 < len(asked) <= 8
-    same(model, bnstat.load(tmp_path / "m"))
