@@ -168,7 +168,7 @@ class Dask(Engine):
 
 @contextmanager
 def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Open the Dask cluster at a URL, or processes if it is None; 0 jobs means one per core."""
+    """Open the Dask cluster at `url`, or else `jobs` processes; 0 means one per core."""
     workers = jobs or os.cpu_count() or 1
     if url is not None:
         with _dask(url, workers) as cluster:
@@ -231,7 +231,7 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item for a batch of `at_least` items; yield finished batches: (item, result)."""
+        """Queue an item, and yield finished batches as lists of (item, result)."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
             yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)

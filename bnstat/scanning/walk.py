@@ -104,7 +104,7 @@ def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unread
 
 @dataclass(slots=True)
 class _Walk:
-    """A walk below some roots, which covers the folders `walked`, some of them by links."""
+    """A walk; `walked` are the folders that it covers: the roots, and the targets of links."""
 
     choice: Choice
     walked: list[str]
@@ -209,7 +209,7 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Return the groups that a run's list names as newest, or that have the highest step."""
+    """Return the groups without older checkpoints, by the list of each run or else by the step."""
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")
     last: dict[str, Group] = {}

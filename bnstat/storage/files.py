@@ -135,7 +135,7 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch (offset, length) spans together, if this is faster; any may end beyond the file."""
+        """Fetch (offset, length) spans together, if this is faster; spans may exceed the file."""
 
     def has(self, offset: int, length: int) -> bool:
         """Return True if the bytes can be read without a request to a server."""
@@ -265,10 +265,10 @@ class Folder(ABC):
 
 
 class Spot(NamedTuple):
-    """What a path leads to: `folder`, or the files in `parent` called `name` or with this prefix.
+    """The location of a path: a `folder`, or files in `parent` whose names are or start with `name`.
 
-    Only on a web server, both folders are set, because a URL does not show whether it is a folder;
-    try `parent` first.
+    On a web server, both folders are set, because a URL does not show whether it is a folder;
+    `parent` must be tried first.
     """
 
     parent: Folder | None

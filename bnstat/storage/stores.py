@@ -510,22 +510,29 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         import fsspec
 
         kind = fsspec.get_filesystem_class(scheme)
-        host = _account_host(url) if library == "adlfs" else ""
-        options = {**kind._get_kwargs_from_urls(url), **_account_options(host)}
-        for key, value in options.items():
-            if access.options.get(key, value) != value:
+        host, of_account = _account_of(url) if library == "adlfs" else ("", {})
+        options: dict[str, Any] = {**kind._get_kwargs_from_urls(url), **of_account}
+        for name, value in options.items():
+            if access.options.get(name, value) != value:
                 raise BnstatError(
                     redact(url),
-                    f"the URL contains the {key} {value!r}, but the storage options another one",
-                    f"leave {key} out of the storage options",
+                    f"the URL contains the {name} {value!r}, but the storage options another one",
+                    f"leave {name} out of the storage options",
                 )
         key = (scheme, *sorted(options.items()))
         if key not in access.drivers:
             defaults = _S3_OPTIONS if library == "s3fs" else {}
             all_options = {**defaults, **options, **access.options}
             access.drivers[key] = fs = fsspec.filesystem(scheme, **all_options)
-            if host:
-                _refuse_other_account(url, fs, options["account_name"])
+            # Azure's driver prefers a connection string, which the environment may contain.
+            account = fs.service_client.account_name if host and fs.connection_string else None
+            if account not in (None, options.get("account_name")):
+                raise BnstatError(
+                    redact(url),
+                    f"the URL is for the account {options['account_name']!r}, but the connection "
+                    f"string is for {account!r}",
+                    "remove it from the storage options, or unset AZURE_STORAGE_CONNECTION_STRING",
+                )
         if key not in access.stores:
             store = HuggingFace if scheme == "hf" else RemoteStore
             access.stores[key] = store(access.drivers[key], scheme, access, host)
@@ -546,27 +553,16 @@ _BLOB: Final = "blob.core.windows.net"
 _DFS: Final = "dfs.core.windows.net"
 
 
-def _account_host(url: str) -> str:
-    """Return `@HOST` of `abfss://CONTAINER@HOST/PATH`; empty if the URL names only a container."""
+def _account_of(url: str) -> tuple[str, dict[str, str]]:
+    """Return `@HOST` of `abfss://CONTAINER@HOST/PATH`, and the driver's options for the account.
+
+    Azure's driver does not parse the host itself. Both are empty if the URL names no account.
+    """
     _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
-    return f"@{host}" if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
-
-
-def _account_options(host: str) -> dict[str, str]:
-    """Return the options of Azure's driver for `@ACCOUNT.HOST`, which it does not parse itself."""
-    account, _, domain = host.removeprefix("@").partition(".")
-    options = {"account_name": account} if account else {}
+    account, _, domain = host.partition(".")
+    if not account or not (at or host.endswith((f".{_DFS}", f".{_BLOB}"))):
+        return "", {}
+    options = {"account_name": account}
     if domain not in ("", _DFS, _BLOB):
         options["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
-    return options
-
-
-def _refuse_other_account(url: str, fs: Any, account: str) -> None:
-    """Raise if Azure's driver would prefer the account of a connection string to the URL's."""
-    if fs.connection_string is not None and fs.service_client.account_name != account:
-        raise BnstatError(
-            redact(url),
-            f"the URL is for the account {account!r}, but the connection string is for "
-            f"{fs.service_client.account_name!r}",
-            "remove it from the storage options, or unset AZURE_STORAGE_CONNECTION_STRING",
-        )
+    return f"@{host}", options

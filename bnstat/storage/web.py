@@ -48,6 +48,8 @@ _BROKEN_OFF: Final = (
     aiohttp.ClientOSError,
     asyncio.TimeoutError,
 )
+_OUTSIDE: Final = {"", ".", ".."}
+"""Parts of paths that may lead out of a folder."""
 _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 _WINDOW: Final = 30.0
@@ -305,8 +307,11 @@ class WebFolder(Folder):
         return self._files.get(name)
 
     def expect(self, names: Iterable[str]) -> None:
-        new = [name for name in names if name not in self._files and _stays_inside(name)]
-        new = new[:_MAX_EXPECTED]
+        new = [
+            name
+            for name in names
+            if name not in self._files and _OUTSIDE.isdisjoint(re.split(r"[/\\]", name))
+        ][:_MAX_EXPECTED]
         if not new:
             return
         base = f"{self._host}/{self._inside}".rstrip("/")
@@ -338,7 +343,3 @@ class WebFolder(Folder):
 
     def _at(self, inside: str) -> WebFolder:
         return WebFolder(self._store, f"{self._host}/{inside}{self._query}")
-
-
-def _stays_inside(name: str) -> bool:
-    return all(part not in ("", ".", "..") for part in re.split(r"[/\\]", name))
