@@ -72,7 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True if the model is unreadable or has findings as serious as `fail_on` or more."""
+        """Return True if the model is unreadable, or has a finding of `fail_on` or more serious."""
         if self.worst is None:
             return self.trouble is not None
         return SEVERITIES.index(self.worst) <= SEVERITIES.index(fail_on or "warning")

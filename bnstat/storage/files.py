@@ -265,7 +265,7 @@ class Folder(ABC):
 
 
 class Spot(NamedTuple):
-    """The location of a path: a `folder`, or files in `parent` whose names are or start with `name`.
+    """The location of a path: a `folder`, or the files in `parent` with the name or prefix `name`.
 
     On a web server, both folders are set, because a URL does not show whether it is a folder;
     `parent` must be tried first.
