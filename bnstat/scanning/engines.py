@@ -115,22 +115,20 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _prepare_worker() -> None:
+    from multiprocessing import parent_process
+
+    def exit_with_parent() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
     ignore_interrupts()
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def ignore_interrupts() -> None:
     """Ignore Ctrl-C, which a terminal sends to all processes. The main process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _exit_with_parent() -> None:
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 class Dask(Engine):

@@ -145,10 +145,6 @@ class Tally:
         return sum(self.troubles.values())
 
     @property
-    def sound(self) -> int:
-        return self.models - self.unread - self.without - sum(self.worst.values())
-
-    @property
     def code(self) -> int:
         """The exit code: 2 if no model could be read, 1 if a model fails or none exists, else 0."""
         if self.models and self.unread == self.models:
@@ -157,8 +153,9 @@ class Tally:
 
     def summary(self) -> str:
         """Return one line, such as `3 models: 2 sound, 1 with errors`."""
+        others = self.unread + self.without + self.worst.total()
         parts = [
-            (self.sound, "sound"),
+            (self.models - others, "sound"),
             *((self.worst[severity], f"with {severity}s") for severity in SEVERITIES[:2]),
             (self.worst["info"], "with info"),
             (self.without, "without batch norm"),

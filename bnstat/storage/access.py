@@ -212,7 +212,6 @@ _MESSAGES: Final = {
     "ConnectionError": ("the connection broke off", _AGAIN),
     "TooManyRedirects": ("the server redirects in a circle", ""),
     "InvalidURL": ("not a valid URL", ""),
-    "InvalidUrlClientError": ("not a valid URL", ""),
     "NonHttpUrlRedirectClientError": ("the server redirects to an address that is not HTTP", ""),
     "ParamValidationError": ("not a valid name in this store", ""),
     "RepositoryNotFoundError": ("no such repository, or access to it is denied", _CREDENTIALS),

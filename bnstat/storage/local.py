@@ -48,9 +48,6 @@ class Handle:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, length)
 
-    def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
     def __del__(self) -> None:
         os.close(self._descriptor)
 
@@ -64,8 +61,9 @@ class LocalFile(File):
         # Opening a FIFO would block, and reading a device might never end.
         if not stat.S_ISREG(_attempt(path, lambda: os.stat(path)).st_mode):
             raise BnstatError(path, "is not a regular file")
-        self._handle = Handle(_attempt(path, lambda: os.open(path, _READ)))
-        self.size = self._handle.size()
+        descriptor = _attempt(path, lambda: os.open(path, _READ))
+        self._handle = Handle(descriptor)
+        self.size = os.fstat(descriptor).st_size
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
@@ -175,21 +173,17 @@ def find(path: str, access: Access, recursive: bool = False) -> Spot:
     scheme = scheme_of(path)
     if scheme in ("file", "local"):
         path = path.partition("://")[2].removeprefix("localhost")
-    if not is_url(path):
-        return _on_disk(path)
-    if scheme not in WEB:
+    if is_url(path) and scheme in WEB:
+        try:
+            from bnstat.storage.web import find_on_web
+        except ImportError as error:
+            raise missing_driver(path, "aiohttp") from error
+        return find_on_web(path, access)
+    if is_url(path):
         from bnstat.storage.stores import connect
 
         store, inside = connect(path, access)
         return store.find(inside, recursive)
-    try:
-        from bnstat.storage.web import find_on_web
-    except ImportError as error:
-        raise missing_driver(path, "aiohttp") from error
-    return find_on_web(path, access)
-
-
-def _on_disk(path: str) -> Spot:
     parent, name = os.path.split(path.rstrip("/") or path)
     kind = kind_of(path)
     if kind == stat.S_IFDIR:

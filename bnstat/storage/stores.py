@@ -225,10 +225,15 @@ class RemoteStore:
             self._fs.invalidate_cache(path)
         above, _, name = path.rpartition("/")
         for folder in (path, above):
-            if (files := self.access.listed.get(self.url(folder))) is not None:
-                self._add_listings(folder, files)
+            if (listed := self.access.listed.get(self.url(folder))) is not None:
+                self._add_listings(folder, listed)
         if recursive:
-            self.list_tree(path)
+            files = self._listed(self._fs.find, path)
+            if not self._opens_by_listing:
+                # The driver would keep this listing, which may be huge, as long as the process.
+                self._fs.invalidate_cache()
+            if files:
+                self._add_listings(path, files.values())
         if self.listing(path) is not None:
             return Spot(None, name, RemoteFolder(self, path))
         has_parent = above.strip("/") or path.startswith("/")
@@ -248,15 +253,6 @@ class RemoteStore:
                     return None
             self._listings[path] = self._listed(self._fs.ls, path)
         return self._listings[path]
-
-    def list_tree(self, path: str) -> None:
-        """List a folder and all of its subfolders, with as few requests as possible."""
-        files = self._listed(self._fs.find, path)
-        if not self._opens_by_listing:
-            # The driver would keep this listing, which may be huge, as long as the process.
-            self._fs.invalidate_cache()
-        if files:
-            self._add_listings(path, files.values())
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
         """Return relative path -> entry by the driver's `ls` or `find`; None if not a folder."""

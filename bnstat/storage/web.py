@@ -141,12 +141,12 @@ class WebStore(RemoteStore):
         url, entry, length = piece.file.inside, piece.file.entry, piece.end - piece.start
         response, data = await self._request(url, piece.start, piece.end, length)
         if response.status in (412, 416):
-            raise _changed(url)
+            raise ChangedError(redact(url), "changed while it was read", "try again")
         _refuse_failure(response, url)
         content = _content_range(response)
         is_other_size = content is not None and content[2] != entry.size
         if is_other_size or (entry.tag and _tag(response) not in ("", entry.tag)):
-            raise _changed(url)
+            raise ChangedError(redact(url), "changed while it was read", "try again")
         is_range = content is not None and content[:2] == (piece.start, piece.end)
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
@@ -245,10 +245,6 @@ def _entry(response: Any, size: int) -> Entry:
 
 def _tag(response: Any) -> str:
     return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
-
-
-def _changed(url: str) -> ChangedError:
-    return ChangedError(redact(url), "changed while it was read", "try again")
 
 
 def find_on_web(url: str, access: Access) -> Spot:

@@ -103,18 +103,13 @@ def azure() -> Iterator[Store]:
     flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort=0"]
     with subprocess.Popen([program, *flags], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        address = next(
-            match[0]
-            for line in iter(server.stdout.readline, "")
-            if "listens on" in line and (match := re.search(r"http://\S+:\d+", line))
-        )
-        parts = {
-            "DefaultEndpointsProtocol": "http",
-            "AccountName": "devstoreaccount1",
-            "AccountKey": AZURITE_KEY,
-            "BlobEndpoint": f"{address}/devstoreaccount1",
+        lines = iter(server.stdout.readline, "")
+        matches = (re.search(r"listens on (http://\S+:\d+)", line) for line in lines)
+        address = next(match[1] for match in matches if match)
+        options = {
+            "connection_string": "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
+            f"AccountKey={AZURITE_KEY};BlobEndpoint={address}/devstoreaccount1"
         }
-        options = {"connection_string": ";".join("=".join(part) for part in parts.items())}
         fs = adlfs.AzureBlobFileSystem(**options)
         fs.mkdir("models")
         upload(fs)
