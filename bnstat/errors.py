@@ -25,7 +25,7 @@ class BnstatError(Exception):
         self.where = where
         self.what = what = printable(what)
         self.hint = hint
-        place = printable(where, LONGEST_WHERE)
+        place = printable(str(where), LONGEST_WHERE)
         super().__init__(f"{place}: {what}" + (f"; {hint}" if hint else ""))
 
 

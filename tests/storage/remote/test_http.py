@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -51,9 +49,10 @@ def test_a_model_is_read_as_on_disk(digits: Server, place: str) -> None:
     assert far.source.path == f"{digits.url}/{place}"
 
 
-def test_a_folder_cannot_be_listed(digits: Server) -> None:
-    with pytest.raises(BnstatError, match=r"do not list .*; pass a file's URL"):
-        bnstat.load(f"{digits.url}/")
+@pytest.mark.parametrize("name", ["run/model-7.data-00000-of-00001", "run/model-101", ""])
+def test_missing_models(name: str, digits: Server) -> None:
+    with pytest.raises(NotFoundError, match=r"no such model, .* do not list .*; pass a file's URL"):
+        bnstat.load(f"{digits.url}/{name}")
 
 
 def test_secrets_are_sent_and_never_printed(digits: Server) -> None:
@@ -139,12 +138,6 @@ def test_no_server() -> None:
         bnstat.load("http://127.0.0.1:9/model.h5")
 
 
-@pytest.mark.parametrize("name", ["model-7.data-00000-of-00001", "model-101"])
-def test_missing_files(name: str, digits: Server) -> None:
-    with pytest.raises(NotFoundError, match="no such model"):
-        bnstat.load(f"{digits.url}/run/{name}")
-
-
 def test_the_state_file_lists_a_run(digits: Server) -> None:
     for place in ("run", "run/", "run/checkpoint"):
         model = bnstat.load(f"{digits.url}/{place}", eager=True)
@@ -164,22 +157,6 @@ def test_shards_are_requested_together(server: Server) -> None:
     assert server.most_at_once == 4
 
 
-@contextmanager
-def dripping(server: Server, of: Callable[[Handler], bytes]) -> Iterator[None]:
-    """Let a server send an endless response byte by byte after its start."""
-    is_over = threading.Event()
-
-    def drip(handler: Handler) -> bool:
-        handler.wfile.write(of(handler))
-        while not is_over.wait(0.005):
-            handler.wfile.write(b"x")
-        return True
-
-    server.other = drip
-    yield
-    is_over.set()
-
-
 STARTS = {
     "a part": b"HTTP/1.1 206 \r\nContent-Range: bytes 0-4095/9999\r\nContent-Length: 4096\r\n\r\n",
     "all": b"HTTP/1.1 200 \r\nContent-Length: 9999\r\n\r\n",
@@ -189,44 +166,41 @@ STARTS = {
 
 
 @pytest.fixture
-def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> WebStore:
-    window, min_bytes = request.param
-    monkeypatch.setattr(web, "_WINDOW", window)
-    monkeypatch.setattr(web, "_MIN_BYTES", min_bytes)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> WebStore:
+    monkeypatch.setattr(web, "_WINDOW", 0.2)
+    monkeypatch.setattr(web, "_MIN_BYTES", 1000)
     return WebStore(fsspec.filesystem("https"), Access())
 
 
-GIVES_UP = pytest.mark.parametrize("impatient", [(0.2, 1000)], indirect=True)
-
-
-@GIVES_UP
 @pytest.mark.parametrize("start", STARTS)
-def test_a_dripping_server_is_given_up(
+def test_a_server_that_drips_is_given_up(
     digits: Server, start: str, impatient: WebStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with (
-        dripping(digits, lambda handler: STARTS[start]),
-        pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2 s"),
-    ):
-        impatient.heads([f"{digits.url}/m"] * 3, 1 << 20)
-    assert len(digits.asked) == 3
+    is_over = threading.Event()
+
+    def drip(handler: Handler) -> bool:
+        handler.wfile.write(STARTS[start])
+        while not is_over.wait(0.005):
+            handler.wfile.write(b"x")
+        return True
+
+    digits.other = drip
+    url, entry = f"{digits.url}/m", Entry("m", False, 9999)
+    file = impatient.file(WebFolder(impatient, digits.url), url, entry)
+    for request in (lambda: impatient.heads([url] * 3, 1 << 20), lambda: file.read(0, 4096)):
+        with pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2"):
+            request()
+    is_over.set()
+    assert len(digits.asked) == 4
     gc.collect()
     assert not caplog.records
 
 
-@GIVES_UP
-def test_a_dripping_piece_is_given_up(digits: Server, impatient: WebStore) -> None:
-    folder = WebFolder(impatient, digits.url)
-    file = impatient.file(folder, f"{digits.url}/m", Entry("m", False, 9999))
-    with (
-        dripping(digits, lambda handler: STARTS["a part"]),
-        pytest.raises(BnstatError, match="the server sends less than"),
-    ):
-        file.read(0, 4096)
-
-
-@pytest.mark.parametrize("impatient", [(0.02, 0)], indirect=True)
-def test_a_slow_server_that_sends_enough(digits: Server, impatient: WebStore) -> None:
+def test_a_slow_server_that_sends_enough(
+    digits: Server, impatient: WebStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "_WINDOW", 0.02)
+    monkeypatch.setattr(web, "_MIN_BYTES", 0)
     digits.delay = 0.1
     (head,) = impatient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)
     assert isinstance(head, tuple)
