@@ -264,7 +264,6 @@ def test_no_worker_outlives_the_scan(tmp_path: Path, options: list[str], number:
         preexec_fn=heeded,
         start_new_session=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline().startswith(b"{")
     if number == signal.SIGINT:
         os.killpg(process.pid, number)

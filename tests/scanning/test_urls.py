@@ -197,7 +197,6 @@ def test_an_object_that_may_not_be_read_gets_a_record(
 
 def test_a_file_without_tag_and_time_has_no_signature(remote: str) -> None:
     folder = find(f"{remote}/deep/er", Access()).folder
-    assert folder is not None
     (entry,) = folder.entries()
     assert candidate(folder, "one.h5", "one.h5", [entry]).signature
     entry = entry._replace(tag="", modified=0.0)

@@ -17,7 +17,7 @@ import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.storage import archive
 from bnstat.storage.archive import Slice, open_archive, stored_member
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import Folder
 from tests.builders.memory import MemoryFile
 from tests.builders.oracle import assert_layers
 from tests.fuzz.handmade import tar, zipped
@@ -38,9 +38,7 @@ KINDS = pytest.mark.parametrize("kind", PACKERS)
 
 
 def folder_in(data: bytes | MemoryFile) -> Folder:
-    folder = open_archive(MemoryFile(data, "m") if isinstance(data, bytes) else data)
-    assert folder is not None
-    return folder
+    return open_archive(MemoryFile(data, "m") if isinstance(data, bytes) else data)
 
 
 def opened(kind: str, files: Mapping[str, bytes] = FILES) -> Folder:
@@ -52,12 +50,6 @@ def content(folder: Folder, name: str) -> bytes | None:
     return None if file is None else file.read()
 
 
-def first(folder: Folder) -> File:
-    file = folder.file("a/one")
-    assert file is not None
-    return file
-
-
 @KINDS
 def test_folders(kind: str) -> None:
     top = opened(kind)
@@ -67,35 +59,29 @@ def test_folders(kind: str) -> None:
     assert [content(top, name) for name in ("a", "a/", "none", "one", "")] == [None] * 5
     assert [top.folder(name) for name in ("three", "none", "a/bb", "a/one")] == [None] * 4
     below = top.folder("a")
-    assert below is not None
     assert (below.path, below.name, below.names()) == ("m/a", "a", ["b", "one"])
     assert (content(below, "b/two"), content(below, "three")) == (b"22", None)
     deep = below.folder("b")
-    assert deep is not None
     assert (deep.path, deep.name, deep.names()) == ("m/a/b", "b", ["two"])
-    up = deep.parent()
-    assert up is not None
-    assert (up.path, up.name) == ("m/a", "a")
+    assert (deep.parent().path, deep.parent().name) == ("m/a", "a")
 
 
 @KINDS
 def test_files(kind: str) -> None:
-    one = first(opened(kind))
+    one = opened(kind).file("a/one")
     assert (one.name, one.path, one.size) == ("one", "m/a/one", 2000)
     assert one.read(1990, 10) == b"1" * 10
     with one.open() as stream:
         assert stream.read() == FILES["a/one"]
     with pytest.raises(DamagedError, match="truncated"):
         one.read(1, 2000)
-    beside = one.sibling("one")
-    assert beside is not None
-    assert (beside.path, one.sibling("three")) == ("m/a/one", None)
+    assert (one.sibling("one").path, one.sibling("three")) == ("m/a/one", None)
 
 
 @KINDS
 def test_only_stored_members_have_a_place(kind: str) -> None:
     packed = MemoryFile(PACKERS[kind](FILES), "m")
-    place = first(folder_in(packed)).place(5, 7, (slice(0, 7),))
+    place = folder_in(packed).file("a/one").place(5, 7, (slice(0, 7),))
     assert (place is not None) is (kind == "stored")
     if place is not None:
         assert (place.file, place.part, place.read()) == (packed, (slice(0, 7),), b"1" * 7)
@@ -103,7 +89,7 @@ def test_only_stored_members_have_a_place(kind: str) -> None:
 
 def test_a_compressed_member_is_fetched_with_its_header() -> None:
     packed = MemoryFile(PACKERS["deflated"](FILES), "m")
-    one = first(folder_in(packed))
+    one = folder_in(packed).file("a/one")
     packed.fetched.clear()
     for _ in range(2):
         assert one.read() == FILES["a/one"]
@@ -293,7 +279,6 @@ def directory_entry(data: bytearray, name: bytes) -> int:
 def test_only_stored_members_are_read_in_place() -> None:
     file = MemoryFile(bytes(two_members()), "m")
     member = stored_member(file, "stored")
-    assert member is not None
     assert (member.name, member.path) == ("stored", "m/stored")
     assert member.read() == b"0123456789" * 10
     assert stored_member(file, "packed") is stored_member(file, "none") is None

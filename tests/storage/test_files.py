@@ -80,7 +80,6 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
     assert folder.names() == ["b", "broken", "ten"]
     assert folder.matching("b", "n") == ["broken"]
     deep = folder.file("b/c/deep")
-    assert deep is not None
     assert deep.read() == b"deep"
     assert deep.sibling("deep") is not None
     assert deep.sibling("nothing") is None
@@ -88,10 +87,7 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
     assert [folder.file(name) for name in ("b", "broken", *impossible)] == [None] * 4
     assert [folder.folder(name) for name in ("ten", *impossible)] == [None] * 3
     below = folder.folder("b")
-    assert below is not None
-    parent = below.parent()
-    assert parent is not None
-    assert (below.name, parent.names()) == ("b", folder.names())
+    assert (below.name, below.parent().names()) == ("b", folder.names())
     assert (folder.modified("ten") > 0, folder.modified("nothing")) == (True, 0)
     assert folder.times("t") == {"ten": os.stat(file.path).st_mtime}
     assert set(folder.times()) == {"b", "broken", "ten"}
@@ -157,7 +153,6 @@ def test_the_current_folder(
     assert found(".") == (None, ".", ".")
     here = LocalFolder(".")
     ten = here.file("ten")
-    assert ten is not None
     assert (here.name, ten.path, ten.read()) == (tmp_path.name, "ten", TEN)
     assert ten.sibling("ten") is not None
 

@@ -154,15 +154,12 @@ def test_accounts_in_urls(blobs: dict[str, list[str]]) -> None:
     for name in ("one", "two", "one"):
         url = f"abfss://c@{name}.dfs.core.windows.net/run"
         folder = find(url, access).folder
-        assert folder is not None
         assert (folder.path, folder.names()) == (url, [name])
         # A scan opens models by the path of their folder.
         again = find(folder.path, access.knowing(folder.path, folder.entries())).folder
-        assert again is not None
         assert again.names() == [name]
     assert len(access.drivers) == 2
     plain = find("abfss://c/run", access).folder
-    assert plain is not None
     assert (plain.path, plain.names()) == ("abfss://c/run", ["neither"])
 
 

@@ -163,7 +163,7 @@ def top(store: FileSystem) -> RemoteFolder:
 
 @pytest.fixture
 def big(top: RemoteFolder) -> File:
-    return found(top, "a/big")
+    return top.file("a/big")
 
 
 def folder(
@@ -172,21 +172,12 @@ def folder(
     return RemoteFolder(kind(fs, "s3", access or Access()), "top")
 
 
-def found(folder: RemoteFolder, name: str) -> File:
-    file = folder.file(name)
-    assert file is not None
-    return file
-
-
 class TestFolders:
     def test_contents(self, top: RemoteFolder) -> None:
         assert (top.name, top.path, top.names()) == ("top", "s3://top", ["a", "empty", "small"])
         below = top.folder("a")
-        assert below is not None
         assert (below.name, below.path, below.names()) == ("a", "s3://top/a", ["big", "other"])
-        up = below.parent()
-        assert up is not None
-        assert (up.path, top.parent()) == ("s3://top", None)
+        assert (below.parent().path, top.parent()) == ("s3://top", None)
         assert (top.modified("small"), top.modified("none")) == (7.0, 0.0)
 
     def test_files_by_their_names(self, top: RemoteFolder, big: File) -> None:
@@ -195,9 +186,7 @@ class TestFolders:
             assert top.file(name) is None
         for name in ("small", "none", "a/big", "..", "a/.."):
             assert top.folder(name) is None
-        beside = big.sibling("other")
-        assert beside is not None
-        assert (beside.path, big.sibling("small")) == ("s3://top/a/other", None)
+        assert (big.sibling("other").path, big.sibling("small")) == ("s3://top/a/other", None)
 
     def test_a_folder_is_listed_once(self, store: FileSystem, top: RemoteFolder) -> None:
         for _ in range(3):
@@ -220,7 +209,7 @@ class TestFolders:
 
 class TestReading:
     def test_a_small_file_is_fetched_whole(self, store: FileSystem, top: RemoteFolder) -> None:
-        small = found(top, "small")
+        small = top.file("small")
         assert not small.has(0, 1)
         assert small.read(100, 10) == CONTENT[100:110]
         assert small.has(0, 48 * KIB)
@@ -231,7 +220,7 @@ class TestReading:
 
     def test_a_larger_file_is_not(self, store: FileSystem) -> None:
         store.files = {"top/larger": 48 * KIB + 1}
-        larger = found(folder(store), "larger")
+        larger = folder(store).file("larger")
         larger.read(100, 10)
         larger.prefetch([(20 * KIB, 10)])
         asked = [("larger", 0, 16 * KIB), ("larger", 20 * KIB, 20 * KIB + 10)]
@@ -258,7 +247,7 @@ class TestReading:
         assert store.requests == [[("big", 0, 16 * KIB), ("big", SIZE - 4 * KIB, SIZE)]]
 
     def test_an_empty_file(self, store: FileSystem, top: RemoteFolder) -> None:
-        empty = found(top, "empty")
+        empty = top.file("empty")
         assert empty.read() == empty.head(10) == b""
         empty.prefetch([(0, 0), (5, 5)])
         assert store.requests == []
@@ -266,7 +255,7 @@ class TestReading:
 
 class TestFetching:
     def test_many_files_together(self, store: FileSystem, top: RemoteFolder) -> None:
-        files = [found(top, name) for name in ("a/big", "a/other", "small")]
+        files = [top.file(name) for name in ("a/big", "a/other", "small")]
         prefetch([Range(file, at, 5) for at in (300_000, 0) for file in files])
         (asked,) = store.requests
         both = [(name, at, at + 5) for name in ("big", "other") for at in (0, 300_000)]
@@ -283,7 +272,7 @@ class TestFetching:
 
     def test_long_ranges_are_split(self, store: FileSystem) -> None:
         store.files = {"top/huge": 20 << 20}
-        found(folder(store), "huge").prefetch([(1 << 20, 18 << 20)])
+        folder(store).file("huge").prefetch([(1 << 20, 18 << 20)])
         (asked,) = store.requests
         spans = [(1 << 20, 9 << 20), (9 << 20, 17 << 20), (17 << 20, 19 << 20)]
         assert asked == [("huge", *span) for span in spans]
@@ -306,7 +295,7 @@ class TestFetching:
 
     def test_the_limit_on_downloads(self, store: FileSystem) -> None:
         access = Access(max_download=100_000)
-        big = found(folder(store, access), "a/big")
+        big = folder(store, access).file("a/big")
         big.prefetch([(0, 60_000)])
         with pytest.raises(
             BnstatError, match=r"s3://top/a/big: reading this exceeds the download limit of 100 kB"
@@ -322,7 +311,7 @@ BOTH = pytest.mark.parametrize("kind", [RemoteStore, HuggingFace])
 class TestDrivers:
     @BOTH
     def test_ranges_are_returned_in_order(self, kind: type[RemoteStore], store: FileSystem) -> None:
-        big = found(folder(store, kind=kind), "a/big")
+        big = folder(store, kind=kind).file("a/big")
         big.prefetch([(500_000, 3), (7, 5)])
         assert big.read(500_000, 3) == CONTENT[500_000:500_003]
         assert big.read(7, 5) == CONTENT[7:12]
@@ -331,7 +320,7 @@ class TestDrivers:
 
     @BOTH
     def test_errors_name_the_file(self, kind: type[RemoteStore], store: FileSystem) -> None:
-        small = found(folder(store, kind=kind), "small")
+        small = folder(store, kind=kind).file("small")
         store.error = TimeoutError()
         with pytest.raises(BnstatError, match="s3://top/small: the server does not answer in time"):
             small.read()
@@ -348,9 +337,8 @@ class TestDrivers:
     def test_a_tree_is_listed_by_one_request(self, store: FileSystem) -> None:
         store.files["top/b/c/deep"] = 5
         top = RemoteStore(store, "s3", Access()).find("top", recursive=True).folder
-        assert isinstance(top, RemoteFolder)
         assert top.names() == ["a", "b", "empty", "small"]
-        assert (found(top, "a/big").size, found(top, "b/c/deep").size) == (SIZE, 5)
+        assert (top.file("a/big").size, top.file("b/c/deep").size) == (SIZE, 5)
         assert store.asked == []
 
 
@@ -358,7 +346,7 @@ class TestChanges:
     @pytest.mark.parametrize("grown", [-1, 1, 99])
     @pytest.mark.parametrize("name", ["small", "a/big"])
     def test_a_file_of_another_size(self, name: str, grown: int, store: FileSystem) -> None:
-        file = found(folder(store), name)
+        file = folder(store).file(name)
         store.grown = grown
         with pytest.raises(ChangedError, match=f"s3://top/{name}: changed while it was read"):
             file.read()
@@ -366,7 +354,7 @@ class TestChanges:
     def test_a_partly_read_file_is_compared_with_its_listing(
         self, store: FileSystem, top: RemoteFolder, big: File
     ) -> None:
-        found(top, "small").read()
+        top.file("small").read()
         assert store.checked == []  # One response contains all of it.
         big.read(5, 5)
         assert store.checked == ["top/a/big"]
@@ -382,7 +370,7 @@ class TestChanges:
         with access.reading():
             for name in ("a/big", "a/other"):
                 for start in (0, 100_000):
-                    found(top, name).read(start, 5)
+                    top.file(name).read(start, 5)
             assert store.checked == []
             with access.reading():
                 pass
@@ -394,7 +382,7 @@ class TestChanges:
         self, error: Exception | None, store: FileSystem
     ) -> None:
         access = Access()
-        big = found(folder(store, access), "a/big")
+        big = folder(store, access).file("a/big")
 
         def read() -> None:
             with access.reading():
@@ -408,7 +396,7 @@ class TestChanges:
 
     def test_an_error_of_the_network_is_not_followed_by_requests(self, store: FileSystem) -> None:
         access = Access()
-        big = found(folder(store, access), "a/big")
+        big = folder(store, access).file("a/big")
 
         def read() -> None:
             with access.reading():

@@ -102,7 +102,6 @@ def azure() -> Iterator[Store]:
         pytest.skip("no server of Azure's blobs is installed (azurite-blob)")
     flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort=0"]
     with subprocess.Popen([program, *flags], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
         lines = iter(server.stdout.readline, "")
         matches = (re.search(r"listens on (http://\S+:\d+)", line) for line in lines)
         address = next(match[1] for match in matches if match)
@@ -129,8 +128,7 @@ S3 = pytest.param("on_s3", marks=pytest.mark.slow)
 
 @pytest.fixture(params=["memory", S3, "gcs", "azure", "on_hub"])
 def store(request: pytest.FixtureRequest) -> Store:
-    found: Store = request.getfixturevalue(request.param)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -148,7 +146,7 @@ def test_one_or_all_checkpoints_of_a_run(store: Store) -> None:
     near = list(bnstat.load_all(DATA / "run"))
     assert [name for name, _ in far] == [name for name, _ in near]
     for (_, one), (_, other) in zip(far, near, strict=True):
-        same(one, other)  # type: ignore[arg-type]
+        same(one, other)
 
 
 def test_a_name_nearby_is_suggested(store: Store) -> None:
@@ -181,10 +179,7 @@ def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.Fixture
     store: Store = request.getfixturevalue(kind)
     bucket, scheme = "models/replaced", store.url.partition("://")[0]
     store.fs.pipe_file(f"{bucket}/a", bytes(200_000))
-    folder = find(f"{scheme}://{bucket}", Access(store.options)).folder
-    assert folder is not None
-    file = folder.file("a")
-    assert file is not None
+    file = find(f"{scheme}://{bucket}", Access(store.options)).folder.file("a")
     assert file.read(0, 10) == bytes(10)
     options = {"overwrite": True} if kind == "azure" else {}
     store.fs.pipe_file(f"{bucket}/a", b"1" * 200_000, **options)
@@ -245,9 +240,8 @@ def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
     digits.asked.clear()
     scanned(on_hub.url, options=ScanOptions(storage_options=on_hub.options))
     assert len([asked for asked in digits.asked if "/tree/" in asked.path]) == 1
-    folder = find(f"{on_hub.url}/run", Access(on_hub.options)).folder
-    assert folder is not None
-    assert all(entry.tag for entry in folder.entries())
+    entries = find(f"{on_hub.url}/run", Access(on_hub.options)).folder.entries()
+    assert all(entry.tag for entry in entries)
 
 
 def test_file_urls_are_local_paths() -> None:

@@ -53,12 +53,9 @@ def test_parts_of_urls(url: str, path: str, name: str, is_plain: bool) -> None:
 def test_up_and_down() -> None:
     top = WebFolder(Server({"https://host/a/b/c?q=1": b"x"}), "https://host/a?q=1")
     below, root = top.folder("b"), top.parent()
-    assert below is not None
     assert (below.path, below.file("c") is not None) == ("https://host/a/b", True)
-    assert root is not None
     assert (root.path, root.parent()) == ("https://host", None)
     first = root.folder("a")
-    assert first is not None
     assert first.path == "https://host/a"
 
 
@@ -69,7 +66,6 @@ def test_each_name_is_requested_once_and_many_together() -> None:
     assert server.asked == [[f"https://host/m/{name}" for name in ("a.index", "none", "b%20c")]]
     for _ in range(2):
         file = top.file("b c")
-        assert file is not None
         assert (file.name, file.size, file.read()) == ("b c", 2, b"22")
         assert top.file("none") is None
     assert len(server.asked) == 1
@@ -85,7 +81,6 @@ def test_files_that_a_file_names_are_requested_together() -> None:
     server = Server({f"https://host/m/{name}": b"x" for name in ("index", "a", "b")})
     top = WebFolder(server, "https://host/m")
     index = top.file("index")
-    assert index is not None
     index.expect(["a", "../a", "b", "none"])
     assert index.part("b") is not None
     assert server.asked[1:] == [[f"https://host/m/{name}" for name in ("a", "b", "none")]]
