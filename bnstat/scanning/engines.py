@@ -25,9 +25,6 @@ from bnstat.errors import BnstatError, first_line
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHECK_SECONDS: Final = 5.0
-"""Seconds between two checks that a cluster still has workers."""
-
 PATIENCE: Final = 60.0
 """Seconds that a cluster may be without workers; Dask replaces a dead worker in a few seconds."""
 
@@ -135,7 +132,7 @@ class Dask(Engine):
     """Runs jobs on the workers of a Dask cluster, with `client`, a `distributed.Client`."""
 
     in_process = False
-    check_seconds = CHECK_SECONDS
+    check_seconds = 5.0
 
     def __init__(self, name: str, client: Any) -> None:
         from distributed import KilledWorker
@@ -160,7 +157,7 @@ class Dask(Engine):
         with suppress(Exception):  # The connection may be lost.
             has_workers = bool(self._client.nthreads())
         self._checks_without_workers = 0 if has_workers else self._checks_without_workers + 1
-        if self._checks_without_workers * CHECK_SECONDS > PATIENCE:
+        if self._checks_without_workers * self.check_seconds > PATIENCE:
             raise BnstatError(self.name, _GONE)
 
 

@@ -36,7 +36,6 @@ class ScanOptions:
 
     Attributes:
         rules: the rules that the user selects, which take precedence over `config`.
-        config: the settings of the project.
         reading: arguments of `bnstat.load`, except `max_download` and `storage_options`.
         max_download: the number of bytes that may be downloaded per model.
         storage_options: options of fsspec's driver, which may contain secrets.

@@ -170,7 +170,6 @@ def _sleep(batch: list[int]) -> list[int]:
 @pytest.mark.parametrize("end", ["no workers", "no scheduler"])
 def test_a_cluster_that_ends_during_the_scan(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "PATIENCE", 3)
-    monkeypatch.setattr(engines, "CHECK_SECONDS", 1)
     monkeypatch.setattr(engines.Dask, "check_seconds", 1)
     with cluster(2) as (running, url), open_engine(url, 1) as engine:
         results = run(engine, _sleep, range(200))

@@ -70,11 +70,6 @@ def test_options_of_s3(asked: list[Any]) -> None:
             "s3://bucket/a: the driver for s3:// is not installed; pip install s3fs",
         ),
         (
-            "memory://a",
-            ImportError("no fsspec"),
-            "memory://a: the driver for memory:// is not installed; pip install fsspec",
-        ),
-        (
             "hf://me/model",
             ValueError("what?"),
             "hf://me/model: the driver does not accept this address or these storage options; "

@@ -55,8 +55,7 @@ def test_up_and_down() -> None:
     below, root = top.folder("b"), top.parent()
     assert (below.path, below.file("c") is not None) == ("https://host/a/b", True)
     assert (root.path, root.parent()) == ("https://host", None)
-    first = root.folder("a")
-    assert first.path == "https://host/a"
+    assert root.folder("a").path == "https://host/a"
 
 
 def test_each_name_is_requested_once_and_many_together() -> None:
