@@ -9,19 +9,17 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from bnstat.signals import Ended, is_call_running, raise_on_signals
+from bnstat.signals import INTERRUPTED, Ended, is_call_running, raise_on_signals
 
-_SIGINT = 128 + 2
 _RARELY = 100_000
-"""The number of new objects between two garbage collections: a large checkpoint makes millions of
-objects, but hardly any garbage."""
+"""New objects between two garbage collections, because a large checkpoint makes little garbage."""
 
 
 def run() -> None:
-    """Run the command line, and exit with code 130 and without a traceback on Ctrl-C.
+    """Run the command line; Ctrl-C, even during imports, ends it without a traceback.
 
-    This works even during imports. On `kill` or a closing terminal, partial files are removed; then
-    the process dies from the signal, as the sender expects.
+    On `kill` or a closing terminal, partial files are removed; then the process dies from the
+    signal, as the sender expects.
     """
     try:
         gc.set_threshold(_RARELY)
@@ -30,7 +28,7 @@ def run() -> None:
 
         main()
     except KeyboardInterrupt:
-        _exit(_SIGINT)
+        _exit(INTERRUPTED)
     except SystemExit as end:
         _exit(end.code)
     except Ended as end:

@@ -1,7 +1,7 @@
-"""Display of models, layers, findings, differences and histories in notebooks.
+"""Display of objects in notebooks.
 
-Modules below `output` must not import it. This module therefore imports `bnstat.output.notebook`
-by its name, only when a notebook displays an object.
+Modules below `output` must not import `output`. This module therefore imports
+`bnstat.output.notebook` by its name, only when a notebook displays an object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ class Displayed:
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        """Return the table as HTML."""
         html: str = notebook().html_of(self)
         return html
 

@@ -5,12 +5,18 @@ Every error is a `BnstatError`. Its message is one line: the location, the probl
 
 from __future__ import annotations
 
+import sys
+
+LONGEST_WHERE = 1000
+"""Characters of a location in a message: a tensor's name in a hostile file can have millions."""
+
 
 class BnstatError(Exception):
     """The base class of bnstat's errors.
 
     Args:
-        where: the file, folder, checkpoint key or option.
+        where: the file, folder, checkpoint key or option. The message contains it escaped and, if
+            it is longer than 1000 characters, without its middle.
         what: the problem. Characters that could act on a terminal are escaped.
         hint: what to try; may be empty.
     """
@@ -19,7 +25,8 @@ class BnstatError(Exception):
         self.where = where
         self.what = what = printable(what)
         self.hint = hint
-        super().__init__(f"{where}: {what}" + (f"; {hint}" if hint else ""))
+        place = printable(str(where), LONGEST_WHERE)
+        super().__init__(f"{place}: {what}" + (f"; {hint}" if hint else ""))
 
 
 class NotFoundError(BnstatError):
@@ -55,12 +62,15 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def printable(text: str) -> str:
+def printable(text: str, longest: int = sys.maxsize) -> str:
     r"""Return a string without characters that could control a terminal or mislead a reader.
 
     Control characters, line breaks, bidirectional overrides and lone surrogates become escapes such
-    as `\x1b`. Printable text of any language is unchanged.
+    as `\x1b`. Printable text of any language is unchanged. A string with more than `longest`
+    characters loses its middle.
     """
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}...{text[-longest // 2 :]}"
     if text.isprintable():
         return text
     return "".join(

@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 Result = TypeVar("Result")
+
+INTERRUPTED = 128 + 2
+"""The exit code after Ctrl-C."""
 
 GRACE = 4.0
 """The maximum time in seconds between a signal and the end of the process."""
 
-_ENDING = ("SIGTERM", "SIGHUP")
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _HARMLESS: int = getattr(signal, "SIGURG", 0)
 """A signal that nobody sends to a command and that is ignored by default; Windows has none."""
 
@@ -30,7 +33,6 @@ _POLL_SECONDS = 0.5
 """Seconds between two checks of a call, for systems where waiting for a thread defers signals."""
 
 _THREAD = "bnstat-tensorflow"
-"""The name of the threads of calls into TensorFlow."""
 
 
 class Ended(BaseException):
@@ -42,25 +44,29 @@ class Ended(BaseException):
 
 
 def raise_on_signals() -> None:
-    """From now on, raise `Ended` when SIGTERM or SIGHUP arrives.
-
-    If a signal arrives where Python discards exceptions, such as in a destructor, it is sent again.
-    If it arrives just before a system call that blocks, the call is interrupted.
-    """
+    """From now on, raise `Ended` when SIGTERM or SIGHUP arrives, also during a system call."""
     _interrupt_system_calls()
-    for name in _ENDING:
-        number = getattr(signal, name, None)
-        # Under `nohup`, SIGHUP is ignored, and stays so.
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _end)
+    for number in _unhandled():
+        signal.signal(number, _end)
     sys.unraisablehook = _send_again
+
+
+def _unhandled() -> list[int]:
+    """Return the signals that would end the process; `nohup` makes a process ignore SIGHUP."""
+    return [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
+
+
+def _is_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
 
 
 def _interrupt_system_calls() -> None:
     """Start a thread that interrupts a system call of the main thread soon after each signal.
 
-    A signal interrupts only a call that has begun. If it arrives a moment earlier, Python would
-    handle it when the call returns, and a write to a full pipe may never return.
+    If a signal arrives just before a call, Python would handle it when the call returns, and a
+    write to a full pipe may never return.
     """
     if not _HARMLESS:
         return
@@ -80,11 +86,9 @@ def _interrupt_system_calls() -> None:
 
 
 def _watch(react: Callable[[Iterator[int]], None]) -> tuple[int, int]:
-    """Start a thread that passes the numbers of the signals that arrive to a function.
+    """Start a thread that passes the numbers of arriving signals to a function.
 
-    Returns:
-        A file descriptor that ends the numbers when it is closed, and the previous argument of
-        `signal.set_wakeup_fd`.
+    Return a descriptor to close at the end, and the previous argument of `signal.set_wakeup_fd`.
     """
     import threading
 
@@ -110,6 +114,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception Python discarded, for example in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         number: int = signal.SIGINT
     elif isinstance(unraisable.exc_value, Ended):
@@ -144,7 +149,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
     """
     import threading
 
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main_thread():
         return call()
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -174,20 +179,15 @@ def is_call_running() -> bool:
 def ending_in_time(grace: float = GRACE) -> Iterator[None]:
     """End the process at most `grace` seconds after the first signal that ends a process.
 
-    Python's handlers usually end the process earlier. If they cannot, a system timer kills the
-    process, even while TensorFlow's destructors hang at exit. The timer is stopped if the block
-    returns or raises an `Exception`. On Windows, which has no system timer, nothing happens.
+    A system timer kills the process if Python's handlers cannot end it earlier, for example while
+    TensorFlow's destructors hang at exit. Windows has no such timer, so nothing happens there.
     """
-    import threading
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not hasattr(signal, "setitimer") or not is_main:
+    if not hasattr(signal, "setitimer") or not _is_main_thread():
         yield
         return
-    numbers = {getattr(signal, name) for name in ("SIGINT", *_ENDING)}
 
     def start_timer(received: Iterator[int]) -> None:
-        if any(number in numbers for number in received):
+        if any(number in (signal.SIGINT, *_ENDING) for number in received):
             signal.setitimer(signal.ITIMER_REAL, grace)
 
     writer, previous = _watch(start_timer)
@@ -201,3 +201,43 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(previous)
         os.close(writer)
+
+
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """Raise `SystemExit` in the block for each signal without a handler that ends the process."""
+    numbers = _unhandled() if _is_main_thread() else []
+    for number in numbers:
+        signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def delaying_signals() -> Iterator[None]:
+    """Delay signals until the end of the block; then raise the first signal.
+
+    Signals are not masked, because another thread would receive masked signals.
+    """
+    received: list[int] = []
+    handlers = {}
+    if _is_main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    # Python cannot restore a handler that was not set from Python.
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
+    for number in handlers:
+        signal.signal(number, lambda sent, _: received.append(sent))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])

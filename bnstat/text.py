@@ -12,11 +12,7 @@ MAX_JSON: Final = 32 << 20
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Parse JSON from a model file.
-
-    Raises:
-        DamagedError: the JSON is too long, invalid, or nested too deeply.
-    """
+    """Parse JSON from a model file; too long, too deep or invalid JSON raises `DamagedError`."""
     import json
 
     if len(text) > MAX_JSON:

@@ -17,6 +17,7 @@ import click
 
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
+from bnstat.signals import INTERRUPTED
 
 COMMANDS = {
     "inspect": "Show the batch-norm layers in a table, with their statistics.",
@@ -48,7 +49,7 @@ Exit codes:
   2  the command failed
 """
 
-_SIGINT, _SIGPIPE = 128 + 2, 128 + 13
+_BROKEN_PIPE = 128 + 13
 
 
 class Commands(click.Group):
@@ -86,7 +87,7 @@ class Commands(click.Group):
         try:
             return super().make_context(*args, **kwargs)
         except KeyboardInterrupt:
-            sys.exit(_SIGINT)
+            sys.exit(INTERRUPTED)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and exit with the code that it returns, or with the code of its error."""
@@ -111,12 +112,12 @@ def _run(command: Callable[[], object]) -> int:
         return _fail(str(error))
     except BrokenPipeError:
         _discard_stdout()
-        return _SIGPIPE
+        return _BROKEN_PIPE
     except MemoryError:
         return _fail("not enough memory for this file")
     except KeyboardInterrupt:
         _discard_stdout()
-        return _SIGINT
+        return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

@@ -9,11 +9,12 @@ from bnstat.errors import BnstatError, ChangedError
 from bnstat.exchange.registry import Values, values_of
 from bnstat.formats.locate import locate
 from bnstat.loading import Options
-from bnstat.mending.draft import Draft, signals_raised
+from bnstat.mending.draft import Draft
 from bnstat.mending.layout import planned
 from bnstat.mending.pairing import Applied, different, fit, with_twins
 from bnstat.mending.writers import write_arrays
 from bnstat.model import ROLES, Array, BatchNorm, Model
+from bnstat.signals import exiting_on_signals
 from bnstat.storage.access import refuse_url
 
 
@@ -78,7 +79,7 @@ def apply(
     plan = planned(model.source, output, in_place)
     fitted, changes = fit(model, values_of(values), roles, layers)
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
-    with signals_raised(), Draft(plan) as draft:
+    with exiting_on_signals(), Draft(plan) as draft:
         contents, _ = options.open(draft.model, locate(draft.model).default)
         write_arrays(contents, with_twins(contents, arrays))
         _, copy = options.open(draft.model, locate(draft.model).default)

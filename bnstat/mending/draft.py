@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import stat
-import threading
-from collections.abc import Iterator
-from typing import Final, NoReturn
+from typing import Final
 
 from bnstat.errors import BnstatError, ChangedError
 from bnstat.mending.layout import Layout
+from bnstat.signals import delaying_signals
 
 _REPLACED: Final = "replaced"
 _PIECE: Final = 1 << 26
@@ -91,7 +89,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
                 if _state(os.stat(path)) != before:
                     raise ChangedError(path, "changed while it was copied", "try again")
             self._sync_all()
-            with _signals_delayed():
+            with delaying_signals():
                 self._replace() if self._layout.replaces else self._appear()
                 _sync(self._layout.parent)
         except OSError as error:
@@ -156,7 +154,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise
 
     def _remove(self) -> None:
-        with _signals_delayed():
+        with delaying_signals():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _refused(self, error: OSError) -> BnstatError:
@@ -221,55 +219,3 @@ def _sync(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-_ENDING: Final = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-
-
-@contextlib.contextmanager
-def signals_raised() -> Iterator[None]:
-    """Make signals that end the process raise `SystemExit`, so that cleanup code runs.
-
-    Signals with a handler, and all signals outside of the main thread, are left unchanged.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, _exit)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _exit(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def _signals_delayed() -> Iterator[None]:
-    """Delay signals until the end of the block; then raise the first signal.
-
-    Signals are not masked, because another thread would receive masked signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
-    # Python cannot restore a handler that was not set from Python.
-    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
-    for number in handlers:
-        signal.signal(number, lambda sent, _: received.append(sent))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if received:
-            signal.raise_signal(received[0])

@@ -52,7 +52,7 @@ def counts(tally: Tally, screen: Screen) -> Iterator[str]:
     yield from wrapped(tally.summary(), screen)
     counted = [
         *((code, name, f"{count:,}") for code, name, count in tally.by_finding()),
-        *((trouble, "not readable", f"{count:,}") for trouble, count in tally.by_trouble()),
+        *((kind, "not readable", f"{count:,}") for kind, count in tally.troubles.most_common()),
     ]
     if counted:
         codes, names, numbers = zip(*counted, strict=True)
@@ -137,7 +137,7 @@ def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
     yield f"**{tally.summary()}**"
     for code, name, count in tally.by_finding():
         yield f"- {code} {name}: {count:,}"
-    for trouble, count in tally.by_trouble():
+    for trouble, count in tally.troubles.most_common():
         yield f"- not readable, {trouble}: {count:,}"
 
 

@@ -15,23 +15,18 @@ from concurrent.futures import (
     Future,
     wait,
 )
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from time import monotonic
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
 
 from bnstat.errors import BnstatError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHECK_SECONDS: Final = 5.0
-"""Seconds between two checks that a cluster still has workers."""
-
 PATIENCE: Final = 60.0
-"""Seconds that a cluster may be without workers. Dask replaces a dead worker within a few
-seconds."""
+"""Seconds that a cluster may be without workers; Dask replaces a dead worker in a few seconds."""
 
 _GONE: Final = "the cluster is gone, or has no workers left"
 _BATCH_SECONDS: Final = 0.1
@@ -39,12 +34,9 @@ _LARGEST_BATCH: Final = 256
 
 
 class Engine:
-    """Runs jobs in this process, one after the other. Subclasses run them elsewhere.
+    """Runs jobs in this process, one after the other; subclasses run jobs elsewhere.
 
     Attributes:
-        name: the engine's name in messages.
-        workers: the number of jobs that run at a time.
-        in_process: True if jobs see the memory of this process.
         check_seconds: the seconds to wait for a job before `check` is called; None to wait forever.
         dead_worker: the type of the exception that a job's future raises after a worker died.
     """
@@ -62,14 +54,10 @@ class Engine:
         return future
 
     def check(self) -> None:
-        """Check the workers while a job takes long.
-
-        Raises:
-            BnstatError: the engine cannot finish any job.
-        """
+        """Raise a `BnstatError` if the engine cannot finish any job."""
 
 
-class Processes(Engine):
+class Processes(Engine, AbstractContextManager["Processes"]):
     """Runs jobs in processes on this machine; if a process dies, all are replaced."""
 
     name = "--jobs"
@@ -92,7 +80,6 @@ class Processes(Engine):
         return ProcessPoolExecutor(self.workers, context, initializer=_prepare_worker)
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
-        """Start a job, in new processes if a process has died."""
         with _interrupts_blocked():
             try:
                 return self._pool.submit(work, job)
@@ -101,11 +88,11 @@ class Processes(Engine):
                 self._pool = self._start()
                 return self._pool.submit(work, job)
 
-    def close(self, at_once: bool) -> None:
-        """End the processes; with `at_once`, even while jobs are running."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes; after an error, even while jobs are running."""
         from multiprocessing import active_children
 
-        if at_once:
+        if kind is not None:
             for process in set(active_children()) - self._others:
                 process.terminate()
         self._pool.shutdown(cancel_futures=True)
@@ -125,9 +112,15 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _prepare_worker() -> None:
-    """Make a worker ignore Ctrl-C, and end if its parent is killed."""
+    from multiprocessing import parent_process
+
+    def exit_with_parent() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
     ignore_interrupts()
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def ignore_interrupts() -> None:
@@ -135,28 +128,11 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _exit_with_parent() -> None:
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 class Dask(Engine):
-    """Runs jobs on the workers of a Dask cluster.
-
-    Args:
-        name: the cluster's URL as passed by the user.
-        client: a `distributed.Client`.
-
-    Raises:
-        BnstatError: the cluster has no workers.
-    """
+    """Runs jobs on the workers of a Dask cluster, with `client`, a `distributed.Client`."""
 
     in_process = False
-    check_seconds = CHECK_SECONDS
+    check_seconds = 5.0
 
     def __init__(self, name: str, client: Any) -> None:
         from distributed import KilledWorker
@@ -172,33 +148,22 @@ class Dask(Engine):
         self._checks_without_workers = 0
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
-        """Start a job."""
         future: Future[Any] = self._executor.submit(work, job)
         return future
 
     def check(self) -> None:
         """Raise a `BnstatError` after a minute without workers; Dask itself would wait forever."""
-        try:
+        has_workers = False
+        with suppress(Exception):  # The connection may be lost.
             has_workers = bool(self._client.nthreads())
-        except Exception:  # The connection is lost.
-            has_workers = False
         self._checks_without_workers = 0 if has_workers else self._checks_without_workers + 1
-        if self._checks_without_workers * CHECK_SECONDS > PATIENCE:
+        if self._checks_without_workers * self.check_seconds > PATIENCE:
             raise BnstatError(self.name, _GONE)
 
 
 @contextmanager
 def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Open an engine.
-
-    Args:
-        url: `dask://HOST:PORT`, or `dask://local` for a cluster on this machine; None for
-            processes on this machine.
-        jobs: the number of jobs at a time on this machine; 0 for one per core.
-
-    Raises:
-        BnstatError: the engine is unknown, unreachable, or its library is missing.
-    """
+    """Open the Dask cluster at `url`, or else `jobs` processes; 0 means one per core."""
     workers = jobs or os.cpu_count() or 1
     if url is not None:
         with _dask(url, workers) as cluster:
@@ -206,22 +171,14 @@ def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
     elif workers == 1:
         yield Engine()
     else:
-        processes = Processes(workers)
-        try:
+        with Processes(workers) as processes:
             yield processes
-        except BaseException:
-            processes.close(at_once=True)
-            raise
-        processes.close(at_once=False)
 
 
 @contextmanager
 def _dask(url: str, workers: int) -> Iterator[Engine]:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme != "dask" or not parts.netloc:
+    scheme, _, host = url.rstrip("/").partition("://")
+    if scheme.lower() != "dask" or not host:
         raise BnstatError(url, "unknown engine", "use dask://HOST:PORT or dask://local")
     try:
         from distributed import Client, LocalCluster
@@ -233,7 +190,7 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         try:
-            if parts.netloc == "local":
+            if host == "local":
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=workers,
                     threads_per_worker=1,
@@ -243,9 +200,9 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
                 )
                 address = stack.enter_context(cluster).scheduler_address
             else:
-                address = f"tcp://{parts.netloc}"
+                address = f"tcp://{host}"
             client = stack.enter_context(Client(address, timeout=5))  # type: ignore[no-untyped-call]
-            if parts.netloc == "local":
+            if host == "local":
                 client.register_worker_callbacks(ignore_interrupts)
             engine = Dask(url, client)
         except (OSError, ValueError) as error:
@@ -256,9 +213,9 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
 class Batches(Generic[Item, Result]):
     """Runs items on an engine in batches, and yields results as they arrive.
 
-    A batch has as many items as a worker handles in 0.1 s; `work` returns a result for each item.
-    Two batches per worker are queued at a time. If a worker dies, the queued batches are rerun one
-    at a time, so that only the item that kills the worker has no result.
+    A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
+    time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
+    kills the worker has the result None.
     """
 
     def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
@@ -269,22 +226,12 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item; yield batches that have finished, as lists of (item, result).
-
-        An item that killed its worker has the result None. A batch has at least `at_least` items.
-
-        Raises:
-            BnstatError: the engine fails.
-        """
+        """Queue an item, and yield finished batches as lists of (item, result)."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
-            yield from self._start(0 if self._engine.in_process else 2 * self._engine.workers)
+            yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)
 
-    def finish(self) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Run the items that are still queued, and yield all remaining batches as `add` does."""
-        yield from self._start(0)
-
-    def _start(self, limit: int) -> Iterator[list[tuple[Item, Result | None]]]:
+    def flush(self, limit: int = 0) -> Iterator[list[tuple[Item, Result | None]]]:
         """Start the next batch, and yield finished batches until at most `limit` are running."""
         if self._next:
             self._running[self._engine.submit(self._work, self._next)] = self._next
@@ -296,8 +243,7 @@ class Batches(Generic[Item, Result]):
                 self._engine.check()
             for future in [future for future in self._running if future in finished]:
                 batch = self._running.pop(future)
-                value = self._value(future)
-                if value is None:
+                if (value := self._value(future)) is None:
                     lost.append(batch)
                     continue
                 results, seconds = value

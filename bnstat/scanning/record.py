@@ -1,9 +1,4 @@
-"""The result of a scan for one model, counts of results, and the results of earlier scans.
-
-A record is plain data for transfer between machines. A SQLite file keeps records, so that a scan
-reads only changed models. Several scans may use one file at a time: each batch is written in its
-own transaction, and a scan that finds the file locked waits.
-"""
+"""The result of a scan for one model, counts of results, and the results of earlier scans."""
 
 from __future__ import annotations
 
@@ -17,12 +12,14 @@ from typing import Any, Final, Literal
 
 from bnstat.checks import RULES, SEVERITIES, Finding, Severity
 from bnstat.errors import (
+    LONGEST_WHERE,
     BnstatError,
     ChangedError,
     DamagedError,
     NotFoundError,
     UnknownFormatError,
     UnsupportedError,
+    printable,
 )
 from bnstat.model import Model
 from bnstat.scanning.walk import Candidate
@@ -43,20 +40,14 @@ _TROUBLES: Final[Mapping[type[BnstatError], Trouble]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A model, or the reason why it could not be read.
+    """A model, or the reason why it could not be read; plain data for transfer between machines.
 
     Attributes:
-        path: the model's path or URL, which other commands accept.
-        checkpoint: the name of the checkpoint at the path, if any.
-        step: the training step, if the name contains it.
         format: as `Source.format`; None if the model could not be read.
-        writer: as `Source.writer`.
-        layers: the number of batch-norm layers.
-        channels: the number of channels of all layers.
         worst: the most serious severity of the findings, if any.
         rule: the code of the rule of the first finding with the severity `worst`.
         findings: code of a rule -> number of findings.
-        trouble: the kind of read error, in one word; None if the model was read.
+        trouble: the kind of read error; None if the model was read.
         reason: the error message without the path; empty if the model was read.
     """
 
@@ -81,11 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True if the model could not be read, or has a finding of at least this severity.
-
-        Args:
-            fail_on: the severity; None for `warning`.
-        """
+        """Return True if the model is unreadable, or has a finding of `fail_on` or more serious."""
         if self.worst is None:
             return self.trouble is not None
         return SEVERITIES.index(self.worst) <= SEVERITIES.index(fail_on or "warning")
@@ -113,12 +100,9 @@ def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
     """Return the record of a model that could not be read; `fields` are further attributes."""
     trouble: Trouble = _TROUBLES.get(type(error), "unreadable")
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
-    inside = "" if error.where == path else f"{where}: "
+    inside = "" if error.where == path else f"{printable(where, LONGEST_WHERE)}: "
     hint = f"; {error.hint}" if error.hint else ""
     return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **fields)
-
-
-_NAMES: Final = {rule.code: rule.name for rule in RULES}
 
 
 @dataclass(slots=True)
@@ -127,7 +111,6 @@ class Tally:
 
     Attributes:
         fail_on: the least serious severity that makes a model fail.
-        models: the number of all models, including unreadable models.
         without: the number of models without batch norm.
         failed: the number of models that make the scan fail.
         worst: severity -> number of models whose most serious finding has this severity.
@@ -159,13 +142,7 @@ class Tally:
 
     @property
     def unread(self) -> int:
-        """The number of models that could not be read."""
         return sum(self.troubles.values())
-
-    @property
-    def sound(self) -> int:
-        """The number of models without a finding."""
-        return self.models - self.unread - self.without - sum(self.worst.values())
 
     @property
     def code(self) -> int:
@@ -176,8 +153,9 @@ class Tally:
 
     def summary(self) -> str:
         """Return one line, such as `3 models: 2 sound, 1 with errors`."""
+        others = self.unread + self.without + self.worst.total()
         parts = [
-            (self.sound, "sound"),
+            (self.models - others, "sound"),
             *((self.worst[severity], f"with {severity}s") for severity in SEVERITIES[:2]),
             (self.worst["info"], "with info"),
             (self.without, "without batch norm"),
@@ -189,11 +167,8 @@ class Tally:
 
     def by_finding(self) -> list[tuple[str, str, int]]:
         """Return (code, name, number of models) for each rule with findings."""
-        return [(code, name, self.rules[code]) for code, name in _NAMES.items() if self.rules[code]]
-
-    def by_trouble(self) -> list[tuple[str, int]]:
-        """Return (kind of read error, number of models) pairs, most frequent first."""
-        return self.troubles.most_common()
+        counts = [(rule.code, rule.name, self.rules[rule.code]) for rule in RULES]
+        return [count for count in counts if count[2]]
 
 
 _APPLICATION_ID: Final = 0x626E7374
@@ -214,14 +189,10 @@ create table if not exists models (
 
 
 class State:
-    """A SQLite file with the records of earlier scans.
+    """A SQLite file with the records of earlier scans, so that a scan reads only changed models.
 
-    Args:
-        path: the path of the file, which is created if it does not exist.
-        options: a string that changes with bnstat's version, its rules and the scan's options.
-
-    Raises:
-        BnstatError: the file is not a state file, is damaged, or cannot be written.
+    Several scans may use one file at a time: each batch is written in its own transaction.
+    `options` must change with bnstat's version, its rules and the scan's options.
     """
 
     def __init__(self, path: str, options: str) -> None:
@@ -232,25 +203,22 @@ class State:
         self._database_error = sqlite3.Error
         with self._errors():
             self._base = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
-            self._open()
-
-    def _open(self) -> None:
-        self._base.execute("begin immediate")
-        (application,) = self._base.execute("pragma application_id").fetchone()
-        (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
-        if application != _APPLICATION_ID and (application or tables):
-            self._base.execute("rollback")
-            raise BnstatError(
-                self._path, "is a database of another program", "pass another file to --state"
-            )
-        self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
-        self._base.execute(_TABLE)
-        self._base.execute("commit")
-        self._base.execute("pragma synchronous = normal")
-        self._base.execute("create temp table seen (path blob primary key) without rowid")
-        # This fails if another scan just began. The file keeps the mode, so once is enough.
-        with suppress(self._database_error):
-            self._base.execute("pragma journal_mode = wal")
+            self._base.execute("begin immediate")
+            (application,) = self._base.execute("pragma application_id").fetchone()
+            (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
+            if application != _APPLICATION_ID and (application or tables):
+                self._base.execute("rollback")
+                raise BnstatError(
+                    path, "is a database of another program", "pass another file to --state"
+                )
+            self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
+            self._base.execute(_TABLE)
+            self._base.execute("commit")
+            self._base.execute("pragma synchronous = normal")
+            self._base.execute("create temp table seen (path blob primary key) without rowid")
+            # This fails if another scan just began. The file keeps the mode, so once is enough.
+            with suppress(sqlite3.Error):
+                self._base.execute("pragma journal_mode = wal")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -277,7 +245,12 @@ class State:
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
         """Store (candidate, records) pairs, except if an error may be temporary."""
         rows = [
-            (_key(candidate.path), candidate.signature, self._options, _to_json(records))
+            (
+                _key(candidate.path),
+                candidate.signature,
+                self._options,
+                json.dumps([_without_path(record) for record in records]),
+            )
             for candidate, records in examined
             if candidate.signature and all(record.trouble in _LASTING for record in records)
         ]
@@ -304,8 +277,5 @@ def _key(path: str) -> bytes:
     return os.fsencode(path if is_url(path) else os.path.abspath(path))
 
 
-def _to_json(records: list[Record]) -> str:
-    fields = [asdict(record) for record in records]
-    for record in fields:
-        del record["path"]
-    return json.dumps(fields)
+def _without_path(record: Record) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if name != "path"}

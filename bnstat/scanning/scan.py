@@ -36,7 +36,6 @@ class ScanOptions:
 
     Attributes:
         rules: the rules that the user selects, which take precedence over `config`.
-        config: the settings of the project.
         reading: arguments of `bnstat.load`, except `max_download` and `storage_options`.
         max_download: the number of bytes that may be downloaded per model.
         storage_options: options of fsspec's driver, which may contain secrets.
@@ -57,15 +56,10 @@ class ScanOptions:
         isolated: bool,
         reading: Mapping[str, Any],
     ) -> ScanOptions:
-        """Return the options for a scan of some roots.
+        """Return the options for a scan of some roots, with the settings in `config_file`.
 
-        The settings of the project are read from `config_file`. Without it, and unless `isolated`,
-        they are read from the settings file in the deepest folder that contains all roots, or in
-        the nearest folder above.
-
-        Raises:
-            BnstatError: a rule, a threshold or the file is not valid, or storage options are passed
-                but no root is a URL.
+        Without it, and unless `isolated`, the settings come from the nearest settings file, upwards
+        from the deepest folder that contains all roots.
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
@@ -82,20 +76,12 @@ class ScanOptions:
         return cls(rules, config, local, **remote)
 
     def access(self) -> Access:
-        """Return a new `Access` with the options for remote files."""
         return Access(self.storage_options, self.max_download)
 
     @property
     def fail_on(self) -> Severity | None:
-        """The least serious severity that makes a model fail; None if not set."""
         project = None if self.config is None else self.config.settings.fail_on
         return self.rules.fail_on or project
-
-    def rules_for(self, path: str) -> Settings:
-        """Return the rules for the model at `path`."""
-        return (
-            self.rules if self.config is None else self.rules.over(self.config.settings_for(path))
-        )
 
 
 def scan(
@@ -105,14 +91,10 @@ def scan(
     engine: Engine,
     state: State | None = None,
 ) -> Iterator[Record]:
-    """Yield the records of all models below some roots, as they become available.
+    """Yield the records of all models below some roots, and add new records to the state.
 
-    A root is a folder, a file, the prefix of a checkpoint, or a URL of these. New records are added
-    to the state.
-
-    Raises:
-        NotFoundError: a root does not exist; nothing was scanned.
-        BnstatError: a root cannot be listed, the engine fails, or the state cannot be used.
+    A root is a folder, a file, the prefix of a checkpoint, or a URL of these. If a root does not
+    exist, a `NotFoundError` is raised before the first record.
     """
     batches = Batches(engine, partial(examine_all, options))
     is_whole = choice == Choice()
@@ -125,7 +107,7 @@ def scan(
         else:
             finished = batches.add(item, at_least=_REMOTE_BATCH if item.folder else 1)
             yield from _records(finished, state)
-    yield from _records(batches.finish(), state)
+    yield from _records(batches.flush(), state)
     if state is not None and is_whole:
         state.forget_others(roots)
 
@@ -133,29 +115,22 @@ def scan(
 def _records(
     batches: Iterable[list[tuple[Candidate, list[Record] | None]]], state: State | None
 ) -> Iterator[Record]:
+    reason = "the worker died while reading this model, and again when bnstat retried"
     for batch in batches:
-        examined = [
-            (candidate, [_died(candidate)] if records is None else records)
-            for candidate, records in batch
-        ]
+        examined = []
+        for candidate, records in batch:
+            if records is None:
+                records = [Record(redact(candidate.path), trouble="died", reason=reason)]
+            examined.append((candidate, records))
         if state is not None:
             state.keep(examined)
         for _, records in examined:
             yield from records
 
 
-def _died(candidate: Candidate) -> Record:
-    reason = "the worker died while reading this model, and again when bnstat retried"
-    return Record(redact(candidate.path), trouble="died", reason=reason)
-
-
 @contextmanager
 def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]:
-    """Open the file with the records of earlier scans; yield None if `path` is None.
-
-    Raises:
-        BnstatError: as `State`.
-    """
+    """Open the file with the records of earlier scans; yield None if `path` is None."""
     if path is None:
         yield None
         return
@@ -195,13 +170,7 @@ def _candidates(
 
 
 def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
-    """Return the candidate for a root that is a file or the prefix of a checkpoint.
-
-    Return an `Unreadable` if the root exists, but cannot be read.
-
-    Raises:
-        NotFoundError: the root does not exist.
-    """
+    """Return the candidate for a root that is a file or the prefix of a checkpoint."""
     try:
         locate(root, access)
         if spot.parent is None or not spot.parent.can_list:
@@ -215,10 +184,7 @@ def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
 
 
 def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[list[Record]]:
-    """Return a list of records for each candidate, empty if it is not a model.
-
-    Workers call this function.
-    """
+    """Return a list of records for each candidate; workers call this function."""
     access = options.access()
     with _rare_collections():
         if not any(candidate.folder for candidate in candidates):
@@ -276,7 +242,15 @@ def _examined(
             raise BnstatError(path, "no longer exists, or cannot be opened")
         kind = kind_of(folder, file)
     if kind == "archive":
-        yield from _archived(path, candidate, options, access)
+        try:
+            models = load_all(candidate.path, access=access, **options.reading)
+        except NotFoundError:
+            return
+        for name, loaded in models:
+            if isinstance(loaded, Model):
+                yield _checked(path, loaded, options)
+            else:
+                yield of_error(path, loaded, checkpoint=name if name != path else None)
     elif kind is not None:
         try:
             model = load(candidate.path, eager=True, access=access, **options.reading)
@@ -288,20 +262,8 @@ def _examined(
             yield _checked(path, model, options)
 
 
-def _archived(
-    path: str, candidate: Candidate, options: ScanOptions, access: Access
-) -> Iterator[Record]:
-    """Yield the records of the models in an archive."""
-    try:
-        models = load_all(candidate.path, access=access, **options.reading)
-    except NotFoundError:
-        return
-    for name, model in models:
-        if isinstance(model, Model):
-            yield _checked(path, model, options)
-        else:
-            yield of_error(path, model, checkpoint=name if name != path else None)
-
-
 def _checked(path: str, model: Model, options: ScanOptions) -> Record:
-    return of_model(path, model, options.rules_for(path).check(model))
+    rules, config = options.rules, options.config
+    if config is not None:
+        rules = rules.over(config.settings_for(path))
+    return of_model(path, model, rules.check(model))

@@ -29,12 +29,9 @@ class Candidate(NamedTuple):
     """A file, a group of files or a folder that may be a model.
 
     Attributes:
-        path: the candidate's path, which other commands accept.
-        file: the name of the file whose content shows whether the candidate is a model; empty if
-            the names suffice.
+        file: the name of the file whose content must be checked; empty if the names suffice.
         signature: a hash of the names, sizes and times of the candidate's files; empty if unknown.
-        folder: the URL of the candidate, if it is a folder, or of its parent folder; empty if
-            local.
+        folder: the URL of the candidate's folder; empty if local.
         files: for a remote candidate, the listing of its files, with paths below `folder`.
     """
 
@@ -54,16 +51,10 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The selection of models below a root.
+    """The selection of models below a root, by globs; `newest` leaves out older checkpoints.
 
     A glob with a slash matches the path below the root; a glob without a slash matches any
     component of this path. `*` matches slashes too.
-
-    Attributes:
-        include: a model must match one of these globs; empty for all models.
-        exclude: globs of models and folders to leave out.
-        newest: True to scan only the newest checkpoint of each training run, and the newest of
-            numbered versions.
     """
 
     include: Sequence[str] = ()
@@ -90,7 +81,6 @@ class _Stop(NamedTuple):
     """A folder to walk.
 
     Attributes:
-        folder: the folder.
         inside: the folder's path below the root, with a slash at the end; empty for the root.
         real: the folder's path with all links resolved.
         is_link: True if the walk reached the folder by a link.
@@ -103,10 +93,7 @@ class _Stop(NamedTuple):
 
 
 def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unreadable]:
-    """Yield candidates and unreadable folders below some roots, sorted by name in each folder.
-
-    A root below another root is not walked twice.
-    """
+    """Yield candidates and unreadable folders below some roots, sorted by name in each folder."""
     tops = [root.path if root.is_remote else os.path.realpath(root.path) for root in roots]
     walk = _Walk(choice, list(dict.fromkeys(tops)))
     for number, (root, top) in enumerate(zip(roots, tops, strict=True)):
@@ -117,13 +104,7 @@ def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unread
 
 @dataclass(slots=True)
 class _Walk:
-    """A walk below some roots.
-
-    Attributes:
-        choice: the selection of models.
-        walked: the folders that the walk covers completely: the roots and the targets of links.
-        linked: the targets of links.
-    """
+    """A walk; `walked` are the folders that it covers: the roots, and the targets of links."""
 
     choice: Choice
     walked: list[str]
@@ -228,11 +209,7 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Return the groups without the older checkpoints of each training run.
-
-    The newest checkpoint is the one that the run's list in the folder names; without a list, it is
-    the one with the highest step.
-    """
+    """Return the groups without older checkpoints, by the list of each run or else by the step."""
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")
     last: dict[str, Group] = {}

@@ -1,7 +1,6 @@
 """Access to URLs: redaction, errors of drivers, limits on downloads, and checks for changes.
 
-A URL may contain a password before its host, or a signature after a question mark. Messages
-therefore contain only URLs that were redacted.
+A URL may contain a password or a signature, so messages contain only redacted URLs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ MAX_DOWNLOAD = 256_000_000
 """The default limit on downloads, in bytes."""
 
 WEB = ("http", "https")
-"""The schemes of web servers."""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
@@ -43,7 +41,7 @@ def scheme_of(path: str) -> str | None:
 
 def is_url(path: str) -> bool:
     """Return True if a path is a URL."""
-    return _SCHEME.match(path) is not None
+    return scheme_of(path) is not None
 
 
 def redact(path: str) -> str:
@@ -63,17 +61,8 @@ def redact(path: str) -> str:
     return f"{match[0]}{host}{slash}{inside}"
 
 
-def redact_all(text: str) -> str:
-    """Return a message with every URL in it redacted."""
-    return _URL.sub(lambda match: redact(match[0]), text)
-
-
 def refuse_url(path: str, reason: str) -> None:
-    """Raise if a path is a URL; the message is "is a URL, and" followed by `reason`.
-
-    Raises:
-        BnstatError: the path is a URL.
-    """
+    """Raise if a path is a URL; the message is "is a URL, and" followed by `reason`."""
     if is_url(path):
         raise BnstatError(redact(path), f"is a URL, and {reason}", "download it first")
 
@@ -120,11 +109,7 @@ class Access:
         return self._limit - self._downloaded
 
     def take(self, where: str, size: int) -> None:
-        """Add `size` bytes to the count of downloaded bytes, before they are downloaded.
-
-        Raises:
-            BnstatError: the count would exceed the limit.
-        """
+        """Count `size` bytes before they are downloaded; raise a `BnstatError` beyond the limit."""
         with self._lock:
             if self._downloaded + size > self._limit:
                 raise BnstatError(
@@ -136,12 +121,7 @@ class Access:
             self._downloaded += size
 
     def add_reads(self, files: Iterable[File]) -> None:
-        """Check that remote files are unchanged: at the end of the block of `reading`, else now.
-
-        Raises:
-            ChangedError: outside a block: a file differs from its listing.
-            BnstatError: outside a block: the store cannot be reached.
-        """
+        """Check that remote files are unchanged: at the end of the block of `reading`, else now."""
         self._reads.unchecked.update(files)
         if not self._reads.blocks:
             self._check_reads()
@@ -150,23 +130,19 @@ class Access:
     def reading(self) -> Iterator[None]:
         """Check once, at the end of the block, that the files which this thread read are unchanged.
 
-        Outside a block, files are checked after each read, which costs a round trip each time.
-
-        Raises:
-            ChangedError: a file changed. This error replaces an error about damage or an unknown
-                format in the block, because the change may be the cause.
+        Without a block, each read is followed by a check, which costs a round trip. ChangedError
+        replaces errors about damage or an unknown format, because the change may be the cause.
         """
         self._reads.blocks += 1
         try:
             yield
+            self._check_reads()
         except (DamagedError, UnknownFormatError, UnsupportedError):
             self._check_reads()
             raise
         except BaseException:
             self._reads.unchecked.clear()
             raise
-        else:
-            self._check_reads()
         finally:
             self._reads.blocks -= 1
 
@@ -236,7 +212,6 @@ _MESSAGES: Final = {
     "ConnectionError": ("the connection broke off", _AGAIN),
     "TooManyRedirects": ("the server redirects in a circle", ""),
     "InvalidURL": ("not a valid URL", ""),
-    "InvalidUrlClientError": ("not a valid URL", ""),
     "NonHttpUrlRedirectClientError": ("the server redirects to an address that is not HTTP", ""),
     "ParamValidationError": ("not a valid name in this store", ""),
     "RepositoryNotFoundError": ("no such repository, or access to it is denied", _CREDENTIALS),
@@ -246,11 +221,11 @@ _MESSAGES: Final = {
 """Problem and hint by the name of an exception's class."""
 
 _STATUS: Final = {
-    401: ("the server requires credentials (401)", _CREDENTIALS),
-    403: ("access is denied (403)", _CREDENTIALS),
-    404: ("no such file or folder (404)", ""),
-    412: ("changed while it was read", _AGAIN),
-    429: ("the server reports too many requests (429)", _AGAIN),
+    401: (BnstatError, "the server requires credentials (401)", _CREDENTIALS),
+    403: (BnstatError, "access is denied (403)", _CREDENTIALS),
+    404: (NotFoundError, "no such file or folder (404)", ""),
+    412: (ChangedError, "changed while it was read", _AGAIN),
+    429: (BnstatError, "the server reports too many requests (429)", _AGAIN),
 }
 _MAX_CAUSES: Final = 8
 _MAX_LENGTH: Final = 300
@@ -267,17 +242,18 @@ def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
         cause = cause.__cause__ or cause.__context__
     for cause in causes:
         if (status := _http_status(cause)) is not None and status >= 400:
-            problem, hint = _STATUS.get(status, (f"the server reports an error ({status})", _AGAIN))
-            of_status = {404: NotFoundError, 412: ChangedError}
-            return of_status.get(status, BnstatError)(where, problem, hint)
+            other = (BnstatError, f"the server reports an error ({status})", _AGAIN)
+            of_status, problem, hint = _STATUS.get(status, other)
+            return of_status(where, problem, hint)
         for kind in type(cause).__mro__:
             if kind.__name__ in _MESSAGES:
                 of_kind = NotFoundError if kind is FileNotFoundError else BnstatError
                 return of_kind(where, *_MESSAGES[kind.__name__])
     if isinstance(error, TypeError):
         return BnstatError(where, "the driver does not accept these storage options")
-    first_line = redact_all(str(error).strip().partition("\n")[0])
-    message = f"cannot be read: {type(error).__name__}: {first_line}"
+    first_line = str(error).strip().partition("\n")[0]
+    reason = _URL.sub(lambda match: redact(match[0]), first_line)
+    message = f"cannot be read: {type(error).__name__}: {reason}"
     return BnstatError(where, message[:_MAX_LENGTH])
 
 

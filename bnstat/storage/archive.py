@@ -43,7 +43,7 @@ _MAX_RATIO: Final = 50
 _CHUNK: Final = 1 << 20
 
 _LONGEST_PATH: Final = 4096
-"""Characters of a member's path, as in Linux. Each level of a path costs a search for models."""
+"""The longest path in Linux. Each level of a path costs a search for models."""
 
 _LOCAL_HEADER: Final = struct.Struct("<4s22x2H")
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
@@ -73,8 +73,7 @@ _MAX_DIGITS: Final = 8
 _SPARSE: Final = "GNU.sparse."
 _MORE_AT: Final = 482
 _STILL_MORE_AT: Final = 504
-"""Byte offsets of the flag that announces another block of the map: in a sparse member's header,
-and in each block of the map."""
+"""Byte offsets of the flag for another block of a sparse map: in the header, and in a block."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -82,7 +81,6 @@ _DAMAGE = (
     zlib.error,
     EOFError,
     OSError,
-    NotImplementedError,
     ValueError,
     RuntimeError,
     ArithmeticError,
@@ -92,12 +90,7 @@ _DAMAGE = (
 
 
 def open_archive(file: File) -> Folder | None:
-    """Return the archive as a folder; None if the file is not an archive.
-
-    Raises:
-        DamagedError: the file starts like an archive, but is damaged.
-        BnstatError: the compression ratio is too high.
-    """
+    """Return the archive as a folder; None if the file is not an archive."""
     head = file.head(512)
     try:
         if head.startswith(_LOCAL_SIGNATURE):
@@ -107,16 +100,19 @@ def open_archive(file: File) -> Folder | None:
                 if name and not info.is_dir():
                     members[name] = _Entry(info.file_size, partial(_unzip, file, info), info)
             return _ArchiveFolder(file, members, sorted(members))
-        if _is_packed_tar(head):
-            import gzip
-
+        is_packed = head.startswith(b"\x1f\x8b")
+        if is_packed:
+            head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _BLOCK)
+        # An empty tar is a block of zeros.
+        if head[257:262] == b"ustar" or (is_packed and not head.strip(b"\0")):
             file.prefetch([(0, file.size)])
-            with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
-                chunks = iter(partial(stream.read, _CHUNK), b"")
-                return _open_tar(file, _Unpacked(file, file.name, chunks, file.size))
-        if head[257:262] == b"ustar":
-            file.prefetch([(0, file.size)])
-            return _open_tar(file, file)
+            members = {}
+            plain = _gunzipped(file) if is_packed else file
+            for name, offset, size in _tar_members(plain):
+                if path := _clean_path(name):
+                    last = path.rpartition("/")[2]
+                    members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
+            return _ArchiveFolder(file, members, sorted(members))
     except _DAMAGE as error:
         raise DamagedError(
             file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
@@ -124,20 +120,16 @@ def open_archive(file: File) -> Folder | None:
     return None
 
 
-def _is_packed_tar(head: bytes) -> bool:
-    """Return True if the first bytes of a file are a compressed tar, not other data in gzip."""
-    if not head.startswith(b"\x1f\x8b"):
-        return False
-    start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _BLOCK)
-    return start[257:262] == b"ustar" or not start.strip(b"\0")
+def _gunzipped(file: File) -> File:
+    import gzip
+
+    with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
+        chunks = iter(partial(stream.read, _CHUNK), b"")
+        return _Unpacked(file, file.name, chunks, file.size)
 
 
 class Slice(File):
-    """A range of another file that behaves like a separate file.
-
-    Raises:
-        DamagedError: the file does not contain the range.
-    """
+    """A range of another file that behaves like a separate file."""
 
     def __init__(self, file: File, start: int, size: int, name: str) -> None:
         self.name = name
@@ -169,17 +161,7 @@ class Slice(File):
 
 
 class _Unpacked(File):
-    """Decompressed bytes in a temporary file.
-
-    Args:
-        source: the archive, for messages.
-        name: the base name.
-        chunks: the decompressed bytes.
-        packed: the number of compressed bytes.
-
-    Raises:
-        BnstatError: the decompressed bytes are too many for the number of compressed bytes.
-    """
+    """The decompressed bytes `chunks` of `packed` compressed bytes, in a temporary file."""
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
         self.name = name
@@ -204,10 +186,6 @@ def _refuse_growth(file: File, packed: int, unpacked: int) -> None:
             f"grows more than {_MAX_RATIO} times when it is decompressed",
             "unpack it yourself if you trust it",
         )
-
-
-def _too_many(path: str) -> BnstatError:
-    return BnstatError(path, f"contains more than {MAX_MEMBERS} files")
 
 
 class _Entry(NamedTuple):
@@ -245,10 +223,6 @@ class _Member(File):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return the range of the zip that stores the bytes unchanged.
-
-        Return None if the member is compressed or encrypted, or if the archive is a tar.
-        """
         info = self._entry.info
         stored = None if info is None else _stored_slice(self._archive, info)
         return None if stored is None else stored.place(offset, length, part)
@@ -282,7 +256,6 @@ class _ArchiveFolder(Folder):
         return sorted(names)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Fetch the first bytes of files in a remote zip together."""
         entries = (self._members.get(self._below(name)) for name in names)
         infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
         fetch_starts(self._archive, infos, self._archive.size)
@@ -322,12 +295,7 @@ _directories: WeakKeyDictionary[File, Sequence[zipfile.ZipInfo]] = WeakKeyDictio
 
 
 def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
-    """Return the entries of a zip's directory. It is read once per `File` object.
-
-    Raises:
-        BnstatError: the directory has too many entries, or is too large.
-        BadZipFile, OSError, ValueError, NotImplementedError, LookupError: the directory is damaged.
-    """
+    """Return the entries of a zip's directory, which is read once per `File` object."""
     if archive not in _directories:
         with archive.open() as stream:
             bounded = cast(IO[bytes], _BoundedStream(stream, archive.path))
@@ -337,10 +305,7 @@ def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
 
 
 class _BoundedStream:
-    """A zip's stream that refuses a large directory before `zipfile` parses it.
-
-    `zipfile` reads the directory in one call, and makes an object for each entry.
-    """
+    """A stream that refuses a large directory, which `zipfile` would read in one call."""
 
     def __init__(self, stream: IO[bytes], path: str) -> None:
         self._path = path
@@ -352,19 +317,15 @@ class _BoundedStream:
             raise BnstatError(self._path, "is a zip with a directory of more than 64 MB")
         data = self._stream.read(size)
         if data.count(_DIRECTORY_SIGNATURE) > MAX_MEMBERS:
-            raise _too_many(self._path)
+            raise BnstatError(self._path, f"contains more than {MAX_MEMBERS} files")
         return data
 
 
 def stored_member(archive: File, name: str) -> Slice | None:
-    """Return a zip's member as a range of it; None if missing, compressed or encrypted.
-
-    Raises:
-        DamagedError: the archive is damaged.
-    """
+    """Return a zip's member as a range of it; None if missing, compressed or encrypted."""
     try:
         members = zip_members(archive)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
+    except _DAMAGE as error:
         raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
     info = next((info for info in reversed(members) if info.filename == name), None)
     return None if info is None else _stored_slice(archive, info)
@@ -375,13 +336,7 @@ def _stored_slice(archive: File, info: zipfile.ZipInfo) -> Slice | None:
 
 
 def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
-    """Return the range of a zip with a member's data as stored; None if encrypted.
-
-    The data may be compressed.
-
-    Raises:
-        DamagedError: the archive is damaged.
-    """
+    """Return the range of a zip with a member's data, perhaps compressed; None if encrypted."""
     if info.flag_bits & _ENCRYPTED:
         return None
     header = archive.read(info.header_offset, _LOCAL_HEADER.size)
@@ -395,11 +350,7 @@ def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
 
 
 def fetch_starts(archive: File, members: Iterable[zipfile.ZipInfo], length: int) -> None:
-    """Fetch the headers and the first `length` bytes of a zip's members together.
-
-    Raises:
-        BnstatError: the members cannot be fetched.
-    """
+    """Fetch the headers and the first `length` bytes of a zip's members together."""
     archive.prefetch(
         [
             (
@@ -449,29 +400,18 @@ def _inflate(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
         )
 
 
-def _open_tar(file: File, plain: File) -> Folder:
-    members = {}
-    for name, offset, size in _tar_members(plain):
-        if path := _clean_path(name):
-            last = path.rpartition("/")[2]
-            members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
-            if len(members) > MAX_MEMBERS:
-                raise _too_many(file.path)
-    return _ArchiveFolder(file, members, sorted(members))
-
-
 def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, byte offset of the data, size in bytes) for each regular file in a tar.
-
-    Raises:
-        DamagedError: a header is damaged, or there are too many headers.
-    """
+    """Yield (name, byte offset of the data, size in bytes) for each regular file in a tar."""
     endless = DamagedError(file.path, "is a tar with contradictory or too many headers")
     position = members = records = 0
     described: dict[str, str] = {}
     while (header := file.read(position, min(_BLOCK, file.size - position))).strip(b"\0"):
         info = tarfile.TarInfo.frombuf(header, *_TEXT)
-        position = _after_header(file, position, header if info.issparse() else None)
+        position += _BLOCK
+        has_more = info.issparse() and header[_MORE_AT]
+        while has_more:
+            has_more = file.read(position, _BLOCK)[_STILL_MORE_AT]
+            position += _BLOCK
         is_member = info.type not in _DESCRIBES_NEXT
         size = int(described.get("size", info.size)) if is_member else info.size
         # A negative size would lead back to a header that was read before.
@@ -493,31 +433,13 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
             for key, value in _description(file, info.type, position, size):
                 described[key] = value
                 records += 1
-                if records > _MAX_RECORDS:
-                    break
-        if members > MAX_MEMBERS + 1 or records > _MAX_RECORDS:
+        if members > MAX_MEMBERS or records > _MAX_RECORDS:
             raise endless
         position = end
 
 
-def _after_header(file: File, position: int, sparse_header: bytes | None) -> int:
-    """Return the byte offset of a member's data, after its header and the map of a sparse member.
-
-    `position` is the byte offset of the header. Pass `sparse_header` only for a sparse member.
-    """
-    position += _BLOCK
-    has_more = sparse_header is not None and sparse_header[_MORE_AT]
-    while has_more:
-        has_more = file.read(position, _BLOCK)[_STILL_MORE_AT]
-        position += _BLOCK
-    return position
-
-
 def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tuple[str, str]]:
-    """Yield (key, value) for each property that a header of type `kind` gives the next member.
-
-    Only pax headers and GNU's long names are parsed; other types yield nothing.
-    """
+    """Yield (key, value) from each record of a pax header, or from a GNU long name."""
     data = file.read(offset, size) if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME) else b""
     if kind == tarfile.GNUTYPE_LONGNAME:
         yield "path", data.partition(b"\0")[0].decode(*_TEXT)

@@ -1,10 +1,7 @@
 """Files and folders, read by ranges, wherever they are.
 
-Readers request a range of bytes from a `File` and get exactly this range or an error. Files are not
-memory-mapped, because a mapped file that is truncated meanwhile kills the process.
-
-A reader announces the next ranges with `prefetch`. A remote file then fetches neighbouring ranges
-in one request; a file on disk does nothing.
+Files are not memory-mapped, because a mapped file that is truncated meanwhile kills the process.
+A reader announces the next ranges with `prefetch`, so that a remote file fetches them together.
 """
 
 from __future__ import annotations
@@ -28,14 +25,10 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Range(NamedTuple):
-    """A range of bytes of a file.
+    """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
-    Attributes:
-        file: the file on disk or behind a URL, never a range inside another file.
-        offset, length: the position and number of the bytes.
-        part: the part of an array that these bytes store, as one slice per dimension. The elements
-            are row-major and little-endian. None if the bytes store anything else, such as
-            compressed data.
+    If the bytes store elements of an array, row-major and little-endian, `part` is the part of the
+    array, as one slice per dimension.
     """
 
     file: File
@@ -44,15 +37,11 @@ class Range(NamedTuple):
     part: tuple[slice, ...] | None = None
 
     def read(self) -> bytes:
-        """Return the bytes. Raises `DamagedError` if the file is shorter."""
         return self.file.read(self.offset, self.length)
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator[R]:
-    """Yield `work(item)` for each item in order; threads compute up to `most` results ahead.
-
-    Use this for functions that mostly wait for remote files.
-    """
+    """Yield `work(item)` for each item in order; threads compute up to `most` results ahead."""
     from concurrent.futures import ThreadPoolExecutor
 
     running: deque[Future[R]] = deque()
@@ -66,11 +55,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 
 def prefetch(ranges: Iterable[Range]) -> None:
-    """Fetch ranges of one or several files that will be read next, together for each store.
-
-    Raises:
-        BnstatError: a range cannot be fetched.
-    """
+    """Fetch ranges of one or several files that will be read next, together for each store."""
     wanted: dict[File, list[tuple[int, int]]] = {}
     for extent in ranges:
         if extent.file.local_path is None:
@@ -93,14 +78,7 @@ class Store(Protocol):
 
 
 class File(ABC):
-    """A file that is read by ranges.
-
-    Attributes:
-        name: the base name.
-        path: the path for messages.
-        size: the size in bytes.
-        store: the remote store that contains the file; None on disk.
-    """
+    """A file that is read by ranges; `path` is for messages, and `store` is None on disk."""
 
     name: str
     path: str
@@ -112,7 +90,6 @@ class File(ABC):
 
     def sibling(self, name: str) -> File | None:
         """Return the file with this name in the same folder, or None."""
-        del name
         return None
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
@@ -121,12 +98,7 @@ class File(ABC):
     def part(self, name: str) -> File | None:
         """Return a file whose relative path is stored in this file; None if it does not exist.
 
-        A hostile model file may contain the path of any file of the machine, so the path `name`
-        must not lead out of this file's folder.
-
-        Raises:
-            DamagedError: the path leads out of the folder.
-            BnstatError: the file at the path is a link that leads out of the folder.
+        A hostile file may contain any path. A path that leads out of the folder is refused.
         """
         first, *others = name.replace("\\", "/").split("/")
         parts = [part for part in (first, *others) if part not in ("", ".")]
@@ -136,10 +108,7 @@ class File(ABC):
         return self.sibling("/".join(parts))
 
     def open(self) -> BinaryIO:
-        """Return a seekable stream, which the caller closes.
-
-        The stream reads this file even if another file was moved to its path.
-        """
+        """Return a seekable stream of this file, even if another file was moved to its path."""
         return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
     @property
@@ -148,11 +117,7 @@ class File(ABC):
         return None
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `offset`, by default up to the end.
-
-        Raises:
-            DamagedError: the file ends before the last of these bytes.
-        """
+        """Return `length` bytes from `offset`; a file that ends before raises a `DamagedError`."""
         if length is None:
             length = self.size - offset
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -170,15 +135,10 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch the spans that will be read next together, if this is faster.
-
-        `spans` are (offset, length) pairs in any order. They may overlap, and may reach beyond the
-        end of the file.
-        """
+        """Fetch (offset, length) spans together, if this is faster; spans may exceed the file."""
 
     def has(self, offset: int, length: int) -> bool:
         """Return True if the bytes can be read without a request to a server."""
-        del offset, length
         return True
 
     def allow_waste(self, size: int) -> None:  # noqa: B027
@@ -190,10 +150,7 @@ class File(ABC):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return the `Range` that stores these bytes unchanged; None if they are compressed.
-
-        The range is in the file on disk or behind a URL. `part` is copied to `Range.part`.
-        """
+        """Return the `Range` that stores these bytes unchanged; None if they are compressed."""
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
@@ -205,7 +162,6 @@ class File(ABC):
         return self.size < 1024 and self.head(len(_LFS_POINTER)) == _LFS_POINTER
 
     def refuse_lfs_pointer(self) -> None:
-        """Raise a `DamagedError` if this is a git-lfs pointer in place of the file."""
         if self.is_lfs_pointer():
             raise DamagedError(
                 self.path,
@@ -242,8 +198,6 @@ class Entry(NamedTuple):
     """A file or folder in a listing.
 
     Attributes:
-        name: the name in the listed folder.
-        size: the size in bytes; 0 for a folder.
         tag: a value that changes with the content, such as an ETag; empty if unknown.
         link: the target of a link to a folder; empty otherwise.
         modified: the time of the last change, in seconds since the epoch; 0 if unknown.
@@ -266,8 +220,6 @@ class Folder(ABC):
     """A folder of files and folders.
 
     Attributes:
-        path: the path for messages.
-        name: the base name.
         can_list: False if files can only be requested by name.
         is_remote: True if each access is a request to a server.
     """
@@ -289,8 +241,7 @@ class Folder(ABC):
         """Fetch the starts of files that will be opened next, together, if this is faster."""
 
     @abstractmethod
-    def folder(self, name: str) -> Folder | None:
-        """Return the folder with this name, or None."""
+    def folder(self, name: str) -> Folder | None: ...
 
     @abstractmethod
     def parent(self) -> Folder | None:
@@ -298,7 +249,6 @@ class Folder(ABC):
 
     def modified(self, name: str) -> float:
         """Return the time of a file's last change, in seconds since the epoch; 0 if unknown."""
-        del name
         return 0.0
 
     def entries(self) -> list[Entry]:
@@ -315,14 +265,10 @@ class Folder(ABC):
 
 
 class Spot(NamedTuple):
-    """The folder at a path, or the folder and the name of the files at a path.
+    """The location of a path: a `folder`, or the files in `parent` with the name or prefix `name`.
 
-    Attributes:
-        parent: the folder that may contain files called `name`; None if it does not exist, or if
-            the path is a folder.
-        name: the last component of the path: a file name, or a prefix of file names.
-        folder: the folder at the path, or None. On a web server never None, because a URL does not
-            show whether it is a folder; use it only if `parent` does not contain the file.
+    On a web server, both folders are set, because a URL does not show whether it is a folder;
+    `parent` must be tried first.
     """
 
     parent: Folder | None

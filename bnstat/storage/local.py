@@ -1,7 +1,6 @@
 """Files and folders on disk.
 
-A file is opened once. The open file remains readable even when it is deleted or replaced, so bnstat
-can finish a checkpoint that a training job deletes meanwhile.
+A file is opened once, so that bnstat can finish a checkpoint that a training job deletes meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import TypeVar
 
@@ -31,11 +31,7 @@ class Handle:
         self._lock = Lock()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; fewer only if the file ends before.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+        """Return `length` bytes from `offset`; fewer only if the file ends before."""
         pieces = []
         # The system returns at most 2 GB per call.
         while length and (piece := self._piece(offset, length)):
@@ -52,9 +48,6 @@ class Handle:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, length)
 
-    def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
     def __del__(self) -> None:
         os.close(self._descriptor)
 
@@ -68,8 +61,9 @@ class LocalFile(File):
         # Opening a FIFO would block, and reading a device might never end.
         if not stat.S_ISREG(_attempt(path, lambda: os.stat(path)).st_mode):
             raise BnstatError(path, "is not a regular file")
-        self._handle = Handle(_attempt(path, lambda: os.open(path, _READ)))
-        self.size = self._handle.size()
+        descriptor = _attempt(path, lambda: os.open(path, _READ))
+        self._handle = Handle(descriptor)
+        self.size = os.fstat(descriptor).st_size
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
@@ -88,10 +82,11 @@ class LocalFile(File):
         part = super().part(name)
         if part is None:
             return None
-        folder, target = os.path.dirname(self.path) or ".", os.path.realpath(part.path)
+        target = os.path.realpath(part.path)
+        folder = os.path.realpath(os.path.dirname(self.path) or ".")
         # In the cache of the Hugging Face hub, a model and its parts are links into one folder.
         is_beside = os.path.dirname(target) == os.path.dirname(os.path.realpath(self.path))
-        if is_beside or is_below(target, os.path.realpath(folder)):
+        if is_beside or target.startswith(os.path.join(folder, "")):
             return part
         raise BnstatError(
             part.path,
@@ -133,37 +128,25 @@ class LocalFolder(Folder):
         return LocalFolder(os.path.dirname(os.path.realpath(self.path)))
 
     def modified(self, name: str) -> float:
-        try:
+        with suppress(OSError):
             return os.stat(self._inside(name)).st_mtime
-        except OSError:
-            return 0.0
+        return 0.0
 
 
 def _entry(item: os.DirEntry[str]) -> Entry | None:
     """Convert an item of `os.scandir`; None if it is neither file nor folder, or unreadable."""
-    try:
+    with suppress(OSError):
         status = item.stat()
         if stat.S_ISREG(status.st_mode):
             return Entry(item.name, False, status.st_size, str(status.st_mtime_ns))
         if stat.S_ISDIR(status.st_mode):
             link = os.path.realpath(item.path) if item.is_symlink() else ""
             return Entry(item.name, True, 0, str(status.st_mtime_ns), link)
-    except OSError:
-        pass
     return None
 
 
-def is_below(path: str, folder: str) -> bool:
-    """Return True if a resolved path is in a resolved folder, at any depth."""
-    return path.startswith(os.path.join(folder, ""))
-
-
 def kind_of(path: str) -> int | None:
-    """Return the file type at a path, such as `stat.S_IFDIR`; None if nothing exists there.
-
-    Raises:
-        BnstatError: access is denied.
-    """
+    """Return the file type at a path, such as `stat.S_IFDIR`; None if nothing exists there."""
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except ValueError:
@@ -186,30 +169,21 @@ def _attempt(path: str, action: Callable[[], T]) -> T:
 
 
 def find(path: str, access: Access, recursive: bool = False) -> Spot:
-    """Return the location of a path or URL.
-
-    If `recursive` is true, all files below a remote folder are listed at once.
-
-    Raises:
-        BnstatError: the path is neither a file nor a folder, or cannot be reached.
-    """
+    """Return the location of a path or URL; if `recursive`, list all of a remote folder first."""
     scheme = scheme_of(path)
     if scheme in ("file", "local"):
         path = path.partition("://")[2].removeprefix("localhost")
-    if not is_url(path):
-        return _on_disk(path)
-    if scheme not in WEB:
-        from bnstat.storage.stores import find_in_store
+    if is_url(path) and scheme in WEB:
+        try:
+            from bnstat.storage.web import find_on_web
+        except ImportError as error:
+            raise missing_driver(path, "aiohttp") from error
+        return find_on_web(path, access)
+    if is_url(path):
+        from bnstat.storage.stores import connect
 
-        return find_in_store(path, access, recursive)
-    try:
-        from bnstat.storage.web import find_on_web
-    except ImportError as error:
-        raise missing_driver(path, "aiohttp") from error
-    return find_on_web(path, access)
-
-
-def _on_disk(path: str) -> Spot:
+        store, inside = connect(path, access)
+        return store.find(inside, recursive)
     parent, name = os.path.split(path.rstrip("/") or path)
     kind = kind_of(path)
     if kind == stat.S_IFDIR:

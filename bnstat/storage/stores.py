@@ -1,8 +1,8 @@
 """Remote files and folders, through fsspec's drivers.
 
 A listing returns the size, time and tag of every file in a folder, so that no request per file is
-needed. Announced ranges are fetched together, in parallel. fsspec cannot make a read conditional on
-a tag, so after parts of a file were read, the file is compared with the listing.
+needed. fsspec cannot make a read conditional on a tag, so after parts of a file were read, the file
+is compared with the listing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from threading import RLock
@@ -64,10 +63,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
-    """Join neighbouring spans, smallest gaps first, up to `waste` bytes of gaps in total.
-
-    `spans` must be a result of `union`.
-    """
+    """Join neighbouring spans of a `union`, smallest gaps first, up to `waste` bytes of gaps."""
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
     bridges = []
     for size, start in gaps:
@@ -76,15 +72,6 @@ def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
         waste -= size
         bridges.append((start, start + size))
     return union([*spans, *bridges])
-
-
-def split(spans: Iterable[Span]) -> list[Span]:
-    """Split spans so that each is at most 8 MiB long."""
-    return [
-        (at, min(at + _LARGEST_PIECE, end))
-        for start, end in spans
-        for at in range(start, end, _LARGEST_PIECE)
-    ]
 
 
 class Fetched:
@@ -133,13 +120,7 @@ class Fetched:
 
 
 class RemoteFile(File):
-    """A file behind a URL.
-
-    Attributes:
-        inside: the path as the driver expects it, such as `BUCKET/KEY`.
-        entry: the file's entry in the listing.
-        fetched: the bytes that were fetched so far.
-    """
+    """A file behind a URL; `inside` is the path as the driver expects it, such as `BUCKET/KEY`."""
 
     store: RemoteStore
 
@@ -219,14 +200,7 @@ class Piece(NamedTuple):
 
 
 class RemoteStore:
-    """A remote file system, its listings, and its files in use.
-
-    Args:
-        fs: a file system of fsspec.
-        scheme: the scheme of the store's URLs.
-        access: the options of the user, and the limit on downloads.
-        host: `@ACCOUNT.HOST`, which follows the container in Azure's URLs; empty otherwise.
-    """
+    """A remote file system of fsspec; for Azure, `host` is `@ACCOUNT.HOST`."""
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
@@ -244,20 +218,33 @@ class RemoteStore:
         container, slash, inside = path.removeprefix("/").partition("/")
         return redact(f"{self._scheme}://{container}{self._host}{slash}{inside}")
 
-    def canonical(self, path: str) -> str:
-        """Return a path in the form that the driver uses in listings.
+    def find(self, path: str, recursive: bool) -> Spot:
+        """Return the location of a driver's path; see `bnstat.storage.local.find`."""
+        path = self.canonical(path.rstrip("/"))
+        if not self.access.listed:
+            self._fs.invalidate_cache(path)
+        above, _, name = path.rpartition("/")
+        for folder in (path, above):
+            if (listed := self.access.listed.get(self.url(folder))) is not None:
+                self._add_listings(folder, listed)
+        if recursive:
+            files = self._listed(self._fs.find, path)
+            if not self._opens_by_listing:
+                # The driver would keep this listing, which may be huge, as long as the process.
+                self._fs.invalidate_cache()
+            if files:
+                self._add_listings(path, files.values())
+        if self.listing(path) is not None:
+            return Spot(None, name, RemoteFolder(self, path))
+        has_parent = above.strip("/") or path.startswith("/")
+        return Spot(RemoteFolder(self, above) if has_parent else None, name, None)
 
-        Raises:
-            BnstatError: the store cannot be reached.
-        """
+    def canonical(self, path: str) -> str:
+        """Return a path in the form that the driver uses in listings."""
         return path
 
     def listing(self, path: str) -> Mapping[str, Entry] | None:
-        """Return name -> entry for a folder; None if it does not exist. Each folder is listed once.
-
-        Raises:
-            BnstatError: the folder cannot be listed.
-        """
+        """Return name -> entry for a folder, which is listed once; None if it does not exist."""
         if path not in self._listings:
             above, _, name = path.rpartition("/")
             if (siblings := self._listings.get(above)) is not None:
@@ -267,24 +254,8 @@ class RemoteStore:
             self._listings[path] = self._listed(self._fs.ls, path)
         return self._listings[path]
 
-    def list_tree(self, path: str) -> None:
-        """List a folder and all of its subfolders, with as few requests as possible.
-
-        Raises:
-            BnstatError: a folder cannot be listed.
-        """
-        files = self._listed(self._fs.find, path)
-        if not self._opens_by_listing:
-            # The driver would keep this listing, which may be huge, as long as the process.
-            self._fs.invalidate_cache()
-        if files:
-            self._add_listings(path, files.values())
-
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return relative path -> entry for a folder; None if `path` is not a folder.
-
-        `ask` is the driver's `ls` or, for all subfolders too, `find`.
-        """
+        """Return relative path -> entry by the driver's `ls` or `find`; None if not a folder."""
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -302,21 +273,8 @@ class RemoteStore:
                 entries[name] = entry._replace(name=name)
         return entries
 
-    def forget(self, path: str) -> None:
-        """Drop the driver's cached listings of a path."""
-        self._fs.invalidate_cache(path)
-
-    def reuse_listing(self, path: str) -> None:
-        """Use the listing of a folder in `Access.listed`, if present."""
-        files = self.access.listed.get(self.url(path))
-        if files is not None:
-            self._add_listings(path, files)
-
     def _add_listings(self, top: str, files: Iterable[Entry]) -> None:
-        """Store the listings of the folder `top` and its subfolders.
-
-        The names of `files` are paths relative to `top`.
-        """
+        """Store the listings of `top` and its subfolders; `files` have names relative to `top`."""
         folders: dict[str, dict[str, Entry]] = {top: {}}
         for entry in files:
             path = f"{top}/{entry.name}"
@@ -339,7 +297,6 @@ class RemoteStore:
         return file
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
         self.fetch({f: f.to_fetch(s) for f, s in wanted.items() if isinstance(f, RemoteFile)})
 
     def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
@@ -347,15 +304,13 @@ class RemoteStore:
 
         A file that is fetched whole in one piece comes from one version of the file. A partly
         fetched file is compared with the listing, at the end of a block of `Access.reading`.
-
-        Raises:
-            BnstatError: the ranges cannot be fetched, or exceed the limit on downloads.
-            ChangedError: a file was replaced after it was listed.
         """
         pieces: list[Piece] = []
         for file, spans in wanted.items():
             self.access.take(file.path, sum(end - start for start, end in spans))
-            pieces += [Piece(file, *span) for span in split(spans)]
+            for start, end in spans:
+                for at in range(start, end, _LARGEST_PIECE):
+                    pieces.append(Piece(file, at, min(at + _LARGEST_PIECE, end)))
         if not pieces:
             return
         try:
@@ -366,22 +321,13 @@ class RemoteStore:
             if isinstance(data, BaseException):
                 raise to_bnstat_error(data, file.path) from data
             if len(data) != end - start:
-                raise ChangedError(
-                    file.path,
-                    "changed while it was read: it has another size now",
-                    "try again later",
-                )
+                raise ChangedError(file.path, "changed while it was read", "try again later")
         for piece, data in zip(pieces, results, strict=True):
             piece.file.fetched.add(piece.start, data)
         self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
-        """Compare files with the entries in their listings, with one request per file.
-
-        Raises:
-            BnstatError: the store cannot be reached.
-            ChangedError: a file was replaced after it was listed.
-        """
+        """Raise a `ChangedError` if a file differs from its listing, with one request per file."""
         # Some drivers drop only the listing of the path itself, not of its folder.
         self._fs.invalidate_cache()
         with ThreadPoolExecutor(_MAX_THREADS) as pool:
@@ -401,21 +347,16 @@ class RemoteStore:
 
     def _read(self, pieces: Sequence[Piece]) -> list[Any]:
         """Return a list with, for each piece, the bytes or the exception that was raised."""
-        results: list[Any] = self._fs.cat_ranges(
-            [piece.file.inside for piece in pieces],
-            [piece.start for piece in pieces],
-            # One byte more than a whole file has, to notice that it grew.
-            [piece.end + piece.is_whole for piece in pieces],
-            on_error="return",
-        )
+        paths = [piece.file.inside for piece in pieces]
+        starts = [piece.start for piece in pieces]
+        # One byte more than a whole file has, to notice that it grew.
+        ends = [piece.end + piece.is_whole for piece in pieces]
+        results: list[Any] = self._fs.cat_ranges(paths, starts, ends, on_error="return")
         return results
 
 
 def to_entry(info: Mapping[str, Any]) -> Entry:
-    """Convert an item of a driver's listing, whose keys depend on the driver, to an `Entry`.
-
-    The name of the entry is the full path, as the driver returns it.
-    """
+    """Convert an item of a driver's listing to an `Entry` whose name is the full path."""
     return Entry(
         info["name"].rstrip("/"),
         info["type"] == "directory" or info["name"].endswith("/"),
@@ -441,10 +382,7 @@ def _seconds(info: Mapping[str, Any]) -> float:
 
 
 def is_same_version(one: Entry, other: Entry) -> bool:
-    """Return True if size and tag are equal; without two tags, size and time.
-
-    A time that is unknown equals every time.
-    """
+    """Return True if size and tag are equal; without two tags, size and time, if both are known."""
     if one.size != other.size:
         return False
     if one.tag and other.tag:
@@ -499,27 +437,6 @@ class RemoteFolder(Folder):
         return self._store.listing(self._inside) or {}
 
 
-def find_in_store(url: str, access: Access, recursive: bool) -> Spot:
-    """Return the location of a URL; see `bnstat.storage.local.find`.
-
-    Raises:
-        BnstatError: the store cannot be reached.
-    """
-    store, path = connect(url, access)
-    path = store.canonical(path.rstrip("/"))
-    if not access.listed:
-        store.forget(path)
-    above, _, name = path.rpartition("/")
-    store.reuse_listing(path)
-    store.reuse_listing(above)
-    if recursive:
-        store.list_tree(path)
-    if store.listing(path) is not None:
-        return Spot(None, name, RemoteFolder(store, path))
-    has_parent = above.strip("/") or path.startswith("/")
-    return Spot(RemoteFolder(store, above) if has_parent else None, name, None)
-
-
 class HuggingFace(RemoteStore):
     """The Hugging Face hub. Paths may contain a revision; each range is read in its own thread."""
 
@@ -550,51 +467,35 @@ class HuggingFace(RemoteStore):
             return error
 
 
-@dataclass(frozen=True)
-class _Driver:
-    library: str
-    store: type[RemoteStore] = RemoteStore
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-_S3: Final = _Driver(
-    "s3fs",
-    # s3fs itself makes up to five attempts at what its client gives up.
-    options={
-        "config_kwargs": {
-            "connect_timeout": 5,
-            "read_timeout": 30,
-            "retries": {"mode": "standard", "total_max_attempts": 3},
-            "max_pool_connections": 64,
-        }
-    },
-)
-_GCS: Final = _Driver("gcsfs")
-_AZURE: Final = _Driver("adlfs")
 _DRIVERS: Final = {
-    "s3": _S3,
-    "s3a": _S3,
-    "gs": _GCS,
-    "gcs": _GCS,
-    "az": _AZURE,
-    "abfs": _AZURE,
-    "abfss": _AZURE,
-    "hf": _Driver("huggingface_hub", HuggingFace),
-    "memory": _Driver("fsspec"),
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "hf": "huggingface_hub",
+    "memory": "fsspec",
 }
-"""Driver by scheme."""
+"""Scheme -> library of the driver."""
+
+_S3_OPTIONS: Final = {
+    "config_kwargs": {
+        "connect_timeout": 5,
+        "read_timeout": 30,
+        # s3fs itself makes up to five attempts at what its client gives up.
+        "retries": {"mode": "standard", "total_max_attempts": 3},
+        "max_pool_connections": 64,
+    }
+}
 
 
 def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
-    """Return the store of a URL, and the URL's path as the driver expects it.
-
-    Raises:
-        BnstatError: the scheme is unknown, the driver is not installed, an option is wrong, or the
-            options and the URL name different stores.
-    """
+    """Return the store of a URL, and the URL's path as the driver expects it."""
     scheme = scheme_of(url) or ""
-    driver = _DRIVERS.get(scheme)
-    if driver is None:
+    library = _DRIVERS.get(scheme)
+    if library is None:
         schemes = [f"{name}://" for name in (*_DRIVERS, *WEB)]
         raise BnstatError(
             redact(url),
@@ -605,26 +506,35 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         import fsspec
 
         kind = fsspec.get_filesystem_class(scheme)
-        host = _account_host(url) if driver is _AZURE else ""
-        options = {**kind._get_kwargs_from_urls(url), **_account_options(host)}
-        for key, value in options.items():
-            if access.options.get(key, value) != value:
+        host, of_account = _account_of(url) if library == "adlfs" else ("", {})
+        options: dict[str, Any] = {**kind._get_kwargs_from_urls(url), **of_account}
+        for name, value in options.items():
+            if access.options.get(name, value) != value:
                 raise BnstatError(
                     redact(url),
-                    f"the URL contains the {key} {value!r}, but the storage options another one",
-                    f"leave {key} out of the storage options",
+                    f"the URL contains the {name} {value!r}, but the storage options another one",
+                    f"leave {name} out of the storage options",
                 )
         key = (scheme, *sorted(options.items()))
         if key not in access.drivers:
-            all_options = {**driver.options, **options, **access.options}
+            defaults = _S3_OPTIONS if library == "s3fs" else {}
+            all_options = {**defaults, **options, **access.options}
             access.drivers[key] = fs = fsspec.filesystem(scheme, **all_options)
-            if host:
-                _refuse_other_account(url, fs, options["account_name"])
+            # Azure's driver prefers a connection string, which the environment may contain.
+            account = fs.service_client.account_name if host and fs.connection_string else None
+            if account not in (None, options.get("account_name")):
+                raise BnstatError(
+                    redact(url),
+                    f"the URL is for the account {options['account_name']!r}, but the connection "
+                    f"string is for {account!r}",
+                    "remove it from the storage options, or unset AZURE_STORAGE_CONNECTION_STRING",
+                )
         if key not in access.stores:
-            access.stores[key] = driver.store(access.drivers[key], scheme, access, host)
+            store = HuggingFace if scheme == "hf" else RemoteStore
+            access.stores[key] = store(access.drivers[key], scheme, access, host)
         return access.stores[key], kind._strip_protocol(url)
     except ImportError as error:
-        raise missing_driver(url, driver.library) from error
+        raise missing_driver(url, library) from error
     except (TypeError, ValueError) as error:
         raise BnstatError(
             redact(url),
@@ -639,34 +549,16 @@ _BLOB: Final = "blob.core.windows.net"
 _DFS: Final = "dfs.core.windows.net"
 
 
-def _account_host(url: str) -> str:
-    """Return `@` and the host of an Azure account; empty if the URL names only a container.
+def _account_of(url: str) -> tuple[str, dict[str, str]]:
+    """Return `@HOST` of `abfss://CONTAINER@HOST/PATH`, and the driver's options for the account.
 
-    `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`
+    Azure's driver does not parse the host itself. Both are empty if the URL names no account.
     """
     _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
-    return f"@{host}" if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
-
-
-def _account_options(host: str) -> dict[str, str]:
-    """Return the options of Azure's driver for `@ACCOUNT.HOST`, which it does not parse itself."""
-    account, _, domain = host.removeprefix("@").partition(".")
-    options = {"account_name": account} if account else {}
+    account, _, domain = host.partition(".")
+    if not account or not (at or host.endswith((f".{_DFS}", f".{_BLOB}"))):
+        return "", {}
+    options = {"account_name": account}
     if domain not in ("", _DFS, _BLOB):
         options["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
-    return options
-
-
-def _refuse_other_account(url: str, fs: Any, account: str) -> None:
-    """Raise if the connection string is for another account than `account`, the URL's.
-
-    Azure's driver prefers a connection string, from the storage options or the environment, to the
-    account in the URL.
-    """
-    if fs.connection_string is not None and fs.service_client.account_name != account:
-        raise BnstatError(
-            redact(url),
-            f"the URL is for the account {account!r}, but the connection string is for "
-            f"{fs.service_client.account_name!r}",
-            "remove it from the storage options, or unset AZURE_STORAGE_CONNECTION_STRING",
-        )
+    return f"@{host}", options

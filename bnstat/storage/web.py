@@ -1,9 +1,7 @@
 """Byte ranges over HTTP.
 
-A server may ignore `Range` and send the whole file, send another range or a changed file, redirect
-in a circle, be busy, or close the connection. Each response is checked, and no more of the body is
-read than needed. Temporary failures are retried a few times; requests to a very slow server are
-cancelled.
+A server may ignore `Range`, send another range or a changed file, redirect in a circle, be busy, or
+close the connection. Each response is checked, and no more of the body is read than needed.
 
 Source: RFC 9110, sections 10.2.3, 14 and 15.
 """
@@ -50,30 +48,23 @@ _BROKEN_OFF: Final = (
     aiohttp.ClientOSError,
     asyncio.TimeoutError,
 )
+_OUTSIDE: Final = {"", ".", ".."}
+"""Parts of paths that may lead out of a folder."""
 _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
-"""In each window of `_WINDOW` seconds, a response must begin or this many bytes must arrive."""
-
+"""Bytes that must arrive in each window of `_WINDOW` seconds, unless a response begins."""
 
 Head = tuple[Entry, bytes]
-"""(entry, data) of a file: an entry with an empty name, and the first bytes of the file, or all
-bytes if the server ignores ranges."""
+"""An entry with an empty name, and the first bytes or, from a server without ranges, all bytes."""
 
 
 class WebStore(RemoteStore):
-    """Files on web servers, which have no listings: files can only be requested by name.
+    """Files on web servers, which have no listings: files can only be requested by name."""
 
-    Requests fail if fewer than `min_bytes` arrive in `window` seconds, over all requests together.
-    """
-
-    def __init__(
-        self, fs: Any, access: Access, window: float = _WINDOW, min_bytes: int = _MIN_BYTES
-    ) -> None:
+    def __init__(self, fs: Any, access: Access) -> None:
         super().__init__(fs, "https", access)
-        self._window = window
-        self._min_bytes = min_bytes
         self._received = 0
 
     def url(self, path: str) -> str:
@@ -93,11 +84,7 @@ class WebStore(RemoteStore):
         return self._gather([self._piece(piece) for piece in pieces], pieces[0].file.path)
 
     def _gather(self, requests: Sequence[Awaitable[Any]], where: str) -> list[Any]:
-        """Make requests in parallel; return a list with the result or exception of each.
-
-        Raises:
-            BnstatError: the server is too slow.
-        """
+        """Make requests in parallel; return a list with the result or exception of each."""
         gate = asyncio.Semaphore(_PARALLEL)
 
         async def limited(request: Awaitable[Any]) -> Any:
@@ -108,16 +95,15 @@ class WebStore(RemoteStore):
             results = asyncio.gather(*map(limited, requests), return_exceptions=True)
             while True:
                 before = self._received
-                if (await asyncio.wait([results], timeout=self._window))[0]:
+                if (await asyncio.wait([results], timeout=_WINDOW))[0]:
                     return results.result()
-                if self._received - before < self._min_bytes:
+                if self._received - before < _MIN_BYTES:
                     results.cancel()
                     with suppress(asyncio.CancelledError):
                         await results
                     raise BnstatError(
                         where,
-                        f"the server sends less than {self._min_bytes:,} bytes "
-                        f"in {self._window:g} seconds",
+                        f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds",
                         "try again later",
                     )
 
@@ -155,12 +141,12 @@ class WebStore(RemoteStore):
         url, entry, length = piece.file.inside, piece.file.entry, piece.end - piece.start
         response, data = await self._request(url, piece.start, piece.end, length)
         if response.status in (412, 416):
-            raise _changed(url)
+            raise ChangedError(redact(url), "changed while it was read", "try again")
         _refuse_failure(response, url)
         content = _content_range(response)
         is_other_size = content is not None and content[2] != entry.size
         if is_other_size or (entry.tag and _tag(response) not in ("", entry.tag)):
-            raise _changed(url)
+            raise ChangedError(redact(url), "changed while it was read", "try again")
         is_range = content is not None and content[:2] == (piece.start, piece.end)
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
@@ -173,11 +159,7 @@ class WebStore(RemoteStore):
         return data
 
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
-        """Request a range, with retries after temporary failures; return the response and the body.
-
-        At most the range is read of the body. If the server sends the whole file, `limit` bytes are
-        read.
-        """
+        """Return the response and its body: the range, or up to `limit` bytes of a whole file."""
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
         headers = {
@@ -194,7 +176,7 @@ class WebStore(RemoteStore):
                     max_redirects=_MAX_REDIRECTS,
                     **options,
                 ) as response:
-                    self._received += self._min_bytes
+                    self._received += _MIN_BYTES
                     if response.status not in _TEMPORARY or attempt == _ATTEMPTS:
                         most = end - start if response.status == 206 else limit
                         return response, await self._body(response, most)
@@ -265,16 +247,8 @@ def _tag(response: Any) -> str:
     return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
 
-def _changed(url: str) -> ChangedError:
-    return ChangedError(redact(url), "changed while it was read", "try again")
-
-
 def find_on_web(url: str, access: Access) -> Spot:
-    """Return the location of a URL; see `bnstat.storage.local.find`.
-
-    Raises:
-        BnstatError: the URL or an option is not valid.
-    """
+    """Return the location of a URL; see `bnstat.storage.local.find`."""
     options = dict(access.options)
     options["client_kwargs"] = {
         "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
@@ -290,9 +264,9 @@ def find_on_web(url: str, access: Access) -> Spot:
 
 
 class WebFolder(Folder):
-    """A folder on a web server; the query of its URL is added to the URL of each file.
+    """A folder on a web server; `is_plain` is true if its URL ends with a slash.
 
-    `is_plain` is true if the URL ends with a slash, and thus can only be a folder.
+    The query of the URL is added to the URL of each file.
     """
 
     can_list = False
@@ -329,26 +303,29 @@ class WebFolder(Folder):
         return self._files.get(name)
 
     def expect(self, names: Iterable[str]) -> None:
-        new = [name for name in names if name not in self._files and _stays_inside(name)]
-        new = new[:_MAX_EXPECTED]
+        new = [
+            name
+            for name in names
+            if name not in self._files and _OUTSIDE.isdisjoint(re.split(r"[/\\]", name))
+        ][:_MAX_EXPECTED]
         if not new:
             return
         base = f"{self._host}/{self._inside}".rstrip("/")
         urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
-        heads = self._store.heads(urls, self._store.access.left)
+        access = self._store.access
+        heads = self._store.heads(urls, access.left)
         for name, url, head in zip(new, urls, heads, strict=True):
             if isinstance(head, BaseException):
                 raise to_bnstat_error(head, redact(url)) from head
-            self._files[name] = None if head is None else self._file(name, url, *head)
-
-    def _file(self, name: str, url: str, entry: Entry, data: bytes) -> RemoteFile:
-        entry = entry._replace(name=name.rpartition("/")[2])
-        file = RemoteFile(self._store, self, url, entry)
-        self._store.access.take(file.path, len(data))
-        file.fetched.add(0, data)
-        if len(data) > _HEAD:
-            self._store.access.notes.append(f"{file.path}: the server sends only whole files")
-        return file
+            self._files[name] = None
+            if head is not None:
+                entry, data = head
+                entry = entry._replace(name=name.rpartition("/")[2])
+                self._files[name] = file = RemoteFile(self._store, self, url, entry)
+                access.take(file.path, len(data))
+                file.fetched.add(0, data)
+                if len(data) > _HEAD:
+                    access.notes.append(f"{file.path}: the server sends only whole files")
 
     def folder(self, name: str) -> Folder | None:
         return self._at(f"{self._inside}/{name}" if self._inside else name)
@@ -362,7 +339,3 @@ class WebFolder(Folder):
 
     def _at(self, inside: str) -> WebFolder:
         return WebFolder(self._store, f"{self._host}/{inside}{self._query}")
-
-
-def _stays_inside(name: str) -> bool:
-    return all(part not in ("", ".", "..") for part in re.split(r"[/\\]", name))

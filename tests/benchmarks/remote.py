@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from threading import Thread
-from time import perf_counter
+from threading import Lock, Thread
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import bnstat
 from tests.benchmarks.measure import Result, build
 from tests.builders import hub
 from tests.builders.bucket import bucket
-from tests.builders.relay import Relay, relayed
 from tests.builders.server import serving
 
 TITLE = "Load EfficientNetB4 from a server"
@@ -38,6 +39,72 @@ MODELS = (
     "tfjs/model.json",
     "model.npz",
 )
+
+_REQUEST = re.compile(rb"(?:^|\n)[A-Z]+ \S+ HTTP/1\.1\r\n")
+_PIECE = 1 << 16
+
+
+class Relay:
+    """Counts the requests to a server and the bytes that it sends, and delays each request."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to = (host, port)
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._door.getsockname()[1]}"
+        self.delay = 0.0
+        self._lock = Lock()
+        self.reset()
+        Thread(target=self._serve, daemon=True).start()
+
+    def reset(self) -> None:
+        self.requests, self.sent = 0, 0
+
+    def close(self) -> None:
+        self._door.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._door.accept()
+                server = socket.create_connection(self._to)
+                for one in (client, server):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for way in (self._ask, self._answer):
+                    Thread(target=way, args=(client, server), daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        with _ended(client, server):
+            while piece := client.recv(_PIECE):
+                asked = len(_REQUEST.findall(piece))
+                with self._lock:
+                    self.requests += asked
+                sleep(self.delay if asked else 0)
+                server.sendall(piece)
+
+    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+        with _ended(client, server):
+            while piece := server.recv(_PIECE):
+                with self._lock:
+                    self.sent += len(piece)
+                client.sendall(piece)
+
+
+@contextmanager
+def _ended(*sockets: socket.socket) -> Iterator[None]:
+    try:
+        with suppress(OSError):
+            yield
+    finally:
+        for one in sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def relayed(url: str) -> Iterator[Relay]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with closing(Relay(host, int(port))) as relay:
+        yield relay
 
 
 class Store(NamedTuple):

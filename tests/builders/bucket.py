@@ -13,11 +13,7 @@ DATA = Path(__file__).parents[1] / "data/digits"
 
 @contextmanager
 def bucket() -> Iterator[str]:
-    """Run Moto's server with the bucket `models`, and direct all use of S3 to it.
-
-    Yields:
-        The address of the server.
-    """
+    """Run Moto's server with the bucket `models`, direct S3 to it, and yield its address."""
     pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
     moto = pytest.importorskip("moto.server", reason="no S3 server is installed")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -102,10 +102,7 @@ def folded_graph(function: Any) -> tf.compat.v1.GraphDef:
 
 
 def write_tfjs(folder: Path, graph: tf.compat.v1.GraphDef, pack: Pack | None = None) -> Path:
-    """Write a graph in the format of TensorFlow.js, by its documentation.
-
-    A convolution and the addition after it are one operation there. `pack` quantizes weights.
-    """
+    """Write a graph for TensorFlow.js, which fuses biases; `pack` quantizes weights."""
     from google.protobuf import json_format
 
     nodes = {node.name: node for node in graph.node}

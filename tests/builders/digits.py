@@ -24,10 +24,7 @@ def images_and_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def keras_network(keras: ModuleType) -> Any:
-    """Three convolutions with batch norm and dropout, trained for some seconds.
-
-    A momentum of 1 keeps the moving statistics what they were.
-    """
+    """Three convolutions with batch norm, trained briefly; a momentum of 1 keeps the statistics."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
     x = inputs = keras.Input((8, 8, 1), name="images")
@@ -55,10 +52,7 @@ def save_keras(model: Any, folder: Path) -> None:
 
 
 def save_graph_mode(folder: Path) -> None:
-    """Train such a network in TensorFlow 1's way, with a placeholder that switches training.
-
-    Saved are a checkpoint with its `.meta`, and the frozen graph.
-    """
+    """Train such a network in TensorFlow 1's way, and save a checkpoint and the frozen graph."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tf.compat.v1.layers lives in tf-keras
     v1 = tf.compat.v1
     images, labels = images_and_labels(TRAIN)

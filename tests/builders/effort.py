@@ -20,8 +20,7 @@ def loop() -> float:
 def bounded(loops: float = LOOPS) -> Iterator[None]:
     """Fail if a block takes more CPU time than this many calibration loops.
 
-    The loop is timed before and after the block and the slower time counts, because a shared
-    processor changes its speed.
+    A shared processor changes its speed, so the slower loop before or after the block counts.
     """
     before = loop()
     start = process_time()

@@ -26,11 +26,7 @@ def save_graph(
     write_meta_graph: bool = False,
     saved_model: Path | None = None,
 ) -> Values:
-    """Build a graph, give all its variables random values and save them.
-
-    Returns:
-        The values by name. The parts of partitioned variables are joined.
-    """
+    """Build a graph and save random values of its variables; return them by name, parts joined."""
     with tf.Graph().as_default(), v1.Session() as session:
         build()
         saver = v1.train.Saver(sharded=sharded, write_version=write_version)
@@ -51,13 +47,11 @@ def save_graph(
 
 
 def roles_of(values: Values, scope: str) -> Roles:
-    """The arrays of the layer in that scope, by Keras's names."""
     roles = ("gamma", "beta", "moving_mean", "moving_variance")
     return {role: values[f"{scope}/{role}"] for role in roles if f"{scope}/{role}" in values}
 
 
 def layers_of(values: Values, scopes: Iterable[str]) -> dict[str, Roles]:
-    """The layers in those scopes."""
     return {scope: roles_of(values, scope) for scope in scopes}
 
 

@@ -12,17 +12,12 @@ from tensorflow.core.framework import graph_pb2, node_def_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 X = np.random.default_rng(0).normal(3, 2, (8, 1, 1, 3)).astype(np.float32)
-"""Data for these models."""
 
 INPUT = "x"
-"""The placeholder that is fed."""
 
 
 def node(name: str, op: str, *inputs: str, **attributes: Any) -> Any:
-    """Return a `NodeDef`.
-
-    Attributes are `AttrValue`s, dtypes, shapes, or plain values; a list of strings is one too.
-    """
+    """Return a `NodeDef`; attributes are `AttrValue`s, dtypes, shapes, plain values or lists."""
     made = node_def_pb2.NodeDef(name=name, op=op, input=inputs)
     for key, value in attributes.items():
         attribute = made.attr[key]
@@ -52,19 +47,12 @@ def node(name: str, op: str, *inputs: str, **attributes: Any) -> Any:
 
 
 def const(name: str, value: Any) -> Any:
-    """Return the `NodeDef` of a constant."""
     array = np.asarray(value, object if isinstance(value, (str, bytes)) else None)
     return node(name, "Const", dtype=tf.as_dtype(array.dtype), value=array)
 
 
 def graph(before: Sequence[Any], entering: str = INPUT, library: Any = None) -> Any:
-    """Return the `GraphDef` of a normalization.
-
-    Args:
-        before: nodes; the last one runs before the normalization.
-        entering: the tensor that is normalized.
-        library: a `FunctionDefLibrary`.
-    """
+    """Return the `GraphDef` of a normalization of `entering`, after the nodes `before`."""
     made = graph_pb2.GraphDef()
     made.versions.producer = tf.version.GRAPH_DEF_VERSION
     shape = tf.TensorShape([None, 1, 1, 3])
@@ -103,13 +91,9 @@ def saved_model(folder: Path, graph_def: Any) -> Path:
 
 
 def function(name: str, nodes: Sequence[Any], output: str, *, argument: bool = True) -> Any:
-    """Return the `FunctionDef` of a float function of one float.
+    """Return the `FunctionDef` of a float function, of one float `a` if `argument`.
 
-    Args:
-        name: its name.
-        nodes: its body.
-        output: the tensor that it returns, as `node:output:0`, or `a` for its argument.
-        argument: whether it takes an argument, `a`.
+    `output` is the tensor that it returns, as `node:output:0`, or `a`.
     """
     from tensorflow.core.framework import function_pb2
 

@@ -16,27 +16,24 @@ _SHA = "0123456789abcdef0123456789abcdef01234567"
 
 def answer(handler: Handler) -> bool:
     """Answer what is asked of the hub; a file is answered like any other."""
-    path = unquote(urlsplit(handler.path).path)
+    url, root = urlsplit(handler.path), handler.server.folder
+    path = unquote(url.path)
     if path in (_API, f"{_API}/revision/main"):
         return send(handler, {"id": REPOSITORY, "sha": _SHA, "siblings": []})
-    if path.startswith(f"{_API}/tree/main"):
-        below = path.removeprefix(f"{_API}/tree/main").strip("/")
-        folder = handler.server.folder / below
-        if not folder.is_dir():
-            return missing(handler)
-        whole = parse_qs(urlsplit(handler.path).query).get("recursive", [""])[0] in ("true", "True")
+    folder = root / path.removeprefix(f"{_API}/tree/main").strip("/")
+    if path.startswith(f"{_API}/tree/main") and folder.is_dir():
+        whole = parse_qs(url.query).get("recursive", [""])[0] in ("true", "True")
         inside = folder.rglob("*") if whole else folder.iterdir()
-        return send(handler, [entry(one, handler.server.folder) for one in inside])
+        return send(handler, [entry(one, root) for one in inside])
     if path == f"{_API}/paths-info/main":
         length = int(handler.headers.get("Content-Length", "0"))
-        asked = json.loads(handler.rfile.read(length)).get("paths", [])
-        places = [handler.server.folder / name for name in asked]
-        return send(handler, [entry(one, handler.server.folder) for one in places if one.exists()])
+        places = [root / name for name in json.loads(handler.rfile.read(length)).get("paths", [])]
+        return send(handler, [entry(one, root) for one in places if one.exists()])
     start = f"/{REPOSITORY}/resolve/main/"
     if path.startswith(start):
         handler.name = path.removeprefix(start)
         return handler.answer()
-    return missing(handler)
+    return handler.status(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found")
 
 
 def entry(path: Path, root: Path) -> dict[str, object]:
@@ -55,7 +52,3 @@ def send(handler: Handler, found: object) -> bool:
     handler.end_headers()
     handler.wfile.write(body)
     return True
-
-
-def missing(handler: Handler) -> bool:
-    return handler.status(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found")

@@ -43,7 +43,6 @@ FUNCTIONAL = ("plain", "no_gamma", "no_beta", "bare", "rows", "deep", "again")
 
 
 def randomised(model: Any) -> Any:
-    """Set random weights, all of them different, and return the model."""
     random = np.random.default_rng(5)
     model.set_weights(
         [
@@ -63,7 +62,6 @@ def all_layers(model: Any) -> Iterator[Any]:
 
 
 def roles_of(layer: Any) -> Roles:
-    """Return the arrays of a Keras layer by role."""
     return {
         role: np.asarray(getattr(layer, role))
         for role in ROLES
@@ -72,7 +70,6 @@ def roles_of(layer: Any) -> Roles:
 
 
 def by_layer(layers: Iterable[Any]) -> dict[str, Roles]:
-    """The roles of all batch-norm layers, under the layers' own names."""
     return {
         layer.name: roles_of(layer)
         for layer in layers

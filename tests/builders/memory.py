@@ -10,12 +10,7 @@ from bnstat.storage.files import File
 
 
 class MemoryFile(File):
-    """A file of bytes in memory.
-
-    Attributes:
-        reads: the (offset, length) of every read.
-        fetched: the (offset, length) of every range that was announced by `prefetch`.
-    """
+    """A file of bytes in memory, with the (offset, length) of all reads and prefetched ranges."""
 
     def __init__(self, data: bytes, name: str = "memory") -> None:
         self.name = self.path = name

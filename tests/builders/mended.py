@@ -30,7 +30,6 @@ def new_values(model: Model, seed: int = 11) -> NewValues:
 
 
 def assign(layers: Iterable[Any], values: Mapping[str, Mapping[str, Any]]) -> None:
-    """Assign values to Keras layers by their names."""
     for layer in layers:
         for role, array in values.get(layer.name, {}).items():
             getattr(layer, role).assign(array)

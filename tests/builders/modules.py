@@ -26,12 +26,7 @@ class Norm(tf.Module):
 
 
 class Net(tf.Module):
-    """A network of an input [samples, 3].
-
-    Args:
-        call: takes the network and the input, and returns the output.
-        names: its normalizations, which are attributes of the network.
-    """
+    """A network of an input [samples, 3]; `names` become attributes, its normalizations."""
 
     def __init__(self, call: Callable[[Any, tf.Tensor], tf.Tensor], *names: str) -> None:
         super().__init__()
@@ -54,10 +49,7 @@ def normalizing(path: Path, before: Callable[[tf.Tensor], tf.Tensor] = tf.identi
 
 
 def frozen(model: Any, shape: tuple[int, ...]) -> Any:
-    """Return the inference function of a Keras model, with its variables as constants.
-
-    The shape is that of one sample; `.graph.as_graph_def()` is the frozen graph.
-    """
+    """Return a Keras model's inference function with constants; `shape` is that of one sample."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     function = tf.function(lambda x: model(x, training=False))

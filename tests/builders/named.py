@@ -30,7 +30,6 @@ def save_slices(prefix: Path | str, parts: Sequence[tuple[str, str, ArrayLike]])
 
 
 def save_shards(prefix: Path, shards: Sequence[Mapping[str, ArrayLike]]) -> Path:
-    """Save each mapping as a shard of one checkpoint."""
     parts = []
     for number, tensors in enumerate(shards):
         part = tf.raw_ops.ShardedFilename(
@@ -51,11 +50,9 @@ def layer(
     roles: Sequence[str] = ("gamma", "beta", "moving_mean", "moving_variance"),
     dtype: str = "float32",
 ) -> dict[str, Array]:
-    """Return different random arrays for the roles of a layer."""
     random = np.random.default_rng(seed)
     return {role: random.random(channels).astype(dtype) for role in roles}
 
 
 def under(names: Mapping[str, str], arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the arrays of roles by a library's names of the roles."""
     return {names[role]: array for role, array in arrays.items()}

@@ -17,7 +17,6 @@ Roles = Mapping[str, Array]
 
 
 def same_bits(found: Array | None, expected: Array) -> bool:
-    """Return True if two arrays have the same type, shape and bytes."""
     return (
         found is not None
         and found.dtype == expected.dtype
@@ -27,10 +26,7 @@ def same_bits(found: Array | None, expected: Array) -> bool:
 
 
 def assert_computed(found: Any, expected: Any) -> None:
-    """Assert that two computations of the same outputs agree to single precision.
-
-    The last bits depend on the processor's kernels and on which constants a runtime folds.
-    """
+    """Assert that outputs agree to single precision; the last bits depend on the processor."""
     expected = np.asarray(expected)
     tolerance = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=tolerance)

@@ -14,7 +14,6 @@ def from_extents(variable: Variable) -> NDArray[np.generic]:
     array = np.zeros(variable.shape, kind)
     covered = np.zeros(variable.shape, int)
     for extent in variable.extents():
-        assert extent.part is not None
         shape = array[extent.part].shape
         array[extent.part] = np.frombuffer(extent.read(), kind).reshape(shape)
         covered[extent.part] += 1

@@ -32,13 +32,11 @@ class Server(ThreadingHTTPServer):
     """Serves a folder.
 
     Attributes:
-        asked: the requests in order.
         faults: name of a file -> the fault of its answers.
         other: the fault of all other files.
         ranges: False to ignore the header `Range`.
         delay: the seconds before each answer.
         most_at_once: the largest number of requests that waited at one time.
-        tags: False to send no ETags.
     """
 
     daemon_threads = True
@@ -55,7 +53,6 @@ class Server(ThreadingHTTPServer):
         self.most_at_once = 0
         self._waiting = 0
         self._lock = threading.Lock()
-        self.tags = True
 
     @property
     def url(self) -> str:
@@ -63,7 +60,6 @@ class Server(ThreadingHTTPServer):
 
     @property
     def sent(self) -> int:
-        """How many bytes of files were sent."""
         return sum(asked.sent for asked in self.asked)
 
     def wait(self) -> None:
@@ -127,8 +123,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{info.st_size}")
         else:
             self.send_response(200)
-        if self.server.tags:
-            self.send_header("ETag", tag or f'"{info.st_mtime_ns}-{info.st_size}"')
+        self.send_header("ETag", tag or f'"{info.st_mtime_ns}-{info.st_size}"')
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
         with path.open("rb") as file:
@@ -147,11 +142,9 @@ class Handler(BaseHTTPRequestHandler):
 def serving(folder: Path) -> Iterator[Server]:
     """A server of that folder, in a thread."""
     server = Server(folder)
-    thread = threading.Thread(target=lambda: server.serve_forever(0.05), daemon=True)
-    thread.start()
+    threading.Thread(target=lambda: server.serve_forever(0.05), daemon=True).start()
     try:
         yield server
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()

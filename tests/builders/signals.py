@@ -6,10 +6,6 @@ import signal
 
 
 def heeded() -> None:
-    """Reset the signals that end a process. Pass this as `preexec_fn`.
-
-    Under `nohup`, or as a background job of a script, pytest ignores some signals, and its
-    children would inherit that.
-    """
+    """Reset the signals that end a process, which pytest and its children ignore under `nohup`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -12,11 +12,9 @@ import numpy as np
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
 STRING = 7
-"""TensorFlow's number of the dtype of texts."""
 
 
 def varint(number: int) -> bytes:
-    """A little-endian base-128 varint."""
     result = bytearray()
     while number >= 0x80:
         result.append(number & 0x7F | 0x80)
@@ -48,7 +46,6 @@ def block(entries: Sequence[tuple[bytes, bytes]], interval: int = 16) -> bytes:
 
 
 def on_disk(contents: bytes, kind: int = 0) -> bytes:
-    """A block's contents with their type and checksum."""
     body = contents + bytes([kind])
     return body + masked(body).to_bytes(4, "little")
 
@@ -71,14 +68,12 @@ def tail(start: int, index: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def table(entries: Mapping[bytes, bytes], per_block: int = 100, interval: int = 16) -> bytes:
-    """A table of those entries."""
     ordered = sorted(entries.items())
     chunks = [ordered[at : at + per_block] for at in range(0, len(ordered), per_block)]
     return assemble((chunk[-1][0], on_disk(block(chunk, interval))) for chunk in chunks)
 
 
 def header(shards: int = 1, endianness: int = 0, min_consumer: int = 0) -> bytes:
-    """A BundleHeaderProto."""
     message = b"\x08" + varint(shards)
     message += b"\x10" + varint(endianness) if endianness else b""
     version = b"\x08\x01" + (b"\x10" + varint(min_consumer) if min_consumer else b"")

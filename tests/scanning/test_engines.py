@@ -43,7 +43,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(models: Path) -> list[Record]:
-    """The records of a scan in this process."""
     return scanned(models)
 
 
@@ -67,12 +66,7 @@ def cluster(workers: int) -> Iterator[tuple[Any, str]]:
 
 
 class Deadly:
-    """An engine whose workers die when they open `deadly.h5`.
-
-    Args:
-        engine: the engine that does the work.
-        once: a file that exists once a worker died, so that the next one survives; None if all die.
-    """
+    """An engine whose workers die when they open `deadly.h5`, only until the file `once` exists."""
 
     def __init__(self, engine: Engine, once: Path | None = None) -> None:
         self._engine = engine
@@ -123,28 +117,24 @@ def test_a_worker_that_dies_costs_no_model_its_line(
         assert scanned(models, engine=engine) == expected
 
 
-def _kill(batch: list[int]) -> list[int]:
+def _kill(batch: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-    return batch
 
 
 def test_workers_that_die_of_anything_end_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     with two_workers(None) as engine:
-        batches = Batches(engine, _kill)
-        monkeypatch.setattr(engine, "submit", partial(_submit_kill, engine.submit))
+        submit = engine.submit
+        monkeypatch.setattr(engine, "submit", lambda work, job: submit(_kill, job))
         with pytest.raises(BnstatError, match="the workers die before they open a model"):
-            list(run(batches, range(3)))
+            list(run(engine, list, range(3)))
 
 
-def _submit_kill(submit: Callable[..., Any], work: object, job: object) -> Any:
-    return submit(_kill, job)
-
-
-def run(batches: Batches[int, Any], items: Any) -> Iterator[tuple[int, Any]]:
+def run(engine: Engine, work: Callable[[Any], Any], items: Any) -> Iterator[tuple[int, Any]]:
+    batches = Batches(engine, work)
     for item in items:
         for batch in batches.add(item):
             yield from batch
-    for batch in batches.finish():
+    for batch in batches.flush():
         yield from batch
 
 
@@ -154,11 +144,8 @@ def _fail(batch: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("url", WORKERS)
 def test_another_error_ends_the_scan(url: str | None) -> None:
-    with (
-        two_workers(url) as engine,
-        pytest.raises(BnstatError, match="the engine failed: of 1"),
-    ):
-        list(run(Batches(engine, _fail), range(2)))
+    with two_workers(url) as engine, pytest.raises(BnstatError, match="the engine failed: of 1"):
+        list(run(engine, _fail, range(2)))
 
 
 def _process_ids(batch: list[int]) -> list[int]:
@@ -171,17 +158,7 @@ def test_a_cluster_that_is_running(models: Path, expected: list[Record], workers
     with cluster(workers) as (_, url), open_engine(url, 1) as engine:
         assert engine.workers == workers
         assert scanned(models, engine=engine) == expected
-        assert os.getpid() not in dict(run(Batches(engine, _process_ids), range(9))).values()
-
-
-@pytest.mark.slow
-def test_a_cluster_without_workers() -> None:
-    with (
-        cluster(0) as (_, url),
-        pytest.raises(BnstatError, match="the cluster has no workers"),
-        open_engine(url, 1),
-    ):
-        pass
+        assert os.getpid() not in dict(run(engine, _process_ids, range(9))).values()
 
 
 def _sleep(batch: list[int]) -> list[int]:
@@ -193,17 +170,19 @@ def _sleep(batch: list[int]) -> list[int]:
 @pytest.mark.parametrize("end", ["no workers", "no scheduler"])
 def test_a_cluster_that_ends_during_the_scan(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "PATIENCE", 3)
-    monkeypatch.setattr(engines, "CHECK_SECONDS", 1)
     monkeypatch.setattr(engines.Dask, "check_seconds", 1)
     with cluster(2) as (running, url), open_engine(url, 1) as engine:
-        results = run(Batches(engine, _sleep), range(200))
+        results = run(engine, _sleep, range(200))
         next(results)
-        if end == "no scheduler":
-            running.close()
-        else:
-            running.scale(0)
+        running.close() if end == "no scheduler" else running.scale(0)
         with pytest.raises(BnstatError, match="the cluster is gone, or has no workers left"):
             list(results)
+        if end == "no workers":
+            with (
+                pytest.raises(BnstatError, match="the cluster has no workers"),
+                open_engine(url, 1),
+            ):
+                pass
 
 
 def test_a_cluster_that_cannot_be_reached() -> None:
@@ -215,12 +194,19 @@ def test_a_cluster_that_cannot_be_reached() -> None:
             pass
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("dask://local", "pip install distributed"),
+        ("dask://", "unknown engine"),
+        ("ray://local", "unknown engine; use dask://HOST:PORT or dask://local"),
+    ],
+)
+def test_engines_that_cannot_be_used(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with (
-        pytest.raises(BnstatError, match="pip install distributed"),
-        open_engine("dask://local", 1),
-    ):
+    with pytest.raises(BnstatError, match=message), open_engine(url, 1):
         pass
 
 
@@ -229,7 +215,6 @@ class Counting(Engine):
 
     workers = 3
     in_process = False
-
     check_seconds = 0.001
 
     def __init__(self) -> None:
@@ -248,7 +233,7 @@ class Counting(Engine):
 
 def test_a_bounded_number_of_jobs_is_under_way() -> None:
     engine = Counting()
-    assert sorted(dict(run(Batches(engine, list), range(1000)))) == list(range(1000))
+    assert sorted(dict(run(engine, list, range(1000)))) == list(range(1000))
     assert 3 < engine.most <= 2 * engine.workers + 1
 
 
@@ -278,7 +263,6 @@ def test_no_worker_outlives_the_scan(tmp_path: Path, options: list[str], number:
         preexec_fn=heeded,
         start_new_session=True,
     )
-    assert process.stdout is not None
     assert process.stdout.readline().startswith(b"{")
     if number == signal.SIGINT:
         os.killpg(process.pid, number)

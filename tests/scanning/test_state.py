@@ -53,15 +53,9 @@ def test_only_changed_models_are_read_again(tmp_path: Path, examined: list[str])
     assert scan_with_state(root, state) == first | {"one.h5": 2, "new.h5": 1}
     assert examined[7:] == ["new.h5", "one.h5"]
     assert len(first) == 6
-
-
-def test_a_change_in_any_file_of_a_model_counts(tmp_path: Path, examined: list[str]) -> None:
-    root, state = tmp_path / "store", tmp_path / "state.db"
-    linked(RUN, root)
-    scan_with_state(root, state)
-    (root / "model-100.data-00000-of-00001").unlink()
-    assert scan_with_state(root, state)["model-100"] == "missing"
-    assert examined[5:] == ["model-100"]
+    (root / "run/model-100.data-00000-of-00001").unlink()
+    assert scan_with_state(root, state)["run/model-100"] == "missing"
+    assert examined[9:] == ["model-100"]
 
 
 def test_the_same_model_by_another_path(tmp_path: Path, examined: list[str], monkeypatch) -> None:
@@ -75,16 +69,12 @@ def test_the_same_model_by_another_path(tmp_path: Path, examined: list[str], mon
 
 
 def test_other_options_read_again(tmp_path: Path, examined: list[str]) -> None:
-    root, state = tmp_path / "store", tmp_path / "state.db"
+    root, state, config = tmp_path / "store", tmp_path / "state.db", tmp_path / "m.json"
     h5(root / "one.h5")
     scan_with_state(root, state)
     scan_with_state(root, state, ScanOptions(reading={"reader": "native"}))
     assert len(examined) == 2
-
-
-def test_another_architecture_reads_again(tmp_path: Path, examined: list[str]) -> None:
-    root, state, config = tmp_path / "store", tmp_path / "state.db", tmp_path / "m.json"
-    h5(root / "one.h5")
+    examined.clear()
 
     def architecture(*names: str) -> str:
         layers = [
@@ -104,11 +94,10 @@ def test_another_architecture_reads_again(tmp_path: Path, examined: list[str]) -
         config.write_text(text)
         scan_with_state(root, state, options)
         assert len(examined) == times
-    folder = tmp_path / "unzipped"
-    folder.mkdir()
-    options = ScanOptions(reading={"config": str(folder)})
+    (tmp_path / "unzipped").mkdir()
+    options = ScanOptions(reading={"config": str(tmp_path / "unzipped")})
     for name, times in (("bn", 5), ("bn", 5), ("other", 6)):
-        (folder / "config.json").write_text(architecture(name))
+        (tmp_path / "unzipped/config.json").write_text(architecture(name))
         scan_with_state(root, state, options)
         assert len(examined) == times
 
@@ -144,23 +133,26 @@ def test_two_scans_share_a_state(tmp_path: Path) -> None:
     assert base.execute("select count(*) from models").fetchone() == (100,)
 
 
-@pytest.mark.parametrize("content", [b"no database" * 100, b"SQLite format 3\0" + bytes(100)])
-def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "state.db").write_bytes(content)
-    with pytest.raises(BnstatError, match=r"state\.db"):
-        scan_with_state(tmp_path, tmp_path / "state.db")
-    assert (tmp_path / "state.db").read_bytes() == content
-
-
-def test_another_database_is_refused(tmp_path: Path) -> None:
-    base = sqlite3.connect(tmp_path / "state.db")
-    base.execute("create table mine (a)")
-    base.commit()
-    with pytest.raises(BnstatError, match="is a database of another program"):
-        scan_with_state(tmp_path, tmp_path / "state.db")
-
-
-def test_a_state_that_cannot_be_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no database" * 100, r"state\.db: the results of the scan cannot be stored"),
+        (b"SQLite format 3\0" + bytes(100), r"state\.db: the results of the scan cannot be sto"),
+        (None, r"state\.db: is a database of another program"),
+    ],
+)
+def test_another_file_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    state = tmp_path / "state.db"
+    if content is None:
+        base = sqlite3.connect(state)
+        base.execute("create table mine (a)")
+        base.commit()
+        content = state.read_bytes()
+    else:
+        state.write_bytes(content)
+    with pytest.raises(BnstatError, match=message):
+        scan_with_state(tmp_path, state)
+    assert state.read_bytes() == content
     with pytest.raises(BnstatError, match="the results of the scan cannot be stored"):
         scan_with_state(tmp_path, tmp_path / "nowhere/state.db")
 

@@ -15,7 +15,6 @@ import pytest
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.scanning.engines import open_engine
 from bnstat.scanning.record import Record, State
-from bnstat.scanning.scan import ScanOptions
 from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
 from bnstat.storage.local import find
@@ -48,70 +47,57 @@ def remote(request: pytest.FixtureRequest, models: Path) -> Iterator[str]:
     if request.param == "s3":
         request.getfixturevalue("s3")
     fs = fsspec.filesystem(request.param)
-    fs.put(
-        str(models), "/models/scan" if request.param == "memory" else "models/scan", recursive=True
-    )
+    folder = "/models/scan" if request.param == "memory" else "models/scan"
+    fs.put(str(models), folder, recursive=True)
     yield f"{request.param}://models/scan"
-    fs.rm("models/scan" if request.param == "s3" else "/models", recursive=True)
+    fs.rm(folder, recursive=True)
 
 
 def below(records: list[Record], root: str) -> list[Record]:
     """Return the records with paths below a root."""
     return [
-        replace(
-            record,
-            path=os.path.relpath(record.path, root),
-            reason=record.reason.replace(root, ""),
-        )
-        for record in records
+        replace(each, path=os.path.relpath(each.path, root), reason=each.reason.replace(root, ""))
+        for each in records
     ]
-
-
-def scanned_url(*roots: str, **more: object) -> list[Record]:
-    return scanned(*roots, **more)  # type: ignore[arg-type]
 
 
 def test_the_same_records_as_on_disk(remote: str, models: Path) -> None:
     local = below(scanned(models), str(models))
-    assert len(local) == 9
     assert Counter(record.trouble for record in local) == {None: 8, "damaged": 1}
-    assert below(scanned_url(remote), remote) == local
-
-
-def test_file_urls_are_paths(models: Path) -> None:
-    assert scanned_url(f"file://{models}") == scanned(models)
+    assert below(scanned(remote), remote) == local
 
 
 def test_models_as_roots(remote: str, models: Path) -> None:
+    assert scanned(f"file://{models}") == scanned(models)
     for place in ("0/run/model-100", "0/run/model-100.index", "deep/er/one.h5"):
-        (record,) = scanned_url(f"{remote}/{place}")
+        (record,) = scanned(f"{remote}/{place}")
         (expected,) = scanned(models / place)
         assert record == replace(expected, path=f"{remote}/{place}")
 
 
 def test_roots_within_roots_and_beside_them(remote: str, models: Path) -> None:
-    records = scanned_url(remote, f"{remote}/deep", remote, str(models / "deep"))
+    records = scanned(remote, f"{remote}/deep", remote, str(models / "deep"))
     assert len(records) == 10
     assert len({record.path for record in records}) == 10
 
 
 def test_models_are_chosen(remote: str) -> None:
     newest = Choice(newest=True, exclude=["bad", "*.h5"])
-    records = below(scanned_url(remote, choice=newest), remote)
+    records = below(scanned(remote, choice=newest), remote)
     assert [record.path for record in records] == ["0/run/model-400", "0/saved_model"]
 
 
 def test_a_missing_root(remote: str) -> None:
     with pytest.raises(NotFoundError, match="nothing"):
-        scanned_url(f"{remote}/nothing/here")
+        scanned(f"{remote}/nothing/here")
 
 
 def test_memory_urls_need_this_process() -> None:
-    fsspec = pytest.importorskip("fsspec")
-    fsspec.filesystem("memory").pipe_file("/models/a.h5", b"")
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    fs.pipe_file("/models/a.h5", b"")
     with open_engine(None, 2) as engine, pytest.raises(BnstatError, match="in this process only"):
-        scanned_url("memory://models", engine=engine)
-    fsspec.filesystem("memory").rm("/models", recursive=True)
+        scanned("memory://models", engine=engine)
+    fs.rm("/models", recursive=True)
 
 
 def test_processes_read_from_a_bucket(s3: str, models: Path) -> None:
@@ -119,7 +105,7 @@ def test_processes_read_from_a_bucket(s3: str, models: Path) -> None:
 
     s3fs.S3FileSystem().put(str(models), "models/many", recursive=True)
     with open_engine(None, 2) as engine:
-        records = scanned_url("s3://models/many", engine=engine)
+        records = scanned("s3://models/many", engine=engine)
     assert below(records, "s3://models/many") == below(scanned(models), str(models))
 
 
@@ -138,7 +124,7 @@ def test_a_large_bucket_is_listed_as_a_whole(
         account["aws"].put_object("large", name, content)
     caplog.clear()
     with caplog.at_level("INFO", "werkzeug"):
-        assert len(scanned_url("s3://large")) == 35
+        assert len(scanned("s3://large")) == 35
     lines = [log.getMessage() for log in caplog.records if log.name == "werkzeug"]
     listings = sum("list-type=2" in line for line in lines)
     # A small file is fetched once, whole, to identify and to read it.
@@ -157,7 +143,7 @@ def test_only_changed_objects_are_read_again(
     def again() -> list[Record]:
         s3_requests.clear()
         with closing(State(path, "how")) as state:
-            return scanned_url(root, state=state)
+            return scanned(root, state=state)
 
     def read() -> set[str]:
         return {key for method, key in s3_requests if method == "get_object"}
@@ -178,22 +164,21 @@ def test_only_changed_objects_are_read_again(
 def test_a_web_server_lists_nothing(models: Path) -> None:
     pytest.importorskip("aiohttp")
     with serving(models) as server:
-        (record,) = scanned_url(f"{server.url}/deep/er/one.h5")
+        (record,) = scanned(f"{server.url}/deep/er/one.h5")
         assert record.layers == 2
         secret = f"{server.url.replace('//', '//me:hidden@')}/deep/er/one.h5?signature=hidden"
-        assert scanned_url(secret) == [record]
+        assert scanned(secret) == [record]
         with pytest.raises(BnstatError, match="web server"):
-            scanned_url(f"{server.url}/deep")
+            scanned(f"{server.url}/deep")
 
 
-def test_an_object_that_may_not_be_read_gets_a_record(models: Path) -> None:
-    pytest.importorskip("fsspec")
-    import fsspec
-
-    fs = fsspec.filesystem("memory")
-    fs.put(str(models / "deep"), "/models/deep", recursive=True)
-    h5bytes = (models / "deep/er/one.h5").read_bytes()
-    fs.pipe_file("/models/locked.h5", h5bytes)
+def test_an_object_that_may_not_be_read_gets_a_record(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    content = (models / "deep/er/one.h5").read_bytes()
+    for name in ("deep/er/one.h5", "locked.h5"):
+        fs.pipe_file(f"/models/{name}", content)
     plain = type(fs).cat_ranges
 
     def refusing(self, paths, *rest, **more):  # type: ignore[no-untyped-def]
@@ -203,27 +188,15 @@ def test_an_object_that_may_not_be_read_gets_a_record(models: Path) -> None:
             for path, content in zip(paths, contents, strict=True)
         ]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(fs), "cat_ranges", refusing)
-        records = scanned_url("memory://models")
+    monkeypatch.setattr(type(fs), "cat_ranges", refusing)
+    records = scanned("memory://models")
     fs.rm("/models", recursive=True)
     assert [(record.trouble, record.layers) for record in records] == [(None, 2), ("unreadable", 0)]
     assert "access is denied" in records[1].reason
 
 
-def test_a_bucket_that_may_not_be_listed(tmp_path: Path) -> None:
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    with serving(tmp_path) as server:
-        server.other = lambda handler: handler.status(403)
-        options = {"endpoint_url": server.url, "key": "somebody", "secret": "hardly-a-secret"}
-        with pytest.raises(BnstatError, match=r"s3://closed: access is denied") as caught:
-            scanned_url("s3://closed", options=ScanOptions(storage_options=options))
-        assert "secret" not in str(caught.value)
-
-
 def test_a_file_without_tag_and_time_has_no_signature(remote: str) -> None:
     folder = find(f"{remote}/deep/er", Access()).folder
-    assert folder is not None
     (entry,) = folder.entries()
     assert candidate(folder, "one.h5", "one.h5", [entry]).signature
     entry = entry._replace(tag="", modified=0.0)

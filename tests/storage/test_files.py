@@ -23,47 +23,42 @@ from bnstat.storage.local import LocalFile, LocalFolder, find
 from tests.builders.memory import MemoryFile
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+TEN = b"0123456789"
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> LocalFile:
-    (tmp_path / "ten").write_bytes(b"0123456789")
+    (tmp_path / "ten").write_bytes(TEN)
     return LocalFile(str(tmp_path / "ten"))
 
 
 def test_ranges(file: LocalFile) -> None:
     assert (file.name, file.size, file.local_path) == ("ten", 10, file.path)
-    assert file.read() == b"0123456789"
-    assert file.read(3, 4) == b"3456"
-    assert file.read(10) == b""
-    assert file.head(3) == b"012"
-    assert file.head(30) == b"0123456789"
+    assert (file.read(), file.read(3, 4), file.read(10)) == (TEN, b"3456", b"")
+    assert (file.head(3), file.head(30)) == (b"012", TEN)
+    assert file.has(0, 10)
+    assert Range(file, 3, 4).read() == b"3456"
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (-1, 2), (5, -1), (1 << 70, 1), (9, 2)])
 def test_ranges_beyond_the_file(file: LocalFile, offset: int, length: int) -> None:
-    with pytest.raises(DamagedError, match="truncated"):
-        file.read(offset, length)
+    for read in (file.read, lambda *span: Range(file, *span).read()):
+        with pytest.raises(DamagedError, match="truncated"):
+            read(offset, length)
 
 
-def test_a_replaced_file_is_still_read(file: LocalFile, tmp_path: Path) -> None:
-    (tmp_path / "other").write_bytes(b"x" * 10)
-    (tmp_path / "other").replace(tmp_path / "ten")
-    assert file.read() == b"0123456789"
-
-
-def test_a_file_that_is_truncated_meanwhile(file: LocalFile, tmp_path: Path) -> None:
-    os.truncate(tmp_path / "ten", 4)
-    with pytest.raises(DamagedError, match="shorter while it was read"):
-        file.read(2, 6)
-
-
-def test_pointers(tmp_path: Path, file: LocalFile) -> None:
-    (tmp_path / "pointer").write_bytes(POINTER)
-    assert not file.is_lfs_pointer()
-    file.refuse_lfs_pointer()
-    with pytest.raises(DamagedError, match="git-lfs pointer"):
-        LocalFile(str(tmp_path / "pointer")).refuse_lfs_pointer()
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_file_stays_the_one_that_was_opened(
+    is_replaced: bool, file: LocalFile, tmp_path: Path
+) -> None:
+    """A reader that lists a stream and slices the file must not mix two files."""
+    if is_replaced:
+        (tmp_path / "other").write_bytes(b"abcdefghij")
+        os.replace(tmp_path / "other", file.path)
+    else:
+        os.unlink(file.path)
+    with file.open() as stream:
+        assert stream.read() == file.read() == TEN
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
@@ -71,6 +66,8 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     with pytest.raises(BnstatError, match="not a regular file"):
         LocalFile(str(tmp_path / "pipe"))
     assert LocalFolder(str(tmp_path)).file("pipe") is None
+    with pytest.raises(BnstatError, match="pipe: is neither a file nor a folder"):
+        find(str(tmp_path / "pipe"), Access())
     with pytest.raises(NotFoundError, match="no such file"):
         LocalFile(str(tmp_path / "nothing"))
 
@@ -83,38 +80,17 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
     assert folder.names() == ["b", "broken", "ten"]
     assert folder.matching("b", "n") == ["broken"]
     deep = folder.file("b/c/deep")
-    assert deep is not None
     assert deep.read() == b"deep"
-    sibling = deep.sibling("deep")
-    assert sibling is not None
+    assert deep.sibling("deep") is not None
     assert deep.sibling("nothing") is None
-    assert folder.file("b") is None
-    assert folder.file("broken") is None
-    assert folder.folder("ten") is None
+    impossible = ("a\0b", "x" * 5000)
+    assert [folder.file(name) for name in ("b", "broken", *impossible)] == [None] * 4
+    assert [folder.folder(name) for name in ("ten", *impossible)] == [None] * 3
     below = folder.folder("b")
-    assert below is not None
-    assert below.name == "b"
-    parent = below.parent()
-    assert parent is not None
-    assert parent.names() == folder.names()
-    assert folder.modified("ten") > 0
-    assert folder.modified("nothing") == 0
+    assert (below.name, below.parent().names()) == ("b", folder.names())
+    assert (folder.modified("ten") > 0, folder.modified("nothing")) == (True, 0)
     assert folder.times("t") == {"ten": os.stat(file.path).st_mtime}
     assert set(folder.times()) == {"b", "broken", "ten"}
-    assert file.has(0, 10)
-
-
-@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
-def test_impossible_names(tmp_path: Path, name: str) -> None:
-    assert LocalFolder(str(tmp_path)).file(name) is None
-    assert LocalFolder(str(tmp_path)).folder(name) is None
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_files(file: LocalFile, tmp_path: Path) -> None:
-    (tmp_path / "ten").chmod(0)
-    with pytest.raises(BnstatError, match="Permission denied"):
-        LocalFile(str(tmp_path / "ten"))
 
 
 @pytest.mark.parametrize("is_positioned", [True, False])
@@ -125,42 +101,16 @@ def test_long_reads(is_positioned: bool, file: LocalFile, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "read", lambda fd, length: read(fd, min(length, 3)))
     if not is_positioned:
         monkeypatch.delattr(os, "pread")
-    assert file.read() == b"0123456789"
-    assert file.read(1, 7) == b"1234567"
-    assert file.read(4, 3) == b"456"
+    assert (file.read(), file.read(1, 7), file.read(4, 3)) == (TEN, b"1234567", b"456")
     os.truncate(file.path, 8)
     with pytest.raises(DamagedError, match="shorter while it was read"):
         file.read()
 
 
-def test_errors_of_the_disk(file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", refuse)
-    with pytest.raises(BnstatError, match=r"ten: cannot be read: Input/output error"):
-        file.read()
-
-
-@pytest.mark.parametrize("is_replaced", [True, False])
-def test_a_stream_is_of_the_file_that_was_opened(
-    is_replaced: bool, file: LocalFile, tmp_path: Path
-) -> None:
-    """A reader that lists a stream and slices the file must not mix two files."""
-    if is_replaced:
-        (tmp_path / "other").write_bytes(b"abcdefghij")
-        os.replace(tmp_path / "other", file.path)
-    else:
-        os.unlink(file.path)
-    with file.open() as stream:
-        assert stream.read() == file.read() == b"0123456789"
-
-
 def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "leads").symlink_to(tmp_path / "folder")
-    (tmp_path / "named").symlink_to(tmp_path / "ten")
-    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    for name, target in (("leads", "folder"), ("named", "ten"), ("broken", "nothing")):
+        (tmp_path / name).symlink_to(tmp_path / target)
     os.mkfifo(tmp_path / "pipe")
     entries = LocalFolder(str(tmp_path)).entries()
     assert [(entry.name, entry.is_folder, entry.size, entry.link) for entry in entries] == [
@@ -169,58 +119,42 @@ def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile
         ("named", False, 10, ""),
         ("ten", False, 10, ""),
     ]
-    tags = {entry.name: entry.tag for entry in entries}
-    assert tags["ten"] == tags["named"] == str((tmp_path / "ten").stat().st_mtime_ns)
-    assert tags["folder"] == str((tmp_path / "folder").stat().st_mtime_ns)
+    assert [entry.tag for entry in entries] == [
+        str((tmp_path / name).stat().st_mtime_ns) for name in ("folder", "folder", "ten", "ten")
+    ]
     with pytest.raises(NotFoundError, match="no such file or folder"):
         LocalFolder(str(tmp_path / "nothing")).entries()
+
+
+def found(path: str) -> tuple[str | None, str, str | None]:
+    parent, name, folder = find(path, Access())
+    return parent and parent.path, name, folder and folder.path
+
+
+def test_the_locations_of_paths(tmp_path: Path, file: LocalFile) -> None:
+    top = str(tmp_path)
+    assert found(top) == (None, tmp_path.name, top)
+    assert found(f"{top}/") == (None, tmp_path.name, f"{top}/")
+    assert found(file.path) == (top, "ten", None)
+    assert found(f"{top}/model-1") == (top, "model-1", None)
+    assert found(f"{top}/a\0b") == (top, "a\0b", None)
+    assert found(f"{top}/none/model-1") == (None, "model-1", None)
+    assert found(f"{top}/ten/model-1") == (None, "model-1", None)
+    assert found("/") == (None, "", "/")
+    for scheme in ("file://", "local://", "file://localhost"):
+        assert found(f"{scheme}{file.path}") == found(file.path)
 
 
 def test_the_current_folder(
     tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    assert found("ten") == (".", "ten", None)
+    assert found(".") == (None, ".", ".")
     here = LocalFolder(".")
-    assert here.name == tmp_path.name
     ten = here.file("ten")
-    assert ten is not None
-    assert ten.path == "ten"
+    assert (here.name, ten.path, ten.read()) == (tmp_path.name, "ten", TEN)
     assert ten.sibling("ten") is not None
-    with ten.open() as stream:
-        assert stream.read() == b"0123456789"
-
-
-class TestFind:
-    def found(self, path: str) -> tuple[str | None, str, str | None]:
-        parent, name, folder = find(path, Access())
-        return parent and parent.path, name, folder and folder.path
-
-    def test_files_and_folders(self, tmp_path: Path, file: LocalFile) -> None:
-        top = str(tmp_path)
-        assert self.found(top) == (None, tmp_path.name, top)
-        assert self.found(f"{top}/") == (None, tmp_path.name, f"{top}/")
-        assert self.found(file.path) == (top, "ten", None)
-        assert self.found(f"{top}/model-1") == (top, "model-1", None)
-        assert self.found(f"{top}/a\0b") == (top, "a\0b", None)
-        assert self.found(f"{top}/none/model-1") == (None, "model-1", None)
-        assert self.found(f"{top}/ten/model-1") == (None, "model-1", None)
-        assert self.found("/") == (None, "", "/")
-
-    def test_the_current_folder(
-        self, tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        assert self.found("ten") == (".", "ten", None)
-        assert self.found(".") == (None, ".", ".")
-
-    @pytest.mark.parametrize("scheme", ["file://", "local://", "file://localhost"])
-    def test_urls_of_this_machine(self, scheme: str, file: LocalFile) -> None:
-        assert self.found(f"{scheme}{file.path}") == self.found(file.path)
-
-    def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(BnstatError, match="pipe: is neither a file nor a folder"):
-            find(str(tmp_path / "pipe"), Access())
 
 
 class Streamed(MemoryFile):
@@ -230,31 +164,32 @@ class Streamed(MemoryFile):
 
 
 def test_streams() -> None:
-    file = Streamed(b"0123456789")
-    with file.open() as stream:
-        assert stream.read(3) == b"012"
+    with Streamed(TEN).open() as stream:
         assert stream.readable()
         assert stream.seekable()
-        assert stream.seek(7) == 7
-        assert stream.read(2) == b"78"
-        assert stream.seek(-4, io.SEEK_CUR) == 5
-        assert stream.read() == b"56789"
-        assert stream.read(1) == b""
-        assert stream.seek(-3, io.SEEK_END) == 7
-        assert stream.read(99) == b"789"
-        assert stream.seek(20) == 20
-        assert stream.read() == b""
-        assert stream.seek(0) == 0
-        assert stream.read() == b"0123456789"
+        assert stream.read(9) == TEN[:9]
+        for offset, whence, position in (
+            (-4, io.SEEK_CUR, 5),
+            (-3, io.SEEK_END, 7),
+            (20, io.SEEK_SET, 20),
+            (0, io.SEEK_SET, 0),
+        ):
+            assert stream.seek(offset, whence) == position
+            assert stream.read() == TEN[position:]
+            assert stream.read(1) == b""
 
 
-def test_the_hint_of_a_truncated_pointer() -> None:
+def test_pointers() -> None:
+    pointer = MemoryFile(POINTER)
+    with pytest.raises(DamagedError, match="git-lfs pointer"):
+        pointer.refuse_lfs_pointer()
     with pytest.raises(DamagedError, match="it is a git-lfs pointer: run `git lfs pull`"):
-        MemoryFile(POINTER).read(0, 2000)
+        pointer.read(0, 2000)
+    assert MemoryFile(POINTER.ljust(1023)).is_lfs_pointer()
     # A longer file with this start is a real file.
     with pytest.raises(DamagedError, match="copy or download it again"):
         MemoryFile(POINTER.ljust(1024)).read(0, 2000)
-    assert MemoryFile(POINTER.ljust(1023)).is_lfs_pointer()
+    MemoryFile(TEN).refuse_lfs_pointer()
 
 
 class TestRefusals:
@@ -264,21 +199,21 @@ class TestRefusals:
     def refuse(*arguments: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    def test_of_opening(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "open", self.refuse)
-        with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
-            LocalFile(file.path)
-
-    def test_of_examining(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "stat", self.refuse)
-        for look in (local.kind_of, LocalFile, lambda path: find(path, Access())):
-            with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
-                look(file.path)
-
-    def test_of_listing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "listdir", self.refuse)
-        with pytest.raises(BnstatError, match="cannot be opened: Permission denied"):
-            LocalFolder(str(tmp_path)).names()
+    @pytest.mark.parametrize(
+        ("call", "look", "what"),
+        [
+            ("pread", lambda file: file.read(), "ten: cannot be read"),
+            ("open", lambda file: LocalFile(file.path), "ten: cannot be opened"),
+            ("stat", lambda file: LocalFile(file.path), "ten: cannot be opened"),
+            ("stat", lambda file: local.kind_of(file.path), "ten: cannot be opened"),
+            ("stat", lambda file: find(file.path, Access()), "ten: cannot be opened"),
+            ("listdir", lambda file: LocalFolder(file.path).names(), "cannot be opened"),
+        ],
+    )
+    def test_of_the_system(self, call, look, what, file, monkeypatch) -> None:
+        monkeypatch.setattr(os, call, self.refuse)
+        with pytest.raises(BnstatError, match=f"{what}: Permission denied"):
+            look(file)
 
     def test_of_impossible_names(self, tmp_path: Path) -> None:
         with pytest.raises(BnstatError, match="cannot be opened: embedded null byte"):
@@ -288,32 +223,6 @@ class TestRefusals:
 def test_a_file_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "kind_of", lambda path: stat.S_IFREG)
     assert LocalFolder(str(tmp_path)).file("gone") is None
-
-
-class Remote(MemoryFile):
-    """A file that records prefetches."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.wanted: list[list[tuple[int, int]]] = []
-
-    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
-        self.wanted.append(list(spans))
-
-
-def test_a_range_reads_its_bytes() -> None:
-    file = MemoryFile(b"0123456789")
-    assert Range(file, 3, 4).read() == b"3456"
-    with pytest.raises(DamagedError, match="truncated"):
-        Range(file, 8, 3).read()
-
-
-def test_a_file_prefetches_all_its_ranges_at_once() -> None:
-    one, other = Remote(b"0123456789"), Remote(b"abc")
-    prefetch([Range(one, 8, 2), Range(other, 0, 3), Range(one, 0, 1)])
-    assert one.wanted == [[(8, 2), (0, 1)]]
-    assert other.wanted == [[(0, 3)]]
-    assert one.reads == other.reads == []
 
 
 class Store(files.Store):
@@ -328,15 +237,15 @@ class Store(files.Store):
 
 def test_a_store_prefetches_all_its_files_at_once() -> None:
     store, elsewhere = Store(), Store()
-    one, other, third, alone = (Remote(b"0123456789") for _ in range(4))
+    one, other, third, alone = (MemoryFile(TEN) for _ in range(4))
     one.store = other.store = store
     third.store = elsewhere
-    prefetch([Range(file, at, 2) for at in (0, 5) for file in (one, third, alone, other)])
-    spans = [(0, 2), (5, 2)]
+    prefetch([Range(file, at, 2) for at in (5, 0) for file in (one, third, alone, other)])
+    spans = [(5, 2), (0, 2)]
     assert store.wanted == [{one: spans, other: spans}]
     assert elsewhere.wanted == [{third: spans}]
-    assert alone.wanted == [spans]
-    assert one.wanted == other.wanted == third.wanted == []
+    assert alone.fetched == spans
+    assert one.fetched == other.fetched == third.fetched == alone.reads == []
 
 
 class TestAhead:
@@ -350,13 +259,7 @@ class TestAhead:
 
     def test_items_are_taken_as_results_are(self) -> None:
         begun = []
-
-        def items() -> Iterator[int]:
-            for item in range(10):
-                begun.append(item)
-                yield item
-
-        results = ahead(lambda n: n, items(), 3)
+        results = ahead(lambda n: n, (begun.append(item) or item for item in range(10)), 3)
         for taken in range(1, 8):
             assert next(results) == taken - 1
             assert len(begun) == taken + 2
@@ -380,16 +283,15 @@ class TestAhead:
             next(results)
 
 
-def test_prefetching_does_not_keep_local_files_open(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"0123456789")
+def test_prefetching_does_not_keep_local_files_open(file: LocalFile) -> None:
     opened: list[weakref.ref[LocalFile]] = []
     kept: list[int] = []
 
     def ranges() -> Iterator[Range]:
         for _ in range(20):
-            file = LocalFile(str(tmp_path / "f"))
-            opened.append(weakref.ref(file))
-            yield Range(file, 0, 1)
+            again = LocalFile(file.path)
+            opened.append(weakref.ref(again))
+            yield Range(again, 0, 1)
             kept.append(sum(each() is not None for each in opened))
 
     prefetch(ranges())
@@ -397,10 +299,10 @@ def test_prefetching_does_not_keep_local_files_open(tmp_path: Path) -> None:
 
 
 def test_nested_slices_map_to_the_whole_file() -> None:
-    whole = Remote(b"0123456789")
+    whole = MemoryFile(TEN)
     inner = Slice(Slice(whole, 2, 7, "a"), 1, 5, "b")
     inner.prefetch([(0, 2), (3, 1)])
-    assert whole.wanted == [[(3, 2), (6, 1)]]
+    assert whole.fetched == [(3, 2), (6, 1)]
     place = inner.place(1, 3, (slice(0, 3),))
     assert place == Range(whole, 4, 3, (slice(0, 3),))
     assert place.read() == inner.read(1, 3) == b"456"

@@ -81,7 +81,7 @@ class Screen(NamedTuple):
 
 def legible(name: str) -> str:
     """Return a name or path as printable text, cut in the middle if it is very long."""
-    return printable(_cut(name, _LONGEST_NAME))
+    return printable(name, _LONGEST_NAME)
 
 
 def sentence(text: str) -> str:
@@ -89,13 +89,7 @@ def sentence(text: str) -> str:
 
     A message of more than 8192 characters is cut in the middle.
     """
-    return printable(_cut(text, _LONGEST_SENTENCE))
-
-
-def _cut(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    return f"{text[: longest // 2]}...{text[-longest // 2 :]}"
+    return printable(text, _LONGEST_SENTENCE)
 
 
 def encodable(text: str, stream: TextIO) -> str:

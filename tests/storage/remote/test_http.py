@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +13,14 @@ import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
 from bnstat.storage.access import Access
 from bnstat.storage.files import Entry
-from tests.builders.server import Handler, Server
+from tests.builders.server import Fault, Handler, Server
 from tests.fuzz import handmade
 from tests.storage.remote.conftest import DATA
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
 
+from bnstat.storage import web  # noqa: E402
 from bnstat.storage.web import WebFolder, WebStore  # noqa: E402
 
 PLACES = [
@@ -50,9 +49,10 @@ def test_a_model_is_read_as_on_disk(digits: Server, place: str) -> None:
     assert far.source.path == f"{digits.url}/{place}"
 
 
-def test_a_folder_cannot_be_listed(digits: Server) -> None:
-    with pytest.raises(BnstatError, match=r"do not list .*; pass a file's URL"):
-        bnstat.load(f"{digits.url}/")
+@pytest.mark.parametrize("name", ["run/model-7.data-00000-of-00001", "run/model-101", ""])
+def test_missing_models(name: str, digits: Server) -> None:
+    with pytest.raises(NotFoundError, match=r"no such model, .* do not list .*; pass a file's URL"):
+        bnstat.load(f"{digits.url}/{name}")
 
 
 def test_secrets_are_sent_and_never_printed(digits: Server) -> None:
@@ -71,81 +71,50 @@ def test_the_limit_on_downloads(digits: Server) -> None:
     assert digits.sent <= 4096
 
 
-@pytest.fixture
-def index(digits: Server) -> str:
-    return f"{digits.url}/run/model-100.index"
+def fails(status: int, **headers: str) -> Fault:
+    return lambda handler: handler.status(status, **headers)
 
 
-def fails(status: int, times: int, **headers: str):  # type: ignore[no-untyped-def]
-    """Fail this many times."""
-    left = [times]
-
-    def fault(handler: Handler) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and handler.status(status, **headers)
-
-    return fault
+def breaks_off(handler: Handler) -> bool:
+    return handler.answer(most=10)
 
 
-def test_a_server_that_is_busy_once(digits: Server, index: str) -> None:
-    digits.faults["run/model-100.index"] = fails(503, 1)
-    assert len(bnstat.load(index, eager=True)) == 3
+INDEX = "run/model-100.index"
+
+
+@pytest.mark.parametrize("fault", [fails(503), breaks_off])
+def test_a_temporary_failure(fault: Fault, digits: Server) -> None:
+    count = iter([True])
+    digits.faults[INDEX] = lambda handler: next(count, False) and fault(handler)
+    assert len(bnstat.load(f"{digits.url}/{INDEX}", eager=True)) == 3
+    assert next(count, None) is None
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("fault", "message"),
     [
-        (403, r"access is denied \(403\); check the credentials"),
-        (503, r"the server reports an error \(503\)"),
+        (fails(403), r"access is denied \(403\); check the credentials"),
+        (fails(503), r"the server reports an error \(503\)"),
+        (fails(302, Location=f"/{INDEX}"), "redirects in a circle"),
+        (fails(302, Location="file:///etc/hosts"), "not HTTP"),
+        (breaks_off, "the connection broke off"),
     ],
 )
-def test_permanent_failures(status: int, message: str, digits: Server, index: str) -> None:
-    digits.faults["run/model-100.index"] = fails(status, 1000)
+def test_a_permanent_failure(fault: Fault, message: str, digits: Server) -> None:
+    digits.faults[INDEX] = fault
     with pytest.raises(BnstatError, match=message):
-        bnstat.load(index)
-    assert len(digits.asked) <= 8
-
-
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [("/run/model-100.index", "redirects in a circle"), ("file:///etc/hosts", "not HTTP")],
-)
-def test_redirects(location: str, message: str, digits: Server, index: str) -> None:
-    digits.faults["run/model-100.index"] = fails(302, 1000, Location=location)
-    with pytest.raises(BnstatError, match=message):
-        bnstat.load(index)
+        bnstat.load(f"{digits.url}/{INDEX}")
     assert len(digits.asked) < 20
 
 
-@pytest.mark.parametrize("times", [1, 1000])
-def test_a_connection_that_breaks_off(times: int, digits: Server, index: str) -> None:
-    left = [times]
-
-    def fault(handler: Handler) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and handler.answer(most=10)
-
-    digits.faults["run/model-100.index"] = fault
-    if times == 1:
-        assert len(bnstat.load(index, eager=True)) == 3
-    else:
-        with pytest.raises(BnstatError, match="the connection broke off"):
-            bnstat.load(index)
-
-
-def test_a_file_that_always_changes(digits: Server) -> None:
-    count = iter(range(1000))
+def test_a_file_that_changes(digits: Server) -> None:
     name = "run/model-100.data-00000-of-00001"
-    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(count)}"')
+    once, always = iter(["1"]), itertools.count()
+    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(once, "2")}"')
+    assert len(bnstat.load(f"{digits.url}/run/model-100", eager=True)) == 3
+    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(always)}"')
     with pytest.raises(ChangedError):
         bnstat.load(f"{digits.url}/run/model-100", eager=True)
-
-
-def test_a_file_that_changes_once(digits: Server) -> None:
-    tags = iter(["1"])
-    name = "run/model-100.data-00000-of-00001"
-    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(tags, "2")}"')
-    assert len(bnstat.load(f"{digits.url}/run/model-100", eager=True)) == 3
 
 
 def test_small_files_from_a_server_without_ranges(digits: Server) -> None:
@@ -164,16 +133,9 @@ def test_large_files_from_a_server_without_ranges(server: Server) -> None:
     assert server.sent < 20_000_000
 
 
-def test_no_server(tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
+def test_no_server() -> None:
     with pytest.raises(BnstatError, match="cannot be reached"):
         bnstat.load("http://127.0.0.1:9/model.h5")
-
-
-@pytest.mark.parametrize("name", ["model-7.data-00000-of-00001", "model-101"])
-def test_missing_files(name: str, digits: Server) -> None:
-    with pytest.raises(NotFoundError, match="no such model"):
-        bnstat.load(f"{digits.url}/run/{name}")
 
 
 def test_the_state_file_lists_a_run(digits: Server) -> None:
@@ -195,22 +157,6 @@ def test_shards_are_requested_together(server: Server) -> None:
     assert server.most_at_once == 4
 
 
-@contextmanager
-def dripping(server: Server, of: Callable[[Handler], bytes]) -> Iterator[None]:
-    """Let a server send an endless response byte by byte after its start."""
-    is_over = threading.Event()
-
-    def drip(handler: Handler) -> bool:
-        handler.wfile.write(of(handler))
-        while not is_over.wait(0.005):
-            handler.wfile.write(b"x")
-        return True
-
-    server.other = drip
-    yield
-    is_over.set()
-
-
 STARTS = {
     "a part": b"HTTP/1.1 206 \r\nContent-Range: bytes 0-4095/9999\r\nContent-Length: 4096\r\n\r\n",
     "all": b"HTTP/1.1 200 \r\nContent-Length: 9999\r\n\r\n",
@@ -219,37 +165,43 @@ STARTS = {
 }
 
 
-def impatient(window: float, min_bytes: int) -> WebStore:
-    return WebStore(fsspec.filesystem("https"), Access(), window, min_bytes)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> WebStore:
+    monkeypatch.setattr(web, "_WINDOW", 0.2)
+    monkeypatch.setattr(web, "_MIN_BYTES", 1000)
+    return WebStore(fsspec.filesystem("https"), Access())
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_dripping_server_is_given_up(
-    digits: Server, start: str, caplog: pytest.LogCaptureFixture
+def test_a_server_that_drips_is_given_up(
+    digits: Server, start: str, impatient: WebStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with (
-        dripping(digits, lambda handler: STARTS[start]),
-        pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2 s"),
-    ):
-        impatient(0.2, 1000).heads([f"{digits.url}/m"] * 3, 1 << 20)
-    assert len(digits.asked) == 3
+    is_over = threading.Event()
+
+    def drip(handler: Handler) -> bool:
+        handler.wfile.write(STARTS[start])
+        while not is_over.wait(0.005):
+            handler.wfile.write(b"x")
+        return True
+
+    digits.other = drip
+    url, entry = f"{digits.url}/m", Entry("m", False, 9999)
+    file = impatient.file(WebFolder(impatient, digits.url), url, entry)
+    for request in (lambda: impatient.heads([url] * 3, 1 << 20), lambda: file.read(0, 4096)):
+        with pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2"):
+            request()
+    is_over.set()
+    assert len(digits.asked) == 4
     gc.collect()
     assert not caplog.records
 
 
-def test_a_dripping_piece_is_given_up(digits: Server) -> None:
-    store = impatient(0.2, 1000)
-    folder = WebFolder(store, digits.url)
-    file = store.file(folder, f"{digits.url}/m", Entry("m", False, 9999))
-    with (
-        dripping(digits, lambda handler: STARTS["a part"]),
-        pytest.raises(BnstatError, match="the server sends less than"),
-    ):
-        file.read(0, 4096)
-
-
-def test_a_slow_server_that_sends_enough(digits: Server) -> None:
+def test_a_slow_server_that_sends_enough(
+    digits: Server, impatient: WebStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "_WINDOW", 0.02)
+    monkeypatch.setattr(web, "_MIN_BYTES", 0)
     digits.delay = 0.1
-    (head,) = impatient(0.02, 0).heads([f"{digits.url}/run/checkpoint"], 1 << 20)
+    (head,) = impatient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)
     assert isinstance(head, tuple)
     assert head[1] == (DATA / "run/checkpoint").read_bytes()[:4096]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,75 +125,59 @@ class TestPieces:
         assert asked["Accept-Encoding"] == "identity"
         assert (asked["X"], asked["proxy"], asked["url"]) == ("y", "p", URL)
 
-    def test_the_requested_file(self) -> None:
-        assert (
-            piece(Response(200, b"abcd"), start=0, end=4, entry=ENTRY._replace(size=4)) == b"abcd"
-        )
-
     @pytest.mark.parametrize(
-        "response",
+        ("response", "options"),
         [
-            Response(206, b"abcd", "10-14/100"),
-            Response(206, b"abcd", "9-13/100"),
-            Response(206, b"abcd"),
-            Response(206, b"abcd", "*/100"),
-            Response(200, b"abcd"),
-            Response(200, b"abcd", "10-13/100"),
-            Response(200, b"x" * 100),
-            Response(200, b"abcd", length=None),
-            Response(204, b"abcd", "10-13/100"),
+            (Response(200, b"abcd"), {"start": 0, "end": 4, "entry": ENTRY._replace(size=4)}),
+            # A file without a tag may get one.
+            (Response(206, b"abcd", "10-13/100", ETag="x"), {"entry": ENTRY._replace(tag="")}),
+            (Response(206, b"abcd", "10-13/100", url="http://host/a"), {"url": "http://host/a"}),
+            (Response(206, b"abcd", "10-13/100", length=None), {}),
+            (Response(206, b"abcd", "10-13/100", Content_Encoding="identity"), {}),
         ],
     )
-    def test_other_bytes_are_refused(self, response: Response) -> None:
-        with pytest.raises(BnstatError, match="sends other bytes than requested; download"):
-            piece(response)
+    def test_accepted_responses(self, response: Response, options: dict[str, Any]) -> None:
+        assert piece(response, **options) == b"abcd"
 
     @pytest.mark.parametrize(
-        "response",
+        ("message", "responses"),
         [
-            Response(412),
-            Response(416),
-            Response(206, b"abcd", "10-13/101"),
-            Response(206, b"abcd", "10-13/100", ETag="other"),
-            Response(206, b"abcd", "10-13/100", Last_Modified="other"),
+            (
+                "sends other bytes than requested; download",
+                [
+                    Response(206, b"abcd", "10-14/100"),
+                    Response(206, b"abcd", "9-13/100"),
+                    Response(206, b"abcd"),
+                    Response(206, b"abcd", "*/100"),
+                    Response(200, b"abcd"),
+                    Response(200, b"abcd", "10-13/100"),
+                    Response(200, b"x" * 100),
+                    Response(200, b"abcd", length=None),
+                    Response(204, b"abcd", "10-13/100"),
+                ],
+            ),
+            (
+                "changed while it was read; try again",
+                [
+                    Response(412),
+                    Response(416),
+                    Response(206, b"abcd", "10-13/101"),
+                    Response(206, b"abcd", "10-13/100", ETag="other"),
+                    Response(206, b"abcd", "10-13/100", Last_Modified="other"),
+                ],
+            ),
+            ("sent 3 bytes but announ", [Response(206, b"abc", "10-13/100", length=None)]),
+            ("but announced 4", [Response(206, b"abcdefg", "10-13/100", length=4)]),
+            ("sends contradictory lengths", [Response(206, b"abcd", "10-13/100", length=5)]),
+            ("an insecure address", [Response(206, b"abcd", "10-13/100", url="http://host/a")]),
+            ("compresses the file", [Response(206, b"abcd", "10-13/100", Content_Encoding="br")]),
         ],
     )
-    def test_a_file_that_changed(self, response: Response) -> None:
-        with pytest.raises(ChangedError, match="changed while it was read; try again"):
-            piece(response)
-
-    def test_a_file_without_a_tag_may_get_one(self) -> None:
-        response = Response(206, b"abcd", "10-13/100", ETag="any")
-        assert piece(response, entry=ENTRY._replace(tag="")) == b"abcd"
-
-    @pytest.mark.parametrize(
-        ("response", "message"),
-        [
-            (Response(206, b"abc", "10-13/100", length=None), "sent 3 bytes but announced 4"),
-            (Response(206, b"abcdefg", "10-13/100", length=4), "but announced 4"),
-            (Response(206, b"abcd", "10-13/100", length=5), "sends contradictory lengths"),
-            (Response(206, b"abcd", "10-13/100", url="http://host/a"), "to an insecure address"),
-            (Response(206, b"abcd", "10-13/100", Content_Encoding="gzip"), "compresses the file"),
-        ],
-    )
-    def test_contradictory_responses(self, response: Response, message: str) -> None:
-        with pytest.raises(BnstatError, match=message):
-            piece(response)
-
-    def test_an_insecure_address_that_was_requested(self) -> None:
-        response = Response(206, b"abcd", "10-13/100", url="http://host/a")
-        assert piece(response, url="http://host/a") == b"abcd"
-
-    def test_lengths_may_be_missing(self) -> None:
-        assert piece(Response(206, b"abcd", "10-13/100", length=None)) == b"abcd"
-        plain = Response(206, b"abcd", "10-13/100", Content_Encoding="identity")
-        assert piece(plain) == b"abcd"
-
-    @pytest.mark.parametrize("status", [400, 403, 404, 501])
-    def test_a_failure_is_raised_at_once(self, status: int, waits: list[float]) -> None:
-        with pytest.raises(aiohttp.ClientResponseError):
-            piece(Response(status))
-        assert waits == []
+    def test_refused_responses(self, message: str, responses: list[Response]) -> None:
+        kind = ChangedError if "changed" in message else BnstatError
+        for response in responses:
+            with pytest.raises(kind, match=message):
+                piece(response)
 
 
 class TestHeads:
@@ -219,8 +204,7 @@ class TestHeads:
         assert head(response)[1] == b"abc"
 
     def test_an_empty_file(self) -> None:
-        assert head(Response(416)) == (Entry("", False, 0), b"")
-        assert head(Response(200)) == (Entry("", False, 0), b"")
+        assert head(Response(416)) == head(Response(200)) == (Entry("", False, 0), b"")
 
     @pytest.mark.parametrize("length", [-1, None])
     def test_a_server_without_ranges(self, length: int | None) -> None:
@@ -231,25 +215,22 @@ class TestHeads:
         assert ("(7 bytes)" in str(caught.value)) is (length == -1)
 
     @pytest.mark.parametrize(
-        ("response", "message"),
+        ("content_range", "message"),
         [
-            (Response(206, b"abc"), "does not report the size of the file"),
-            (Response(206, b"abc", "nonsense"), "does not report the size of the file"),
-            (Response(206, b"abc", "0-2/*"), "does not report the size of the file"),
-            (Response(206, b"abc", "1-3/9"), "sends another range than requested"),
-            (Response(206, b"abc", "0-4096/9999"), "sends another range than requested"),
-            (Response(206, b"abc", "0-3/3"), "sends another range than requested"),
+            *((text, "does not report the size of the file") for text in (None, "x", "0-2/*")),
+            *((text, "sends another range") for text in ("1-3/9", "0-4096/9999", "0-3/3")),
         ],
     )
-    def test_impossible_heads(self, response: Response, message: str) -> None:
+    def test_impossible_heads(self, content_range: str | None, message: str) -> None:
         with pytest.raises(BnstatError, match=message):
-            head(response)
+            head(Response(206, b"abc", content_range))
+
+
+def right() -> Response:
+    return Response(206, b"abcd", "10-13/100")
 
 
 class TestRetries:
-    def right(self) -> Response:
-        return Response(206, b"abcd", "10-13/100")
-
     @pytest.mark.parametrize(
         "failure",
         [
@@ -262,7 +243,7 @@ class TestRetries:
     def test_temporary_failures_are_retried_three_times(
         self, failure: Response | Exception, waits: list[float]
     ) -> None:
-        assert piece(failure, failure, failure, self.right()) == b"abcd"
+        assert piece(failure, failure, failure, right()) == b"abcd"
         for wait, least in zip(waits, (0.25, 0.5, 1.0), strict=True):
             assert least <= wait <= 1.5 * least
         with pytest.raises((aiohttp.ClientError, TimeoutError)):
@@ -276,14 +257,14 @@ class TestRetries:
     def test_a_server_sets_the_delay(
         self, retry_after: str, least: float, most: float, waits: list[float]
     ) -> None:
-        assert piece(Response(503, Retry_After=retry_after), self.right()) == b"abcd"
+        assert piece(Response(503, Retry_After=retry_after), right()) == b"abcd"
         (wait,) = waits
         assert least <= wait <= most
 
-    def test_a_missing_server_is_not_retried(self, waits: list[float]) -> None:
-        from types import SimpleNamespace
-
+    def test_a_lasting_failure_is_raised_at_once(self, waits: list[float]) -> None:
         key = SimpleNamespace(host="host", port=1, ssl=None, is_ssl=False)
-        with pytest.raises(aiohttp.ClientConnectorError):
-            piece(aiohttp.ClientConnectorError(key, OSError("refused")))
+        refused = aiohttp.ClientConnectorError(key, OSError("refused"))
+        for failure in (refused, *map(Response, (400, 403, 404, 501))):
+            with pytest.raises((aiohttp.ClientConnectorError, aiohttp.ClientResponseError)):
+                piece(failure)
         assert waits == []

@@ -9,9 +9,8 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -21,7 +20,7 @@ from bnstat.scanning.scan import ScanOptions
 from bnstat.storage.access import Access
 from bnstat.storage.local import find
 from tests.builders import hub
-from tests.builders.server import Handler, Server
+from tests.builders.server import Server
 from tests.scanning.stores import scanned
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
@@ -103,19 +102,13 @@ def azure() -> Iterator[Store]:
         pytest.skip("no server of Azure's blobs is installed (azurite-blob)")
     flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort=0"]
     with subprocess.Popen([program, *flags], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        address = next(
-            match[0]
-            for line in iter(server.stdout.readline, "")
-            if "listens on" in line and (match := re.search(r"http://\S+:\d+", line))
-        )
-        parts = {
-            "DefaultEndpointsProtocol": "http",
-            "AccountName": "devstoreaccount1",
-            "AccountKey": AZURITE_KEY,
-            "BlobEndpoint": f"{address}/devstoreaccount1",
+        lines = iter(server.stdout.readline, "")
+        matches = (re.search(r"listens on (http://\S+:\d+)", line) for line in lines)
+        address = next(match[1] for match in matches if match)
+        options = {
+            "connection_string": "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
+            f"AccountKey={AZURITE_KEY};BlobEndpoint={address}/devstoreaccount1"
         }
-        options = {"connection_string": ";".join("=".join(part) for part in parts.items())}
         fs = adlfs.AzureBlobFileSystem(**options)
         fs.mkdir("models")
         upload(fs)
@@ -135,16 +128,14 @@ S3 = pytest.param("on_s3", marks=pytest.mark.slow)
 
 @pytest.fixture(params=["memory", S3, "gcs", "azure", "on_hub"])
 def store(request: pytest.FixtureRequest) -> Store:
-    found: Store = request.getfixturevalue(request.param)
-    return found
+    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_model_is_read_as_on_disk(store: Store, place: str) -> None:
     far, near = store.load(place, eager=True), bnstat.load(DATA / place)
     same(far, near)
-    assert far.source.checkpoint == near.source.checkpoint
-    assert far.source.step == near.source.step
+    assert replace(far.source, path="") == replace(near.source, path="")
     if not store.url.startswith("hf:"):
         assert far.source.path == f"{store.url}/{place}"
 
@@ -155,8 +146,6 @@ def test_one_or_all_checkpoints_of_a_run(store: Store) -> None:
     near = list(bnstat.load_all(DATA / "run"))
     assert [name for name, _ in far] == [name for name, _ in near]
     for (_, one), (_, other) in zip(far, near, strict=True):
-        assert isinstance(one, bnstat.Model)
-        assert isinstance(other, bnstat.Model)
         same(one, other)
 
 
@@ -190,10 +179,7 @@ def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.Fixture
     store: Store = request.getfixturevalue(kind)
     bucket, scheme = "models/replaced", store.url.partition("://")[0]
     store.fs.pipe_file(f"{bucket}/a", bytes(200_000))
-    folder = find(f"{scheme}://{bucket}", Access(store.options)).folder
-    assert folder is not None
-    file = folder.file("a")
-    assert file is not None
+    file = find(f"{scheme}://{bucket}", Access(store.options)).folder.file("a")
     assert file.read(0, 10) == bytes(10)
     options = {"overwrite": True} if kind == "azure" else {}
     store.fs.pipe_file(f"{bucket}/a", b"1" * 200_000, **options)
@@ -201,44 +187,32 @@ def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.Fixture
         file.read(100_000, 10)
 
 
-def test_a_checkpoint_that_is_replaced_meanwhile(on_s3: Store) -> None:
-    for ending in ("index", "data-00000-of-00001"):
-        content = (DATA / f"run/model-100.{ending}").read_bytes()
-        on_s3.fs.pipe_file(f"models/replaced/m.{ending}", content)
-    model = bnstat.load("s3://models/replaced/m", values=False)
-    on_s3.fs.pipe_file("models/replaced/m.data-00000-of-00001", bytes(len(content)))
-    with pytest.raises(ChangedError, match="changed while it was read"):
-        model.read()
-
-
 def test_a_bucket_without_models(on_s3: Store) -> None:
     with pytest.raises(NotFoundError, match=r"s3://models: contains no model"):
         bnstat.load("s3://models")
 
 
-def test_an_unknown_option_of_the_driver(on_s3: Store) -> None:
-    with pytest.raises(BnstatError) as caught:
-        bnstat.load("s3://models/digits/run", storage_options={"no_such": "secret"})
-    assert "secret" not in str(caught.value)
-
-
-def test_a_server_that_cannot_be_reached() -> None:
-    pytest.importorskip("s3fs")
-    options = {"endpoint_url": "http://127.0.0.1:9", "key": "somebody", "secret": "secret"}
-    with pytest.raises(BnstatError, match=r"s3://models/m: the server cannot be reached"):
-        bnstat.load("s3://models/m", storage_options=options)
-
-
-def test_missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": "somebody", "secret": "secret"}, "the server cannot be reached"),
+        ({"skip_instance_cache": True}, "no credentials were found"),
+        ({"no_such": "secret"}, "the driver does not accept"),
+    ],
+)
+def test_bad_options(
+    options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("s3fs")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    options = {"endpoint_url": "http://127.0.0.1:9", "skip_instance_cache": True}
-    with pytest.raises(BnstatError, match=r"s3://models/m: no credentials were found"):
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    options = {"endpoint_url": "http://127.0.0.1:9", **options}
+    with pytest.raises(BnstatError, match=f"s3://models/m: {message}") as caught:
         bnstat.load("s3://models/m", storage_options=options)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_wrong_key(azure: Store) -> None:
@@ -257,37 +231,6 @@ def test_a_store_that_is_always_busy(server: Server) -> None:
     assert len(server.asked) == 3
 
 
-def test_a_store_that_is_sometimes_busy(
-    s3: str, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One response in three is a failure."""
-
-    def forward(handler: Handler) -> bool:
-        if len(server.asked) % 3 == 0:
-            return handler.status(503)
-        names = ("Range", "If-Match", "Authorization", "x-amz-date", "x-amz-content-sha256")
-        headers = {name: handler.headers[name] for name in names if name in handler.headers}
-        method = handler.command
-        with urlopen(Request(s3 + handler.path, headers=headers, method=method)) as response:
-            data = response.read()
-            handler.send_response(response.status)
-            for name in ("Content-Type", "Content-Range", "ETag"):
-                if name in response.headers:
-                    handler.send_header(name, response.headers[name])
-            handler.send_header("Content-Length", str(len(data)))
-            handler.end_headers()
-            # Half of one response in five is lost.
-            handler.wfile.write(data[: len(data) // 2] if len(server.asked) % 5 == 1 else data)
-            handler.close_connection = True
-        return True
-
-    server.other = forward
-    options = {"endpoint_url": server.url}
-    far = bnstat.load("s3://models/digits/run", eager=True, storage_options=options)
-    same(far, bnstat.load(DATA / "run"))
-    assert len(server.asked) > 4
-
-
 def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
     for place in ("run", "saved_model/variables"):
         digits.asked.clear()
@@ -297,19 +240,8 @@ def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
     digits.asked.clear()
     scanned(on_hub.url, options=ScanOptions(storage_options=on_hub.options))
     assert len([asked for asked in digits.asked if "/tree/" in asked.path]) == 1
-    folder = find(f"{on_hub.url}/run", Access(on_hub.options)).folder
-    assert folder is not None
-    assert all(entry.tag for entry in folder.entries())
-
-
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    registry = pytest.importorskip("fsspec.registry")
-    monkeypatch.setitem(sys.modules, "adlfs", None)
-    monkeypatch.delitem(registry._registry, "az", raising=False)
-    with pytest.raises(BnstatError, match=r"az:// is not installed; pip install adlfs"):
-        bnstat.load("az://container/model")
+    entries = find(f"{on_hub.url}/run", Access(on_hub.options)).folder.entries()
+    assert all(entry.tag for entry in entries)
 
 
 def test_file_urls_are_local_paths() -> None:

@@ -50,23 +50,12 @@ def test_parts_of_urls(url: str, path: str, name: str, is_plain: bool) -> None:
     assert (web_folder.path, web_folder.name, web_folder.is_plain) == (path, name, is_plain)
 
 
-def test_invalid_urls() -> None:
-    with pytest.raises(BnstatError, match="not a valid URL"):
-        WebFolder(Server({}), "https:///a")
-
-
 def test_up_and_down() -> None:
     top = WebFolder(Server({"https://host/a/b/c?q=1": b"x"}), "https://host/a?q=1")
-    below = top.folder("b")
-    assert below is not None
-    assert below.path == "https://host/a/b"
-    assert below.file("c") is not None
-    root = top.parent()
-    assert root is not None
+    below, root = top.folder("b"), top.parent()
+    assert (below.path, below.file("c") is not None) == ("https://host/a/b", True)
     assert (root.path, root.parent()) == ("https://host", None)
-    first = root.folder("a")
-    assert first is not None
-    assert first.path == "https://host/a"
+    assert root.folder("a").path == "https://host/a"
 
 
 def test_each_name_is_requested_once_and_many_together() -> None:
@@ -76,7 +65,6 @@ def test_each_name_is_requested_once_and_many_together() -> None:
     assert server.asked == [[f"https://host/m/{name}" for name in ("a.index", "none", "b%20c")]]
     for _ in range(2):
         file = top.file("b c")
-        assert file is not None
         assert (file.name, file.size, file.read()) == ("b c", 2, b"22")
         assert top.file("none") is None
     assert len(server.asked) == 1
@@ -92,7 +80,6 @@ def test_files_that_a_file_names_are_requested_together() -> None:
     server = Server({f"https://host/m/{name}": b"x" for name in ("index", "a", "b")})
     top = WebFolder(server, "https://host/m")
     index = top.file("index")
-    assert index is not None
     index.expect(["a", "../a", "b", "none"])
     assert index.part("b") is not None
     assert server.asked[1:] == [[f"https://host/m/{name}" for name in ("a", "b", "none")]]
@@ -109,7 +96,9 @@ def test_names_that_lead_out(name: str) -> None:
     assert server.asked == []
 
 
-def test_errors_name_the_file() -> None:
+def test_errors_name_the_url() -> None:
+    with pytest.raises(BnstatError, match="not a valid URL"):
+        WebFolder(Server({}), "https:///a")
     with pytest.raises(BnstatError, match="https://host/m/slow: the server does not answer"):
         WebFolder(Server({}), "https://host/m?q=word").file("slow")
 
