@@ -15,7 +15,7 @@ from bnstat.text import natural_key
 _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
-"""The sources of layer names, the source of the best names first."""
+"""Sources of evidence, sorted by the quality of the names that they give layers."""
 
 _MOST_OWNERS = 100
 """The limit on layers that a sighting is compared with, if many layers share a variable."""
@@ -27,21 +27,16 @@ class Sighting:
 
     Attributes:
         evidence: the kind of evidence; after merging, the strongest.
-        name: the layer's name according to the evidence; empty if unknown.
         roles: role -> key of the variable.
         longer_name: the name after the names of the enclosing models, used if two layers have equal
             names; may be empty.
         extra: label -> key of the layer's further variables.
         undecided: keys of the layer's variables with unknown roles.
-        epsilon, momentum, axis, trainable: the settings of the layer; None if unknown.
-        notes: remarks on the layer.
         uses_batch_statistics: True if a graph shows that the layer normalizes with batch statistics
             only, and updates no moving statistics.
         inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
-        names: after merging, source of evidence (`graphs`) -> the names that the source gives the
-            layer, the best first.
-        positions: after merging, source of evidence -> index of the layer among the source's
-            sightings.
+        names: after merging, source of evidence (`graphs`) -> the layer's names, the best first.
+        positions: after merging, source of evidence -> index of the layer in the source's order.
     """
 
     evidence: Evidence
@@ -62,7 +57,6 @@ class Sighting:
 
     @property
     def is_complete(self) -> bool:
-        """True if both moving statistics of the layer are known."""
         return all(role in self.roles for role in ROLES[2:])
 
     def add(self, weaker: Sighting) -> None:
@@ -86,11 +80,7 @@ class Sighting:
 
 
 class Merger:
-    """Merges sightings of one layer, which share a variable. Add the strongest evidence first.
-
-    Attributes:
-        layers: the merged sightings, one for each layer.
-    """
+    """Merges sightings that share a variable into `layers`. Add the strongest evidence first."""
 
     def __init__(self) -> None:
         self.layers: list[Sighting] = []
@@ -101,8 +91,7 @@ class Merger:
     def add(self, origin: str, sighting: Sighting) -> Sighting:
         """Merge a sighting into the layer that it shows, and return this layer.
 
-        `origin` is the source of evidence (`graphs`). Add its sightings in the order of its layers,
-        which `positions` records.
+        `origin` is the source of evidence (`graphs`), whose sightings are added in network order.
         """
         layer = self._same_layer(sighting)
         known: set[str] = set()
@@ -145,11 +134,7 @@ class Merger:
 
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
-    """Merge the sightings of each layer into one, and return a list with one for each layer.
-
-    `evidence` maps source of evidence (`graphs`) -> sightings, in the source's order of layers. The
-    strongest source comes first.
-    """
+    """Merge the sightings of each layer by all sources of evidence, the strongest first."""
     merger = Merger()
     for origin, sightings in evidence.items():
         for sighting in sightings:
@@ -157,14 +142,14 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
     return merger.layers
 
 
-def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
+def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
     """Sort complete layers into network order, as far as the evidence shows the order.
 
-    An exported model numbers all variables in network order (`variables/12/`). For other files, the
-    source of evidence that shows the most layers determines the order. `ordered_by` contains the
-    sources that list layers in network order, the strongest first; of sources with equally many
-    layers, the strongest is used. Layers that this source does not show come last, sorted by name.
+    An exported model numbers all variables in network order (`variables/12/`). In other files, the
+    order is that of the source in `ordered_by` that shows the most layers; if equal, the first.
+    Layers that this source does not show come last, sorted by name.
     """
+    layers = list(complete)
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
     numbered = [(int(match[1]), layer) for match, layer in listed if match]
     if len(numbered) == len(layers):
@@ -180,10 +165,7 @@ def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sigh
 
 
 def unique_names(layers: Sequence[Sighting]) -> list[str]:
-    """Return a unique name for each layer: the best name that no other layer has.
-
-    Without such a name, the number after `#` makes the name unique: `bn#2`.
-    """
+    """Return a unique name for each layer: its best name that no other layer has, or `bn#2`."""
     candidates = [_candidates(layer) for layer in layers]
     uses = Counter(name for names in candidates for name in set(names))
     taken: Counter[str] = Counter()

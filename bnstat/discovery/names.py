@@ -44,6 +44,7 @@ from collections.abc import (
 )
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from typing import Final
 
 from bnstat.discovery.merge import Sighting
@@ -52,8 +53,8 @@ from bnstat.formats.contents import Contents
 from bnstat.model import squeezed
 
 NAMED_FOR_ITS_ROLE = re.compile(r"(?:^|[/._])(?:gamma|beta)(?::0)?$")
-"""The end of a name that only batch norm uses. A variable with such a name keeps its role even if
-the shape does not fit the statistics, so that the mismatch is reported."""
+"""The end of a name that only batch norm uses. Such a variable keeps its role even if its shape
+differs from the statistics, so that the mismatch is reported."""
 
 BATCH_NORM_SCOPE = re.compile(
     r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?[_\d]*$", re.IGNORECASE
@@ -85,7 +86,6 @@ class VariableNames:
     """The names of a file's variables that may belong to batch norm.
 
     Attributes:
-        contents: the file.
         keys: name of a variable -> key.
         shadows: name of a variable -> key of its shadow.
         averages: keys of the shadows that replace variables, because only the shadows are stored.
@@ -109,7 +109,6 @@ class VariableNames:
 
     @cached_property
     def name_of(self) -> Mapping[str, str]:
-        """Key of a variable -> name."""
         return {key: name for name, key in self.keys.items()}
 
     def _collect(self, names: Iterable[tuple[str, str]]) -> None:
@@ -143,8 +142,7 @@ class VariableNames:
     ) -> str | None:
         """Return the key of the first variable in a scope with one of these endings, or None.
 
-        If `shape` is given, variables of other shapes are skipped unless they are named gamma or
-        beta. Dimensions of size 1 are ignored.
+        If `shape` is given, a variable of another shape must be named gamma or beta.
         """
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
@@ -159,38 +157,32 @@ class VariableNames:
 
 def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     """Return the layers found by the names of variables, on request also their shadow copies."""
-    sightings = []
+    layers: list[Sighting] = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, name, *reading) for reading in _readings(name))
-        sighting = next((layer for layer in candidates if layer is not None), None)
-        if sighting is not None:
-            sightings.append(sighting)
-            if include_shadows:
-                sightings += _shadows(names, sighting)
-    return _without_second_averages(names, sightings, include_shadows)
-
-
-def _without_second_averages(
-    names: VariableNames, sightings: Sequence[Sighting], include_shadows: bool
-) -> list[Sighting]:
-    """Leave out a layer read from averages if a layer of the same name has moving statistics.
-
-    With `include_shadows`, the layer is kept, and its name shows that it is a shadow copy.
-    """
-    averages = [layer.roles["moving_variance"] in names.averages for layer in sightings]
-    pairs = list(zip(sightings, averages, strict=True))
-    moving = {layer.name for layer, is_average in pairs if not is_average}
-    result = []
-    for layer, is_average in pairs:
-        if not is_average or layer.name not in moving:
-            result.append(layer)
-        elif include_shadows:
-            result.append(replace(layer, name=layer.name + _SHADOW_WORD))
-    return result
+        layers += islice(filter(None, candidates), 1)
+    moving = {
+        layer.name for layer in layers if layer.roles["moving_variance"] not in names.averages
+    }
+    sightings = []
+    for layer in layers:
+        # A layer of averages is a shadow copy if a layer of this name has moving statistics.
+        is_copy = layer.roles["moving_variance"] in names.averages and layer.name in moving
+        if include_shadows:
+            shadows = {
+                role: shadow
+                for role, key in layer.roles.items()
+                if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
+            }
+            sightings.append(replace(layer, name=layer.name + _SHADOW_WORD * is_copy))
+            sightings += [Sighting("name", layer.name + _SHADOW_WORD, shadows)] if shadows else []
+        elif not is_copy:
+            sightings.append(layer)
+    return sightings
 
 
 def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sighting]:
-    """Return layers whose scope is named after batch norm and has gamma or beta, but no statistics.
+    """Return the scopes named after batch norm that contain gamma or beta, but no statistics.
 
     Variables whose keys are in `taken` belong to other layers and are skipped.
     """
@@ -245,11 +237,10 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return the ending of a count: `/count` or `.count`.
+    """Return the ending of a count, which marks statistics of data: `/count` or `.count`.
 
-    A count beside a mean and a variance shows statistics of data. Keras's `Normalization` stores
-    one, as do normalizations of observations and rewards in reinforcement learning:
-    `running_mean_std.count` beside `running_mean_std.running_var`.
+    Keras's `Normalization` stores a count, as do normalizations of observations and rewards in
+    reinforcement learning: `running_mean_std.count` beside `running_mean_std.running_var`.
     """
     return scheme.variance[0] + "count"
 
@@ -286,8 +277,7 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     """Return the scopes that may contain gamma and beta, the most likely first.
 
     TensorFlow 1 repeats the whole scope for variables that an `ExponentialMovingAverage` makes
-    (`bn/bn/moments/...`). Flax and Haiku keep statistics and parameters in separate trees: the
-    parameters for the statistics in `batch_stats/bn` are in `params/bn`.
+    (`bn/bn/moments/...`). Flax and Haiku keep the parameters for `batch_stats/bn` in `params/bn`.
     """
     owners = [scope]
     parts = scope.split("/")
@@ -310,9 +300,8 @@ def _is_surely_batch_norm(
 ) -> bool:
     """Return True if variables with ordinary names (`mean`, `variance`) belong to a batch norm.
 
-    All must have one shape. They belong to a batch norm if gamma or beta is among them, or if their
-    scope is named after batch norm. Vectors in a library's tree of batch statistics also belong to
-    one, unless their scope is named after data, such as a policy's observations.
+    They need one shape, and a gamma, a beta or a scope named after batch norm. In a library's tree
+    of batch statistics, vectors suffice unless their scope is named after data.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     if len(shapes) != 1:
@@ -322,16 +311,6 @@ def _is_surely_batch_norm(
     parts = scope.split(scheme.variance[0])[:-1]
     is_in_tree = any(statistics in parts for statistics, _ in scheme.trees)
     return is_in_tree and len(*shapes) == 1 and not _OF_DATA.search(scope)
-
-
-def _shadows(names: VariableNames, sighting: Sighting) -> list[Sighting]:
-    """Return a list with the sighting of the shadows of a layer's variables; it may be empty."""
-    roles = {
-        role: shadow
-        for role, key in sighting.roles.items()
-        if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
-    }
-    return [Sighting("name", sighting.name + _SHADOW_WORD, roles)] if roles else []
 
 
 _NUMBERED_NAME: Final = re.compile(
@@ -352,7 +331,7 @@ def with_scopes(
     """Return name -> key, after moving each layer that tch-rs numbers to a scope of its own.
 
     `features.running_mean__16` is renamed to `features__16.running_mean`. `keys` maps name -> key
-    for all variables of a file, and `shape_of` returns the shape for a key.
+    for all variables of a file.
     """
     matches = [_NUMBERED_NAME.fullmatch(name) for name in keys if "__" in name]
     leaves: dict[str, set[tuple[str, int]]] = {}
@@ -462,10 +441,7 @@ def _variable_scope(layer: Sighting, full_names: Mapping[str, str]) -> Scope:
 
 
 def _start(scope: Scope, own: Scope) -> int | None:
-    """Return the index in `scope` where the components of `own` begin; None if they are missing.
-
-    A component of `scope`, which is from a graph, may have a number appended.
-    """
+    """Return the index where `own` begins in `scope`, whose components may be numbered, or None."""
     for start in range(len(scope) - len(own) + 1 if own else 0):
         pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):

@@ -1,7 +1,6 @@
 """Batch norm in the object graph: nodes with the children `moving_mean` and `moving_variance`.
 
-In Keras the children are variables. In Sonnet 2 they are nodes whose child `average` is the
-variable. The children show which variables a layer has, regardless of the checkpoint keys.
+The children are variables in Keras, and nodes with the variable `average` in Sonnet 2.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ def _name(scope: str, path: str, uses: int) -> str:
     """Return the scope of a layer's variables if no other layer has this scope, else its path.
 
     `uses` is the number of layers with this scope. Keras 3 lists the layers of a network as
-    `_operations`. The variables of a layer that is built when an outer layer is called get the
-    scope of the outer layer. The name of such a layer is this scope and the end of the path.
+    `_operations`. A layer that is built when an outer layer is called has the scope of the outer
+    layer. Its name is this scope and the end of its path.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
@@ -90,10 +89,7 @@ def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
 
 
 def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:
-    """Return label -> node of the stored variables that are children of a node.
-
-    If a child is an average (Sonnet 2), its variable has the label `moving_mean/average`.
-    """
+    """Return label -> node of the stored variables that are children of a node."""
     variables = {}
     for label, child in node.children.items():
         variable = nodes[child]
@@ -114,9 +110,8 @@ def _scope(variables: Collection[Node]) -> str:
 def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:
     """Return notes on variables that share the scope of a layer but belong to no layer.
 
-    `taken` contains the keys of the variables that belong to layers. Keras 3 gives the same name to
-    all layers of a model that is built late. It leaves layers in lists and dicts out of
-    `tf.train.Checkpoint`, but the optimizer still saves the gamma and beta of these layers.
+    `taken` contains the keys of the variables that belong to layers. Keras 3 leaves layers in lists
+    and dicts out of `tf.train.Checkpoint`, but the optimizer still saves their gamma and beta.
     """
     nodes = list(contents.objects.ending_with(_ENDINGS))
     scopes = {node.full_name.rpartition("/")[0] for node in nodes if node.key in taken}

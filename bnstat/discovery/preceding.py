@@ -1,18 +1,16 @@
 """The bias that a network adds right before a batch norm, usually in a convolution.
 
 With batch statistics, the normalization cancels this bias; with stored statistics, the bias acts
-like beta. The stored structure of the network shows how certain it is that a bias precedes a layer:
+like beta. The evidence that a bias precedes a layer is, the strongest first:
 
 - A graph contains the addition of the bias itself, which is proof.
-- A Keras configuration names the layer before the normalization, the activation of this layer, and
-  constraints on bias or beta. A bias is proven if only pooling, which preserves a bias, lies
-  between. If a leaky ReLU lies between, which preserves a bias in part, the bias is not proven. Any
-  other activation rules the bias out. The bias of a dense layer whose output is reshaped to images
-  has a value for each position and channel.
-- In other files, the convolution and the normalization are neighbors: in one scope
-  (`conv1/biases`, `conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the
-  variables. This is not proof: an activation may lie between, or the normalization may come before
-  the convolution.
+- A Keras configuration names the layer before the normalization, its activation, and constraints on
+  bias or beta. A bias is proven if only pooling, which preserves a bias, lies between. A leaky ReLU
+  preserves a bias in part, which is not proof. Any other activation rules the bias out. The bias of
+  a dense layer whose output is reshaped has a value for each position and channel.
+- The convolution and the normalization are neighbors in one scope (`conv1/biases`,
+  `conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the variables. This is
+  not proof: an activation may lie between, or the normalization may come before the convolution.
 
 Sources: the Keras classes in keras/src/layers and keras/src/optimizers;
 tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
@@ -201,10 +199,7 @@ class _Search:
                 yield layer.name, key, True
 
     def by_scopes(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search the parent scope of each layer for its only bias: `conv1` for `conv1/BatchNorm`.
-
-        A scope that is the parent of several layers is skipped.
-        """
+        """Search the parent scope of each layer, if no other layer has it, for its only bias."""
         layers: dict[str, list[BatchNorm]] = {}
         for layer in undecided.values():
             layers.setdefault(self._scope_around(layer), []).append(layer)
@@ -219,10 +214,7 @@ class _Search:
                 yield layer.name, bias, False
 
     def by_neighbors(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search the layer or variable before each batch norm for its only bias.
-
-        The object graph, the layers and the variables are searched if they are in network order.
-        """
+        """Search the layer or variable before each batch norm for its only bias."""
         for before, after in self._neighbors() if undecided else ():
             norm = self._norm_of(after)
             if norm is None or norm.name not in undecided or self._owners.keys() & before:
@@ -262,10 +254,7 @@ class _Search:
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
     ) -> str | None:
-        """Return the only variable in `keys` that can be the bias before `norm`, or None.
-
-        With `is_repeated`, a bias with a value for each position and channel is also accepted.
-        """
+        """Return the only variable in `keys` that can be the bias before `norm`, or None."""
         named = [
             key
             for key in keys

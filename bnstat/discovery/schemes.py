@@ -1,10 +1,7 @@
-"""The vocabulary of batch norm: the names of its variables by library, and names that look alike.
+"""The names of batch norm's variables in each library, and names that look alike.
 
-`SCHEMES` has one row per naming scheme. `find_roles` uses the same rows for the variables of one
-layer in a Keras file or an object graph.
-
-Source of the lookalikes (names of variables that are not batch norm): the optimizers of TensorFlow
-1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3, as found in files that they saved.
+Source of the lookalikes (names of variables that are not batch norm): files saved by the optimizers
+of TensorFlow 1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ class Scheme(NamedTuple):
     statistics show batch norm, because layer, group and instance norm also have gamma and beta.
 
     Attributes:
-        library: the library or libraries that use the names.
         mean, variance, gamma, beta: the endings for each role.
         extra: the endings of further variables.
         surely: False if the endings are ordinary words (`mean`, `variance`), which alone do not
@@ -132,7 +128,7 @@ LABELS: Final = frozenset(
 def find_roles(labels: Collection[str]) -> dict[str, str]:
     """Return role -> label (`gamma`) for the variables of one layer.
 
-    Of all schemes, the scheme is used that finds the most moving statistics, then the most roles.
+    The scheme that finds the most moving statistics is used; if equal, the most roles decide.
     """
     return dict(_roles_of(LABELS.intersection(labels)))
 
@@ -188,10 +184,7 @@ _LOOKALIKES = [
 
 
 def describe_lookalike(key: str, name: str) -> str | None:
-    """Describe a variable whose key or name shows that it does not belong to a batch norm.
-
-    For all other variables, return None.
-    """
+    """Describe a variable that cannot belong to a batch norm by its key or name, or return None."""
     for is_key, pattern, description in _LOOKALIKES:
         if pattern.search(key if is_key else name):
             return description

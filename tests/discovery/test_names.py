@@ -157,6 +157,13 @@ def test_shadows_are_set_apart_unless_asked_for() -> None:
     assert set(both[f"a/bn{SHADOW}"].values()) == set(under("a/bn", end=SHADOW))
 
 
+def test_shadows_without_statistics_are_incomplete() -> None:
+    names = [*under("a/bn"), *under("a/bn", ["gamma", "beta"], SHADOW)]
+    model = discover(made(names), include_shadows=True)
+    assert [layer.name for layer in model] == ["a/bn"]
+    assert [layer.name for layer in model.incomplete] == [f"a/bn{SHADOW}"]
+
+
 def test_averages_replace_missing_variables() -> None:
     names = [*under("a/bn", ["gamma", "beta"]), *under("a/bn", STATISTICS, SHADOW)]
     names += under("a/bn", ["gamma"], SHADOW)

@@ -127,11 +127,15 @@ class Tensors:
         inputs = self.inputs(op.name) if op is not None and op.type in types else ()
         return (inputs[0], inputs[1]) if len(inputs) == 2 else None
 
+    def either_order(self, tensor: str, types: Container[str]) -> Sequence[tuple[str, str]]:
+        """Return [(a, b), (b, a)] for the two operands of such an op, else an empty list."""
+        operands = self.operands(tensor, types)
+        return [operands, operands[::-1]] if operands else []
+
     def inputs(self, name: str) -> Sequence[str]:
         """Return the input tensors of an op."""
         if name not in self._inputs:
-            op = self.ops.get(name)
-            inputs = op.inputs if op is not None else ()
+            inputs = self.ops[name].inputs if name in self.ops else ()
             self._inputs[name] = inputs if self._steps.take(len(inputs)) else ()
         return self._inputs[name]
 
@@ -213,7 +217,6 @@ class Tensors:
         return keys.pop() if len(keys) == 1 else None
 
     def leaf(self, tensor: str) -> Leaf:
-        """Return a tensor as an operand: its sources, and the variable whose values it has."""
         return Leaf(self.sources(tensor), self.variable(tensor))
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:

@@ -2,11 +2,8 @@
 
 A training graph has ops that train variables: the ops of an optimizer, or assignments of a new
 value to a gamma or a beta. A training op is any op that depends on such an op. All dependencies of
-the training op run in each step. This shows
-
-- which updates of the moving statistics run in a training step;
-- whether training normalizes with batch statistics or with the stored statistics;
-- whether ops other than updates read the moving statistics.
+the training op run in each step. This shows which updates of the moving statistics run, which
+statistics normalize in training, and whether ops other than updates read the moving statistics.
 
 Sources: tensorflow/core/ops/training_ops.cc; tensorflow/core/kernels/fused_batch_norm_op.cc,
 whose normalized output does not depend on the mean and variance inputs in training;
@@ -56,17 +53,16 @@ _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
     "WriteHistogramSummary",
     "WriteScalarSummary",
 }
-"""Ops at the end of an update, a saver or a summary, which do not count as readers of a
-variable."""
+"""Ops at the end of an update, a saver or a summary, which are not readers of a variable."""
 
 _MOST_STEPS: Final = 5_000_000
 """The limit on steps in all graphs of a file; a graph needs some ten for each input of an op."""
 
 
 def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[str, StatisticsUse]:
-    """Return layer name -> use of the moving statistics in the graphs.
+    """Return layer name -> use of the moving statistics, for each layer in the graphs.
 
-    Layers that are in no graph are left out. If the graphs are too large, the result is empty.
+    If the graphs are too large, the result is empty.
     """
     uses: dict[str, StatisticsUse] = {}
     steps = Steps(_MOST_STEPS)
@@ -214,10 +210,7 @@ class _GraphUses:
         return {*self._tensors.walk([*training], lambda name: before.get(name, ()))}
 
     def _ends(self) -> Iterator[str]:
-        """Yield the names of ops whose output no other op takes.
-
-        The ops at the end of an update, a saver or a summary are left out.
-        """
+        """Yield the names of ops whose output no op takes, except ends of updates and summaries."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
