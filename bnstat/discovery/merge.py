@@ -164,6 +164,12 @@ def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Si
     return sorted(layers, key=key)
 
 
+def common_scope(names: Iterable[str]) -> str:
+    """Return the scope that all of these names share, or an empty string."""
+    scopes = {name.rpartition("/")[0] for name in names}
+    return scopes.pop() if len(scopes) == 1 else ""
+
+
 def unique_names(layers: Sequence[Sighting]) -> list[str]:
     """Return a unique name for each layer: its best name that no other layer has, or `bn#2`."""
     candidates = [_candidates(layer) for layer in layers]

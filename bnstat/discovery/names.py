@@ -4,26 +4,23 @@ A variable shows a layer if its name ends with a scheme's ending for the moving 
 of the variable and the scheme give the names of the layer's other variables.
 
 `ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. Such a copy
-is a shadow if the file also stores the variable. If the file does not, bnstat reads the copy as the
-variable.
+is a shadow if the file also stores the variable; else bnstat reads the copy as the variable.
 
-If a store of tch-rs already contains a variable of the same name, tch-rs appends the number of
-variables so far: `running_mean__16` is the 17th variable of its store. A layer creates its
-variables in a row, so consecutive numbers identify them: `weight`, `bias`, `running_mean`,
-`running_var`. Older versions create the statistics first. A variable whose name was unique has no
-number and fills one of the gaps in the numbering.
+tch-rs appends the number of variables so far to a name that its store already contains:
+`running_mean__16` is the 17th variable. A layer creates its variables in a row (`weight`, `bias`,
+`running_mean`, `running_var`; in older versions, the statistics first), so consecutive numbers
+identify them. A variable without a number fills one of the gaps in the numbering.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
-Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of
-variables in a layer that another layer builds: the variables of all layers in the list `self.norms`
-of the layer `blk` are called `blk/gamma`. The graph contains the whole path of a layer, such as
-`blk/batch_normalization_1`, but in the form `functional_1/blk_1/batch_normalization_1_1`: tracing
-puts the model's name in front, and TensorFlow adds a number to each component, because Keras opens
-the scope of a layer twice, to build and to call it. The names of the variables (`blk/...`) show
-which component is the first of the path. Repeating TensorFlow's numbering shows which numbers were
-added. Keras 2 leaves nested models out of the names of variables; the graph distinguishes layers
-with one name in two nested models.
+Some names of layers are recorded only by the scopes of a graph. In Keras 3, the variables of all
+layers in the list `self.norms` of the layer `blk` are called `blk/gamma`. The graph contains the
+whole path of a layer, such as `blk/batch_normalization_1`, but in the form
+`functional_1/blk_1/batch_normalization_1_1`: tracing puts the model's name in front, and TensorFlow
+adds a number to each component, because Keras opens the scope of a layer twice, to build and to
+call it. The names of the variables (`blk/...`) show which component is the first of the path, and
+repeating TensorFlow's numbering shows which numbers were added. Keras 2 leaves nested models out of
+the names of variables, but the graph contains them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -33,21 +30,13 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap, Counter
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Final
 
-from bnstat.discovery.merge import Sighting
+from bnstat.discovery.merge import Sighting, common_scope
 from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike
 from bnstat.formats.contents import Contents
 from bnstat.model import squeezed
@@ -181,7 +170,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     return sightings
 
 
-def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sighting]:
+def without_statistics(names: VariableNames, taken: set[str]) -> list[Sighting]:
     """Return the scopes named after batch norm that contain gamma or beta, but no statistics.
 
     Variables whose keys are in `taken` belong to other layers and are skipped.
@@ -401,12 +390,15 @@ Scope = tuple[str, ...]
 
 def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
     """Add to `names` of each layer the name that graph scopes and full variable names show."""
-    scopes = [_graph_scope(layer) for layer in layers]
+    scopes = [_components(*layer.names.get("graphs", ())[:1]) for layer in layers]
     if not any(scopes):
         return
     keys = {key for layer in layers for key in layer.roles.values()}
     full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
-    own_scopes = [_variable_scope(layer, full_names) for layer in layers]
+    own_scopes = [
+        _components(common_scope(full_names.get(key, "") for key in layer.roles.values()))
+        for layer in layers
+    ]
     uses = Counter(own_scopes)
     names = _authors_names(filter(None, scopes))
     starts = [_start(scope, own) for scope, own in zip(scopes, own_scopes, strict=True)]
@@ -427,17 +419,9 @@ def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
         layer.names["scopes"] = ["/".join([*before, *own, *parts[end:]])]
 
 
-def _graph_scope(layer: Sighting) -> Scope:
-    names = layer.names.get("graphs")
-    parts = tuple(names[0].split("/", _DEEPEST)) if names else ()
+def _components(scope: str = "") -> Scope:
+    parts = tuple(scope.split("/", _DEEPEST)) if scope else ()
     return parts if len(parts) <= _DEEPEST else ()
-
-
-def _variable_scope(layer: Sighting, full_names: Mapping[str, str]) -> Scope:
-    """Return the scope that the full names of a layer's variables share; empty if none."""
-    scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
-    scope = scopes.pop() if len(scopes) == 1 else ""
-    return tuple(scope.split("/")) if scope else ()
 
 
 def _start(scope: Scope, own: Scope) -> int | None:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
-from bnstat.discovery.merge import Sighting
+from bnstat.discovery.merge import Sighting, common_scope
 from bnstat.discovery.schemes import RENORM, find_roles
 from bnstat.formats.contents import Contents, Node, Objects
 
@@ -30,7 +30,8 @@ def from_objects(contents: Contents) -> list[Sighting]:
         roles = {role: variables[label] for role, label in find_roles(variables).items()}
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
-        scopes.append(_scope(roles.values()))
+        names = (node.full_name.removesuffix("/average") for node in roles.values())
+        scopes.append(common_scope(names))
         sightings.append(
             Sighting(
                 "object-graph",
@@ -98,13 +99,6 @@ def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node
         if variable.key is not None and variable.key in contents.variables:
             variables[label] = variable
     return variables
-
-
-def _scope(variables: Collection[Node]) -> str:
-    """Return the scope that the full names of a layer's variables share, or an empty string."""
-    names = [node.full_name.removesuffix("/average") for node in variables]
-    scopes = {name.rpartition("/")[0] for name in names}
-    return scopes.pop() if len(scopes) == 1 else ""
 
 
 def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:

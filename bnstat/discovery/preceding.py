@@ -27,6 +27,7 @@ from typing import Final
 
 from bnstat.discovery.graphs.norms import find_norms
 from bnstat.discovery.graphs.tensors import SUMS, Steps, Tensors
+from bnstat.discovery.merge import common_scope
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed
 
@@ -288,9 +289,8 @@ class _Search:
 
     def _scope_around(self, layer: BatchNorm) -> str:
         """Return the parent of a layer's scope: `conv1` for `conv1/BatchNorm`; empty if unknown."""
-        names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
-        scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
-        return scopes.pop() if len(scopes) == 1 else ""
+        names = (self._contents.name_of(variable.key) for variable in layer.variables.values())
+        return common_scope(name.rpartition("/")[0] for name in names)
 
 
 def _adds_bias_last(layer: Layer) -> bool:

@@ -102,8 +102,7 @@ class Tensors:
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
         self.ops = graph.ops
-        self._variables = graph.variables
-        self._constant = graph.constant
+        self._graph = graph
         self._inputs: dict[str, Sequence[str]] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
         self._steps = steps
@@ -211,7 +210,8 @@ class Tensors:
     def variable(self, tensor: str) -> str | None:
         """Return the key of the variable whose values a tensor has; None if none or several."""
         keys = {
-            self._variables.get(source) or self._joined(source) for source in self.sources(tensor)
+            self._graph.variables.get(source) or self._joined(source)
+            for source in self.sources(tensor)
         }
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
@@ -221,7 +221,7 @@ class Tensors:
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
         """Return the constants whose values a tensor may have."""
-        arrays = (self._constant(source) for source in self.sources(tensor))
+        arrays = map(self._graph.constant, self.sources(tensor))
         return [array for array in arrays if array is not None]
 
     def scalars(self, tensor: str) -> list[float]:
@@ -266,7 +266,7 @@ class Tensors:
     def _behind(self, tensor: str) -> Sequence[str]:
         """Return the inputs that an op passes on as `tensor`; empty if it computes new values."""
         op = self.op(tensor)
-        if op is None or tensor in self._variables:
+        if op is None or tensor in self._graph.variables:
             return ()
         if op.type in PASSES or op.type in _ASSIGNS:
             return self.inputs(op.name)[:1]
@@ -289,7 +289,7 @@ class Tensors:
         if op is None or op.type not in _JOINS:
             return None
         parts = self.inputs(op.name)[_JOINS[op.type]]
-        keys = {self._variables.get(source) for part in parts for source in self.sources(part)}
+        keys = {self._graph.variables.get(name) for part in parts for name in self.sources(part)}
         return keys.pop() if len(keys) == 1 else None
 
 

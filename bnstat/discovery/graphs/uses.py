@@ -167,7 +167,8 @@ class _GraphUses:
     def _is_placeholder(self, op: Op) -> bool:
         if op.type != "PlaceholderWithDefault":
             return op.type == "Placeholder"
-        defaults = self._tensors.constants(self._tensors.inputs(op.name)[0])
+        inputs = self._tensors.inputs(op.name)
+        defaults = self._tensors.constants(inputs[0]) if inputs else []
         return len(defaults) == 1 and defaults[0].size == 1 and bool(defaults[0].all())
 
     def _trainers(self) -> list[str]:
