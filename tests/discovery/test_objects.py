@@ -115,16 +115,10 @@ def test_a_layer_elsewhere_has_its_scope() -> None:
     assert names(graph) == [("blk", "_operations/x/norm")]
 
 
-def test_layers_with_one_scope_are_named_by_their_paths() -> None:
-    graph = Graph()
-    graph.root(a=graph.norm("k0", "net"), b=graph.norm("k1", "net"))
-    assert list(keys(graph)) == ["a", "b"]
-
-
-def test_order_is_that_of_the_walk() -> None:
+def test_layers_with_one_scope_are_named_by_their_paths_in_order() -> None:
     graph = Graph()
     names = [f"bn_{number}" for number in (3, 1, 10, 2)]
-    graph.root(**{name: graph.norm(name) for name in names})
+    graph.root(**{name: graph.norm(f"k/{name}", "net") for name in names})
     assert list(keys(graph)) == names
 
 
@@ -156,31 +150,17 @@ def test_a_deep_graph() -> None:
 
 def test_sonnet_averages() -> None:
     graph = Graph()
-    statistics = {
-        role: graph.add(
-            {
-                "average": graph.variable(f"{role}/average", f"bn/{role}/average"),
-                "_hidden": graph.variable(f"{role}/_hidden", f"bn/{role}/hidden"),
-            }
-        )
-        for role in ROLES[2:]
+    children = {
+        "scale": graph.variable("s", "bn/scale"),
+        "offset": graph.variable("o", "bn/offset"),
     }
-    norm = graph.add(
-        {
-            "scale": graph.variable("s", "bn/scale"),
-            "offset": graph.variable("o", "bn/offset"),
-            **statistics,
-        }
-    )
-    graph.root(net=norm)
-    (layer,) = from_objects(graph.contents())
-    assert layer.name == "bn"
-    assert layer.roles == {
-        "gamma": "s",
-        "beta": "o",
-        "moving_mean": "moving_mean/average",
-        "moving_variance": "moving_variance/average",
-    }
+    for role in ROLES[2:]:
+        parts = {part: graph.variable(f"{role}/{part}", f"bn/{role}/{part}")
+                 for part in ("average", "_hidden")}  # fmt: skip
+        children[role] = graph.add(parts)
+    graph.root(net=graph.add(children))
+    averages = {role: f"{role}/average" for role in ROLES[2:]}
+    assert keys(graph) == {"bn": {"gamma": "s", "beta": "o", **averages}}
 
 
 def test_variables_that_are_not_stored() -> None:
@@ -198,23 +178,15 @@ def test_nodes_without_moving_statistics_are_not_layers() -> None:
     assert from_objects(graph.contents()) == []
 
 
-def test_a_slot_of_the_same_name_does_not_take_a_role() -> None:
+def test_slots_and_extra_variables_take_no_role() -> None:
     graph = Graph()
-    slots = [
-        graph.variable(f"bn/gamma/.OPTIMIZER_SLOT/opt/{n}", f"Adam/bn/gamma/{n}") for n in "mv"
-    ]
-    graph.root(bn=graph.norm("bn", "bn"), opt=graph.add({"m": slots[0], "v": slots[1]}))
+    extra = ["renorm_mean", "renorm_stddev", "moving_stddev"]
+    m, v = (graph.variable(f"bn/gamma/.OPTIMIZER_SLOT/opt/{n}", f"Adam/bn/gamma/{n}") for n in "mv")
+    graph.root(bn=graph.norm("bn", "bn", [*ROLES, *extra]), opt=graph.add({"m": m, "v": v}))
     model = discover(graph.contents())
     assert keys_in(model) == {"bn": {role: f"bn/{role}" for role in ROLES}}
+    assert set(model["bn"].extra) == {*extra}
     assert not model.incomplete
-
-
-def test_extra_variables() -> None:
-    graph = Graph()
-    graph.root(bn=graph.norm("bn", roles=(*ROLES, "renorm_mean", "renorm_stddev", "moving_stddev")))
-    (layer,) = discover(graph.contents())
-    assert set(layer.variables) == set(ROLES)
-    assert set(layer.extra) == {"renorm_mean", "renorm_stddev", "moving_stddev"}
 
 
 GAMMA_AND_BETA, STATISTICS = "the file contains gamma and beta", "the file contains further"

@@ -67,6 +67,13 @@ def assert_layer(path: Path, without: Sequence[str] = (), **settings: Any) -> No
     assert {setting: getattr(sighting, setting) for setting in settings} == settings
 
 
+def normalize(values: Sequence[Any], x: Any = None, epsilon: float = 1e-3) -> Any:
+    """Apply a layer of these variables, in the order of `four`, to `x` or to new images."""
+    gamma, beta, mean, variance = values
+    x = images(dtype=mean.dtype) if x is None else x
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+
+
 def images(*, channels_first: bool = False, dtype: Any = "float32") -> Any:
     shape = [None, CHANNELS, 4, 4] if channels_first else [None, 4, 4, CHANNELS]
     return v1.placeholder(dtype, shape, "x")

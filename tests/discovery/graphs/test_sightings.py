@@ -26,6 +26,7 @@ from tests.discovery.graphs.models import (
     layer,
     make_graph,
     names,
+    normalize,
     open_model,
     sightings,
     sightings_of,
@@ -77,18 +78,17 @@ def test_optimizers_that_divide_by_roots_are_not_found(tmp_path: Path) -> None:
 def test_partitioned_variable(saved: Callable[..., Path]) -> None:
     def build() -> None:
         with v1.variable_scope("bn", partitioner=v1.fixed_size_partitioner(2)):
-            gamma = variable("gamma")
+            gamma = tf.convert_to_tensor(variable("gamma"))
         with v1.variable_scope("bn"):
-            beta, mean, variance = (variable(role) for role in ROLES[1:])
-        tf.nn.batch_normalization(images(), mean, variance, beta, tf.convert_to_tensor(gamma), 1e-3)
+            normalize([gamma, *(variable(role) for role in ROLES[1:])])
 
     assert names(saved(build)) == [layer("bn")]
 
 
 def test_variables_saved_under_other_names(saved: Callable[..., Path]) -> None:
     def build() -> dict[str, Any]:
-        gamma, beta, mean, variance = values = four("bn")
-        tf.nn.batch_normalization(images(), mean, variance, beta, gamma, 1e-3)
+        values = four("bn")
+        normalize(values)
         return {f"stored/{role}": value for role, value in zip(ROLES, values, strict=True)}
 
     assert names(saved(build)) == [layer("stored")]
@@ -96,17 +96,16 @@ def test_variables_saved_under_other_names(saved: Callable[..., Path]) -> None:
 
 def test_reference_variables(saved: Callable[..., Path]) -> None:
     def build() -> None:
-        gamma, beta, mean, variance = four("bn", use_resource=False)
-        tf.nn.batch_normalization(images(), mean, variance, beta, gamma, 1e-3)
+        normalize(four("bn", use_resource=False))
 
     assert names(saved(build)) == [layer("bn")]
 
 
 def test_graphs_that_disagree_on_epsilon(saved: Callable[..., Path]) -> None:
     def build() -> None:
-        gamma, beta, mean, variance = four("bn")
+        values = four("bn")
         for epsilon in (1e-3, 1e-5):
-            tf.nn.batch_normalization(images(), mean, variance, beta, gamma, epsilon)
+            normalize(values, epsilon=epsilon)
 
     (found,) = sightings(saved(build))
     assert found.epsilon is None
@@ -117,10 +116,9 @@ def test_layers_that_share_gamma_and_beta(saved: Callable[..., Path]) -> None:
     """Each domain has its own statistics, all share a scale and an offset."""
 
     def build() -> None:
-        gamma, beta, mean, variance = four("one")
-        _, _, other_mean, other_variance = four("two")
-        x = tf.nn.batch_normalization(images(), mean, variance, beta, gamma, 1e-3)
-        tf.nn.batch_normalization(x, other_mean, other_variance, beta, gamma, 1e-3)
+        values = four("one")
+        x = normalize(values)
+        normalize([*values[:2], *four("two")[2:]], x)
 
     shared = {"gamma": "one/gamma", "beta": "one/beta"}
     assert names(saved(build)) == [layer("one"), layer("two", "gamma", "beta") | shared]
@@ -139,8 +137,7 @@ class Block(tf.Module):
 
     @tf.function
     def infer(self, x: Any) -> Any:
-        gamma, beta, mean, variance = self.values
-        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1.1e-5)
+        return normalize(self.values, x, 1.1e-5)
 
     @tf.function
     def train(self, x: Any) -> Any:
@@ -207,8 +204,7 @@ def test_constants_in_functions(tmp_path: Path) -> None:
     class Converted(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, CHANNELS])])
         def __call__(self, x: Any) -> Any:
-            gamma, beta, mean, variance = (tf.constant(value) for value in values.values())
-            return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1.1e-5)
+            return normalize([tf.constant(value) for value in values.values()], x, 1.1e-5)
 
     tf.saved_model.save(Converted(), str(tmp_path))
     saved_model = message_class("SavedModel").FromString((tmp_path / "saved_model.pb").read_bytes())
