@@ -36,11 +36,8 @@ _WARMING_UP: Final = "BN003"
 _SIZES: Final = ("largest", "least", "variance")
 """The keys of `Finding.numbers` whose values measure how serious a finding is."""
 
-_MORE_CHANNELS, _LARGER = 2, 10
-"""The factors in channels and size by which a finding must grow to be reported again."""
-
-_NAMED: Final = 3
-"""The number of layers per rule that a report names; further layers are counted."""
+_MORE_CHANNELS, _LARGER = 2, 10  # factors by which a finding must grow to be reported again
+_NAMED: Final = 3  # layers per rule; further layers are counted
 
 _Key = tuple[str, str | None]
 
@@ -96,10 +93,7 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield, per rule, a line for each of the first three layers, and one that counts the rest.
-
-    `news` contains one list of findings per rule and layer, sorted by rule.
-    """
+    """Yield, per rule, a line for each of the first three layers, and one that counts the rest."""
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:

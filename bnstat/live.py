@@ -36,13 +36,10 @@ def is_session(thing: object) -> bool:
 
 
 class SessionVariable:
-    """A variable in a session. Its methods raise `BnstatError` if the session is closed.
+    """A variable in a session, whole even if it is partitioned.
 
-    Attributes:
-        shape: the shape of the variable, or of the whole partitioned variable.
-        dtype: NumPy's name of the element type.
-        parts: name of a slice's op -> indices of the slice in the partitioned variable; empty for a
-            variable that is not partitioned.
+    The methods raise `BnstatError` if the session is closed. `parts` maps name of a slice's op ->
+    indices of the slice in the partitioned variable.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -54,10 +51,7 @@ class SessionVariable:
         self.parts: dict[str, tuple[slice, ...]] = {}
 
     def add(self, variable: Any) -> None:
-        """Add the variable, or a slice of a partitioned variable.
-
-        Raises `BnstatError` if the graph does not define the shape, and the variable has no value.
-        """
+        """Add the variable, or a slice of a partitioned variable."""
         self.dtype = variable.dtype.base_dtype.name
         info = variable._get_save_slice_info()
         part: tuple[slice, ...] = ()
@@ -139,12 +133,9 @@ _DEEPEST = 100
 
 
 class LiveModel(NamedTuple):
-    """A model in memory.
+    """A model in memory, and key -> variable object with the methods `numpy` and `assign`.
 
-    Attributes:
-        model: the batch-norm layers. The key of a variable is `LAYER/ROLE`; in a session, the name
-            in a checkpoint of a `Saver`.
-        variables: key -> variable object with the methods `numpy` and `assign`.
+    A key is `LAYER/ROLE` or, in a session, the name in a checkpoint of a `Saver`.
     """
 
     model: Model
@@ -153,21 +144,15 @@ class LiveModel(NamedTuple):
 
 def is_live(thing: object) -> bool:
     """Return True if an object has `variables` or `submodules`, and thus may contain layers."""
-    return _has(thing, "variables") or _has(thing, "submodules")
-
-
-def _has(thing: object, name: str) -> bool:
-    """Return True if an object has an attribute, even if its value is not available yet.
-
-    For example, `variables` raises a ValueError for a Keras model that is not built.
-    """
-    try:
-        getattr(thing, name)
-    except AttributeError:
-        return False
-    except Exception:
+    for name in ("variables", "submodules"):
+        try:
+            getattr(thing, name)
+        except AttributeError:
+            continue
+        except Exception:  # such as the ValueError of a Keras model that is not built
+            return True
         return True
-    return True
+    return False
 
 
 def live_model(thing: Any) -> LiveModel:
@@ -252,10 +237,7 @@ def _roles(holder: Any) -> dict[str, Any]:
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (path, object) for an object and each layer and module in it, each object once.
-
-    The path consists of the names from the outermost object to the layer, joined by slashes.
-    """
+    """Yield (path, object) for an object and each layer and module in it, each object once."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
     while stack:

@@ -155,10 +155,7 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if the file contains a sighting's variables as non-empty float arrays.
-
-    A sighting without variables needs a configuration or a graph as evidence.
-    """
+    """Return True if the file contains a sighting's variables, and their types fit batch norm."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 
 from bnstat.model import ROLES, Evidence
@@ -17,24 +17,18 @@ _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
 """Sources of evidence, sorted by the quality of the names that they give layers."""
 
-_MOST_OWNERS = 100
-"""The limit on layers that a sighting is compared with, if many layers share a variable."""
+_MOST_OWNERS = 100  # that a sighting is compared with, if many layers share a variable
 
 
 @dataclass(slots=True)
 class Sighting:
     """A batch-norm layer, found by one source of evidence or, after merging, by several.
 
+    Roles, extra and undecided variables are keys. The settings have the meaning of `BatchNorm`.
+
     Attributes:
-        evidence: the kind of evidence; after merging, the strongest.
-        roles: role -> key of the variable.
         longer_name: the name after the names of the enclosing models, used if two layers have equal
             names; may be empty.
-        extra: label -> key of the layer's further variables.
-        undecided: keys of the layer's variables with unknown roles.
-        uses_batch_statistics: True if a graph shows that the layer normalizes with batch statistics
-            only, and updates no moving statistics.
-        inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
         names: after merging, source of evidence (`graphs`) -> the layer's names, the best first.
         positions: after merging, source of evidence -> index of the layer in the source's order.
     """
@@ -60,10 +54,7 @@ class Sighting:
         return all(role in self.roles for role in ROLES[2:])
 
     def add(self, weaker: Sighting) -> None:
-        """Fill in unknown attributes from a weaker sighting of the layer.
-
-        Roles are not filled in if a configuration or an object graph shows the variables.
-        """
+        """Fill in what is unknown of the layer from a weaker sighting."""
         if self.evidence not in _STRUCTURAL:
             self.roles = {**weaker.roles, **self.roles}
             self.extra = {**weaker.extra, **self.extra}
@@ -75,7 +66,6 @@ class Sighting:
         self.notes += tuple(note for note in weaker.notes if note not in self.notes)
 
     def all_keys(self) -> list[str]:
-        """Return the keys of all variables of the layer."""
         return [*self.roles.values(), *self.extra.values(), *self.undecided]
 
 
@@ -89,10 +79,7 @@ class Merger:
         self._counts: Counter[str] = Counter()
 
     def add(self, origin: str, sighting: Sighting) -> Sighting:
-        """Merge a sighting into the layer that it shows, and return this layer.
-
-        `origin` is the source of evidence (`graphs`), whose sightings are added in network order.
-        """
+        """Merge a sighting by the evidence `origin` into its layer, and return the layer."""
         layer = self._same_layer(sighting)
         known: set[str] = set()
         if layer is None:
@@ -117,7 +104,9 @@ class Merger:
             if key in self._by_key:
                 return self._by_key[key]
         keys = [*sighting.roles.values(), *sighting.undecided]
-        for owner in islice(self._owners(keys), _MOST_OWNERS):
+        known = (key for key in keys if key in self._by_key)
+        owners = ([self._by_key[key], *self._sharers.get(key, [])] for key in known)
+        for owner in islice(chain.from_iterable(owners), _MOST_OWNERS):
             # Only graphs show a layer in parts: one function may train it, another may apply it.
             if statistics and owner.evidence != "graph":
                 continue
@@ -125,12 +114,6 @@ class Merger:
             if all(owner.roles[role] == sighting.roles[role] for role in common):
                 return owner
         return None
-
-    def _owners(self, keys: Iterable[str]) -> Iterator[Sighting]:
-        for key in keys:
-            if key in self._by_key:
-                yield self._by_key[key]
-                yield from self._sharers.get(key, ())
 
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
@@ -146,8 +129,8 @@ def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Si
     """Sort complete layers into network order, as far as the evidence shows the order.
 
     An exported model numbers all variables in network order (`variables/12/`). In other files, the
-    order is that of the source in `ordered_by` that shows the most layers; if equal, the first.
-    Layers that this source does not show come last, sorted by name.
+    source in `ordered_by` that shows the most layers gives the order, the first if equal. Layers
+    that this source does not show come last, sorted by name.
     """
     layers = list(complete)
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]

@@ -32,7 +32,6 @@ import re
 from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import islice
 from typing import Final
 
@@ -96,10 +95,6 @@ class VariableNames:
         self.keys.update(averages)
         self.averages = frozenset(averages.values())
 
-    @cached_property
-    def name_of(self) -> Mapping[str, str]:
-        return {key: name for name, key in self.keys.items()}
-
     def _collect(self, names: Iterable[tuple[str, str]]) -> None:
         for key, name in names:
             if "/.OPTIMIZER_SLOT/" in key or key.startswith("optimizer_weights/"):
@@ -129,10 +124,7 @@ class VariableNames:
     def find(
         self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
     ) -> str | None:
-        """Return the key of the first variable in a scope with one of these endings, or None.
-
-        If `shape` is given, a variable of another shape must be named gamma or beta.
-        """
+        """Return the key of the first variable in a scope with one of these endings, or None."""
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
             if key is not None and (
@@ -153,6 +145,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     moving = {
         layer.name for layer in layers if layer.roles["moving_variance"] not in names.averages
     }
+    name_of = {key: name for name, key in names.keys.items()} if include_shadows else {}
     sightings = []
     for layer in layers:
         # A layer of averages is a shadow copy if a layer of this name has moving statistics.
@@ -161,7 +154,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
             shadows = {
                 role: shadow
                 for role, key in layer.roles.items()
-                if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
+                if (shadow := names.shadows.get(name_of[key])) is not None and shadow != key
             }
             sightings.append(replace(layer, name=layer.name + _SHADOW_WORD * is_copy))
             sightings += [Sighting("name", layer.name + _SHADOW_WORD, shadows)] if shadows else []
@@ -171,10 +164,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
 
 
 def without_statistics(names: VariableNames, taken: set[str]) -> list[Sighting]:
-    """Return the scopes named after batch norm that contain gamma or beta, but no statistics.
-
-    Variables whose keys are in `taken` belong to other layers and are skipped.
-    """
+    """Return the layers with gamma or beta alone whose scopes are named after batch norm."""
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
         scope, _, role = name.rpartition("/")
@@ -197,8 +187,7 @@ def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> li
     compiled = [(role, re.compile(pattern)) for role, pattern in patterns]
     for name, key in names.keys.items():
         for role, pattern in compiled:
-            match = pattern.search(name)
-            if match is None:
+            if (match := pattern.search(name)) is None:
                 continue
             if "layer" in pattern.groupindex:
                 layer = match["layer"]
@@ -226,11 +215,8 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return the ending of a count, which marks statistics of data: `/count` or `.count`.
-
-    Keras's `Normalization` stores a count, as do normalizations of observations and rewards in
-    reinforcement learning: `running_mean_std.count` beside `running_mean_std.running_var`.
-    """
+    """Return the ending of a count, which shows statistics of data: `/count` or `.count`."""
+    # Of Keras's `Normalization`, or of observations and rewards in reinforcement learning.
     return scheme.variance[0] + "count"
 
 
@@ -317,10 +303,9 @@ _ORDERS: Final = (
 def with_scopes(
     keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return name -> key, after moving each layer that tch-rs numbers to a scope of its own.
+    """Return name -> key, with a scope in the names of each layer that tch-rs numbers.
 
-    `features.running_mean__16` is renamed to `features__16.running_mean`. `keys` maps name -> key
-    for all variables of a file.
+    `features.running_mean__16` is renamed to `features__16.running_mean`.
     """
     matches = [_NUMBERED_NAME.fullmatch(name) for name in keys if "__" in name]
     leaves: dict[str, set[tuple[str, int]]] = {}
@@ -378,11 +363,8 @@ def with_scopes(
 
 _NUMBERED_SCOPE = re.compile(r"(.+)_\d+")
 
-_DEEPEST = 64
-"""The limit on components of a scope; scopes in networks have some ten."""
-
-_MOST_SIBLINGS = 10_000
-"""The limit on names in one scope; each layer in the scope adds some three."""
+_DEEPEST = 64  # components of a scope; scopes in networks have some ten
+_MOST_SIBLINGS = 10_000  # names in one scope; each layer in the scope adds some three
 
 Scope = tuple[str, ...]
 """The components of a scope; empty if unknown."""
@@ -441,33 +423,25 @@ def _without_number(part: str) -> str | None:
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
     """Return scope -> the name that the author gave its last component; None if unknown.
 
-    `scopes` are sorted by the time when Keras opened them. Keras opens each scope twice, and
-    TensorFlow appends a number to the name the second time.
+    `scopes` are in the order in which Keras opened them.
     """
-    taken: dict[Scope, dict[str, int]] = {}
+    opened: dict[Scope, dict[str, int]] = {}
     names: dict[Scope, str | None] = {}
     for scope in scopes:
-        for end in range(1, len(scope) + 1):
-            if scope[:end] not in names:
-                siblings = taken.setdefault(scope[: end - 1], {})
-                names[scope[:end]] = _authors_name(scope[end - 1], siblings)
+        for end, part in enumerate(scope, 1):
+            siblings = opened.setdefault(scope[: end - 1], {})
+            name = _without_number(part)
+            if scope[:end] in names:
+                continue
+            names[scope[:end]] = None
+            if name is not None and len(siblings) <= _MOST_SIBLINGS:
+                trial = ChainMap({}, siblings)
+                _open(name, trial)
+                # Keras opens each scope twice, so that TensorFlow numbers the second.
+                if _open(name, trial) == part:
+                    siblings.update(trial.maps[0])
+                    names[scope[:end]] = name
     return names
-
-
-def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
-    """Return the name that TensorFlow turns into `part` when a scope is opened again, or None.
-
-    `siblings` maps name -> number of scopes already opened in the same parent, and is updated.
-    """
-    name = _without_number(part)
-    if name is None or len(siblings) > _MOST_SIBLINGS:
-        return None
-    trial = ChainMap({}, siblings)
-    _open(name, trial)
-    if _open(name, trial) != part:
-        return None
-    siblings.update(trial.maps[0])
-    return name
 
 
 def _open(name: str, taken: MutableMapping[str, int]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from bnstat.discovery.merge import Sighting, common_scope
 from bnstat.discovery.schemes import RENORM, find_roles
@@ -23,7 +23,7 @@ def from_objects(contents: Contents) -> list[Sighting]:
     nodes = contents.objects
     sightings = []
     scopes = []
-    for index, parents in _walk(nodes):
+    for index, path in _walk(nodes):
         if not nodes.has_child(index, "moving_variance"):
             continue
         variables = _variables(nodes, nodes[index], contents)
@@ -36,7 +36,7 @@ def from_objects(contents: Contents) -> list[Sighting]:
             Sighting(
                 "object-graph",
                 roles={role: node.key for role, node in roles.items() if node.key is not None},
-                longer_name=_path(index, parents),
+                longer_name="/".join(path),
                 extra={label: variables[label].key or "" for label in RENORM if label in variables},
             )
         )
@@ -49,9 +49,8 @@ def from_objects(contents: Contents) -> list[Sighting]:
 def _name(scope: str, path: str, uses: int) -> str:
     """Return the scope of a layer's variables if no other layer has this scope, else its path.
 
-    `uses` is the number of layers with this scope. Keras 3 lists the layers of a network as
-    `_operations`. A layer that is built when an outer layer is called has the scope of the outer
-    layer. Its name is this scope and the end of its path.
+    Keras 3 lists the layers of a network as `_operations`. A layer that is built when an outer
+    layer is called has the outer layer's scope, and is named by this scope and the end of its path.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
@@ -60,33 +59,22 @@ def _name(scope: str, path: str, uses: int) -> str:
     return scope if scope and uses == 1 else path
 
 
-def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
-    """Yield (index, parents) for every node that may have children, depth first in stored order.
-
-    `parents` maps index of each visited node -> (index of its parent, its name in the parent).
-    """
-    parents: dict[int, tuple[int, str]] = {}
-    stack = [(0, -1, "")] if nodes else []
+def _walk(nodes: Objects) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield (index, names on the way from the root) for the nodes with children, depth first."""
+    reached: set[int] = set()
+    stack: list[tuple[int, tuple[str, ...], list[str]]] = [(0, (), [])] if nodes else []
     while stack:
-        index, parent, name = stack.pop()
-        if index in parents:
+        index, above, name = stack.pop()
+        if index in reached:
             continue
-        parents[index] = (parent, name)
-        yield index, parents
+        reached.add(index)
+        path = (*above, *name)[-_LONGEST_PATH:]
+        yield index, path
         stack += [
-            (child, index, child_name)
+            (child, path, [child_name])
             for child_name, child in reversed(nodes.branches(index))
-            if child not in parents
+            if child not in reached
         ]
-
-
-def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
-    """Return the names on the way from the root to a node; of a very long path, only the end."""
-    names: list[str] = []
-    while index != 0 and len(names) < _LONGEST_PATH:
-        index, name = parents[index]
-        names.append(name)
-    return "/".join(reversed(names))
 
 
 def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:

@@ -19,8 +19,6 @@ class Scheme(NamedTuple):
     statistics show batch norm, because layer, group and instance norm also have gamma and beta.
 
     Attributes:
-        mean, variance, gamma, beta: the endings for each role.
-        extra: the endings of further variables.
         surely: False if the endings are ordinary words (`mean`, `variance`), which alone do not
             show batch norm.
         trees: pairs (root of the statistics, root of the parameters), for libraries that store the
@@ -126,20 +124,17 @@ LABELS: Final = frozenset(
 
 
 def find_roles(labels: Collection[str]) -> dict[str, str]:
-    """Return role -> label (`gamma`) for the variables of one layer.
-
-    The scheme that finds the most moving statistics is used; if equal, the most roles decide.
-    """
+    """Return role -> label (`gamma`) for the variables of one layer."""
     return dict(_roles_of(LABELS.intersection(labels)))
 
 
 @lru_cache(maxsize=1024)
 def _roles_of(labels: frozenset[str]) -> dict[str, str]:
-    # A large model has few different sets of labels.
-    def size(roles: dict[str, str]) -> tuple[int, int]:
-        return len(roles.keys() - {"gamma", "beta"}), len(roles)
-
-    return max((scheme.roles(labels) for scheme in _SURE_SCHEMES), key=size)
+    # A large model has few different sets of labels. Statistics count more than other roles.
+    return max(
+        (scheme.roles(labels) for scheme in _SURE_SCHEMES),
+        key=lambda roles: (len(roles.keys() - {"gamma", "beta"}), len(roles)),
+    )
 
 
 _OPTIMIZERS_1 = (

@@ -25,11 +25,18 @@ def save_graph(
     write_version: int = 2,
     write_meta_graph: bool = False,
     saved_model: Path | None = None,
+    numbered: bool = False,
 ) -> Values:
-    """Build a graph and save random values of its variables; return them by name, parts joined."""
+    """Build a graph and save random values of its variables; return them by name, parts joined.
+
+    If `numbered`, the variables are saved as `v0`, `v1`, ... instead of under their names.
+    """
     with tf.Graph().as_default(), v1.Session() as session:
         build()
-        saver = v1.train.Saver(sharded=sharded, write_version=write_version)
+        keys = {f"v{at}": variable for at, variable in enumerate(v1.global_variables())}
+        saver = v1.train.Saver(
+            keys if numbered else None, sharded=sharded, write_version=write_version
+        )
         session.run(v1.global_variables_initializer())
         _randomise(session, v1.global_variables())
         saver.save(

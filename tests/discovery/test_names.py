@@ -10,10 +10,10 @@ from bnstat.discovery import discover
 from bnstat.discovery.merge import Sighting
 from bnstat.discovery.names import BATCH_NORM_SCOPE, VariableNames, from_names
 from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike, find_roles
-from bnstat.formats.contents import Contents, Layer, Node, Objects
+from bnstat.formats.contents import Contents, Layer
 from bnstat.model import Source
 from tests.builders.effort import bounded
-from tests.discovery.made import found, keys_in, made, variable
+from tests.discovery.made import found, keys_in, made, objects_of, variable
 
 
 def found_twice(names: Sequence[str]) -> list[Sighting]:
@@ -65,15 +65,9 @@ def test_a_variance_without_its_mean_is_not_a_layer(scheme: Scheme) -> None:
 
 def test_the_longest_scope_owns_a_variable() -> None:
     names = [*under("a", ["gamma", "beta"]), *under("a/b"), *under("a/b/c", STATISTICS)]
-    assert {scope: set(roles) for scope, roles in found(names).items()} == {
-        "a/b": set(ALL),
-        "a/b/c": set(STATISTICS),
-    }
-
-
-def test_layers_come_in_natural_order() -> None:
-    names = [name for scope in ("bn_10", "bn_9", "bn_1", "a/bn_2") for name in under(scope)]
-    assert list(found(names)) == ["a/bn_2", "bn_1", "bn_9", "bn_10"]
+    layers = found(names)
+    assert {*layers["a/b"]} == {*ALL}
+    assert {*layers["a/b/c"]} == {*STATISTICS}
 
 
 def test_the_root_scope() -> None:
@@ -157,21 +151,14 @@ def test_shadows_are_set_apart_unless_asked_for() -> None:
 def test_shadows_without_statistics_are_incomplete() -> None:
     names = [*under("a/bn"), *under("a/bn", ["gamma", "beta"], SHADOW)]
     model = discover(made(names), include_shadows=True)
-    assert [layer.name for layer in model] == ["a/bn"]
+    assert [(layer.name, layer.notes) for layer in model] == [("a/bn", ())]
     assert [layer.name for layer in model.incomplete] == [f"a/bn{SHADOW}"]
 
 
 def test_averages_replace_missing_variables() -> None:
     names = [*under("a/bn", ["gamma", "beta"]), *under("a/bn", STATISTICS, SHADOW)]
-    names += under("a/bn", ["gamma"], SHADOW)
-    assert found(names) == {
-        "a/bn": {
-            "gamma": "a/bn/gamma",
-            "beta": "a/bn/beta",
-            "moving_mean": f"a/bn/moving_mean{SHADOW}",
-            "moving_variance": f"a/bn/moving_variance{SHADOW}",
-        }
-    }
+    expected = {"a/bn": dict(zip(ALL, names, strict=True))}
+    assert found([*names, *under("a/bn", ["gamma"], SHADOW)]) == expected
 
 
 def test_averages_of_a_scope_that_is_written_twice() -> None:
@@ -200,11 +187,6 @@ def test_averages_of_moments_beside_moving_statistics_are_shadows() -> None:
     both = found(names, include_shadows=True)
     assert list(both) == ["bn", f"bn{SHADOW}"]
     assert set(both[f"bn{SHADOW}"].values()) >= set(moments)
-
-
-def test_only_averages_have_a_note() -> None:
-    model = discover(made([*under("bn"), *under("other", end=SHADOW)]))
-    assert [(layer.name, len(layer.notes)) for layer in model] == [("bn", 0), ("other", 1)]
 
 
 def test_averages_of_a_scope_are_not_shared_with_the_scope_above() -> None:
@@ -424,11 +406,9 @@ def test_a_tensor_of_another_shape_is_undecided(
 ) -> None:
     """A variable named gamma keeps its role, so that the mismatch is reported."""
     keys = {"gamma": f"bn/{leaf}", **{role: f"bn/{role}" for role in ALL[1:]}}
-    children = {role: at + 2 for at, role in enumerate(keys)}
-    nodes = [Node({"bn": 1}, None, ""), Node(children, None, "")]
     structure: dict[str, dict[str, object]] = {
         "layers": {"layers": (Layer("bn", "BatchNormalization", {"epsilon": 0.1}, keys),)},
-        "objects": {"objects": Objects([*nodes, *(Node({}, key, key) for key in keys.values())])},
+        "objects": {"objects": objects_of({"bn": keys})},
     }
     patterns = [(role, key.replace("bn", "(.*)")) for role, key in keys.items()]
     (layer,) = discover(

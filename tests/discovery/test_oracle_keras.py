@@ -103,37 +103,6 @@ def test_synchronized_renormalized_wrapped_and_shared(tmp_path: Path, library: M
     assert set(model["renorm"].extra) == {"moving_stddev", "renorm_mean", "renorm_stddev"}
 
 
-@every_library
-def test_lookalikes_are_not_layers(tmp_path: Path, library: ModuleType) -> None:
-    layers = library.layers
-    data = np.random.default_rng(1).random((8, 4, 4, 4)).astype(np.float32)
-    normalization = layers.Normalization()
-    normalization.adapt(data)
-    x = inputs = library.Input((4, 4, 4))
-    for layer in (
-        normalization,
-        layers.LayerNormalization(),
-        layers.GroupNormalization(groups=2),
-        layers.UnitNormalization(),
-        *([layers.RMSNormalization()] if library is keras else []),
-        layers.SpectralNormalization(layers.Conv2D(2, 1)),
-        layers.Flatten(),
-        layers.Dense(2),
-    ):
-        x = layer(x)
-    net = library.Model(inputs, x)
-    net.compile("adafactor" if library is keras else "adam", "mse", metrics=["mae", "accuracy"])
-    net.train_on_batch(data, np.ones((8, 2), np.float32))
-    tf.train.Checkpoint(model=net, optimizer=net.optimizer).write(str(tmp_path / "m"))
-    tf.saved_model.save(net, str(tmp_path / "saved"))
-    if library is keras:
-        net.export(str(tmp_path / "other"), verbose=False)
-    else:
-        net.save(str(tmp_path / "other"), save_format="tf")
-    for path in ("m", "saved", "other"):
-        assert_layers(bnstat.load(tmp_path / path), {})
-
-
 def test_mirrored_variables(tmp_path: Path) -> None:
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         net = functional(tf_keras)

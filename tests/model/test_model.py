@@ -12,7 +12,7 @@ import pytest
 import tf_keras
 from numpy.typing import NDArray
 
-from bnstat.errors import AmbiguousError, BnstatError, NotFoundError
+from bnstat.errors import AmbiguousError, NotFoundError
 from bnstat.model import ROLES, BatchNorm, Model, Source, Summary, Variable, printable
 from tests.builders import named
 from tests.builders.keras_models import randomised, roles_of
@@ -258,10 +258,3 @@ def test_summaries() -> None:
     assert np.isnan(nothing.mean)
     large = Summary.of(np.full(3, np.finfo(np.float64).max))
     assert (large.bad, large.max) == (0, np.finfo(np.float64).max)
-
-
-def test_errors_are_one_line_that_says_where_and_what() -> None:
-    error = BnstatError("m.index", "is damaged", "copy it again")
-    assert str(error) == "m.index: is damaged; copy it again"
-    assert (error.where, error.what, error.hint) == ("m.index", "is damaged", "copy it again")
-    assert str(BnstatError("m", "is damaged")) == "m: is damaged"

@@ -45,11 +45,8 @@ _INPUTS: Mapping[str, Sequence[str]] = {
 
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
-_DEFAULT_EPSILON = 1e-4
-"""The epsilon of TensorFlow's fused ops if a graph omits the attribute."""
-
-_ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}
-"""The defaults of ONNX's op in all of its versions (docs/Operators.md of ONNX)."""
+_DEFAULT_EPSILON = 1e-4  # of TensorFlow's fused ops
+_ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}  # in all versions (docs/Operators.md of ONNX)
 
 _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 
@@ -57,11 +54,8 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
 _ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
 
-_LARGEST_CONE = 128
-"""The limit on ops after a root that are expanded: a normalization has ten, gradients have many."""
-
+_LARGEST_CONE = 128  # ops after a root that are expanded; a normalization has ten, gradients many
 _MOST_TERMS = 6
-
 _MOST_FACTORS = 6
 
 _RSQRT = Leaf(("1 / sqrt(variance + epsilon)",))
@@ -100,9 +94,8 @@ class Norm(Sighting):
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers in a file's graphs, in network order.
 
-    All uses of a layer are merged at its first position. A graph is skipped if earlier graphs show
-    the moving variance, epsilon and momentum of all its layers; if the file has layer
-    configurations, momentum is not required.
+    A graph is skipped if earlier graphs show the moving variance, epsilon and, unless the file has
+    layer configurations, momentum of all its layers.
     """
 
     def doubt(key: str) -> int | None:
@@ -172,10 +165,7 @@ def find_norms(
 
 
 def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
-    """Remove the roles of variables whose size differs from the moving statistics.
-
-    If the sizes of mean and variance differ, all roles are removed.
-    """
+    """Remove the roles of variables whose size differs from the moving statistics."""
     sizes = {
         role: prod(variables[key].shape) for role, key in norm.roles.items() if key in variables
     }
@@ -247,10 +237,7 @@ def _roles(tensors: Tensors, operands: Mapping[str, Leaf | None]) -> dict[str, s
 
 
 def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Updates) -> None:
-    """Add to `norm` the moving statistics that ops update from the computed statistics.
-
-    `computed` maps role -> tensors of the statistic that the layer computes.
-    """
+    """Add to `norm` the moving statistics that ops update from `computed` (role -> tensors)."""
     keys = {role: updates.key(tensors) for role, tensors in computed.items()}
     norm.roles = {**{role: key for role, key in keys.items() if key is not None}, **norm.roles}
     norm.uses_batch_statistics = norm.roles.keys().isdisjoint(STATISTICS) and not any(
@@ -259,10 +246,7 @@ def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Upd
 
 
 def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
-    """Return the channel axis of the input of a fused op; None if unknown.
-
-    The axis is -1 if the input is a matrix that is reshaped to images only for the op.
-    """
+    """Return the channel axis of the input of a fused op; None if unknown."""
     if op.type == _ONNX:
         return None if op.attribute("spatial") == 0 else 1
     x = tensors.op(inputs[0]) if inputs else None
@@ -270,7 +254,7 @@ def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
     for array in tensors.constants(shape[0]) if shape else ():
         sizes = array.ravel().tolist()
         if sizes[:1] == [-1] and len(sizes) == 4 and (sizes[1:3] == [1, 1] or sizes[2:] == [1, 1]):
-            return -1
+            return -1  # A matrix, which is reshaped to images only for the op.
     return _CHANNEL_AXES.get(str(op.attribute("data_format") or "NHWC"))
 
 
@@ -380,18 +364,16 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
 
 
 class _Expansion:
-    """Expressions of the tensors that are computed from the op `root`, a square root.
-
-    With `differences`, a difference that does not depend on the root is expanded, too.
-    """
+    """The expressions of the tensors that are computed from `root`, an op that is a square root."""
 
     def __init__(
-        self, tensors: Tensors, root: str, after: frozenset[str], differences: bool
+        self, tensors: Tensors, root: str, after: frozenset[str], expand_differences: bool
     ) -> None:
         self._tensors = tensors
         self._root = root
         self._after = after
-        self._differences = differences
+        # Whether a difference that does not depend on the root is expanded, too.
+        self._expand_differences = expand_differences
         self._of_ops: dict[str, _Expression | None] = {}
 
     def of_op(self, name: str) -> _Expression | None:
@@ -416,10 +398,10 @@ class _Expansion:
         """Return the expression of an op that does not depend on the root, or None."""
         if op.type == "Const":
             return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
-        if op.type == "Neg" or (self._differences and op.type == "Sub"):
+        if op.type == "Neg" or (self._expand_differences and op.type == "Sub"):
             leaves = map(self._tensors.leaf, self._tensors.inputs(op.name))
             return _compute(op.type, [{(leaf,): 1} for leaf in leaves])
-        if self._differences:
+        if self._expand_differences:
             for gamma, difference in self._tensors.either_order(op.name, {"Mul"}):
                 terms = self._tensors.operands(difference, {"Sub"})
                 factor = self._tensors.leaf(gamma)
@@ -460,17 +442,14 @@ def _compute(op_type: str, operands: Sequence[_Expression]) -> _Expression | Non
 def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
     """Return the kind of statistics that a variance belongs to, judged by its stored sources."""
     sources = () if variance is None else variance.sources
-    stored = [source for source in sources if tensors.variable(source) is not None]
-    if not stored:
+    stored = [tensors.variable(source) is not None for source in sources]
+    if not any(stored):
         return "batch"
-    return "stored" if len(stored) == len(sources) else "either"
+    return "stored" if all(stored) else "either"
 
 
 def _is_batch_moment(tensors: Tensors, leaf: Leaf) -> bool:
-    """Return True if a tensor is a mean over the first axis, like batch norm's statistics.
-
-    Layer and instance norm compute statistics over other axes.
-    """
+    """Return True if a tensor is a mean over the first axis, unlike in layer and instance norm."""
     op = tensors.op(leaf.sources[0]) if len(leaf.sources) == 1 else None
     inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
     axes = tensors.constants(inputs[1]) if len(inputs) == 2 else []
@@ -504,8 +483,7 @@ def _scope(op: Op) -> str:
 def note_folded(contents: Contents) -> list[str]:
     """Return notes on folded batch norm, for a file without batch-norm layers.
 
-    Converters from TensorFlow give a folded op a name that contains the name of the batch norm. If
-    no name shows this, a convolution with a bias is the only sign that batch norm may be folded.
+    Converters from TensorFlow give a folded op a name that contains the name of the batch norm.
     """
     if contents.source.format != "onnx" or contents.graphs is None:
         return []

@@ -13,14 +13,9 @@ from numpy.typing import NDArray
 
 from bnstat.formats.contents import Graph, Op
 
-_MOST_STEPS = 1_000_000
-"""The limit on steps in all graphs of a file; a large network needs some 50,000."""
-
-_MOST_OPS = 20_000
-"""The limit on ops of interest in a graph; the largest networks have some thousands."""
-
-_MOST_STEPS_EACH = 100
-"""The limit on steps from one tensor; variables are a few ops away from their use."""
+_MOST_STEPS = 1_000_000  # in all graphs of a file; a large network needs some 50,000
+_MOST_OPS = 20_000  # of interest in a graph; the largest networks have some thousands
+_MOST_STEPS_EACH = 100  # from one tensor; variables are a few ops away from their use
 
 PASSES = frozenset(
     {
@@ -96,8 +91,7 @@ class Steps:
 class Tensors:
     """The tensors of a graph. A tensor is named `op` if it is the first output, else `op:1`, ...
 
-    All graphs of a file share a budget of steps. When the budget is spent, tracing stops, and the
-    results are empty or incomplete.
+    When the budget of steps is spent, tracing stops, and results are empty or incomplete.
     """
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
@@ -112,7 +106,6 @@ class Tensors:
         return [*islice((op for op in self.ops.values() if op.type in types), _MOST_OPS)]
 
     def op(self, tensor: str) -> Op | None:
-        """Return the op that outputs a tensor."""
         return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
@@ -132,7 +125,6 @@ class Tensors:
         return [operands, operands[::-1]] if operands else []
 
     def inputs(self, name: str) -> Sequence[str]:
-        """Return the input tensors of an op."""
         if name not in self._inputs:
             inputs = self.ops[name].inputs if name in self.ops else ()
             self._inputs[name] = inputs if self._steps.take(len(inputs)) else ()
@@ -148,10 +140,7 @@ class Tensors:
         return consumers
 
     def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
-        """Yield the names in `start` and all names reachable from them, the nearest first.
-
-        `after` returns the names that are one step away from a name.
-        """
+        """Yield the names that repeated `after` reaches from `start`, the nearest first."""
         queue = deque(dict.fromkeys(start))
         reached = set(queue)
         while queue:
@@ -193,10 +182,9 @@ class Tensors:
         return [*islice(self.walk([tensor], behind), _MOST_STEPS_EACH + 1)]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
-        """Return the names of the ops of these types that depend on an op, the nearest first.
+        """Return the ops of these types that depend on an op, the nearest first.
 
-        Between the two, there are only ops of these types and ops that pass values on. At most
-        `most` ops are visited.
+        The ops between them are of these types or pass values on. At most `most` ops are visited.
         """
 
         def after(name: str) -> Iterator[str]:

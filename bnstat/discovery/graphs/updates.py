@@ -59,8 +59,7 @@ class Updates:
     """The updates of variables by the ops of a graph.
 
     A variable follows a tensor if an op sets the variable to the tensor or moves it towards the
-    tensor. If several variables follow a tensor, the variable with the smallest `doubt` is used
-    (see `find_norms`).
+    tensor. If several do, the variable with the smallest `doubt` is used (see `find_norms`).
     """
 
     def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
@@ -149,10 +148,7 @@ def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
-    """Return the tensor towards which an op moves the variable `target`, and the momentum.
-
-    The tensor is empty if the op only sets the variable; an unknown momentum is None.
-    """
+    """Return the tensor towards which an op moves the variable `target`, and the momentum."""
 
     def less_than_target(difference: str) -> str | None:
         """Return `new` if a tensor is `target - new`, else None."""
@@ -183,13 +179,10 @@ def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
 
 
 def _share_kept(tensors: Tensors, rate: str) -> float | None:
-    """Return the momentum if `rate`, which is `1 - momentum`, is constant; None otherwise.
-
-    In a graph that can be switched, the momentum of inference, which is 1, is ignored.
-    """
+    """Return the momentum if `rate`, which is `1 - momentum`, is constant; None otherwise."""
     if terms := tensors.operands(rate, {"Sub"}):
         momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()
     else:
         momenta = {complement(value) for value in tensors.scalars(rate)}
-    momenta.discard(1.0)
+    momenta.discard(1.0)  # of inference, in a graph that can be switched
     return momenta.pop() if len(momenta) == 1 else None

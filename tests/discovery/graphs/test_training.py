@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ from tf_keras.src.legacy_tf_layers import normalization
 
 import bnstat
 from bnstat.model import ROLES, Model
+from tests.builders.graph_mode import save_graph
 from tests.discovery.graphs.models import (
     assert_layer,
     four,
@@ -137,32 +139,19 @@ class Saved:
 
     def __init__(self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool) -> None:
         self.prefix = path / "model"
-        with tf.Graph().as_default(), v1.Session() as session:
-            layers = build()
-            every = v1.global_variables()
-            keys = {
-                each.op.name: f"v{at}" if odd else each.op.name for at, each in enumerate(every)
-            }
-            session.run(v1.global_variables_initializer())
-            random = np.random.default_rng(3)
-            for variable in every:
-                if variable.dtype.is_floating:
-                    variable.load(random.random(variable.shape).astype("float32"), session)
-            v1.train.Saver({keys[each.op.name]: each for each in every}).save(
-                session, str(self.prefix)
-            )
-            builder = v1.saved_model.Builder(str(path / "saved"))
-            builder.add_meta_graph_and_variables(session, ["train"])
-            builder.save()
-            frozen = v1.graph_util.convert_variables_to_constants(
-                session, session.graph.as_graph_def(), ["Sum"]
-            )
-            (path / "frozen.pb").write_bytes(frozen.SerializeToString())
-            self.values = dict(zip(keys.values(), session.run(every), strict=True))
-            self.layers = {
-                scope: {role: keys[variable.op.name] for role, variable in layer.items()}
-                for scope, layer in layers.items()
-            }
+        names: dict[str, dict[str, str]] = {}
+
+        def named() -> None:
+            for scope, layer in build().items():
+                names[scope] = {role: variable.op.name for role, variable in layer.items()}
+
+        by_name = save_graph(self.prefix, named, write_meta_graph=True, numbered=odd)
+        keys = {name: f"v{number}" if odd else name for number, name in enumerate(by_name)}
+        self.values = {keys[name]: array for name, array in by_name.items()}
+        self.layers = {
+            scope: {role: keys[name] for role, name in roles.items()}
+            for scope, roles in names.items()
+        }
 
     def assert_found(self, path: Path | None = None, extra: Set[str] = frozenset()) -> Model:
         """Check that each layer is found once with its variables, and nothing else."""
@@ -312,8 +301,7 @@ def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fuse
             return moving_average(variable, value, momentum)
 
         x = v1.placeholder("float32", [None, 4, 4, CHANNELS])
-        y = batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
-        tf.reduce_sum(y, name="Sum")
+        batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
         return layers
 
     saved = Saved(tmp_path, build, odd=False)
@@ -333,8 +321,7 @@ def test_averages_of_renormalization_are_beside_the_roles(tmp_path: Path, switch
     def build() -> dict[str, Layer]:
         training = v1.placeholder("bool", [], "training") if switched else True
         x = v1.placeholder("float32", [None, 4, 4, CHANNELS])
-        y = normalization.batch_normalization(x, renorm=True, training=training, name="bn")
-        tf.reduce_sum(y, name="Sum")
+        normalization.batch_normalization(x, renorm=True, training=training, name="bn")
         by_name = {variable.op.name: variable for variable in v1.global_variables()}
         return {"bn": {role: by_name[f"bn/{role}"] for role in ROLES}}
 
@@ -343,11 +330,20 @@ def test_averages_of_renormalization_are_beside_the_roles(tmp_path: Path, switch
     assert {layer.momentum for layer in saved.assert_found(extra=extra)} == {0.99}
 
 
-@pytest.mark.parametrize("name", ["saved", "frozen.pb"])
-def test_saved_model_and_frozen_graph(tmp_path: Path, name: str) -> None:
+def test_saved_model_and_frozen_graph(tmp_path: Path) -> None:
     averages = ("debiased", "debiased")
     saved = Saved(tmp_path, lambda: network(None, True, averages)[0], odd=False)
-    saved.assert_found(tmp_path / name)
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        v1.train.import_meta_graph(f"{saved.prefix}.meta").restore(session, str(saved.prefix))
+        builder = v1.saved_model.Builder(str(tmp_path / "saved"))
+        builder.add_meta_graph_and_variables(session, ["train"])
+        builder.save()
+        frozen = v1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), ["Sum"]
+        )
+    (tmp_path / "frozen.pb").write_bytes(frozen.SerializeToString())
+    for name in ("saved", "frozen.pb"):
+        saved.assert_found(tmp_path / name)
 
 
 # Small graphs
@@ -369,12 +365,12 @@ def test_fused_training(saved: Callable[..., Path], average: Any, momentum: floa
 
 def test_op_that_averages_by_itself(saved: Callable[..., Path]) -> None:
     def build() -> None:
-        gamma, beta, mean, variance = four("bn")
-        _, new_mean, new_variance = v1.nn.fused_batch_norm(
-            images(), gamma, beta, mean, variance, is_training=True, exponential_avg_factor=0.01
+        _, _, *moving = values = four("bn")
+        _, *new = v1.nn.fused_batch_norm(
+            images(), *values, is_training=True, exponential_avg_factor=0.01
         )
-        mean.assign(new_mean)
-        variance.assign(new_variance)
+        for variable, value in zip(moving, new, strict=True):
+            variable.assign(value)
 
     assert_layer(saved(build), momentum=0.99)
 
@@ -461,18 +457,16 @@ def test_averages_of_moments(saved: Callable[..., Path], kind: None) -> None:
 
 @both_conditionals
 def test_keras_layers_in_a_graph(saved: Callable[..., Path], kind: None) -> None:
-    layers = pytest.importorskip("tf_keras").layers
-    legacy = pytest.importorskip("tf_keras.src.legacy_tf_layers.normalization")
-
     def build() -> None:
         x = images()
         training = v1.placeholder("bool", [])
         for index, mode in enumerate([training, True, False]):
             settings = {"momentum": 0.5 + index / 8, "epsilon": 2e-3}
-            layers.BatchNormalization(name=f"keras{index}", **settings)(x, training=mode)
+            norm = tf_keras.layers.BatchNormalization(name=f"keras{index}", **settings)
+            norm(x, training=mode)
             for kind, more in FORMS.items():
                 name = f"{kind}{index}"
-                legacy.batch_normalization(x, name=name, training=mode, **settings, **more)
+                normalization.batch_normalization(x, name=name, training=mode, **settings, **more)
 
     path = saved(build)
     found = dict(zip([one["moving_mean"] for one in names(path)], sightings(path), strict=True))
@@ -496,21 +490,18 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("version", ["keras", "tf_keras"])
-def test_keras_training_function(version: str, tmp_path: Path) -> None:
-    keras = pytest.importorskip(version)
-    norm = keras.layers.BatchNormalization
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_keras_training_function(library: Any, tmp_path: Path) -> None:
+    norm = library.layers.BatchNormalization
 
     class Trainer(tf.Module):
         def __init__(self) -> None:
-            self.model = keras.Sequential(
-                [
-                    keras.Input((4, 4, 3)),
-                    norm(name="one", epsilon=1e-8, momentum=0.7),
-                    norm(name="two", epsilon=1.1e-5, momentum=0.997, axis=1),
-                    norm(name="three", synchronized=True, epsilon=3e-3, momentum=0.9),
-                ]
-            )
+            norms = [
+                norm(name="one", epsilon=1e-8, momentum=0.7),
+                norm(name="two", epsilon=1.1e-5, momentum=0.997, axis=1),
+                norm(name="three", synchronized=True, epsilon=3e-3, momentum=0.9),
+            ]
+            self.model = library.Sequential([library.Input((4, 4, 3)), *norms])
             self.values = self.model.variables
 
         @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3])])
