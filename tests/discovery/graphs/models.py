@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+import tensorflow as tf
+from tensorflow.python.training import moving_averages
 
 from bnstat.discovery.graphs.norms import from_graphs
 from bnstat.discovery.merge import Sighting
@@ -16,7 +17,6 @@ from bnstat.formats.protobuf.protos import message_class
 from bnstat.formats.tensorflow.graph_def import graph_of
 from bnstat.model import ROLES, Source
 
-tf = pytest.importorskip("tensorflow")
 v1 = tf.compat.v1
 
 
@@ -104,8 +104,6 @@ def stored(scope: str) -> list[Op]:
 
 
 def moving_average(target: Any, value: Any, momentum: float) -> Any:
-    from tensorflow.python.training import moving_averages
-
     return moving_averages.assign_moving_average(target, value, momentum, zero_debias=False)
 
 

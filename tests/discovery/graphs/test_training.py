@@ -137,7 +137,9 @@ class Saved:
         layers: layer -> role -> the variable's key, which is not the variable's name if `odd`.
     """
 
-    def __init__(self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool) -> None:
+    def __init__(
+        self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool = False, **more: Path
+    ) -> None:
         self.prefix = path / "model"
         names: dict[str, dict[str, str]] = {}
 
@@ -145,7 +147,7 @@ class Saved:
             for scope, layer in build().items():
                 names[scope] = {role: variable.op.name for role, variable in layer.items()}
 
-        by_name = save_graph(self.prefix, named, write_meta_graph=True, numbered=odd)
+        by_name = save_graph(self.prefix, named, write_meta_graph=True, numbered=odd, **more)
         keys = {name: f"v{number}" if odd else name for number, name in enumerate(by_name)}
         self.values = {keys[name]: array for name, array in by_name.items()}
         self.layers = {
@@ -304,7 +306,7 @@ def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fuse
         batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
         return layers
 
-    saved = Saved(tmp_path, build, odd=False)
+    saved = Saved(tmp_path, build)
     saved.assert_found()
     every = bnstat.load(saved.prefix, include_shadows=True)
     averaged = {key for key in saved.values if key.endswith("/ExponentialMovingAverage")}
@@ -325,25 +327,17 @@ def test_averages_of_renormalization_are_beside_the_roles(tmp_path: Path, switch
         by_name = {variable.op.name: variable for variable in v1.global_variables()}
         return {"bn": {role: by_name[f"bn/{role}"] for role in ROLES}}
 
-    saved = Saved(tmp_path, build, odd=False)
+    saved = Saved(tmp_path, build)
     extra = {f"bn/{role}" for role in ("renorm_mean", "renorm_stddev", "moving_stddev")}
     assert {layer.momentum for layer in saved.assert_found(extra=extra)} == {0.99}
 
 
 def test_saved_model_and_frozen_graph(tmp_path: Path) -> None:
     averages = ("debiased", "debiased")
-    saved = Saved(tmp_path, lambda: network(None, True, averages)[0], odd=False)
-    with tf.Graph().as_default() as graph, v1.Session() as session:
-        v1.train.import_meta_graph(f"{saved.prefix}.meta").restore(session, str(saved.prefix))
-        builder = v1.saved_model.Builder(str(tmp_path / "saved"))
-        builder.add_meta_graph_and_variables(session, ["train"])
-        builder.save()
-        frozen = v1.graph_util.convert_variables_to_constants(
-            session, graph.as_graph_def(), ["Sum"]
-        )
-    (tmp_path / "frozen.pb").write_bytes(frozen.SerializeToString())
-    for name in ("saved", "frozen.pb"):
-        saved.assert_found(tmp_path / name)
+    files = {"saved_model": tmp_path / "saved", "frozen": tmp_path / "frozen.pb"}
+    saved = Saved(tmp_path, lambda: network(None, True, averages)[0], **files)
+    for path in files.values():
+        saved.assert_found(path)
 
 
 # Small graphs

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -24,23 +23,13 @@ v1 = tf.compat.v1
 Mode = Any
 
 
-def variables(scope: str) -> tuple[Any, ...]:
-    """Beta, moving mean and moving variance of four channels."""
-    with v1.variable_scope(scope):
-        return tuple(
-            v1.get_variable(
-                name,
-                initializer=np.full(4, start, np.float32),
-                trainable=name == "beta",
-                use_resource=False,
-            )
-            for name, start in (("beta", 0), ("moving_mean", 0), ("moving_variance", 1))
-        )
-
-
 def block(x: Any, scope: str, mode: Mode) -> tuple[Any, list[Any]]:
     """Normalize by the batch (True), the stored statistics (False) or as a tensor specifies."""
-    beta, mean, variance = variables(scope)
+    with v1.variable_scope(scope):
+        beta, mean, variance = (
+            v1.get_variable(role, [4], trainable=role == "beta", use_resource=False)
+            for role in ROLES[1:]
+        )
     batch_mean, batch_variance = v1.nn.moments(x, [0])
     updates = [
         v1.assign_sub(moving, (moving - new) * 0.1)
