@@ -61,30 +61,17 @@ def sequential(*layers: object) -> dict[str, Any]:
     return {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
 
 
-def functional(**inputs: Sequence[str]) -> dict[str, Any]:
-    """A model whose layers have these inputs, as Keras 2 records them."""
-    known = {"conv": conv(), "bn": NORM, "act": activation("linear")}
-    add = {"class_name": "Add", "config": {"name": "add"}}
-    layers = [
-        {
-            **known.get(name, {**add, "config": {"name": name}}),
-            "name": name,
-            "inbound_nodes": [[[each, 0, 0, {}] for each in before]] if before else [],
-        }
-        for name, before in inputs.items()
-    ]
-    return {"class_name": "Functional", "config": {"name": "net", "layers": layers}}
-
-
-def keras_3(*names: str) -> dict[str, Any]:
-    """A chain of layers, as Keras 3 records it."""
-    known = {"conv": conv(), "bn": NORM, "act": activation("relu")}
+def functional(version: int = 2, **inputs: Sequence[str]) -> dict[str, Any]:
+    """A model whose layers have these inputs, as this version of Keras records them."""
+    known = {"conv": conv(), "bn": NORM, "act": activation("linear"), "relu": activation("relu")}
     layers = []
-    for place, name in enumerate(names):
-        history = {"shape": [None, 4], "keras_history": [names[place - 1], 0, 0]}
-        tensor = {"class_name": "__keras_tensor__", "config": history}
-        nodes = [{"args": [tensor], "kwargs": {"mask": None}}] if place else []
-        layers.append({**known[name], "name": name, "inbound_nodes": nodes})
+    for name, before in inputs.items():
+        histories = [{"config": {"keras_history": [each, 0, 0]}} for each in before]
+        nodes: list[Any] = [{"args": histories, "kwargs": {"mask": None}}]
+        if version == 2:
+            nodes = [[[each, 0, 0, {}] for each in before]]
+        layer = known.get(name, {"class_name": "Add", "config": {"name": name}})
+        layers.append({**layer, "name": name, "inbound_nodes": nodes if before else []})
     return {"class_name": "Functional", "config": {"name": "net", "layers": layers}}
 
 
@@ -133,9 +120,9 @@ UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
         (functional(conv=[], add=["conv", "conv"], bn=["add"]), []),
         (functional(conv=[], other=[], bn=["conv", "other"]), []),
         (functional(bn=[], conv=["bn"]), []),
-        (keras_3("conv", "bn"), PROVEN),
-        (keras_3("conv", "act", "bn"), []),
-        (keras_3("bn", "conv"), []),
+        (functional(3, conv=[], bn=["conv"]), PROVEN),
+        (functional(3, conv=[], relu=["conv"], bn=["relu"]), []),
+        (functional(3, bn=[], conv=["bn"]), []),
     ],
 )
 def test_a_configuration_proves_what_feeds_a_layer(
