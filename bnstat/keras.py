@@ -43,7 +43,7 @@ _Key = tuple[str, str | None]
 
 
 class _Gravity(NamedTuple):
-    """The severity (index in `SEVERITIES`), channels and largest number of findings in a layer."""
+    """The severity (index in `SEVERITIES`), channels and size of a rule's findings in a layer."""
 
     severity: int
     channels: int

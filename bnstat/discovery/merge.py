@@ -54,7 +54,7 @@ class Sighting:
         return all(role in self.roles for role in ROLES[2:])
 
     def add(self, weaker: Sighting) -> None:
-        """Fill in what is unknown of the layer from a weaker sighting."""
+        """Fill in unknown settings and roles from a weaker sighting of the layer."""
         if self.evidence not in _STRUCTURAL:
             self.roles = {**weaker.roles, **self.roles}
             self.extra = {**weaker.extra, **self.extra}

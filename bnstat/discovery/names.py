@@ -164,7 +164,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
 
 
 def without_statistics(names: VariableNames, taken: set[str]) -> list[Sighting]:
-    """Return the layers with gamma or beta alone whose scopes are named after batch norm."""
+    """Return layers named after batch norm with gamma or beta alone, without keys in `taken`."""
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
         scope, _, role = name.rpartition("/")

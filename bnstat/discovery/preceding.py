@@ -189,7 +189,7 @@ class _Search:
                 yield layer.name, key, True
 
     def by_scopes(self) -> Iterator[_Pair]:
-        """Search the parent scope of each layer, if no other layer has it, for its only bias."""
+        """Search the scope around each layer for its only bias, unless layers share the scope."""
         layers: dict[str, list[BatchNorm]] = {}
         for layer in self.undecided.values():
             names = (self._contents.name_of(variable.key) for variable in layer.variables.values())

@@ -120,7 +120,7 @@ class Tensors:
         return (inputs[0], inputs[1]) if len(inputs) == 2 else None
 
     def either_order(self, tensor: str, types: Container[str]) -> Sequence[tuple[str, str]]:
-        """Return [(a, b), (b, a)] for the two operands of such an op, else an empty list."""
+        """Return the operands in both orders, [(a, b), (b, a)], or an empty list."""
         operands = self.operands(tensor, types)
         return [operands, operands[::-1]] if operands else []
 
@@ -140,7 +140,7 @@ class Tensors:
         return consumers
 
     def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
-        """Yield the names that repeated `after` reaches from `start`, the nearest first."""
+        """Yield `start` and all names that `after` leads to from there, the nearest first."""
         queue = deque(dict.fromkeys(start))
         reached = set(queue)
         while queue:

@@ -162,7 +162,7 @@ def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, 
         for difference, rate in tensors.either_order(step, {"Mul"}):
             if (new := less_than_target(difference)) is not None:
                 return new, _share_kept(tensors, rate)
-        return "", None
+        return "", None  # The variable is set, not moved towards a tensor.
     for old, new in tensors.either_order(value, SUMS):
         for variable, momentum in tensors.either_order(old, {"Mul"}):
             if _is_same(tensors, variable, target):
