@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bnstat.checks import SEVERITIES, Finding, Severity, check, find_rules
 from bnstat.errors import BnstatError, UnsupportedError
@@ -36,24 +36,14 @@ _WARMING_UP: Final = "BN003"
 _SIZES: Final = ("largest", "least", "variance")
 """The keys of `Finding.numbers` whose values measure how serious a finding is."""
 
-_MORE_CHANNELS, _LARGER = 2, 10
-"""The factors in channels and size by which a finding must grow to be reported again."""
-
-_NAMED: Final = 3
-"""The number of layers per rule that a report names; further layers are counted."""
+_MORE_CHANNELS, _LARGER = 2, 10  # factors by which a finding must grow to be reported again
+_NAMED: Final = 3  # layers per rule; further layers are counted
 
 _Key = tuple[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Gravity:
-    """The severity and size of a rule's findings in a layer.
-
-    Attributes:
-        severity: the index in `SEVERITIES` of the most serious finding; 0 is the most serious.
-        channels: the number of channels in all findings.
-        size: the largest absolute value in `Finding.numbers` under the keys `_SIZES`.
-    """
+class _Gravity(NamedTuple):
+    """The severity (index in `SEVERITIES`), channels and size of a rule's findings in a layer."""
 
     severity: int
     channels: int
@@ -103,12 +93,7 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield, per rule, a line for each of the first three layers, and one that counts the rest.
-
-    Args:
-        news: one list of findings per rule and layer, sorted by rule.
-        start: a prefix for each line.
-    """
+    """Yield, per rule, a line for each of the first three layers, and one that counts the rest."""
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:
@@ -119,13 +104,8 @@ def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[s
 
 def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
     """Return the lines that report the findings of BN003 at the end of training."""
-    return _described(
-        [
-            [finding]
-            for finding in findings
-            if finding.rule == _WARMING_UP and finding.severity in _REPORTED
-        ]
-    )
+    early = (finding for finding in findings if finding.rule == _WARMING_UP)
+    return _described([[finding] for finding in early if finding.severity in _REPORTED])
 
 
 def describe(finding: Finding) -> str:
@@ -136,15 +116,12 @@ def describe(finding: Finding) -> str:
 
 def find_gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
     """Return the most serious finding of severity `fail_on` or above, except BN003, or None."""
-    if fail_on is None:
-        return None
-    order = SEVERITIES.index
-    grave = (
-        finding
-        for finding in findings
-        if order(finding.severity) <= order(fail_on) and finding.rule != _WARMING_UP
+    grave = () if fail_on is None else SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    return min(
+        (each for each in findings if each.severity in grave and each.rule != _WARMING_UP),
+        key=lambda finding: SEVERITIES.index(finding.severity),
+        default=None,
     )
-    return min(grave, key=lambda finding: order(finding.severity), default=None)
 
 
 def _ended(keys: Sequence[_Key]) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Models in memory: of Keras 3 and tf-keras, any `tf.Module`, and sessions of TensorFlow 1.
 
 This module imports neither Keras nor TensorFlow, because a caller with a model has imported them.
-
 The variables of a session have the names under which a `tf.compat.v1.train.Saver` stores them.
 The slices of a partitioned variable are joined. No op is added to the graph, which may be
 finalized.
@@ -10,6 +9,7 @@ finalized.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from bnstat.discovery import discover
 from bnstat.discovery.schemes import LABELS, find_roles
 from bnstat.errors import BnstatError, UnsupportedError, first_line
 from bnstat.formats.contents import Contents, Graph
-from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable
+from bnstat.model import Array, BatchNorm, Model, Source, Variable
 
 _GLOBAL_VARIABLES = "variables"
 """The collection that a saver stores: `tf.compat.v1.GraphKeys.GLOBAL_VARIABLES`."""
@@ -31,19 +31,15 @@ _GLOBAL_VARIABLES = "variables"
 def is_session(thing: object) -> bool:
     """Return True for a `tf.compat.v1.Session` and its variants, such as `InteractiveSession`."""
     home = "tensorflow.python.client.session"
-    return any(
-        kind.__module__ == home and kind.__name__ == "BaseSession" for kind in type(thing).__mro__
-    )
+    kinds = type(thing).__mro__
+    return any(kind.__module__ == home and kind.__name__ == "BaseSession" for kind in kinds)
 
 
 class SessionVariable:
-    """A variable in a session.
+    """A variable in a session, whole even if it is partitioned.
 
-    Attributes:
-        shape: the shape of the variable, or of the whole partitioned variable.
-        dtype: NumPy's name of the element type.
-        parts: name of a slice's op -> indices of the slice in the partitioned variable; empty for a
-            variable that is not partitioned.
+    The methods raise `BnstatError` if the session is closed. `parts` maps name of a slice's op ->
+    indices of the slice in the partitioned variable.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -55,11 +51,7 @@ class SessionVariable:
         self.parts: dict[str, tuple[slice, ...]] = {}
 
     def add(self, variable: Any) -> None:
-        """Add the variable, or a slice of a partitioned variable.
-
-        Raises:
-            BnstatError: the graph does not define the shape, and the variable has no value yet.
-        """
+        """Add the variable, or a slice of a partitioned variable."""
         self.dtype = variable.dtype.base_dtype.name
         info = variable._get_save_slice_info()
         part: tuple[slice, ...] = ()
@@ -76,11 +68,7 @@ class SessionVariable:
         self._held.append((variable, part))
 
     def numpy(self) -> Array:
-        """Return the current value.
-
-        Raises:
-            BnstatError: the variable has no value, or the session is closed.
-        """
+        """Return the current value; raises `BnstatError` if the variable has no value."""
         values = self._run([variable for variable, _ in self._held], {})
         if not self.parts:
             return np.asarray(values[0])
@@ -90,11 +78,7 @@ class SessionVariable:
         return whole
 
     def assign(self, array: Array) -> None:
-        """Set the value to an array of the variable's shape.
-
-        Raises:
-            BnstatError: the session is closed.
-        """
+        """Set the value to an array of the variable's shape."""
         for variable, part in self._held:
             setter = variable.initializer
             self._run(setter, {setter.inputs[1]: array[part]})
@@ -111,11 +95,7 @@ class SessionVariable:
 
 
 def session_variables(session: Any) -> dict[str, SessionVariable]:
-    """Return key -> variable for a session; the key is the name in a checkpoint of a `Saver`.
-
-    Raises:
-        BnstatError: a variable of unknown shape has no value, or the session is closed.
-    """
+    """Return key -> variable for a session; the key is the name in a checkpoint of a `Saver`."""
     variables: dict[str, SessionVariable] = {}
     for variable in session.graph.get_collection(_GLOBAL_VARIABLES):
         info = variable._get_save_slice_info()
@@ -153,12 +133,9 @@ _DEEPEST = 100
 
 
 class LiveModel(NamedTuple):
-    """A model in memory.
+    """A model in memory, and key -> variable object with the methods `numpy` and `assign`.
 
-    Attributes:
-        model: the batch-norm layers. The key of a variable is `LAYER/ROLE`; in a session, it is the
-            name in a checkpoint of a `Saver`.
-        variables: key -> variable object with the methods `numpy` and `assign`.
+    A key is `LAYER/ROLE` or, in a session, the name in a checkpoint of a `Saver`.
     """
 
     model: Model
@@ -167,29 +144,19 @@ class LiveModel(NamedTuple):
 
 def is_live(thing: object) -> bool:
     """Return True if an object has `variables` or `submodules`, and thus may contain layers."""
-    return _has(thing, "variables") or _has(thing, "submodules")
-
-
-def _has(thing: object, name: str) -> bool:
-    """Return True if an object has an attribute, even if its value is not available yet.
-
-    For example, `variables` raises a ValueError for a Keras model that is not built.
-    """
-    try:
-        getattr(thing, name)
-    except AttributeError:
-        return False
-    except Exception:
+    for name in ("variables", "submodules"):
+        try:
+            getattr(thing, name)
+        except AttributeError:
+            continue
+        except Exception:  # such as the ValueError of a Keras model that is not built
+            return True
         return True
-    return True
+    return False
 
 
 def live_model(thing: Any) -> LiveModel:
-    """Return the batch-norm layers of a model in memory, and their variable objects.
-
-    Raises:
-        UnsupportedError: the object is not a Keras model or layer, a `tf.Module` or a session.
-    """
+    """Return the batch-norm layers of a model in memory, and their variable objects."""
     if is_session(thing):
         in_session = session_variables(thing)
         contents = session_contents(thing, in_session, _writer(thing))
@@ -199,18 +166,14 @@ def live_model(thing: Any) -> LiveModel:
         raise UnsupportedError(kind, "is neither a path nor a model of Keras or TensorFlow")
     layers = []
     variables: dict[str, Any] = {}
-    names: set[str] = set()
-    for path, holder in holders(thing):
+    for name, holder in holders(thing):
         roles = _roles(holder)
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
-        name = path
-        while name in names:
+        while f"{name}/moving_mean" in variables:
             name += "#2"
-        names.add(name)
-        keys = {role: f"{name}/{role}" for role in ROLES if role in roles}
-        variables.update({key: roles[role] for role, key in keys.items()})
-        layers.append(_layer(name, holder, {role: (keys[role], roles[role]) for role in keys}))
+        variables |= {f"{name}/{role}": variable for role, variable in roles.items()}
+        layers.append(_layer(name, holder, roles))
     source = Source(getattr(thing, "name", None) or kind, "live", writer=_writer(thing))
     return LiveModel(Model(source, layers), variables)
 
@@ -220,19 +183,19 @@ def numpy_of(variable: Any) -> Array:
     return np.asarray(variable.numpy())
 
 
-def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNorm:
+def _layer(name: str, holder: Any, roles: Mapping[str, Any]) -> BatchNorm:
     trainable = getattr(holder, "trainable", None)
     return BatchNorm(
         name,
         {
             role: Variable(
-                key,
-                key,
+                f"{name}/{role}",
+                f"{name}/{role}",
                 str(getattr(variable.dtype, "name", variable.dtype)),
                 tuple(variable.shape),
                 partial(numpy_of, variable),
             )
-            for role, (key, variable) in roles.items()
+            for role, variable in roles.items()
         },
         evidence="config",
         epsilon=_number(holder, "epsilon", "eps", "_eps"),
@@ -274,10 +237,7 @@ def _roles(holder: Any) -> dict[str, Any]:
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (path, object) for an object and each layer and module in it, each object once.
-
-    The path consists of the names from the outermost object to the layer, joined by slashes.
-    """
+    """Yield (path, object) for an object and each layer and module in it, each object once."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
     while stack:
@@ -312,8 +272,6 @@ def _writer(thing: Any) -> str | None:
     for kind in type(thing).__mro__:
         package = kind.__module__.partition(".")[0]
         if package in ("keras", "tf_keras", "tensorflow"):
-            import sys
-
             version = getattr(sys.modules.get(package), "__version__", None)
             return f"{package} {version}" if version else package
     return None

@@ -1,8 +1,4 @@
-"""Models and their batch-normalization layers, the data of every command.
-
-A `Model` is both a sequence of layers, in network order if the file records the order, and a
-mapping from layer names to layers. An array is read on first access and then cached.
-"""
+"""Models and their batch-normalization layers, the data of every command."""
 
 from __future__ import annotations
 
@@ -25,10 +21,7 @@ Array = NDArray[np.generic]
 
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without dimensions of 1, which some formats add.
-
-    Sonnet stores averages as [1, 1, 1, channels], but gamma as [channels].
-    """
+    """Return a shape without dimensions of 1, which Sonnet adds to averages but not to gamma."""
     return tuple(size for size in shape if size != 1)
 
 
@@ -73,12 +66,7 @@ class Variable:
 
 
 class Slots(NamedTuple):
-    """An optimizer's running averages of the gradients of a bias and a beta.
-
-    Attributes:
-        of_bias, of_beta: the averages, which start at 0.
-        are_squared: True for averages of squared gradients.
-    """
+    """An optimizer's running averages of the gradients of a bias and a beta, which start at 0."""
 
     of_bias: Variable
     of_beta: Variable
@@ -91,9 +79,8 @@ class PrecedingBias(NamedTuple):
     Attributes:
         variable: the bias; it may have a number for each position and channel (channels last), for
             example in a dense layer whose output is reshaped.
-        is_proven: True if the file proves that the bias is added right before the layer, and that
-            the bias has no regularizer of its own; False if it was found by names or by the order
-            of variables.
+        is_proven: True if the file proves that the bias is added right before the layer, and has no
+            regularizer of its own; False if it was found by names or by the order of variables.
         slots: the optimizer's averages for the bias and for beta, if stored.
     """
 
@@ -111,9 +98,8 @@ class StatisticsUse(NamedTuple):
     Attributes:
         updates: the number of ops that update the statistics.
         updates_run: the number of update ops that run in a training step; None if no graph trains.
-        mode: the statistics that normalize in training: `batch`, `stored`, `fed` if an input of the
-            graph selects them in each run, or `either` if the choice is unknown. None if no graph
-            trains the layer.
+        mode: the statistics that normalize in training; `fed` if an input of the graph selects them
+            in each run, `either` if the choice is unknown, None if no graph trains the layer.
         is_read: True if ops other than the updates read the statistics.
     """
 
@@ -135,9 +121,7 @@ class Explanation(NamedTuple):
 def fetch(variables: Iterable[Variable]) -> None:
     """Fetch the bytes of many variables together, before they are read.
 
-    Raises:
-        BnstatError: the bytes cannot be fetched. A variable whose bytes cannot be located is
-            skipped; reading the variable raises the error.
+    A variable whose bytes cannot be located is skipped; reading the variable raises the error.
     """
     prefetch(_extents(variables))
 
@@ -152,13 +136,12 @@ def _extents(variables: Iterable[Variable]) -> Iterator[Range]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Summary statistics of an array's finite elements, in float64.
+    """Summary statistics of an array's finite elements, in float64; NaN if no element is finite.
 
     Attributes:
         count: the number of elements.
         bad: the number of elements that are NaN or infinite.
-        mean, std, min, max: statistics of the finite elements; NaN if no element is finite. `std`
-            is the population standard deviation.
+        std: the population standard deviation.
     """
 
     count: int
@@ -170,7 +153,6 @@ class Summary:
 
     @classmethod
     def of(cls, array: Array) -> Summary:
-        """Summarize an array of any numeric dtype."""
         values = as_float64(array).ravel()
         count = values.size
         with np.errstate(over="ignore", invalid="ignore"):
@@ -631,11 +613,9 @@ class Model(Displayed, Sequence[BatchNorm]):
 
 def matches(name: str, globs: Sequence[str]) -> bool:
     """Return True if a name matches a glob, such as `block1/*`, or if `globs` is empty."""
-    if not globs:
-        return True
     from fnmatch import fnmatchcase
 
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return not globs or any(fnmatchcase(name, glob) for glob in globs)
 
 
 def near_names(typed: str, names: Sequence[str]) -> str:

@@ -1,9 +1,7 @@
 """Finding the batch-norm layers in the contents of a file.
 
-There are four sources of evidence, the strongest first: layer configurations, the object graph,
-computation graphs, and names. Each source yields sightings. Sightings that share a variable are
-merged into one layer: the strongest evidence decides the name and the roles, and weaker evidence
-fills the gaps.
+The sources of evidence are, the strongest first: layer configurations, the object graph,
+computation graphs, and names. Sightings that share a variable are merged into one layer.
 """
 
 from __future__ import annotations
@@ -33,8 +31,6 @@ from bnstat.model import (
     squeezed,
 )
 
-__all__ = ["discover"]
-
 _FLOATS = ("float", "bfloat")
 
 _UNUSED_NAMES = (
@@ -59,15 +55,10 @@ def discover(
     include_shadows: bool = False,
     values: bool = True,
 ) -> Model:
-    """Find the batch-norm layers of a file and return them as a model.
+    """Return the batch-norm layers of a file as a model.
 
-    Args:
-        contents: the contents of the file.
-        patterns: pairs of a role and a regular expression that matches the names of variables with
-            this role.
-        include_shadows: True to include the exponential-moving-average copies of layers.
-        values: True to read the values of variables where their shapes alone do not show whether a
-            layer is batch norm.
+    `patterns` contains pairs of a role and a regular expression for the names of its variables. If
+    `values` is False, no variable is read, so that only shapes distinguish unnamed layers.
     """
     # Only the files that need these modules import them.
     configured: Sequence[Sighting] = ()
@@ -81,7 +72,7 @@ def discover(
 
         computed = from_graphs(contents)
     names = VariableNames(contents, complete=bool(patterns))
-    sightings = merge(
+    merged = merge(
         {
             "patterns": by_patterns(names, patterns),
             "layers": configured,
@@ -90,11 +81,16 @@ def discover(
             "names": from_names(names, include_shadows),
         }
     )
-    sightings = [sighting for sighting in sightings if _is_plausible(sighting, contents)]
+    sightings = [sighting for sighting in merged if _is_plausible(sighting, contents)]
     for sighting in sightings:
         _drop_misfits(sighting, contents)
-    complete = [sighting for sighting in sightings if sighting.is_complete]
-    complete = in_order(complete, _ordered_origins(contents))
+    ordered_by = [
+        *(["layers"] if contents.layers_in_order else []),
+        "graphs",
+        "objects",
+        *(["names"] if contents.variables_in_order else []),
+    ]
+    complete = in_order((sighting for sighting in sightings if sighting.is_complete), ordered_by)
     if contents.graphs is not None and contents.objects:
         name_by_scopes(complete, contents)
     partial = [sighting for sighting in sightings if not sighting.is_complete]
@@ -129,18 +125,8 @@ def discover(
         explain=lambda: _explain(contents, layers, incomplete),
         stored=contents.variables,
         find_biases=find_biases,
-        find_uses=find_uses if contents.graphs is not None else dict,
+        find_uses=find_uses,
     )
-
-
-def _ordered_origins(contents: Contents) -> list[str]:
-    """Return the sources of evidence that list layers in network order, the strongest first."""
-    return [
-        *(["layers"] if contents.layers_in_order else []),
-        "graphs",
-        "objects",
-        *(["names"] if contents.variables_in_order else []),
-    ]
 
 
 def _layers(sightings: Sequence[Sighting], contents: Contents) -> list[BatchNorm]:
@@ -169,17 +155,13 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if the variables of a sighting fit batch norm.
-
-    The file must contain all of them, and those with a role must be non-empty float arrays. A
-    sighting without variables is plausible only if a configuration or a graph shows the layer.
-    """
+    """Return True if the file contains a sighting's variables, and their types fit batch norm."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")
     if any(key not in contents.variables for key in keys):
         return False
-    variables = [contents.variables[key] for key in sighting.roles.values()]
+    variables = (contents.variables[key] for key in sighting.roles.values())
     return all(
         variable.dtype.startswith(_FLOATS) and variable.shape and 0 not in variable.shape
         for variable in variables
@@ -187,27 +169,21 @@ def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
 
 
 def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
-    """Move gamma or beta to `undecided` if neither shape nor name shows that the role is right.
-
-    The shape must be the shape of the moving statistics, or the name must end with `gamma` or
-    `beta`.
-    """
-    roles = dict(sighting.roles)
-    shapes = {role: squeezed(contents.variables[key].shape) for role, key in roles.items()}
-    statistics = {shapes[role] for role in ROLES[2:] if role in shapes}
+    """Move a gamma or beta whose shape and name both do not fit batch norm to `undecided`."""
+    shapes = {role: contents.variables[key].shape for role, key in sighting.roles.items()}
+    statistics = {squeezed(shapes[role]) for role in ROLES[2:] if role in shapes}
     if len(statistics) != 1:
         return
     for role in ROLES[:2]:
-        if role not in shapes or shapes[role] in statistics:
+        if role not in shapes or squeezed(shapes[role]) in statistics:
             continue
-        key = roles[role]
+        key = sighting.roles[role]
         name = contents.name_of(key).removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
         if not NAMED_FOR_ITS_ROLE.search(name):
-            del roles[role]
+            sighting.roles = {own: other for own, other in sighting.roles.items() if own != role}
             sighting.undecided += (key,)
-            shape = list(contents.variables[key].shape)
+            shape = list(shapes[role])
             sighting.notes += (f"{key} has shape {shape}, unlike the moving statistics",)
-    sighting.roles = roles
 
 
 def _explain(
@@ -216,8 +192,7 @@ def _explain(
     """Return, for each variable in stored order, the reason why it belongs to a layer or not."""
     taken: dict[str, Explanation] = {}
     for layer in (*layers, *incomplete):
-        is_complete = all(role in layer.variables for role in ROLES[2:])
-        reason = f"found by {layer.evidence}" if is_complete else _why_incomplete(layer)
+        reason = _why_used(layer)
         for role, variable in layer.variables.items():
             taken[variable.key] = Explanation(variable.key, layer.name, role, reason)
         for label, variable in layer.extra.items():
@@ -232,13 +207,14 @@ def _explain(
     ]
 
 
-def _why_incomplete(layer: BatchNorm) -> str:
+def _why_used(layer: BatchNorm) -> str:
+    missing = [role for role in ROLES[2:] if role not in layer.variables]
+    if not missing:
+        return f"found by {layer.evidence}"
     if layer.uses_batch_statistics:
         return "its layer normalizes each batch by the statistics of that batch"
-    missing = [role for role in ROLES[2:] if role not in layer.variables]
-    if len(missing) == 1:
-        return f"its layer's {missing[0].replace('_', ' ')} is not in the file"
-    return "its layer's moving statistics are not in the file"
+    lacks = "moving statistics are" if len(missing) == 2 else f"{missing[0].replace('_', ' ')} is"
+    return f"its layer's {lacks} not in the file"
 
 
 def _why_unused(key: str, name: str) -> str:

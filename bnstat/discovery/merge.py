@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 
 from bnstat.model import ROLES, Evidence
@@ -15,33 +15,22 @@ from bnstat.text import natural_key
 _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
-"""The sources of layer names, the source of the best names first."""
+"""Sources of evidence, sorted by the quality of the names that they give layers."""
 
-_MOST_OWNERS = 100
-"""The limit on layers that a sighting is compared with, if many layers share a variable."""
+_MOST_OWNERS = 100  # that a sighting is compared with, if many layers share a variable
 
 
 @dataclass(slots=True)
 class Sighting:
     """A batch-norm layer, found by one source of evidence or, after merging, by several.
 
+    Roles, extra and undecided variables are keys. The settings have the meaning of `BatchNorm`.
+
     Attributes:
-        evidence: the kind of evidence; after merging, the strongest.
-        name: the layer's name according to the evidence; empty if unknown.
-        roles: role -> key of the variable.
         longer_name: the name after the names of the enclosing models, used if two layers have equal
             names; may be empty.
-        extra: label -> key of the layer's further variables.
-        undecided: keys of the layer's variables with unknown roles.
-        epsilon, momentum, axis, trainable: the settings of the layer; None if unknown.
-        notes: remarks on the layer.
-        uses_batch_statistics: True if a graph shows that the layer normalizes with batch statistics
-            only, and updates no moving statistics.
-        inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
-        names: after merging, source of evidence (`graphs`) -> the names that the source gives the
-            layer, the best first.
-        positions: after merging, source of evidence -> index of the layer among the source's
-            sightings.
+        names: after merging, source of evidence (`graphs`) -> the layer's names, the best first.
+        positions: after merging, source of evidence -> index of the layer in the source's order.
     """
 
     evidence: Evidence
@@ -62,14 +51,10 @@ class Sighting:
 
     @property
     def is_complete(self) -> bool:
-        """True if both moving statistics of the layer are known."""
         return all(role in self.roles for role in ROLES[2:])
 
     def add(self, weaker: Sighting) -> None:
-        """Fill in unknown attributes from a weaker sighting of the layer.
-
-        Roles are not filled in if a configuration or an object graph shows the variables.
-        """
+        """Fill in unknown settings and roles from a weaker sighting of the layer."""
         if self.evidence not in _STRUCTURAL:
             self.roles = {**weaker.roles, **self.roles}
             self.extra = {**weaker.extra, **self.extra}
@@ -81,16 +66,11 @@ class Sighting:
         self.notes += tuple(note for note in weaker.notes if note not in self.notes)
 
     def all_keys(self) -> list[str]:
-        """Return the keys of all variables of the layer."""
         return [*self.roles.values(), *self.extra.values(), *self.undecided]
 
 
 class Merger:
-    """Merges sightings of one layer, which share a variable. Add the strongest evidence first.
-
-    Attributes:
-        layers: the merged sightings, one for each layer.
-    """
+    """Merges sightings that share a variable into `layers`. Add the strongest evidence first."""
 
     def __init__(self) -> None:
         self.layers: list[Sighting] = []
@@ -99,11 +79,7 @@ class Merger:
         self._counts: Counter[str] = Counter()
 
     def add(self, origin: str, sighting: Sighting) -> Sighting:
-        """Merge a sighting into the layer that it shows, and return this layer.
-
-        `origin` is the source of evidence (`graphs`). Add its sightings in the order of its layers,
-        which `positions` records.
-        """
+        """Merge a sighting by the evidence `origin` into its layer, and return the layer."""
         layer = self._same_layer(sighting)
         known: set[str] = set()
         if layer is None:
@@ -128,7 +104,9 @@ class Merger:
             if key in self._by_key:
                 return self._by_key[key]
         keys = [*sighting.roles.values(), *sighting.undecided]
-        for owner in islice(self._owners(keys), _MOST_OWNERS):
+        known = (key for key in keys if key in self._by_key)
+        owners = ([self._by_key[key], *self._sharers.get(key, [])] for key in known)
+        for owner in islice(chain.from_iterable(owners), _MOST_OWNERS):
             # Only graphs show a layer in parts: one function may train it, another may apply it.
             if statistics and owner.evidence != "graph":
                 continue
@@ -137,19 +115,9 @@ class Merger:
                 return owner
         return None
 
-    def _owners(self, keys: Iterable[str]) -> Iterator[Sighting]:
-        for key in keys:
-            if key in self._by_key:
-                yield self._by_key[key]
-                yield from self._sharers.get(key, ())
-
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
-    """Merge the sightings of each layer into one, and return a list with one for each layer.
-
-    `evidence` maps source of evidence (`graphs`) -> sightings, in the source's order of layers. The
-    strongest source comes first.
-    """
+    """Merge the sightings of each layer by all sources of evidence, the strongest first."""
     merger = Merger()
     for origin, sightings in evidence.items():
         for sighting in sightings:
@@ -157,14 +125,14 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
     return merger.layers
 
 
-def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
+def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
     """Sort complete layers into network order, as far as the evidence shows the order.
 
-    An exported model numbers all variables in network order (`variables/12/`). For other files, the
-    source of evidence that shows the most layers determines the order. `ordered_by` contains the
-    sources that list layers in network order, the strongest first; of sources with equally many
-    layers, the strongest is used. Layers that this source does not show come last, sorted by name.
+    An exported model numbers all variables in network order (`variables/12/`). In other files, the
+    source in `ordered_by` that shows the most layers gives the order, the first if equal. Layers
+    that this source does not show come last, sorted by name.
     """
+    layers = list(complete)
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
     numbered = [(int(match[1]), layer) for match, layer in listed if match]
     if len(numbered) == len(layers):
@@ -179,11 +147,14 @@ def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sigh
     return sorted(layers, key=key)
 
 
-def unique_names(layers: Sequence[Sighting]) -> list[str]:
-    """Return a unique name for each layer: the best name that no other layer has.
+def common_scope(names: Iterable[str]) -> str:
+    """Return the scope that all of these names share, or an empty string."""
+    scopes = {name.rpartition("/")[0] for name in names}
+    return scopes.pop() if len(scopes) == 1 else ""
 
-    Without such a name, the number after `#` makes the name unique: `bn#2`.
-    """
+
+def unique_names(layers: Sequence[Sighting]) -> list[str]:
+    """Return a unique name for each layer: its best name that no other layer has, or `bn#2`."""
     candidates = [_candidates(layer) for layer in layers]
     uses = Counter(name for names in candidates for name in set(names))
     taken: Counter[str] = Counter()

@@ -4,26 +4,23 @@ A variable shows a layer if its name ends with a scheme's ending for the moving 
 of the variable and the scheme give the names of the layer's other variables.
 
 `ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. Such a copy
-is a shadow if the file also stores the variable. If the file does not, bnstat reads the copy as the
-variable.
+is a shadow if the file also stores the variable; else bnstat reads the copy as the variable.
 
-If a store of tch-rs already contains a variable of the same name, tch-rs appends the number of
-variables so far: `running_mean__16` is the 17th variable of its store. A layer creates its
-variables in a row, so consecutive numbers identify them: `weight`, `bias`, `running_mean`,
-`running_var`. Older versions create the statistics first. A variable whose name was unique has no
-number and fills one of the gaps in the numbering.
+tch-rs appends the number of variables so far to a name that its store already contains:
+`running_mean__16` is the 17th variable. A layer creates its variables in a row (`weight`, `bias`,
+`running_mean`, `running_var`; in older versions, the statistics first), so consecutive numbers
+identify them. A variable without a number fills one of the gaps in the numbering.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
-Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of
-variables in a layer that another layer builds: the variables of all layers in the list `self.norms`
-of the layer `blk` are called `blk/gamma`. The graph contains the whole path of a layer, such as
-`blk/batch_normalization_1`, but in the form `functional_1/blk_1/batch_normalization_1_1`: tracing
-puts the model's name in front, and TensorFlow adds a number to each component, because Keras opens
-the scope of a layer twice, to build and to call it. The names of the variables (`blk/...`) show
-which component is the first of the path. Repeating TensorFlow's numbering shows which numbers were
-added. Keras 2 leaves nested models out of the names of variables; the graph distinguishes layers
-with one name in two nested models.
+Some names of layers are recorded only by the scopes of a graph. In Keras 3, the variables of all
+layers in the list `self.norms` of the layer `blk` are called `blk/gamma`. The graph contains the
+whole path of a layer, such as `blk/batch_normalization_1`, but in the form
+`functional_1/blk_1/batch_normalization_1_1`: tracing puts the model's name in front, and TensorFlow
+adds a number to each component, because Keras opens the scope of a layer twice, to build and to
+call it. The names of the variables (`blk/...`) show which component is the first of the path, and
+repeating TensorFlow's numbering shows which numbers were added. Keras 2 leaves nested models out of
+the names of variables, but the graph contains them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -33,27 +30,19 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap, Counter
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from itertools import islice
 from typing import Final
 
-from bnstat.discovery.merge import Sighting
+from bnstat.discovery.merge import Sighting, common_scope
 from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike
 from bnstat.formats.contents import Contents
 from bnstat.model import squeezed
 
 NAMED_FOR_ITS_ROLE = re.compile(r"(?:^|[/._])(?:gamma|beta)(?::0)?$")
-"""The end of a name that only batch norm uses. A variable with such a name keeps its role even if
-the shape does not fit the statistics, so that the mismatch is reported."""
+"""The end of a name that only batch norm uses. Such a variable keeps its role even if its shape
+differs from the statistics, so that the mismatch is reported."""
 
 BATCH_NORM_SCOPE = re.compile(
     r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?[_\d]*$", re.IGNORECASE
@@ -85,7 +74,6 @@ class VariableNames:
     """The names of a file's variables that may belong to batch norm.
 
     Attributes:
-        contents: the file.
         keys: name of a variable -> key.
         shadows: name of a variable -> key of its shadow.
         averages: keys of the shadows that replace variables, because only the shadows are stored.
@@ -106,11 +94,6 @@ class VariableNames:
         averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
         self.keys.update(averages)
         self.averages = frozenset(averages.values())
-
-    @cached_property
-    def name_of(self) -> Mapping[str, str]:
-        """Key of a variable -> name."""
-        return {key: name for name, key in self.keys.items()}
 
     def _collect(self, names: Iterable[tuple[str, str]]) -> None:
         for key, name in names:
@@ -141,11 +124,7 @@ class VariableNames:
     def find(
         self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
     ) -> str | None:
-        """Return the key of the first variable in a scope with one of these endings, or None.
-
-        If `shape` is given, variables of other shapes are skipped unless they are named gamma or
-        beta. Dimensions of size 1 are ignored.
-        """
+        """Return the key of the first variable in a scope with one of these endings, or None."""
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
             if key is not None and (
@@ -159,41 +138,33 @@ class VariableNames:
 
 def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     """Return the layers found by the names of variables, on request also their shadow copies."""
-    sightings = []
+    layers: list[Sighting] = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, name, *reading) for reading in _readings(name))
-        sighting = next((layer for layer in candidates if layer is not None), None)
-        if sighting is not None:
-            sightings.append(sighting)
-            if include_shadows:
-                sightings += _shadows(names, sighting)
-    return _without_second_averages(names, sightings, include_shadows)
+        layers += islice(filter(None, candidates), 1)
+    moving = {
+        layer.name for layer in layers if layer.roles["moving_variance"] not in names.averages
+    }
+    name_of = {key: name for name, key in names.keys.items()} if include_shadows else {}
+    sightings = []
+    for layer in layers:
+        # A layer of averages is a shadow copy if a layer of this name has moving statistics.
+        is_copy = layer.roles["moving_variance"] in names.averages and layer.name in moving
+        if include_shadows:
+            shadows = {
+                role: shadow
+                for role, key in layer.roles.items()
+                if (shadow := names.shadows.get(name_of[key])) is not None and shadow != key
+            }
+            sightings.append(replace(layer, name=layer.name + _SHADOW_WORD * is_copy))
+            sightings += [Sighting("name", layer.name + _SHADOW_WORD, shadows)] if shadows else []
+        elif not is_copy:
+            sightings.append(layer)
+    return sightings
 
 
-def _without_second_averages(
-    names: VariableNames, sightings: Sequence[Sighting], include_shadows: bool
-) -> list[Sighting]:
-    """Leave out a layer read from averages if a layer of the same name has moving statistics.
-
-    With `include_shadows`, the layer is kept, and its name shows that it is a shadow copy.
-    """
-    averages = [layer.roles["moving_variance"] in names.averages for layer in sightings]
-    pairs = list(zip(sightings, averages, strict=True))
-    moving = {layer.name for layer, is_average in pairs if not is_average}
-    result = []
-    for layer, is_average in pairs:
-        if not is_average or layer.name not in moving:
-            result.append(layer)
-        elif include_shadows:
-            result.append(replace(layer, name=layer.name + _SHADOW_WORD))
-    return result
-
-
-def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sighting]:
-    """Return layers whose scope is named after batch norm and has gamma or beta, but no statistics.
-
-    Variables whose keys are in `taken` belong to other layers and are skipped.
-    """
+def without_statistics(names: VariableNames, taken: set[str]) -> list[Sighting]:
+    """Return layers named after batch norm with gamma or beta alone, without keys in `taken`."""
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
         scope, _, role = name.rpartition("/")
@@ -216,8 +187,7 @@ def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> li
     compiled = [(role, re.compile(pattern)) for role, pattern in patterns]
     for name, key in names.keys.items():
         for role, pattern in compiled:
-            match = pattern.search(name)
-            if match is None:
+            if (match := pattern.search(name)) is None:
                 continue
             if "layer" in pattern.groupindex:
                 layer = match["layer"]
@@ -245,12 +215,8 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return the ending of a count: `/count` or `.count`.
-
-    A count beside a mean and a variance shows statistics of data. Keras's `Normalization` stores
-    one, as do normalizations of observations and rewards in reinforcement learning:
-    `running_mean_std.count` beside `running_mean_std.running_var`.
-    """
+    """Return the ending of a count, which shows statistics of data: `/count` or `.count`."""
+    # Of Keras's `Normalization`, or of observations and rewards in reinforcement learning.
     return scheme.variance[0] + "count"
 
 
@@ -286,8 +252,7 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     """Return the scopes that may contain gamma and beta, the most likely first.
 
     TensorFlow 1 repeats the whole scope for variables that an `ExponentialMovingAverage` makes
-    (`bn/bn/moments/...`). Flax and Haiku keep statistics and parameters in separate trees: the
-    parameters for the statistics in `batch_stats/bn` are in `params/bn`.
+    (`bn/bn/moments/...`). Flax and Haiku keep the parameters for `batch_stats/bn` in `params/bn`.
     """
     owners = [scope]
     parts = scope.split("/")
@@ -310,9 +275,8 @@ def _is_surely_batch_norm(
 ) -> bool:
     """Return True if variables with ordinary names (`mean`, `variance`) belong to a batch norm.
 
-    All must have one shape. They belong to a batch norm if gamma or beta is among them, or if their
-    scope is named after batch norm. Vectors in a library's tree of batch statistics also belong to
-    one, unless their scope is named after data, such as a policy's observations.
+    They need one shape, and a gamma, a beta or a scope named after batch norm. In a library's tree
+    of batch statistics, vectors suffice unless their scope is named after data.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     if len(shapes) != 1:
@@ -322,16 +286,6 @@ def _is_surely_batch_norm(
     parts = scope.split(scheme.variance[0])[:-1]
     is_in_tree = any(statistics in parts for statistics, _ in scheme.trees)
     return is_in_tree and len(*shapes) == 1 and not _OF_DATA.search(scope)
-
-
-def _shadows(names: VariableNames, sighting: Sighting) -> list[Sighting]:
-    """Return a list with the sighting of the shadows of a layer's variables; it may be empty."""
-    roles = {
-        role: shadow
-        for role, key in sighting.roles.items()
-        if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
-    }
-    return [Sighting("name", sighting.name + _SHADOW_WORD, roles)] if roles else []
 
 
 _NUMBERED_NAME: Final = re.compile(
@@ -349,10 +303,9 @@ _ORDERS: Final = (
 def with_scopes(
     keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return name -> key, after moving each layer that tch-rs numbers to a scope of its own.
+    """Return name -> key, with a scope in the names of each layer that tch-rs numbers.
 
-    `features.running_mean__16` is renamed to `features__16.running_mean`. `keys` maps name -> key
-    for all variables of a file, and `shape_of` returns the shape for a key.
+    `features.running_mean__16` is renamed to `features__16.running_mean`.
     """
     matches = [_NUMBERED_NAME.fullmatch(name) for name in keys if "__" in name]
     leaves: dict[str, set[tuple[str, int]]] = {}
@@ -410,11 +363,8 @@ def with_scopes(
 
 _NUMBERED_SCOPE = re.compile(r"(.+)_\d+")
 
-_DEEPEST = 64
-"""The limit on components of a scope; scopes in networks have some ten."""
-
-_MOST_SIBLINGS = 10_000
-"""The limit on names in one scope; each layer in the scope adds some three."""
+_DEEPEST = 64  # components of a scope; scopes in networks have some ten
+_MOST_SIBLINGS = 10_000  # names in one scope; each layer in the scope adds some three
 
 Scope = tuple[str, ...]
 """The components of a scope; empty if unknown."""
@@ -422,12 +372,15 @@ Scope = tuple[str, ...]
 
 def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
     """Add to `names` of each layer the name that graph scopes and full variable names show."""
-    scopes = [_graph_scope(layer) for layer in layers]
+    scopes = [_components(*layer.names.get("graphs", ())[:1]) for layer in layers]
     if not any(scopes):
         return
     keys = {key for layer in layers for key in layer.roles.values()}
     full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
-    own_scopes = [_variable_scope(layer, full_names) for layer in layers]
+    own_scopes = [
+        _components(common_scope(full_names.get(key, "") for key in layer.roles.values()))
+        for layer in layers
+    ]
     uses = Counter(own_scopes)
     names = _authors_names(filter(None, scopes))
     starts = [_start(scope, own) for scope, own in zip(scopes, own_scopes, strict=True)]
@@ -448,24 +401,13 @@ def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
         layer.names["scopes"] = ["/".join([*before, *own, *parts[end:]])]
 
 
-def _graph_scope(layer: Sighting) -> Scope:
-    names = layer.names.get("graphs")
-    parts = tuple(names[0].split("/", _DEEPEST)) if names else ()
+def _components(scope: str = "") -> Scope:
+    parts = tuple(scope.split("/", _DEEPEST)) if scope else ()
     return parts if len(parts) <= _DEEPEST else ()
 
 
-def _variable_scope(layer: Sighting, full_names: Mapping[str, str]) -> Scope:
-    """Return the scope that the full names of a layer's variables share; empty if none."""
-    scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
-    scope = scopes.pop() if len(scopes) == 1 else ""
-    return tuple(scope.split("/")) if scope else ()
-
-
 def _start(scope: Scope, own: Scope) -> int | None:
-    """Return the index in `scope` where the components of `own` begin; None if they are missing.
-
-    A component of `scope`, which is from a graph, may have a number appended.
-    """
+    """Return the index where `own` begins in `scope`, whose components may be numbered, or None."""
     for start in range(len(scope) - len(own) + 1 if own else 0):
         pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):
@@ -481,33 +423,25 @@ def _without_number(part: str) -> str | None:
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
     """Return scope -> the name that the author gave its last component; None if unknown.
 
-    `scopes` are sorted by the time when Keras opened them. Keras opens each scope twice, and
-    TensorFlow appends a number to the name the second time.
+    `scopes` are in the order in which Keras opened them.
     """
-    taken: dict[Scope, dict[str, int]] = {}
+    opened: dict[Scope, dict[str, int]] = {}
     names: dict[Scope, str | None] = {}
     for scope in scopes:
-        for end in range(1, len(scope) + 1):
-            if scope[:end] not in names:
-                siblings = taken.setdefault(scope[: end - 1], {})
-                names[scope[:end]] = _authors_name(scope[end - 1], siblings)
+        for end, part in enumerate(scope, 1):
+            siblings = opened.setdefault(scope[: end - 1], {})
+            name = _without_number(part)
+            if scope[:end] in names:
+                continue
+            names[scope[:end]] = None
+            if name is not None and len(siblings) <= _MOST_SIBLINGS:
+                trial = ChainMap({}, siblings)
+                _open(name, trial)
+                # Keras opens each scope twice, so that TensorFlow numbers the second.
+                if _open(name, trial) == part:
+                    siblings.update(trial.maps[0])
+                    names[scope[:end]] = name
     return names
-
-
-def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
-    """Return the name that TensorFlow turns into `part` when a scope is opened again, or None.
-
-    `siblings` maps name -> number of scopes already opened in the same parent, and is updated.
-    """
-    name = _without_number(part)
-    if name is None or len(siblings) > _MOST_SIBLINGS:
-        return None
-    trial = ChainMap({}, siblings)
-    _open(name, trial)
-    if _open(name, trial) != part:
-        return None
-    siblings.update(trial.maps[0])
-    return name
 
 
 def _open(name: str, taken: MutableMapping[str, int]) -> str:

@@ -1,16 +1,15 @@
 """Batch norm in the object graph: nodes with the children `moving_mean` and `moving_variance`.
 
-In Keras the children are variables. In Sonnet 2 they are nodes whose child `average` is the
-variable. The children show which variables a layer has, regardless of the checkpoint keys.
+The children are variables in Keras, and nodes with the variable `average` in Sonnet 2.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
-from bnstat.discovery.merge import Sighting
+from bnstat.discovery.merge import Sighting, common_scope
 from bnstat.discovery.schemes import RENORM, find_roles
 from bnstat.formats.contents import Contents, Node, Objects
 
@@ -24,19 +23,20 @@ def from_objects(contents: Contents) -> list[Sighting]:
     nodes = contents.objects
     sightings = []
     scopes = []
-    for index, parents in _walk(nodes):
+    for index, path in _walk(nodes):
         if not nodes.has_child(index, "moving_variance"):
             continue
         variables = _variables(nodes, nodes[index], contents)
         roles = {role: variables[label] for role, label in find_roles(variables).items()}
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
-        scopes.append(_scope(roles.values()))
+        names = (node.full_name.removesuffix("/average") for node in roles.values())
+        scopes.append(common_scope(names))
         sightings.append(
             Sighting(
                 "object-graph",
                 roles={role: node.key for role, node in roles.items() if node.key is not None},
-                longer_name=_path(index, parents),
+                longer_name="/".join(path),
                 extra={label: variables[label].key or "" for label in RENORM if label in variables},
             )
         )
@@ -49,9 +49,8 @@ def from_objects(contents: Contents) -> list[Sighting]:
 def _name(scope: str, path: str, uses: int) -> str:
     """Return the scope of a layer's variables if no other layer has this scope, else its path.
 
-    `uses` is the number of layers with this scope. Keras 3 lists the layers of a network as
-    `_operations`. The variables of a layer that is built when an outer layer is called get the
-    scope of the outer layer. The name of such a layer is this scope and the end of the path.
+    Keras 3 lists the layers of a network as `_operations`. A layer that is built when an outer
+    layer is called has the outer layer's scope, and is named by this scope and the end of its path.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
@@ -60,40 +59,26 @@ def _name(scope: str, path: str, uses: int) -> str:
     return scope if scope and uses == 1 else path
 
 
-def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
-    """Yield (index, parents) for every node that may have children, depth first in stored order.
-
-    `parents` maps index of each visited node -> (index of its parent, its name in the parent).
-    """
-    parents: dict[int, tuple[int, str]] = {}
-    stack = [(0, -1, "")] if nodes else []
+def _walk(nodes: Objects) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield (index, names on the way from the root) for the nodes with children, depth first."""
+    reached: set[int] = set()
+    stack: list[tuple[int, tuple[str, ...], list[str]]] = [(0, (), [])] if nodes else []
     while stack:
-        index, parent, name = stack.pop()
-        if index in parents:
+        index, above, name = stack.pop()
+        if index in reached:
             continue
-        parents[index] = (parent, name)
-        yield index, parents
+        reached.add(index)
+        path = (*above, *name)[-_LONGEST_PATH:]
+        yield index, path
         stack += [
-            (child, index, child_name)
+            (child, path, [child_name])
             for child_name, child in reversed(nodes.branches(index))
-            if child not in parents
+            if child not in reached
         ]
 
 
-def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
-    """Return the names on the way from the root to a node; of a very long path, only the end."""
-    names: list[str] = []
-    while index != 0 and len(names) < _LONGEST_PATH:
-        index, name = parents[index]
-        names.append(name)
-    return "/".join(reversed(names))
-
-
 def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:
-    """Return label -> node of the stored variables that are children of a node.
-
-    If a child is an average (Sonnet 2), its variable has the label `moving_mean/average`.
-    """
+    """Return label -> node of the stored variables that are children of a node."""
     variables = {}
     for label, child in node.children.items():
         variable = nodes[child]
@@ -104,19 +89,11 @@ def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node
     return variables
 
 
-def _scope(variables: Collection[Node]) -> str:
-    """Return the scope that the full names of a layer's variables share, or an empty string."""
-    names = [node.full_name.removesuffix("/average") for node in variables]
-    scopes = {name.rpartition("/")[0] for name in names}
-    return scopes.pop() if len(scopes) == 1 else ""
-
-
 def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:
     """Return notes on variables that share the scope of a layer but belong to no layer.
 
-    `taken` contains the keys of the variables that belong to layers. Keras 3 gives the same name to
-    all layers of a model that is built late. It leaves layers in lists and dicts out of
-    `tf.train.Checkpoint`, but the optimizer still saves the gamma and beta of these layers.
+    `taken` contains the keys of the variables that belong to layers. Keras 3 leaves layers in lists
+    and dicts out of `tf.train.Checkpoint`, but the optimizer still saves their gamma and beta.
     """
     nodes = list(contents.objects.ending_with(_ENDINGS))
     scopes = {node.full_name.rpartition("/")[0] for node in nodes if node.key in taken}

@@ -1,18 +1,16 @@
 """The bias that a network adds right before a batch norm, usually in a convolution.
 
 With batch statistics, the normalization cancels this bias; with stored statistics, the bias acts
-like beta. The stored structure of the network shows how certain it is that a bias precedes a layer:
+like beta. The evidence that a bias precedes a layer is, the strongest first:
 
 - A graph contains the addition of the bias itself, which is proof.
-- A Keras configuration names the layer before the normalization, the activation of this layer, and
-  constraints on bias or beta. A bias is proven if only pooling, which preserves a bias, lies
-  between. If a leaky ReLU lies between, which preserves a bias in part, the bias is not proven. Any
-  other activation rules the bias out. The bias of a dense layer whose output is reshaped to images
-  has a value for each position and channel.
-- In other files, the convolution and the normalization are neighbors: in one scope
-  (`conv1/biases`, `conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the
-  variables. This is not proof: an activation may lie between, or the normalization may come before
-  the convolution.
+- A Keras configuration names the layer before the normalization, its activation, and constraints on
+  bias or beta. A bias is proven if only pooling, which preserves a bias, lies between. A leaky ReLU
+  preserves a bias in part, which is not proof. Any other activation rules the bias out. The bias of
+  a dense layer whose output is reshaped has a value for each position and channel.
+- The convolution and the normalization are neighbors in one scope (`conv1/biases`,
+  `conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the variables. This is
+  not proof: an activation may lie between, or the normalization may come before the convolution.
 
 Sources: the Keras classes in keras/src/layers and keras/src/optimizers;
 tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
@@ -29,6 +27,7 @@ from typing import Final
 
 from bnstat.discovery.graphs.norms import find_norms
 from bnstat.discovery.graphs.tensors import SUMS, Steps, Tensors
+from bnstat.discovery.merge import common_scope
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed
 
@@ -52,8 +51,8 @@ _PASSES_BIASES: Final = re.compile(
 )
 """Keras classes that preserve a constant added to a whole channel."""
 
-_MOST_BETWEEN: Final = 10
-"""The limit on layers between a convolution and a normalization."""
+_MOST_BETWEEN: Final = 10  # layers between a convolution and a normalization
+_LONGEST_NAME: Final = 1000  # Longer names are not searched, because this would be slow.
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
@@ -69,14 +68,8 @@ _SLOT: Final = re.compile(
 """The names of optimizer variables: `Adam/v/conv/bias`, `adam/conv_bias_velocity`,
 `conv/bias/Adam_1`, `training/Adam/conv/bias/v`."""
 
-_LONGEST_NAME: Final = 1000
-"""Longer names are not searched, because this would be slow."""
-
 _Pair = tuple[str, str | None, bool]
 """(name of a layer, key of the bias right before it or None without bias, True if proven)."""
-
-_Layers = Mapping[str, BatchNorm]
-"""Name -> layer."""
 
 
 def preceding_biases(
@@ -87,20 +80,13 @@ def preceding_biases(
     A layer is left out if no bias is found, or if its bias precedes several layers.
     """
     search = _Search(contents, layers)
-    undecided = {layer.name: layer for layer in layers}
     pairs: dict[str, PrecedingBias] = {}
-    for method in (
-        search.by_configuration,
-        search.by_graphs,
-        search.by_scopes,
-        search.by_neighbors,
-    ):
-        decided = set()
-        for layer, key, is_proven in method(undecided):
-            decided.add(layer)
+    methods = search.by_configuration, search.by_graphs, search.by_scopes, search.by_neighbors
+    for method in methods:
+        for layer, key, is_proven in list(method()):
+            search.undecided.pop(layer, None)
             if key is not None:
                 pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
-        undecided = {name: norm for name, norm in undecided.items() if name not in decided}
     uses = Counter(bias.variable.key for bias in pairs.values())
     slots = _slots(contents.variables) if pairs else {}
     betas = {layer.name: layer.variables.get("beta") for layer in layers}
@@ -147,12 +133,13 @@ class _Search:
     """
 
     def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
+        self.undecided = {layer.name: layer for layer in layers}
         self._contents = contents
         self._owners = {
             variable.key: layer for layer in layers for variable in layer.all_variables()
         }
 
-    def by_configuration(self, undecided: _Layers) -> Iterator[_Pair]:
+    def by_configuration(self) -> Iterator[_Pair]:
         """Search for the bias in front of each layer whose inputs a Keras configuration records."""
         by_name = {layer.name: layer for layer in self._contents.layers}
         for layer in self._contents.layers:
@@ -180,9 +167,9 @@ class _Search:
                 is_proven,
             )
 
-    def by_graphs(self, undecided: _Layers) -> Iterator[_Pair]:
+    def by_graphs(self) -> Iterator[_Pair]:
         """Search the graphs for `convolution + bias` as the input of a normalization."""
-        missing = set(undecided)
+        missing = set(self.undecided)
         steps = Steps()
         for graph in self._contents.graphs() if self._contents.graphs is not None else ():
             if not missing:
@@ -192,7 +179,8 @@ class _Search:
                 layer = self._norm_of(norm.roles.values())
                 if layer is None or layer.name not in missing:
                     continue
-                if all(_is_argument(tensors, tensor) for tensor in norm.x):
+                before = [tensors.producer(tensor) for tensor in norm.x]
+                if all(op is None or op.type.startswith("Placeholder") for op in before):
                     continue  # The function of one layer; its caller adds the bias.
                 keys = {self._bias_of(tensors, tensor, layer) for tensor in norm.x}
                 key = keys.pop() if len(keys) == 1 else None
@@ -200,14 +188,13 @@ class _Search:
                     missing.discard(layer.name)
                 yield layer.name, key, True
 
-    def by_scopes(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search the parent scope of each layer for its only bias: `conv1` for `conv1/BatchNorm`.
-
-        A scope that is the parent of several layers is skipped.
-        """
+    def by_scopes(self) -> Iterator[_Pair]:
+        """Search the scope around each layer for its only bias, unless layers share the scope."""
         layers: dict[str, list[BatchNorm]] = {}
-        for layer in undecided.values():
-            layers.setdefault(self._scope_around(layer), []).append(layer)
+        for layer in self.undecided.values():
+            names = (self._contents.name_of(variable.key) for variable in layer.variables.values())
+            scope = common_scope(name.rpartition("/")[0] for name in names)
+            layers.setdefault(scope, []).append(layer)
         own = {scope: found[0] for scope, found in layers.items() if scope and len(found) == 1}
         keys_in: dict[str, list[str]] = {scope: [] for scope in own}
         for key in self._contents.variables if own else ():
@@ -218,40 +205,30 @@ class _Search:
             if (bias := self._only_bias(keys_in[scope], layer)) is not None:
                 yield layer.name, bias, False
 
-    def by_neighbors(self, undecided: _Layers) -> Iterator[_Pair]:
-        """Search the layer or variable before each batch norm for its only bias.
-
-        The object graph, the layers and the variables are searched if they are in network order.
-        """
-        for before, after in self._neighbors() if undecided else ():
+    def by_neighbors(self) -> Iterator[_Pair]:
+        """Search the layer or variable before each batch norm for its only bias."""
+        for before, after in self._neighbors() if self.undecided else ():
             norm = self._norm_of(after)
-            if norm is None or norm.name not in undecided or self._owners.keys() & before:
+            if norm is None or norm.name not in self.undecided or self._owners.keys() & before:
                 continue
             if (bias := self._only_bias(before, norm)) is not None:
                 yield norm.name, bias, False
 
     def _neighbors(self) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-        """Yield (keys of a layer's variables, keys of the next layer's variables).
-
-        If the file orders only its variables, each variable counts as a layer.
-        """
+        """Yield (keys of a layer's variables, keys of the next layer's variables)."""
         nodes = self._contents.objects
         for node in nodes:
-            numbered = {
-                int(match[1]): child
+            layers = {
+                int(match[1]): [nodes[leaf].key or "" for leaf in nodes[child].children.values()]
                 for name, child in node.children.items()
                 if (match := _NUMBERED_LAYER.fullmatch(name))
             }
-            keys = {
-                number: [key for leaf in nodes[child].children.values() if (key := nodes[leaf].key)]
-                for number, child in numbered.items()
-            }
-            for number in keys:
-                if number - 1 in keys:
-                    yield keys[number - 1], keys[number]
+            for number in layers:
+                if number - 1 in layers:
+                    yield layers[number - 1], layers[number]
         if self._contents.layers and self._contents.layers_in_order:
             yield from pairwise([[*layer.variables.values()] for layer in self._contents.layers])
-        elif self._contents.variables_in_order:
+        elif self._contents.variables_in_order:  # Each variable counts as a layer.
             yield from pairwise([[key] for key in self._contents.variables])
 
     def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
@@ -262,10 +239,7 @@ class _Search:
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
     ) -> str | None:
-        """Return the only variable in `keys` that can be the bias before `norm`, or None.
-
-        With `is_repeated`, a bias with a value for each position and channel is also accepted.
-        """
+        """Return the only variable in `keys` that can be the bias before `norm`, or None."""
         named = [
             key
             for key in keys
@@ -275,7 +249,7 @@ class _Search:
         return named[0] if len(named) == 1 else None
 
     def _is_vector(self, key: str, norm: BatchNorm, is_repeated: bool = False) -> bool:
-        """Return True if a variable has a value for each channel and belongs to no batch norm.
+        """Return True if a variable may be a bias: one value for each channel.
 
         With `is_repeated`, it may have a value for each position and channel.
         """
@@ -296,12 +270,6 @@ class _Search:
             return None
         keys = [key for tensor in inputs if (key := tensors.variable(tensor)) is not None]
         return keys[0] if len(keys) == 1 and self._is_vector(keys[0], layer) else None
-
-    def _scope_around(self, layer: BatchNorm) -> str:
-        """Return the parent of a layer's scope: `conv1` for `conv1/BatchNorm`; empty if unknown."""
-        names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
-        scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
-        return scopes.pop() if len(scopes) == 1 else ""
 
 
 def _adds_bias_last(layer: Layer) -> bool:
@@ -328,11 +296,6 @@ def _starts_even(config: Mapping[str, object]) -> bool:
     start = config.get("beta_initializer", config.get("beta_init"))
     name = start.get("class_name") if isinstance(start, Mapping) else start
     return name is None or str(name).lower().startswith(("zero", "one", "constant"))
-
-
-def _is_argument(tensors: Tensors, tensor: str) -> bool:
-    op = tensors.producer(tensor)
-    return op is None or op.type.startswith("Placeholder")
 
 
 def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
@@ -365,7 +328,6 @@ def _is_reshape_to(norm: BatchNorm, layer: Layer) -> bool:
 
 
 def _is_leaky(layer: Layer) -> bool:
-    """Return True if a layer is, or ends with, a leaky ReLU."""
     activation = layer.config.get("activation")
     name = activation.get("class_name") if isinstance(activation, Mapping) else activation
     return "LeakyReLU" in (layer.class_name, name) or name == "leaky_relu"

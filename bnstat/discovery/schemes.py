@@ -1,10 +1,7 @@
-"""The vocabulary of batch norm: the names of its variables by library, and names that look alike.
+"""The names of batch norm's variables in each library, and names that look alike.
 
-`SCHEMES` has one row per naming scheme. `find_roles` uses the same rows for the variables of one
-layer in a Keras file or an object graph.
-
-Source of the lookalikes (names of variables that are not batch norm): the optimizers of TensorFlow
-1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3, as found in files that they saved.
+Source of the lookalikes (names of variables that are not batch norm): files saved by the optimizers
+of TensorFlow 1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3.
 """
 
 from __future__ import annotations
@@ -22,9 +19,6 @@ class Scheme(NamedTuple):
     statistics show batch norm, because layer, group and instance norm also have gamma and beta.
 
     Attributes:
-        library: the library or libraries that use the names.
-        mean, variance, gamma, beta: the endings for each role.
-        extra: the endings of further variables.
         surely: False if the endings are ordinary words (`mean`, `variance`), which alone do not
             show batch norm.
         trees: pairs (root of the statistics, root of the parameters), for libraries that store the
@@ -130,20 +124,17 @@ LABELS: Final = frozenset(
 
 
 def find_roles(labels: Collection[str]) -> dict[str, str]:
-    """Return role -> label (`gamma`) for the variables of one layer.
-
-    Of all schemes, the scheme is used that finds the most moving statistics, then the most roles.
-    """
+    """Return role -> label (`gamma`) for the variables of one layer."""
     return dict(_roles_of(LABELS.intersection(labels)))
 
 
 @lru_cache(maxsize=1024)
 def _roles_of(labels: frozenset[str]) -> dict[str, str]:
-    # A large model has few different sets of labels.
-    def size(roles: dict[str, str]) -> tuple[int, int]:
-        return len(roles.keys() - {"gamma", "beta"}), len(roles)
-
-    return max((scheme.roles(labels) for scheme in _SURE_SCHEMES), key=size)
+    # A large model has few different sets of labels. Statistics count more than other roles.
+    return max(
+        (scheme.roles(labels) for scheme in _SURE_SCHEMES),
+        key=lambda roles: (len(roles.keys() - {"gamma", "beta"}), len(roles)),
+    )
 
 
 _OPTIMIZERS_1 = (
@@ -188,10 +179,7 @@ _LOOKALIKES = [
 
 
 def describe_lookalike(key: str, name: str) -> str | None:
-    """Describe a variable whose key or name shows that it does not belong to a batch norm.
-
-    For all other variables, return None.
-    """
+    """Describe a variable that cannot belong to a batch norm by its key or name, or return None."""
     for is_key, pattern, description in _LOOKALIKES:
         if pattern.search(key if is_key else name):
             return description

@@ -25,11 +25,21 @@ def save_graph(
     write_version: int = 2,
     write_meta_graph: bool = False,
     saved_model: Path | None = None,
+    frozen: Path | None = None,
+    numbered: bool = False,
 ) -> Values:
-    """Build a graph and save random values of its variables; return them by name, parts joined."""
+    """Build a graph and save random values of its variables; return them by name, parts joined.
+
+    A frozen graph ends with the last op that is built. If `numbered`, the variables are saved as
+    `v0`, `v1`, ... instead of under their names.
+    """
     with tf.Graph().as_default(), v1.Session() as session:
         build()
-        saver = v1.train.Saver(sharded=sharded, write_version=write_version)
+        output = session.graph.get_operations()[-1].name
+        keys = {f"v{at}": variable for at, variable in enumerate(v1.global_variables())}
+        saver = v1.train.Saver(
+            keys if numbered else None, sharded=sharded, write_version=write_version
+        )
         session.run(v1.global_variables_initializer())
         _randomise(session, v1.global_variables())
         saver.save(
@@ -43,6 +53,11 @@ def save_graph(
             builder = v1.saved_model.Builder(str(saved_model))
             builder.add_meta_graph_and_variables(session, ["serve"])
             builder.save()
+        if frozen is not None:
+            graph_def = v1.graph_util.convert_variables_to_constants(
+                session, session.graph.as_graph_def(), [output]
+            )
+            frozen.write_bytes(graph_def.SerializeToString())
         return _values(session)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnstat.discovery import discover
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Node, Objects
 from bnstat.model import Model, Source, Variable
 
 Shape = tuple[int, ...]
@@ -26,6 +26,28 @@ def made(
     """A file with variables of these names; of the shape (4,) unless given."""
     variables = {name: variable(name, (shapes or {}).get(name, (4,))) for name in names}
     return Contents(Source("m", "tf1-checkpoint"), variables, **options)
+
+
+def objects_of(tree: Any) -> Objects:
+    """An object graph of nested dicts, which may be shared or cyclic.
+
+    A leaf is the key of a variable, or its key and full name.
+    """
+    nodes: list[Node] = []
+    indices: dict[int, int] = {}
+
+    def add(part: Any) -> int:
+        if id(part) not in indices:
+            index = indices[id(part)] = len(nodes)
+            nodes.append(Node({}, None, ""))
+            if isinstance(part, dict):
+                nodes[index] = Node({name: add(child) for name, child in part.items()}, None, "")
+            else:
+                nodes[index] = Node({}, *((part, "") if isinstance(part, str) else part))
+        return indices[id(part)]
+
+    add(tree)
+    return Objects(nodes)
 
 
 def keys_in(model: Model) -> dict[str, dict[str, str]]:

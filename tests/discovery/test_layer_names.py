@@ -20,47 +20,50 @@ from bnstat.model import Source
 from tests.builders.effort import bounded
 
 layers = keras.layers
+norm, norm_2 = layers.BatchNormalization, tf_keras.layers.BatchNormalization
 SHAPE = (4, 4, 3)
 
 
-class Chain(layers.Layer):
-    """Calls what it holds, one after the other."""
+def layers_with_norms(library: Any) -> tuple[Any, Any]:
+    """Return a class with norms in a list, a dict, a tuple, and one with such layers in a list."""
+    norm = library.layers.BatchNormalization
+    registered = library.saving.register_keras_serializable("names")
 
-    def parts(self) -> list[Any]:
-        raise NotImplementedError
+    class Chain(library.layers.Layer):
+        parts: Callable[[], list[Any]]
 
-    def call(self, x: Any, training: bool = False) -> Any:
-        for part in self.parts():
-            x = part(x, training=training)
-        return x
+        def call(self, x: Any, training: bool = False) -> Any:
+            for part in self.parts():
+                x = part(x, training=training)
+            return x
+
+    @registered
+    class Block(Chain):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.norms = [norm(), norm()]
+            self.others = {"a": norm(), "b": norm(name="mine")}
+            self.pair = (norm(), norm())
+            self.last = norm()
+
+        def parts(self) -> list[Any]:
+            return [*self.norms, *self.others.values(), *self.pair, self.last]
+
+    @registered
+    class Outer(Chain):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.blocks = [Block(name="p"), Block()]
+            self.own = norm()
+
+        def parts(self) -> list[Any]:
+            return [*self.blocks, self.own]
+
+    return Block, Outer
 
 
-@keras.saving.register_keras_serializable("names")
-class Block(Chain):
-    """Norms in a list, a dict, a tuple, and by themselves."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.norms = [norm(), norm()]
-        self.others = {"a": norm(), "b": norm(name="mine")}
-        self.pair = (norm(), norm())
-        self.last = norm()
-
-    def parts(self) -> list[Any]:
-        return [*self.norms, *self.others.values(), *self.pair, self.last]
-
-
-@keras.saving.register_keras_serializable("names")
-class Outer(Chain):
-    """Blocks in a list, and a norm."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.blocks = [Block(name="p"), Block()]
-        self.own = norm()
-
-    def parts(self) -> list[Any]:
-        return [*self.blocks, self.own]
+Block, Outer = layers_with_norms(keras)
+Block2, _ = layers_with_norms(tf_keras)
 
 
 class Subclassed(keras.Model):
@@ -76,10 +79,6 @@ class Subclassed(keras.Model):
         for part in (self.stem, *self.blocks, *self.heads.values()):
             x = part(x, training=training)
         return x
-
-
-def norm(**options: Any) -> Any:
-    return layers.BatchNormalization(**options)
 
 
 def functional() -> Any:
@@ -107,18 +106,13 @@ def subclassed() -> Any:
     return model
 
 
-MODELS = {
-    "functional": functional,
-    "sequential": sequential,
-    "nested": nested,
-    "subclassed": subclassed,
-}
+MODELS = {make.__name__: make for make in (functional, sequential, nested, subclassed)}
 
 
 def build(kind: str) -> tuple[Any, dict[bytes, Any]]:
     """A model, the first of its kind or not, and its norms by the bytes of their moving means."""
     model = MODELS[kind]()
-    every = [layer for layer in model._flatten_layers() if type(layer) is type(norm())]
+    every = [layer for layer in model._flatten_layers() if isinstance(layer, norm)]
     random = np.random.default_rng(5)
     for layer in every:
         layer.moving_mean.assign(random.random(3))
@@ -181,25 +175,6 @@ def test_keras_files_record_the_layers_own_names(tmp_path: Path, kind: str, name
     assert len(set(names.values())) == len(names)
 
 
-class Block2(tf_keras.layers.Layer):
-    """The same for Keras 2."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.norms = [norm_2(), norm_2()]
-        self.others = {"a": norm_2(), "b": norm_2(name="mine")}
-        self.pair = (norm_2(), norm_2())
-
-    def call(self, x: Any, training: bool = False) -> Any:
-        for part in [*self.norms, *self.others.values(), *self.pair]:
-            x = part(x, training=training)
-        return x
-
-
-def norm_2(**options: Any) -> Any:
-    return tf_keras.layers.BatchNormalization(**options)
-
-
 def nested_2(*, alike: bool) -> tuple[Any, Any]:
     """A model in a model, whose blocks have one name or two."""
     hole = tf_keras.Input(SHAPE)
@@ -225,7 +200,7 @@ def test_keras_2_records_the_variables_scopes(tmp_path: Path, save: str, alike: 
     expected: dict[bytes, str] = {}
     for holder, before in ((inner, "inner/"), (model, "")):
         for layer in holder._flatten_layers():
-            if isinstance(layer, type(norm_2())) and layer.moving_mean.numpy().sum() == 0:
+            if isinstance(layer, norm_2) and layer.moving_mean.numpy().sum() == 0:
                 layer.moving_mean.assign(random.random(3))
                 scope = layer.moving_mean.name.removesuffix("/moving_mean:0")
                 before_it = before if alike and layer.name == "mine" else ""
@@ -308,17 +283,12 @@ def test_numbers_are_undone_as_tensorflow_gave_them(names: list[str]) -> None:
 def test_numbers_without_proof_are_kept() -> None:
     alien = {"net/blk_1/bn_1": "elsewhere", "net/blk_1/bn_2": "elsewhere"}
     assert named(alien) == list(alien)
-    unnumbered = {"net/blk/bn_1": "blk", "net/blk/bn_2": "blk"}
-    assert named(unnumbered) == ["blk/bn_1", "blk/bn_2"]
-    for alone in ({"net/blk_1": "blk"}, {"net/blk": "blk"}, {"net/blk/bn": "blk"}):
-        assert named(alone) == list(alone)
-    impossible = {"net_1/blk_1/bn_7": "blk", "net_1/blk_1/bn_9": "blk"}
-    assert named(impossible) == ["blk/bn_7", "blk/bn_9"]
-
-
-def test_layers_of_one_name_in_nested_models() -> None:
-    alike = {"top/first/bn": "bn", "top/second/bn": "bn", "top/end": "end"}
-    assert named(alike) == ["first/bn", "second/bn", "top/end"]
+    for alone in ("net/blk_1", "net/blk", "net/blk/bn"):
+        assert named({alone: "blk"}) == [alone]
+    for unnumbered in ("net/blk/bn_", "net_1/blk_1/bn_"):
+        assert named({f"{unnumbered}{n}": "blk" for n in "79"}) == ["blk/bn_7", "blk/bn_9"]
+    nested = {"top/first/bn": "bn", "top/second/bn": "bn", "top/end": "end"}
+    assert named(nested) == ["first/bn", "second/bn", "top/end"]
 
 
 def test_hostile_scopes_are_bounded() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from bnstat.discovery.merge import Sighting, in_order, merge, unique_names
@@ -13,52 +15,34 @@ def statistics(stem: str) -> dict[str, str]:
     return {role: f"{stem}/{key}" for role, key in STATISTICS.items()}
 
 
-def test_sightings_that_share_their_statistics_are_one_layer() -> None:
+def test_structure_decides_the_roles_and_weaker_evidence_the_unknown_settings() -> None:
     (layer,) = merge(
         {
             "objects": [Sighting("object-graph", "net/bn", {"gamma": "g", **STATISTICS})],
-            "graphs": [Sighting("graph", "bn_1", STATISTICS, epsilon=0.5, axis=1)],
-            "names": [Sighting("name", "bn", {"beta": "b", **STATISTICS}, momentum=0.9)],
+            "graphs": [Sighting("graph", "bn_1", STATISTICS, epsilon=0.5, axis=1, notes=("a",))],
+            "names": [
+                Sighting(
+                    *("name", "bn", {"beta": "b", **STATISTICS}),
+                    epsilon=0.2, momentum=0.9, trainable=False, notes=("a", "b"),
+                )
+            ],
+            "more": [Sighting("name", "c", STATISTICS, trainable=True)],
         }
-    )
+    )  # fmt: skip
     assert layer.evidence == "object-graph"
-    assert (layer.epsilon, layer.axis, layer.momentum) == (0.5, 1, 0.9)
-    assert layer.roles == {"gamma": "g", **STATISTICS}, "structure decides"
+    assert (layer.epsilon, layer.axis, layer.momentum, layer.trainable) == (0.5, 1, 0.9, False)
+    assert layer.notes == ("a", "b")
+    assert layer.roles == {"gamma": "g", **STATISTICS}
     assert layer.is_complete
     assert unique_names([layer]) == ["net/bn"]
 
 
 def test_weaker_evidence_fills_roles_where_none_is_structural() -> None:
-    (layer,) = merge(
-        {
-            "graphs": [Sighting("graph", "x", {"gamma": "g1", **STATISTICS})],
-            "names": [Sighting("name", "bn", {"gamma": "g2", "beta": "b", **STATISTICS})],
-        }
-    )
+    graph = Sighting("graph", "x", {"gamma": "g1", **STATISTICS}, extra={"x": "1"})
+    roles, extra = {"gamma": "g2", "beta": "b", **STATISTICS}, {"x": "3", "y": "2"}
+    (layer,) = merge({"graphs": [graph], "names": [Sighting("name", "bn", roles, extra=extra)]})
     assert layer.roles == {"gamma": "g1", "beta": "b", **STATISTICS}
-
-
-def test_the_strongest_word_counts() -> None:
-    (layer,) = merge(
-        {
-            "layers": [Sighting("config", "bn", STATISTICS, epsilon=0.1, axis=3, notes=("a",))],
-            "graphs": [Sighting("graph", "bn", STATISTICS, epsilon=0.2, axis=1, notes=("a", "b"))],
-        }
-    )
-    assert (layer.epsilon, layer.axis, layer.notes) == (0.1, 3, ("a", "b"))
-
-
-def test_weaker_evidence_fills_the_gaps() -> None:
-    (layer,) = merge(
-        {
-            "graphs": [Sighting("graph", "a", STATISTICS, momentum=0.9, extra={"x": "1"})],
-            "names": [
-                Sighting("name", "b", STATISTICS, momentum=0.5, trainable=False, extra={"y": "2"})
-            ],
-            "more": [Sighting("name", "c", STATISTICS, trainable=True, extra={"x": "3"})],
-        }
-    )
-    assert (layer.momentum, layer.trainable, layer.extra) == (0.9, False, {"x": "1", "y": "2"})
+    assert layer.extra == {"x": "1", "y": "2"}
 
 
 def test_a_shared_gamma_does_not_join_layers() -> None:
@@ -120,15 +104,6 @@ def test_a_name_that_is_made_unique_differs_from_all_others(taken: str) -> None:
     assert taken in names
 
 
-def test_a_longer_name_distinguishes_layers() -> None:
-    sightings = [
-        Sighting("config", "bn", statistics("0"), longer_name="left/bn"),
-        Sighting("config", "bn", statistics("1"), longer_name="right/bn"),
-        Sighting("config", "stem", statistics("2"), longer_name="net/stem"),
-    ]
-    assert unique_names(merge({"layers": sightings})) == ["left/bn", "right/bn", "stem"]
-
-
 def test_another_evidence_names_layers_that_the_strongest_calls_alike() -> None:
     layers = merge(
         {
@@ -171,19 +146,21 @@ def test_the_list_of_an_exported_model_is_in_order() -> None:
     assert unique_names(in_order(layers, ("graphs",))) == ["bn_10", "bn_9", "a"]
 
 
-def test_the_best_names_give_the_order_where_nothing_else_does() -> None:
-    names = [("a", "z"), ("b", "y")]
-    layers = merge(
-        {"layers": [Sighting("config", n, statistics(n), longer_name=more) for n, more in names]}
-    )
-    assert unique_names(in_order(layers[::-1], ())) == ["a", "b"]
-
-
-def test_layers_without_a_distinct_name_are_numbered() -> None:
-    layers = merge(
-        {"layers": [Sighting("config", "a", statistics(n), longer_name="net/a") for n in "01"]}
-    )
-    assert unique_names(layers) == ["a", "a#2"]
+@pytest.mark.parametrize(
+    ("names", "longer_names", "expected"),
+    [
+        ("ba", ["y", "z"], ["a", "b"]),
+        (["stem", "bn", "bn"], ["net/stem", "r/bn", "l/bn"], ["r/bn", "l/bn", "stem"]),
+        ("aa", ["net/a", "net/a"], ["a", "a#2"]),
+    ],
+)
+def test_longer_names(names: Sequence[str], longer_names: list[str], expected: list[str]) -> None:
+    """They distinguish layers, but do not give the order."""
+    sightings = [
+        Sighting("config", name, statistics(str(at)), longer_name=longer)
+        for at, (name, longer) in enumerate(zip(names, longer_names, strict=True))
+    ]
+    assert unique_names(in_order(merge({"layers": sightings}), ())) == expected
 
 
 def test_the_order_of_the_evidence_that_shows_most_layers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -11,10 +10,10 @@ from bnstat.discovery import discover
 from bnstat.discovery.merge import Sighting
 from bnstat.discovery.names import BATCH_NORM_SCOPE, VariableNames, from_names
 from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike, find_roles
-from bnstat.formats.contents import Contents, Layer, Node, Objects
+from bnstat.formats.contents import Contents, Layer
 from bnstat.model import Source
 from tests.builders.effort import bounded
-from tests.discovery.made import found, made, variable
+from tests.discovery.made import found, keys_in, made, objects_of, variable
 
 
 def found_twice(names: Sequence[str]) -> list[Sighting]:
@@ -32,12 +31,16 @@ def found_twice(names: Sequence[str]) -> list[Sighting]:
 STATISTICS = ("moving_mean", "moving_variance")
 ALL = ("gamma", "beta", *STATISTICS)
 
+every_scheme = pytest.mark.parametrize(
+    "scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}"
+)
+
 
 def under(scope: str, roles: Sequence[str] = ALL, end: str = "") -> list[str]:
     return [f"{scope}/{role}{end}" for role in roles]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
+@every_scheme
 def test_every_scheme_finds_what_it_names(scheme: Scheme) -> None:
     tree = scheme.trees[0] if scheme.trees else ("net", "net")
     separator = "." if scheme.variance[0] == "." else "/"
@@ -50,9 +53,10 @@ def test_every_scheme_finds_what_it_names(scheme: Scheme) -> None:
             names |= {"beta": other + beta} if beta else {}
             (layer,) = found_twice([*names.values()])
             assert layer.roles == names
+            assert layer.name == (own.partition(separator)[2] if scheme.trees else own)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
+@every_scheme
 def test_a_variance_without_its_mean_is_not_a_layer(scheme: Scheme) -> None:
     scope = f"{scheme.trees[0][0] if scheme.trees else 'net'}/bn"
     assert found([scope + scheme.variance, scope + scheme.gamma[0]]) == {}
@@ -61,22 +65,9 @@ def test_a_variance_without_its_mean_is_not_a_layer(scheme: Scheme) -> None:
 
 def test_the_longest_scope_owns_a_variable() -> None:
     names = [*under("a", ["gamma", "beta"]), *under("a/b"), *under("a/b/c", STATISTICS)]
-    assert {scope: set(roles) for scope, roles in found(names).items()} == {
-        "a/b": set(ALL),
-        "a/b/c": set(STATISTICS),
-    }
-
-
-def test_layers_come_in_natural_order() -> None:
-    names = [name for scope in ("bn_10", "bn_9", "bn_1", "a/bn_2") for name in under(scope)]
-    assert list(found(names)) == ["a/bn_2", "bn_1", "bn_9", "bn_10"]
-
-
-@pytest.mark.parametrize("separator", ["/", "."])
-def test_a_tree_is_not_part_of_a_layers_name(separator: str) -> None:
-    pairs = {"scale": "params", "bias": "params", "mean": "batch_stats", "var": "batch_stats"}
-    names = [separator.join([tree, "a", "BatchNorm_0", role]) for role, tree in pairs.items()]
-    assert list(found(names)) == [separator.join(["a", "BatchNorm_0"])]
+    layers = found(names)
+    assert {*layers["a/b"]} == {*ALL}
+    assert {*layers["a/b/c"]} == {*STATISTICS}
 
 
 def test_the_root_scope() -> None:
@@ -157,17 +148,17 @@ def test_shadows_are_set_apart_unless_asked_for() -> None:
     assert set(both[f"a/bn{SHADOW}"].values()) == set(under("a/bn", end=SHADOW))
 
 
+def test_shadows_without_statistics_are_incomplete() -> None:
+    names = [*under("a/bn"), *under("a/bn", ["gamma", "beta"], SHADOW)]
+    model = discover(made(names), include_shadows=True)
+    assert [(layer.name, layer.notes) for layer in model] == [("a/bn", ())]
+    assert [layer.name for layer in model.incomplete] == [f"a/bn{SHADOW}"]
+
+
 def test_averages_replace_missing_variables() -> None:
     names = [*under("a/bn", ["gamma", "beta"]), *under("a/bn", STATISTICS, SHADOW)]
-    names += under("a/bn", ["gamma"], SHADOW)
-    assert found(names) == {
-        "a/bn": {
-            "gamma": "a/bn/gamma",
-            "beta": "a/bn/beta",
-            "moving_mean": f"a/bn/moving_mean{SHADOW}",
-            "moving_variance": f"a/bn/moving_variance{SHADOW}",
-        }
-    }
+    expected = {"a/bn": dict(zip(ALL, names, strict=True))}
+    assert found([*names, *under("a/bn", ["gamma"], SHADOW)]) == expected
 
 
 def test_averages_of_a_scope_that_is_written_twice() -> None:
@@ -198,16 +189,12 @@ def test_averages_of_moments_beside_moving_statistics_are_shadows() -> None:
     assert set(both[f"bn{SHADOW}"].values()) >= set(moments)
 
 
-def test_only_averages_have_a_note() -> None:
-    model = discover(made([*under("bn"), *under("other", end=SHADOW)]))
-    assert [(layer.name, len(layer.notes)) for layer in model] == [("bn", 0), ("other", 1)]
-
-
 def test_averages_of_a_scope_are_not_shared_with_the_scope_above() -> None:
     names = [*under("a/bn", STATISTICS, SHADOW), "a/gamma"]
-    (layer,) = found_twice(names)
-    assert (layer.name, set(layer.roles)) == ("a/bn", set(STATISTICS))
-    assert found(names, include_shadows=True) == found(names)
+    for more in ({}, {"include_shadows": True}):
+        assert found(names, **more) == {
+            "a/bn": {role: f"a/bn/{role}{SHADOW}" for role in STATISTICS}
+        }
 
 
 def test_a_layer_is_seen_once_by_the_first_scheme_that_fits() -> None:
@@ -222,18 +209,12 @@ def test_only_names_that_fit_a_scheme_are_looked_up() -> None:
     assert set(VariableNames(contents, complete=False).keys) == set(names[:4])
 
 
-def test_a_slot_of_a_variables_name_is_not_the_variable() -> None:
-    slots = ["x/.OPTIMIZER_SLOT/opt/m", "optimizer_weights/m"]
-    contents = replace(made([*slots, *under("bn")]), names=dict.fromkeys(slots, "bn/gamma"))
-    model = discover(contents)
-    assert model["bn"].variables["gamma"].key == "bn/gamma"
-
-
-def test_slots_are_not_layers() -> None:
+def test_slots_are_neither_layers_nor_the_variables_that_they_are_named_after() -> None:
     slots = ["x/.OPTIMIZER_SLOT/opt/bn/gamma", "optimizer_weights/bn/gamma", "Adam/m/bn/gamma"]
-    model = discover(made([*slots, *under("last/bn")]))
-    assert [layer.name for layer in model] == ["last/bn"]
-    assert model.incomplete == ()
+    for names in ({}, dict.fromkeys(slots[:2], "bn/gamma")):
+        model = discover(made([*slots, *under("bn")], names=names))
+        assert keys_in(model) == {"bn": dict(zip(ALL, under("bn"), strict=True))}
+        assert model.incomplete == ()
 
 
 def test_extra_variables() -> None:
@@ -347,10 +328,7 @@ def looks(count: int, end: str, both: bool) -> int:
     return Counted.looks
 
 
-AVERAGED = "/ExponentialMovingAverage"
-
-
-@pytest.mark.parametrize(("end", "both"), [("", False), (AVERAGED, False), (AVERAGED, True)])
+@pytest.mark.parametrize(("end", "both"), [("", False), (SHADOW, False), (SHADOW, True)])
 def test_the_work_grows_with_the_layers(end: str, both: bool) -> None:
     assert looks(200, end, both) < 6 * looks(50, end, both)
 
@@ -419,56 +397,31 @@ def test_roles_of_labels(labels: Sequence[str], expected: Sequence[str | None]) 
 
 # Shapes that differ from the statistics, whatever evidence shows the layer
 
-MISFITS = ((4, 3, 3, 3), (5,))
 
-
-def of_shapes(gamma: tuple[int, ...], key: str = "bn/scale", **more: object) -> Contents:
-    """A layer whose gamma, under a key, may have another shape than its statistics."""
-    shapes = {key: gamma, "bn/beta": (4,), "bn/moving_mean": (4,), "bn/moving_variance": (1, 1, 4)}
-    return made(shapes, shapes, **more)
-
-
-def sources(key: str) -> dict[str, dict[str, object]]:
-    keys = {"gamma": key, **{role: f"bn/{role}" for role in ALL[1:]}}
-    configured = Layer("bn", "BatchNormalization", {"epsilon": 0.1}, keys)
-    tracked = Objects(
-        [
-            Node({"bn": 1}, None, ""),
-            Node({role: at + 2 for at, role in enumerate(keys)}, None, ""),
-            *(Node({}, each, each) for each in keys.values()),
-        ]
-    )
-    return {"layers": {"layers": (configured,)}, "objects": {"objects": tracked}, "patterns": {}}
-
-
-def patterns(source: str, leaf: str) -> tuple[tuple[str, str], ...]:
-    if source != "patterns":
-        return ()
-    return (("gamma", rf"(.*)/{leaf}$"), *((role, rf"(.*)/{role}$") for role in ALL[1:]))
-
-
+@pytest.mark.parametrize("leaf", ["scale", "gamma"])
 @pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
-def test_a_tensor_of_another_shape_is_undecided(source: str) -> None:
-    more = sources("bn/scale")[source]
-    for gamma in ((4,), (4, 1), *MISFITS):
-        (layer,) = discover(of_shapes(gamma, **more), patterns=patterns(source, "scale"))
-        fits = gamma not in MISFITS
-        assert set(layer.variables) == (set(ALL) if fits else set(ALL[1:]))
-        assert [variable.key for variable in layer.undecided] == ([] if fits else ["bn/scale"])
-        assert any("bn/scale" in note for note in layer.notes) is not fits
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 3, 3), (5,)])
+def test_a_tensor_of_another_shape_is_undecided(
+    source: str, leaf: str, shape: tuple[int, ...]
+) -> None:
+    """A variable named gamma keeps its role, so that the mismatch is reported."""
+    keys = {"gamma": f"bn/{leaf}", **{role: f"bn/{role}" for role in ALL[1:]}}
+    structure: dict[str, dict[str, object]] = {
+        "layers": {"layers": (Layer("bn", "BatchNormalization", {"epsilon": 0.1}, keys),)},
+        "objects": {"objects": objects_of({"bn": keys})},
+    }
+    patterns = [(role, key.replace("bn", "(.*)")) for role, key in keys.items()]
+    (layer,) = discover(
+        made(keys.values(), {keys["gamma"]: shape, "bn/moving_variance": (1, 1, 4)},
+             **structure.get(source, {})),
+        patterns=patterns if source == "patterns" else (),
+    )  # fmt: skip
+    fits = leaf == "gamma" or shape in ((4,), (4, 1))
+    assert set(layer.variables) == (set(ALL) if fits else set(ALL[1:]))
+    assert [variable.key for variable in layer.undecided] == ([] if fits else ["bn/scale"])
+    assert any("bn/scale" in note for note in layer.notes) is not fits
 
 
-@pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
-def test_a_tensor_named_gamma_keeps_its_role(source: str) -> None:
-    """Otherwise inference would be computed without it, and nothing would report the mismatch."""
-    more = sources("bn/gamma")[source]
-    for gamma in MISFITS:
-        contents = of_shapes(gamma, "bn/gamma", **more)
-        (layer,) = discover(contents, patterns=patterns(source, "gamma"))
-        assert set(layer.variables) == set(ALL)
-
-
-def test_by_names_alone_a_gamma_of_another_shape_is_shown() -> None:
-    for gamma in MISFITS:
-        (layer,) = discover(of_shapes(gamma, "bn/gamma"))
-        assert set(layer.variables) == set(ALL)
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (5,)])
+def test_by_names_alone_a_gamma_of_another_shape_is_shown(shape: tuple[int, ...]) -> None:
+    assert found(under("bn"), {"bn/gamma": shape})["bn"].keys() == set(ALL)

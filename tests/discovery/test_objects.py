@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -12,76 +12,47 @@ from bnstat.discovery.objects import from_objects
 from bnstat.formats.contents import Contents, Node, Objects
 from bnstat.formats.tensorflow.object_graph import best_names
 from bnstat.model import ROLES
-from tests.discovery.made import keys_in, made
+from tests.discovery.made import keys_in, made, objects_of
 
 
-class Graph:
-    """An object graph that is put together node by node."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = [Node({}, None, "")]
-
-    def add(self, children: Mapping[str, int] | None = None) -> int:
-        self.nodes.append(Node(dict(children or {}), None, ""))
-        return len(self.nodes) - 1
-
-    def variable(self, key: str, full_name: str = "") -> int:
-        self.nodes.append(Node({}, key, full_name))
-        return len(self.nodes) - 1
-
-    def norm(self, stem: str, scope: str = "", roles: Sequence[str] = ROLES) -> int:
-        return self.add(
-            {
-                role: self.variable(f"{stem}/{role}", f"{scope}/{role}" if scope else "")
-                for role in roles
-            }
-        )
-
-    def root(self, **children: int) -> None:
-        self.nodes[0] = Node(children, None, "")
-
-    def contents(self, missing: Collection[str] = ()) -> Contents:
-        stored = [node.key for node in self.nodes if node.key and node.key not in missing]
-        return made(stored, names=best_names(self.nodes), objects=Objects(self.nodes))
+def norm(stem: str, scope: str = "", roles: Sequence[str] = ROLES) -> dict[str, Any]:
+    """The variables of a layer: role -> key and full name."""
+    return {role: (f"{stem}/{role}", f"{scope}/{role}" if scope else "") for role in roles}
 
 
-def keys(graph: Graph) -> dict[str, dict[str, str]]:
-    return keys_in(discover(graph.contents()))
+def contents(tree: Any, missing: Collection[str] = ()) -> Contents:
+    """A file with this object graph and the variables in it."""
+    objects = objects_of(tree)
+    stored = [node.key for node in objects if node.key and node.key not in missing]
+    return made(stored, names=best_names(objects), objects=objects)
+
+
+def keys(tree: Any) -> dict[str, dict[str, str]]:
+    return keys_in(discover(contents(tree)))
+
+
+def names(tree: Any) -> list[tuple[str, str]]:
+    """Name and path of what the object graph alone shows."""
+    return [(one.name, one.longer_name) for one in from_objects(contents(tree))]
 
 
 def test_layers_are_named_by_their_variables() -> None:
-    graph = Graph()
-    graph.root(a=graph.norm("k0", "net/bn"), b=graph.norm("k1"))
-    assert keys(graph) == {
+    assert keys({"a": norm("k0", "net/bn"), "b": norm("k1")}) == {
         "net/bn": {role: f"k0/{role}" for role in ROLES},
         "b": {role: f"k1/{role}" for role in ROLES},
     }
 
 
-def names(graph: Graph) -> list[tuple[str, str]]:
-    """Name and path of what the object graph alone shows."""
-    return [(one.name, one.longer_name) for one in from_objects(graph.contents())]
-
-
-def in_operations(*layers: tuple[str, str], model: str = "_operations") -> Graph:
+def in_operations(*layers: tuple[str, str], model: str = "_operations") -> dict[str, Any]:
     """Layers as Keras 3 keeps a network's: (path within the network, scope of the variables)."""
-    graph = Graph()
     tree: dict[str, Any] = {}
     for number, (path, scope) in enumerate(layers):
         *parents, last = f"{model}/{path}".split("/")
         inner = tree
         for parent in parents:
             inner = inner.setdefault(parent, {})
-        inner[last] = graph.norm(f"k{number}", scope)
-
-    def build(tree: Mapping[str, Any]) -> dict[str, int]:
-        return {
-            name: graph.add(build(below)) if isinstance(below, dict) else below
-            for name, below in tree.items()
-        }
-
-    graph.root(**build(tree))
-    return graph
+        inner[last] = norm(f"k{number}", scope)
+    return tree
 
 
 @pytest.mark.parametrize(
@@ -103,118 +74,68 @@ def in_operations(*layers: tuple[str, str], model: str = "_operations") -> Graph
     ],
 )
 def test_layers_of_keras_3(layers: Sequence[tuple[str, str]], expected: list[str]) -> None:
-    graph = in_operations(*layers)
-    assert [name for name, _ in names(graph)] == expected
-    assert [path for _, path in names(graph)] == [f"_operations/{path}" for path, _ in layers]
+    paths = [f"_operations/{path}" for path, _ in layers]
+    assert names(in_operations(*layers)) == [*zip(expected, paths, strict=True)]
 
 
-def test_a_layer_elsewhere_has_its_scope() -> None:
-    graph = in_operations(("3/norm", "blk"), model="layers")
-    assert names(graph) == [("blk", "layers/3/norm")]
-    graph = in_operations(("x/norm", "blk"))
-    assert names(graph) == [("blk", "_operations/x/norm")]
+@pytest.mark.parametrize(("model", "path"), [("layers", "3/norm"), ("_operations", "x/norm")])
+def test_a_layer_elsewhere_has_its_scope(model: str, path: str) -> None:
+    assert names(in_operations((path, "blk"), model=model)) == [("blk", f"{model}/{path}")]
 
 
-def test_layers_with_one_scope_are_named_by_their_paths() -> None:
-    graph = Graph()
-    graph.root(a=graph.norm("k0", "net"), b=graph.norm("k1", "net"))
-    assert list(keys(graph)) == ["a", "b"]
-
-
-def test_order_is_that_of_the_walk() -> None:
-    graph = Graph()
+def test_layers_with_one_scope_are_named_by_their_paths_in_order() -> None:
     names = [f"bn_{number}" for number in (3, 1, 10, 2)]
-    graph.root(**{name: graph.norm(name) for name in names})
-    assert list(keys(graph)) == names
+    assert list(keys({name: norm(f"k/{name}", "net") for name in names})) == names
 
 
 def test_a_shared_object_is_one_layer() -> None:
-    graph = Graph()
-    norm = graph.norm("k")
-    graph.root(left=graph.add({"norm": norm}), right=norm)
-    assert list(keys(graph)) == ["left/norm"]
-    graph.root(right=norm, left=graph.add({"norm": norm}))
-    assert names(graph) == [("right", "right")]
+    shared = norm("k")
+    assert list(keys({"left": {"norm": shared}, "right": shared})) == ["left/norm"]
+    assert names({"right": shared, "left": {"norm": shared}}) == [("right", "right")]
 
 
 def test_cycles_end() -> None:
-    graph = Graph()
-    inner = graph.add()
-    graph.nodes[inner] = Node({"me": inner, "top": 0, "norm": graph.norm("k")}, None, "")
-    graph.root(inner=inner)
-    assert list(keys(graph)) == ["inner/norm"]
+    inner: dict[str, Any] = {"norm": norm("k")}
+    top = {"inner": inner}
+    inner |= {"me": inner, "top": top}
+    assert list(keys(top)) == ["inner/norm"]
 
 
 def test_a_deep_graph() -> None:
-    graph = Graph()
-    below = graph.norm("k")
-    for _ in range(20_000):
-        below = graph.add({"x": below})
-    graph.root(x=below)
-    assert names(graph) == [("/".join(["x"] * 64),) * 2]
+    chain = [Node({"x": number}, None, "") for number in range(1, 20_001)]
+    variables = [Node({}, role, "") for role in ROLES]
+    children = {role: 20_001 + at for at, role in enumerate(ROLES)}
+    objects = Objects([*chain, Node(children, None, ""), *variables])
+    (layer,) = from_objects(made(ROLES, objects=objects))
+    assert (layer.name, layer.longer_name) == ("/".join(["x"] * 64),) * 2
 
 
 def test_sonnet_averages() -> None:
-    graph = Graph()
-    statistics = {
-        role: graph.add(
-            {
-                "average": graph.variable(f"{role}/average", f"bn/{role}/average"),
-                "_hidden": graph.variable(f"{role}/_hidden", f"bn/{role}/hidden"),
-            }
-        )
-        for role in ROLES[2:]
-    }
-    norm = graph.add(
-        {
-            "scale": graph.variable("s", "bn/scale"),
-            "offset": graph.variable("o", "bn/offset"),
-            **statistics,
-        }
-    )
-    graph.root(net=norm)
-    (layer,) = from_objects(graph.contents())
-    assert layer.name == "bn"
-    assert layer.roles == {
-        "gamma": "s",
-        "beta": "o",
-        "moving_mean": "moving_mean/average",
-        "moving_variance": "moving_variance/average",
-    }
+    tree: dict[str, Any] = {"scale": ("s", "bn/scale"), "offset": ("o", "bn/offset")}
+    for role in ROLES[2:]:
+        parts = ("average", "_hidden")
+        tree[role] = {part: (f"{role}/{part}", f"bn/{role}/{part}") for part in parts}
+    averages = {role: f"{role}/average" for role in ROLES[2:]}
+    assert keys({"net": tree}) == {"bn": {"gamma": "s", "beta": "o", **averages}}
 
 
 def test_variables_that_are_not_stored() -> None:
-    graph = Graph()
-    graph.root(a=graph.norm("k0"), b=graph.norm("k1"), c=graph.norm("k2"))
-    contents = graph.contents(missing={"k0/gamma", "k1/moving_mean", "k2/moving_variance"})
-    assert {layer.name: set(layer.variables) for layer in discover(contents)} == {
-        "a": {"beta", "moving_mean", "moving_variance"}
-    }
+    missing = {"a/gamma", "b/moving_mean", "c/moving_variance"}
+    model = discover(contents({name: norm(name) for name in "abc"}, missing))
+    assert keys_in(model) == {"a": {role: f"a/{role}" for role in ROLES[1:]}}
 
 
 def test_nodes_without_moving_statistics_are_not_layers() -> None:
-    graph = Graph()
-    graph.root(norm=graph.norm("k", roles=ROLES[:2]), other=graph.norm("j", roles=ROLES[2:3]))
-    assert from_objects(graph.contents()) == []
+    assert names({"norm": norm("k", roles=ROLES[:2]), "other": norm("j", roles=ROLES[2:3])}) == []
 
 
-def test_a_slot_of_the_same_name_does_not_take_a_role() -> None:
-    graph = Graph()
-    slots = [
-        graph.variable(f"bn/gamma/.OPTIMIZER_SLOT/opt/{n}", f"Adam/bn/gamma/{n}") for n in "mv"
-    ]
-    graph.root(bn=graph.norm("bn", "bn"), opt=graph.add({"m": slots[0], "v": slots[1]}))
-    model = discover(graph.contents())
+def test_slots_and_extra_variables_take_no_role() -> None:
+    extra = ["renorm_mean", "renorm_stddev", "moving_stddev"]
+    slots = {n: (f"bn/gamma/.OPTIMIZER_SLOT/opt/{n}", f"Adam/bn/gamma/{n}") for n in "mv"}
+    model = discover(contents({"bn": norm("bn", "bn", [*ROLES, *extra]), "opt": slots}))
     assert keys_in(model) == {"bn": {role: f"bn/{role}" for role in ROLES}}
+    assert set(model["bn"].extra) == {*extra}
     assert not model.incomplete
-
-
-def test_extra_variables() -> None:
-    graph = Graph()
-    graph.root(bn=graph.norm("bn", roles=(*ROLES, "renorm_mean", "renorm_stddev", "moving_stddev")))
-    (layer,) = discover(graph.contents())
-    assert set(layer.variables) == set(ROLES)
-    assert set(layer.extra) == {"renorm_mean", "renorm_stddev", "moving_stddev"}
 
 
 GAMMA_AND_BETA, STATISTICS = "the file contains gamma and beta", "the file contains further"
@@ -234,15 +155,14 @@ GAMMA_AND_BETA, STATISTICS = "the file contains gamma and beta", "the file conta
     ],
 )
 def test_lost_statistics_are_noted(full_names: Sequence[str], notes: list[str]) -> None:
-    graph = Graph()
-    lost = [graph.variable(f"opt/{n}", name) for n, name in enumerate(full_names)]
-    opt = graph.add({str(n): node for n, node in enumerate(lost)})
-    graph.root(bn=graph.norm("k", "net"), opt=opt)
-    told = discover(graph.contents()).notes
+    lost = {str(n): (f"opt/{n}", name) for n, name in enumerate(full_names)}
+    tree = {"bn": norm("k", "net"), "opt": lost}
+    told = discover(contents(tree)).notes
     assert len(told) == len(notes)
     assert all(note.startswith(start) for note, start in zip(told, notes, strict=True))
-    alone = Graph()
-    alone.root(bn=alone.norm("k", "net", ROLES[2:]), opt=alone.variable("opt/0", "net/beta"))
-    assert list(discover(alone.contents()).notes) == []
-    lacking = graph.contents(missing={f"opt/{n}" for n in range(len(lost))})
-    assert list(discover(lacking).notes) == []
+    assert list(discover(contents(tree, missing={key for key, _ in lost.values()})).notes) == []
+
+
+def test_a_beta_of_a_layer_without_gamma_and_beta_is_not_noted() -> None:
+    tree = {"bn": norm("k", "net", ROLES[2:]), "opt": ("opt/0", "net/beta")}
+    assert list(discover(contents(tree)).notes) == []

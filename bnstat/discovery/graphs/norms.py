@@ -11,10 +11,6 @@ In training, a graph uses the mean and variance of the batch. The moving statist
 variables that ops update from these tensors (see `updates`). Layer, group and instance
 normalization compute statistics, but update no variables.
 
-A graph records the epsilon of each layer, often its axis and momentum, the roles of variables, and
-the order of the network. Several graphs may share variables, and a graph may use a layer several
-times. All uses are merged into one layer, at the position of the first use.
-
 Sources: tensorflow/core/ops/nn_ops.cc, tensorflow/python/ops/nn_impl.py,
 keras/src/layers/normalization.
 """
@@ -26,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
+from typing import NamedTuple
 
 from bnstat.discovery.configuration import NAMED_BATCH_NORM
 from bnstat.discovery.graphs.tensors import SUMS, Leaf, Steps, Tensors
@@ -48,11 +45,8 @@ _INPUTS: Mapping[str, Sequence[str]] = {
 
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
-_DEFAULT_EPSILON = 1e-4
-"""The epsilon of TensorFlow's fused ops if a graph omits the attribute."""
-
-_ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}
-"""The defaults of ONNX's op in all of its versions (docs/Operators.md of ONNX)."""
+_DEFAULT_EPSILON = 1e-4  # of TensorFlow's fused ops
+_ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}  # in all versions (docs/Operators.md of ONNX)
 
 _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 
@@ -60,12 +54,8 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
 _ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
 
-_LARGEST_CONE = 128
-"""The limit on ops after a root that are expanded: a normalization has at most ten, gradients have
-many."""
-
+_LARGEST_CONE = 128  # ops after a root that are expanded; a normalization has ten, gradients many
 _MOST_TERMS = 6
-
 _MOST_FACTORS = 6
 
 _RSQRT = Leaf(("1 / sqrt(variance + epsilon)",))
@@ -92,8 +82,7 @@ class Norm(Sighting):
     Attributes:
         op: the op whose output is the normalized tensor.
         x: the input tensors, several if a switch selects one of them.
-        normalizes: the statistics that normalize: `batch`, `stored`, or `either` if an input of the
-            graph selects one of the two.
+        normalizes: the statistics that normalize; `either` if an input of the graph selects them.
     """
 
     axis: int | None = None
@@ -105,9 +94,8 @@ class Norm(Sighting):
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers in a file's graphs, in network order.
 
-    A graph is skipped if, for every layer whose variables it contains, earlier graphs already show
-    the moving variance, epsilon and momentum. Momentum is not required if the file has layer
-    configurations.
+    A graph is skipped if earlier graphs show the moving variance, epsilon and, unless the file has
+    layer configurations, momentum of all its layers.
     """
 
     def doubt(key: str) -> int | None:
@@ -153,12 +141,11 @@ def find_norms(
     variables: Mapping[str, Variable],
     doubt: Callable[[str], int | None] = lambda key: 0,
 ) -> list[Norm]:
-    """Return the batch normalizations of a graph, in the order of the network.
+    """Return the batch normalizations of a graph, in network order.
 
-    ONNX's `BatchNormalization` is included even if the file contains none of its inputs. A variable
-    whose size differs from the moving statistics is left out. `doubt` returns, for the key of a
-    variable, a number that is larger the less likely the variable is a moving statistic; None if it
-    is not one.
+    ONNX's `BatchNormalization` is included even if the file contains none of its inputs. `doubt`
+    returns, for the key of a variable, a number that is larger the less likely the variable is a
+    moving statistic; None if it is not one.
     """
     updates = Updates(tensors, doubt)
     norms = {}
@@ -178,10 +165,7 @@ def find_norms(
 
 
 def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
-    """Remove the roles of variables whose size differs from the moving statistics.
-
-    If the sizes of mean and variance differ, all roles are removed.
-    """
+    """Remove the roles of variables whose size differs from the moving statistics."""
     sizes = {
         role: prod(variables[key].shape) for role, key in norm.roles.items() if key in variables
     }
@@ -234,14 +218,17 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         if norm.normalizes == "batch":
             norm.normalizes = "either"  # The op's input does not lead to a variable.
         if op.type == _ONNX:
-            norm.momentum = _onnx_momentum(op)
+            momentum = op.attribute("momentum")
+            # ONNX's default is no evidence in inference: converters omit the network's momentum.
+            if momentum is None and op.attribute("training_mode") == 1:
+                momentum = _ONNX_DEFAULTS["momentum"]
+            norm.momentum = _finite(momentum)
         elif "moving_variance" not in norm.roles:
             return None
     return norm
 
 
 def _roles(tensors: Tensors, operands: Mapping[str, Leaf | None]) -> dict[str, str]:
-    """Return role -> key for those operands (role -> leaf) that are variables."""
     return {
         role: leaf.key
         for role, leaf in operands.items()
@@ -250,10 +237,7 @@ def _roles(tensors: Tensors, operands: Mapping[str, Leaf | None]) -> dict[str, s
 
 
 def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Updates) -> None:
-    """Add to `norm` the moving statistics that are updated from the computed statistics.
-
-    `computed` maps role -> tensors of the statistic that the layer computes.
-    """
+    """Add to `norm` the moving statistics that ops update from `computed` (role -> tensors)."""
     keys = {role: updates.key(tensors) for role, tensors in computed.items()}
     norm.roles = {**{role: key for role, key in keys.items() if key is not None}, **norm.roles}
     norm.uses_batch_statistics = norm.roles.keys().isdisjoint(STATISTICS) and not any(
@@ -262,10 +246,7 @@ def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Upd
 
 
 def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
-    """Return the channel axis of the input of a fused op; None if unknown.
-
-    The axis is -1 if the input is a matrix that is reshaped to images only for the op.
-    """
+    """Return the channel axis of the input of a fused op; None if unknown."""
     if op.type == _ONNX:
         return None if op.attribute("spatial") == 0 else 1
     x = tensors.op(inputs[0]) if inputs else None
@@ -273,36 +254,21 @@ def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
     for array in tensors.constants(shape[0]) if shape else ():
         sizes = array.ravel().tolist()
         if sizes[:1] == [-1] and len(sizes) == 4 and (sizes[1:3] == [1, 1] or sizes[2:] == [1, 1]):
-            return -1
+            return -1  # A matrix, which is reshaped to images only for the op.
     return _CHANNEL_AXES.get(str(op.attribute("data_format") or "NHWC"))
-
-
-def _onnx_momentum(op: Op) -> float | None:
-    """Return the momentum that an ONNX op records; None if unknown.
-
-    If the op does not record it, the default of ONNX is used only if the op trains, because
-    converters for inference omit the momentum of the network.
-    """
-    momentum = op.attribute("momentum")
-    if momentum is None and op.attribute("training_mode") == 1:
-        momentum = _ONNX_DEFAULTS["momentum"]
-    return _finite(momentum) if isinstance(momentum, float) else None
 
 
 def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
     """Return the normalization that ops compute from `1 / sqrt(variance + epsilon)`, or None."""
     inputs = tensors.inputs(root.name)
-    terms = tensors.operands(inputs[0], SUMS) if len(inputs) == 1 else None
-    for variance, offset in (terms, terms[::-1]) if terms else ():
-        epsilons = set(tensors.scalars(offset))
-        if len(epsilons) == 1 and tensors.variable(offset) is None:
-            return _around(tensors, root, variance, epsilons.pop(), updates)
-    return None
-
-
-def _around(
-    tensors: Tensors, root: Op, variance: str, epsilon: float, updates: Updates
-) -> Norm | None:
+    sums = [
+        (variance, epsilons.pop())
+        for variance, offset in (tensors.either_order(inputs[0], SUMS) if len(inputs) == 1 else ())
+        if len(epsilons := set(tensors.scalars(offset))) == 1 and tensors.variable(offset) is None
+    ]
+    if not sums:
+        return None
+    variance, epsilon = sums[0]
     variance_leaf = tensors.leaf(variance)
     is_moment = _is_batch_moment(tensors, variance_leaf)
     if variance_leaf.key is None and not updates and not is_moment:
@@ -331,14 +297,8 @@ def _around(
     return norm if is_on_batch and norm.roles and formula.x.key is None else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Formula:
-    """A normalization: `gamma * (x - mean) * r + beta` with `r = 1 / sqrt(variance + epsilon)`.
-
-    Attributes:
-        op: the op that computes the result.
-        x, mean, gamma, beta: the operands; None if the formula has no gamma or beta.
-    """
+class _Formula(NamedTuple):
+    """A normalization: `gamma * (x - mean) / sqrt(variance + epsilon) + beta`, computed by `op`."""
 
     op: str
     x: Leaf
@@ -380,51 +340,48 @@ def _completes(formula: _Formula, other: _Formula) -> bool:
 
 def _formula(op: str, expression: _Expression | None) -> _Formula | None:
     """Return the normalization that an expression represents, or None."""
-    if expression is None or not 2 <= len(expression) <= 3:
+    if expression is None:
         return None
-    scaled = {product: times for product, times in expression.items() if _RSQRT in product}
-    free = [product for product in expression if product not in scaled]
-    inputs = [product for product, times in scaled.items() if times == 1]
-    means = [product for product, times in scaled.items() if times == -1]
-    if len(inputs) != 1 or len(means) != 1 or len(scaled) != 2 or len(free) > 1:
+    scaled = {times: product for product, times in expression.items() if _RSQRT in product}
+    free = [product for product in expression if _RSQRT not in product]
+    if scaled.keys() != {1, -1} or len(expression) != 2 + len(free) or len(free) > 1:
         return None
-    x, mean = Counter(inputs[0]), Counter(means[0])
-    shared = x & mean
-    gamma = list((shared - Counter([_RSQRT])).elements())
-    x, mean = x - shared, mean - shared
-    beta = free[0] if free else ()
-    if x.total() != 1 or mean.total() != 1 or len(gamma) > 1 or len(beta) > 1:
+    if any(len(product) != 1 or expression[product] != 1 for product in free):
         return None
-    if free and (not beta or expression[beta] != 1):
+    with_x, with_mean = Counter(scaled[1]), Counter(scaled[-1])
+    shared = with_x & with_mean
+    x, mean, gamma = (
+        list(leaves.elements())
+        for leaves in (with_x - shared, with_mean - shared, shared - Counter([_RSQRT]))
+    )
+    if len(x) != 1 or len(mean) != 1 or len(gamma) > 1 or shared[_RSQRT] != 1:
         return None
-    (x_leaf,), (mean_leaf,) = x, mean
     # A frozen network may normalize a constant, but none normalizes its own statistics.
-    is_statistic = x_leaf.key is not None and x_leaf.key == mean_leaf.key
-    if shared[_RSQRT] != 1 or is_statistic:
+    if x[0].key is not None and x[0].key == mean[0].key:
         return None
-    return _Formula(op, x_leaf, mean_leaf, gamma[0] if gamma else None, beta[0] if beta else None)
+    beta = free[0][0] if free else None
+    return _Formula(op, x[0], mean[0], gamma[0] if gamma else None, beta)
 
 
 class _Expansion:
-    """Expressions of the tensors that are computed from the op `root`, a square root.
-
-    With `differences`, a difference that does not depend on the root is expanded, too.
-    """
+    """The expressions of the tensors that are computed from `root`, an op that is a square root."""
 
     def __init__(
-        self, tensors: Tensors, root: str, after: frozenset[str], differences: bool
+        self, tensors: Tensors, root: str, after: frozenset[str], expand_differences: bool
     ) -> None:
         self._tensors = tensors
         self._root = root
         self._after = after
-        self._differences = differences
+        # Whether a difference that does not depend on the root is expanded, too.
+        self._expand_differences = expand_differences
         self._of_ops: dict[str, _Expression | None] = {}
 
     def of_op(self, name: str) -> _Expression | None:
         """Return the expression of an op; None if it is too large or uses other arithmetic."""
         if name not in self._of_ops:
             self._of_ops[name] = None  # the expression of an op that depends on itself
-            self._of_ops[name] = self._compute(name)
+            operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
+            self._of_ops[name] = _compute(self._tensors.ops[name].type, operands)
         return self._of_ops[name]
 
     def _of_tensor(self, tensor: str) -> _Expression:
@@ -439,89 +396,68 @@ class _Expansion:
 
     def _before(self, op: Op) -> _Expression | None:
         """Return the expression of an op that does not depend on the root, or None."""
-        inputs = self._tensors.inputs(op.name)
         if op.type == "Const":
             return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
-        if op.type == "Neg" and len(inputs) == 1:
-            return {(self._tensors.leaf(inputs[0]),): -1}
-        if not self._differences or len(inputs) != 2:
-            return None
-        if op.type == "Sub":
-            return {(self._tensors.leaf(inputs[0]),): 1, (self._tensors.leaf(inputs[1]),): -1}
-        if op.type == "Mul":
-            for gamma, difference in (inputs, inputs[::-1]):
+        if op.type == "Neg" or (self._expand_differences and op.type == "Sub"):
+            leaves = map(self._tensors.leaf, self._tensors.inputs(op.name))
+            return _compute(op.type, [{(leaf,): 1} for leaf in leaves])
+        if self._expand_differences:
+            for gamma, difference in self._tensors.either_order(op.name, {"Mul"}):
                 terms = self._tensors.operands(difference, {"Sub"})
                 factor = self._tensors.leaf(gamma)
                 if terms and factor.key is not None:
                     x, mean = map(self._tensors.leaf, terms)
-                    return _product({(factor,): 1}, {(x,): 1, (mean,): -1})
+                    return _compute("Mul", [{(factor,): 1}, {(x,): 1, (mean,): -1}])
         return None
 
-    def _compute(self, name: str) -> _Expression | None:
-        op_type = self._tensors.ops[name].type
-        operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
-        if len(operands) == 1:
-            if op_type == "Neg":
-                return _product(operands[0], {(): -1})
-            return {(_RSQRT,): 1} if operands[0] == {(_SQRT,): 1} else None
-        if len(operands) != 2:
+
+def _compute(op_type: str, operands: Sequence[_Expression]) -> _Expression | None:
+    """Return the result of an arithmetic op; None if it is too large for a normalization."""
+    if op_type == "Neg":
+        operands = [*operands, {(): -1}]
+    elif len(operands) == 1 or op_type in ("RealDiv", "Div"):
+        # The root may only be a divisor.
+        if operands[-1:] != [{(_SQRT,): 1}]:
             return None
-        left, right = operands
-        if op_type == "Mul":
-            return _product(left, right)
-        if op_type in ("RealDiv", "Div"):
-            return _product(left, {(_RSQRT,): 1}) if right == {(_SQRT,): 1} else None
-        return _sum(left, right, 1 if op_type in SUMS else -1)
-
-
-def _product(left: _Expression, right: _Expression) -> _Expression | None:
+        operands = [*operands[:-1], {(_RSQRT,): 1}]
+    if len(operands) == 1:
+        return operands[0]
+    if len(operands) != 2:
+        return None
+    left, right = operands
     result: Counter[_Product] = Counter()
-    for first, times in left.items():
-        for second, more in right.items():
-            product = tuple(sorted(first + second, key=lambda leaf: leaf.sources))
-            result[product] += times * more
-    return _checked(result)
-
-
-def _sum(left: _Expression, right: _Expression, sign: int) -> _Expression | None:
-    result = Counter(left)
-    for product, times in right.items():
-        result[product] += sign * times
-    return _checked(result)
-
-
-def _checked(expression: Counter[_Product]) -> _Expression | None:
-    """Return `expression` as a dict; None if it is too large for a normalization."""
-    is_small = len(expression) <= _MOST_TERMS and all(len(p) <= _MOST_FACTORS for p in expression)
-    return dict(expression) if is_small else None
+    if op_type in SUMS or op_type == "Sub":
+        result.update(left)
+        for product, times in right.items():
+            result[product] += times if op_type in SUMS else -times
+    else:
+        for first, times in left.items():
+            for second, more in right.items():
+                product = tuple(sorted(first + second, key=lambda leaf: leaf.sources))
+                result[product] += times * more
+    is_small = len(result) <= _MOST_TERMS and all(len(p) <= _MOST_FACTORS for p in result)
+    return dict(result) if is_small else None
 
 
 def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
-    """Return the kind of statistics that a variance belongs to.
-
-    This is `stored` if all sources of the variance are variables, `either` if some are, and `batch`
-    if it has no source that is a variable.
-    """
+    """Return the kind of statistics that a variance belongs to, judged by its stored sources."""
     sources = () if variance is None else variance.sources
-    stored = [source for source in sources if tensors.variable(source) is not None]
-    if not stored:
+    stored = [tensors.variable(source) is not None for source in sources]
+    if not any(stored):
         return "batch"
-    return "stored" if len(stored) == len(sources) else "either"
+    return "stored" if all(stored) else "either"
 
 
 def _is_batch_moment(tensors: Tensors, leaf: Leaf) -> bool:
-    """Return True if a tensor is a mean over the first axis, like batch norm's statistics.
-
-    Layer and instance norm compute statistics over other axes.
-    """
+    """Return True if a tensor is a mean over the first axis, unlike in layer and instance norm."""
     op = tensors.op(leaf.sources[0]) if len(leaf.sources) == 1 else None
     inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
     axes = tensors.constants(inputs[1]) if len(inputs) == 2 else []
     return len(axes) == 1 and 0 in axes[0]
 
 
-def _finite(value: float) -> float | None:
-    return value if isfinite(value) else None
+def _finite(value: object) -> float | None:
+    return value if isinstance(value, float) and isfinite(value) else None
 
 
 def _is_filler(tensors: Tensors, leaf: Leaf, role: str) -> bool:
@@ -547,8 +483,7 @@ def _scope(op: Op) -> str:
 def note_folded(contents: Contents) -> list[str]:
     """Return notes on folded batch norm, for a file without batch-norm layers.
 
-    Converters from TensorFlow give a folded op a name that contains the name of the batch norm. If
-    no name shows this, a convolution with a bias is the only sign that batch norm may be folded.
+    Converters from TensorFlow give a folded op a name that contains the name of the batch norm.
     """
     if contents.source.format != "onnx" or contents.graphs is None:
         return []

@@ -13,14 +13,9 @@ from numpy.typing import NDArray
 
 from bnstat.formats.contents import Graph, Op
 
-_MOST_STEPS = 1_000_000
-"""The limit on steps in all graphs of a file; a large network needs some 50,000."""
-
-_MOST_OPS = 20_000
-"""The limit on ops of interest in a graph; the largest networks have some thousands."""
-
-_MOST_STEPS_EACH = 100
-"""The limit on steps from one tensor; variables are a few ops away from their use."""
+_MOST_STEPS = 1_000_000  # in all graphs of a file; a large network needs some 50,000
+_MOST_OPS = 20_000  # of interest in a graph; the largest networks have some thousands
+_MOST_STEPS_EACH = 100  # from one tensor; variables are a few ops away from their use
 
 PASSES = frozenset(
     {
@@ -96,14 +91,12 @@ class Steps:
 class Tensors:
     """The tensors of a graph. A tensor is named `op` if it is the first output, else `op:1`, ...
 
-    All graphs of a file share a budget of steps. When the budget is spent, tracing stops, and the
-    results are empty or incomplete.
+    When the budget of steps is spent, tracing stops, and results are empty or incomplete.
     """
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
         self.ops = graph.ops
-        self._variables = graph.variables
-        self._constant = graph.constant
+        self._graph = graph
         self._inputs: dict[str, Sequence[str]] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
         self._steps = steps
@@ -113,7 +106,6 @@ class Tensors:
         return [*islice((op for op in self.ops.values() if op.type in types), _MOST_OPS)]
 
     def op(self, tensor: str) -> Op | None:
-        """Return the op that outputs a tensor."""
         return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
@@ -127,11 +119,14 @@ class Tensors:
         inputs = self.inputs(op.name) if op is not None and op.type in types else ()
         return (inputs[0], inputs[1]) if len(inputs) == 2 else None
 
+    def either_order(self, tensor: str, types: Container[str]) -> Sequence[tuple[str, str]]:
+        """Return the operands in both orders, [(a, b), (b, a)], or an empty list."""
+        operands = self.operands(tensor, types)
+        return [operands, operands[::-1]] if operands else []
+
     def inputs(self, name: str) -> Sequence[str]:
-        """Return the input tensors of an op."""
         if name not in self._inputs:
-            op = self.ops.get(name)
-            inputs = op.inputs if op is not None else ()
+            inputs = self.ops[name].inputs if name in self.ops else ()
             self._inputs[name] = inputs if self._steps.take(len(inputs)) else ()
         return self._inputs[name]
 
@@ -145,10 +140,7 @@ class Tensors:
         return consumers
 
     def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
-        """Yield the names in `start` and all names reachable from them, the nearest first.
-
-        `after` returns the names that are one step away from a name.
-        """
+        """Yield `start` and all names that `after` leads to from there, the nearest first."""
         queue = deque(dict.fromkeys(start))
         reached = set(queue)
         while queue:
@@ -190,10 +182,9 @@ class Tensors:
         return [*islice(self.walk([tensor], behind), _MOST_STEPS_EACH + 1)]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
-        """Return the names of the ops of these types that depend on an op, the nearest first.
+        """Return the ops of these types that depend on an op, the nearest first.
 
-        Between the two, there are only ops of these types and ops that pass values on. At most
-        `most` ops are visited.
+        The ops between them are of these types or pass values on. At most `most` ops are visited.
         """
 
         def after(name: str) -> Iterator[str]:
@@ -207,18 +198,18 @@ class Tensors:
     def variable(self, tensor: str) -> str | None:
         """Return the key of the variable whose values a tensor has; None if none or several."""
         keys = {
-            self._variables.get(source) or self._joined(source) for source in self.sources(tensor)
+            self._graph.variables.get(source) or self._joined(source)
+            for source in self.sources(tensor)
         }
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
 
     def leaf(self, tensor: str) -> Leaf:
-        """Return a tensor as an operand: its sources, and the variable whose values it has."""
         return Leaf(self.sources(tensor), self.variable(tensor))
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
         """Return the constants whose values a tensor may have."""
-        arrays = (self._constant(source) for source in self.sources(tensor))
+        arrays = map(self._graph.constant, self.sources(tensor))
         return [array for array in arrays if array is not None]
 
     def scalars(self, tensor: str) -> list[float]:
@@ -263,7 +254,7 @@ class Tensors:
     def _behind(self, tensor: str) -> Sequence[str]:
         """Return the inputs that an op passes on as `tensor`; empty if it computes new values."""
         op = self.op(tensor)
-        if op is None or tensor in self._variables:
+        if op is None or tensor in self._graph.variables:
             return ()
         if op.type in PASSES or op.type in _ASSIGNS:
             return self.inputs(op.name)[:1]
@@ -286,7 +277,7 @@ class Tensors:
         if op is None or op.type not in _JOINS:
             return None
         parts = self.inputs(op.name)[_JOINS[op.type]]
-        keys = {self._variables.get(source) for part in parts for source in self.sources(part)}
+        keys = {self._graph.variables.get(name) for part in parts for name in self.sources(part)}
         return keys.pop() if len(keys) == 1 else None
 
 

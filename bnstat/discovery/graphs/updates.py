@@ -6,8 +6,8 @@ where `new` is a statistic of the batch.
 
 Some layers instead update an accumulator that starts at zero. The statistic is then set to, or
 moved towards, the accumulator divided by a correction for the zero: `biased / (1 - momentum **
-step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). The accumulator is not a
-statistic. Its update counts as an update of the statistic.
+step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). An update of the
+accumulator counts as an update of the statistic.
 
 Sources: tensorflow/python/training/moving_averages.py,
 tensorflow/python/layers/normalization.py (1.15), keras/src/layers/normalization,
@@ -43,8 +43,6 @@ class _Update:
     """The update of a variable by an op.
 
     Attributes:
-        op: the op's name.
-        variable: the variable; its key is None if the file does not contain the variable.
         new: the tensor towards which the variable is moved; empty if the variable is only set.
         momentum: the share of the old value that is kept; None if it is not a constant.
         dividend: the sources of the dividend if the new value is a quotient; empty otherwise.
@@ -61,12 +59,7 @@ class Updates:
     """The updates of variables by the ops of a graph.
 
     A variable follows a tensor if an op sets the variable to the tensor or moves it towards the
-    tensor.
-
-    Args:
-        doubt: returns, for the key of a variable, a number that is larger the less likely the
-            variable is a moving statistic; None if it is not one. If several variables follow a
-            tensor, the variable with the smallest number is used.
+    tensor. If several do, the variable with the smallest `doubt` is used (see `find_norms`).
     """
 
     def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
@@ -129,11 +122,7 @@ def complement(share: float) -> float:
 
 
 def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:
-    """Yield (key of the statistic, update) for each update of a statistic.
-
-    The update of an accumulator is yielded with the key of the statistic that is computed from the
-    accumulator.
-    """
+    """Yield (key of the statistic, update) for each update of a statistic or its accumulator."""
     updated = {update.variable.sources for update in updates}
     fractions = {
         update.dividend: update.variable.key
@@ -159,10 +148,7 @@ def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
-    """Return the tensor towards which an op moves the variable `target`, and the momentum.
-
-    The tensor is empty if the op only sets the variable; an unknown momentum is None.
-    """
+    """Return the tensor towards which an op moves the variable `target`, and the momentum."""
 
     def less_than_target(difference: str) -> str | None:
         """Return `new` if a tensor is `target - new`, else None."""
@@ -173,24 +159,17 @@ def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, 
     if step is not None:
         if (new := less_than_target(step)) is not None:
             return new, None
-        for difference, rate in _factors(tensors, step):
+        for difference, rate in tensors.either_order(step, {"Mul"}):
             if (new := less_than_target(difference)) is not None:
                 return new, _share_kept(tensors, rate)
-        return "", None
-    terms = tensors.operands(value, SUMS)
-    for old, new in (terms, terms[::-1]) if terms else ():
-        for variable, momentum in _factors(tensors, old):
+        return "", None  # The variable is set, not moved towards a tensor.
+    for old, new in tensors.either_order(value, SUMS):
+        for variable, momentum in tensors.either_order(old, {"Mul"}):
             if _is_same(tensors, variable, target):
                 momenta = set(tensors.scalars(momentum))
                 return new, momenta.pop() if len(momenta) == 1 else None
     producer = tensors.producer(value)
     return (value if producer is not None and producer.type in AVERAGING else ""), None
-
-
-def _factors(tensors: Tensors, product: str) -> Sequence[tuple[str, str]]:
-    """Return [(a, b), (b, a)] if a tensor is the product of a and b, else an empty list."""
-    factors = tensors.operands(product, {"Mul"})
-    return [factors, factors[::-1]] if factors else []
 
 
 def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
@@ -200,14 +179,10 @@ def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
 
 
 def _share_kept(tensors: Tensors, rate: str) -> float | None:
-    """Return the momentum if `rate`, which is `1 - momentum`, is constant; None otherwise.
-
-    A graph that can be switched to inference has two momenta: 1 for inference, which is ignored,
-    and the momentum of training, which is returned.
-    """
+    """Return the momentum if `rate`, which is `1 - momentum`, is constant; None otherwise."""
     if terms := tensors.operands(rate, {"Sub"}):
         momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()
     else:
         momenta = {complement(value) for value in tensors.scalars(rate)}
-    momenta.discard(1.0)
+    momenta.discard(1.0)  # of inference, in a graph that can be switched
     return momenta.pop() if len(momenta) == 1 else None

@@ -2,11 +2,8 @@
 
 A training graph has ops that train variables: the ops of an optimizer, or assignments of a new
 value to a gamma or a beta. A training op is any op that depends on such an op. All dependencies of
-the training op run in each step. This shows
-
-- which updates of the moving statistics run in a training step;
-- whether training normalizes with batch statistics or with the stored statistics;
-- whether ops other than updates read the moving statistics.
+the training op run in each step. This shows which updates of the moving statistics run, which
+statistics normalize in training, and whether ops other than updates read the moving statistics.
 
 Sources: tensorflow/core/ops/training_ops.cc; tensorflow/core/kernels/fused_batch_norm_op.cc,
 whose normalized output does not depend on the mean and variance inputs in training;
@@ -34,11 +31,9 @@ _APPLIES: Final = re.compile(r"(Resource)?(Sparse)?Apply[A-Z]\w*")
 
 _ASSIGNS: Final = UPDATES | {"AssignAdd", "AssignAddVariableOp"}
 
-_LARGEST_STEP: Final = 100
-"""The limit on ops behind an assigned value that are searched for the variable's old value."""
-
-_MOST_SWITCHES: Final = 100
-"""The limit on ops after a variable that are searched for a switch to another tensor."""
+_MOST_STEPS: Final = 5_000_000  # in all graphs of a file; a graph needs ten for each input of an op
+_LARGEST_STEP: Final = 100  # ops behind an assigned value that are searched for the old value
+_MOST_SWITCHES: Final = 100  # ops after a variable that are searched for a switch
 
 _CHOOSES: Final = {"Switch": 1, "RefSwitch": 1, "Select": 0, "SelectV2": 0}
 """Switching op -> index of the condition among the inputs."""
@@ -56,24 +51,17 @@ _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
     "WriteHistogramSummary",
     "WriteScalarSummary",
 }
-"""Ops at the end of an update, a saver or a summary, which do not count as readers of a
-variable."""
-
-_MOST_STEPS: Final = 5_000_000
-"""The limit on steps in all graphs of a file; a graph needs some ten for each input of an op."""
+"""Ops at the end of an update, a saver or a summary, which are not readers of a variable."""
 
 
 def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[str, StatisticsUse]:
-    """Return layer name -> use of the moving statistics in the graphs.
-
-    Layers that are in no graph are left out. If the graphs are too large, the result is empty.
-    """
+    """Return layer name -> use of the moving statistics, for each layer in the graphs."""
     uses: dict[str, StatisticsUse] = {}
     steps = Steps(_MOST_STEPS)
     for graph in contents.graphs() if contents.graphs else ():
         own_uses = _GraphUses(graph, steps, contents, layers).of_layers()
         if steps.left < 0:
-            return {}
+            return {}  # The graphs are too large.
         for name, use in own_uses.items():
             uses[name] = use if name not in uses else _combine(uses[name], use)
     return uses
@@ -110,7 +98,6 @@ class _GraphUses:
             self._ops_of[key].append(name)
 
     def of_layers(self) -> Mapping[str, StatisticsUse]:
-        """Return layer name -> use, for each layer that the graph contains."""
         norms_of = self._norms_of_layers()
         if not norms_of:
             return {}
@@ -165,19 +152,19 @@ class _GraphUses:
             for name in switches
             if len(self._tensors.inputs(name)) > 1
         }
-        ops = [self._tensors.producer(tensor) for tensor in conditions]
-        return bool(ops) and all(op is not None and self._is_placeholder(op) for op in ops)
+        return bool(conditions) and all(map(self._is_placeholder, conditions))
 
-    def _is_placeholder(self, op: Op) -> bool:
-        if op.type != "PlaceholderWithDefault":
-            return op.type == "Placeholder"
-        defaults = self._tensors.constants(self._tensors.inputs(op.name)[0])
+    def _is_placeholder(self, tensor: str) -> bool:
+        op = self._tensors.producer(tensor)
+        if op is None or op.type != "PlaceholderWithDefault":
+            return op is not None and op.type == "Placeholder"
+        inputs = self._tensors.inputs(op.name)
+        defaults = self._tensors.constants(inputs[0]) if inputs else []
         return len(defaults) == 1 and defaults[0].size == 1 and bool(defaults[0].all())
 
     def _trainers(self) -> list[str]:
         ops = self._tensors.ops.values()
-        applies = [op.name for op in ops if _APPLIES.fullmatch(op.type) is not None]
-        if applies:
+        if applies := [op.name for op in ops if _APPLIES.fullmatch(op.type) is not None]:
             return applies
         keys = {
             layer.variables[role].key
@@ -185,9 +172,8 @@ class _GraphUses:
             for role in ("gamma", "beta")
             if role in layer.variables
         }
-        return [
-            op.name for op in self._tensors.of_types(_ASSIGNS) if self._is_training_step(op, keys)
-        ]
+        assigns = self._tensors.of_types(_ASSIGNS)
+        return [op.name for op in assigns if self._is_training_step(op, keys)]
 
     def _is_training_step(self, op: Op, keys: Set[str]) -> bool:
         """Return True if an op computes a new value of a variable in `keys` from the old value."""
@@ -214,10 +200,7 @@ class _GraphUses:
         return {*self._tensors.walk([*training], lambda name: before.get(name, ()))}
 
     def _ends(self) -> Iterator[str]:
-        """Yield the names of ops whose output no other op takes.
-
-        The ops at the end of an update, a saver or a summary are left out.
-        """
+        """Yield the names of ops whose output no op takes, except ends of updates and summaries."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
@@ -229,13 +212,10 @@ class _GraphUses:
         return {*self._tensors.walk(names, self._before)}
 
     def _before(self, name: str, with_controls: bool = False) -> Iterator[str]:
-        """Yield the names of the ops that an op takes as inputs or, on request, as controls.
-
-        A normalization with batch statistics does not depend on the stored statistics, which the op
-        only updates.
-        """
+        """Yield the names of the ops that an op takes as inputs or, on request, as controls."""
         op = self._tensors.ops.get(name)
         inputs = self._tensors.inputs(name)
+        # A normalization with batch statistics only updates the stored statistics.
         yield from map(op_of, inputs[:3] if op is not None and is_training(op) else inputs)
         for control in self._graph.controls(name) if with_controls else ():
             if not self._steps.take():

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
+
+v1 = tf.compat.v1
 
 
 @pytest.fixture
@@ -13,14 +16,12 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
     The function that builds may return the variables to save, if these are not all.
     """
-    tf = pytest.importorskip("tensorflow")
-    v1 = tf.compat.v1
 
-    def save(build: Callable[[], Any], **saver: Any) -> Path:
+    def save(build: Callable[[], Any]) -> Path:
         with tf.Graph().as_default(), v1.Session() as session:
             variables = build()
             session.run(v1.global_variables_initializer())
-            v1.train.Saver(variables, **saver).save(session, str(tmp_path / "model"))
+            v1.train.Saver(variables).save(session, str(tmp_path / "model"))
         return tmp_path / "model"
 
     return save

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+import tensorflow as tf
+from tensorflow.python.training import moving_averages
 
 from bnstat.discovery.graphs.norms import from_graphs
 from bnstat.discovery.merge import Sighting
@@ -16,7 +17,6 @@ from bnstat.formats.protobuf.protos import message_class
 from bnstat.formats.tensorflow.graph_def import graph_of
 from bnstat.model import ROLES, Source
 
-tf = pytest.importorskip("tensorflow")
 v1 = tf.compat.v1
 
 
@@ -67,6 +67,13 @@ def assert_layer(path: Path, without: Sequence[str] = (), **settings: Any) -> No
     assert {setting: getattr(sighting, setting) for setting in settings} == settings
 
 
+def normalize(values: Sequence[Any], x: Any = None, epsilon: float = 1e-3) -> Any:
+    """Apply a layer of these variables, in the order of `four`, to `x` or to new images."""
+    gamma, beta, mean, variance = values
+    x = images(dtype=mean.dtype) if x is None else x
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+
+
 def images(*, channels_first: bool = False, dtype: Any = "float32") -> Any:
     shape = [None, CHANNELS, 4, 4] if channels_first else [None, 4, 4, CHANNELS]
     return v1.placeholder(dtype, shape, "x")
@@ -97,8 +104,6 @@ def stored(scope: str) -> list[Op]:
 
 
 def moving_average(target: Any, value: Any, momentum: float) -> Any:
-    from tensorflow.python.training import moving_averages
-
     return moving_averages.assign_moving_average(target, value, momentum, zero_debias=False)
 
 

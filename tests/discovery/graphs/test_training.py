@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ from tf_keras.src.legacy_tf_layers import normalization
 
 import bnstat
 from bnstat.model import ROLES, Model
+from tests.builders.graph_mode import save_graph
 from tests.discovery.graphs.models import (
     assert_layer,
     four,
@@ -26,6 +28,7 @@ from tests.discovery.graphs.models import (
     sightings,
 )
 from tests.discovery.graphs.models import layer as layer_of
+from tests.discovery.made import keys_in
 
 v1 = tf.compat.v1
 CHANNELS = 4
@@ -52,7 +55,7 @@ def debiased_2017(variable: Any, value: Any, momentum: float) -> Any:
         return v1.assign_sub(variable, variable - fraction)
 
 
-AVERAGES = {
+AVERAGES: dict[str, Average] = {
     "plain": moving_average,
     "debiased": debiased,
     "debiased-2017": debiased_2017,
@@ -130,63 +133,43 @@ class Saved:
     """A graph that was built and saved, with the values that TensorFlow read.
 
     Attributes:
-        values: name of a variable -> its array.
-        layers: layer -> role -> the variable's name.
-        keys: name of a variable -> the key under which the saver stores it.
+        values: key -> the variable's array.
+        layers: layer -> role -> the variable's key, which is not the variable's name if `odd`.
     """
 
     def __init__(
-        self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool, more: bool = False
+        self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool = False, **more: Path
     ) -> None:
         self.prefix = path / "model"
-        with tf.Graph().as_default(), v1.Session() as session:
-            layers = build()
-            everything = v1.global_variables()
-            names = [variable.op.name for variable in everything]
-            self.keys = {name: f"v{number}" if odd else name for number, name in enumerate(names)}
-            saver = v1.train.Saver(
-                {self.keys[variable.op.name]: variable for variable in everything}
-            )
-            session.run(v1.global_variables_initializer())
-            random = np.random.default_rng(3)
-            for variable in everything:
-                if variable.dtype.is_floating:
-                    variable.load(random.random(variable.shape).astype("float32"), session)
-            saver.save(session, str(self.prefix))
-            if more:
-                builder = v1.saved_model.Builder(str(path / "saved"))
-                builder.add_meta_graph_and_variables(session, ["train"])
-                builder.save()
-                graph = session.graph.as_graph_def()
-                frozen = v1.graph_util.convert_variables_to_constants(session, graph, ["Sum"])
-                (path / "frozen.pb").write_bytes(frozen.SerializeToString())
-            self.values = dict(zip(names, session.run(everything), strict=True))
-            self.layers = {
-                scope: {role: variable.op.name for role, variable in layer.items()}
-                for scope, layer in layers.items()
-            }
+        names: dict[str, dict[str, str]] = {}
 
-    def without_meta(self) -> Path:
-        """Delete the graph and return the prefix."""
-        self.prefix.with_name("model.meta").unlink()
-        return self.prefix
+        def named() -> None:
+            for scope, layer in build().items():
+                names[scope] = {role: variable.op.name for role, variable in layer.items()}
 
-    def assert_found(self, model: Model, extra: Set[str] = frozenset()) -> None:
-        """Check that each layer was found once with its variables, and nothing else."""
-        found = [
-            {role: variable.key for role, variable in layer.variables.items()} for layer in model
-        ]
-        expected = [
-            {role: self.keys[name] for role, name in roles.items()}
-            for roles in self.layers.values()
-        ]
-        assert found == expected
+        by_name = save_graph(self.prefix, named, write_meta_graph=True, numbered=odd, **more)
+        keys = {name: f"v{number}" if odd else name for number, name in enumerate(by_name)}
+        self.values = {keys[name]: array for name, array in by_name.items()}
+        self.layers = {
+            scope: {role: keys[name] for role, name in roles.items()}
+            for scope, roles in names.items()
+        }
+
+    def assert_found(self, path: Path | None = None, extra: Set[str] = frozenset()) -> Model:
+        """Check that each layer is found once with its variables, and nothing else."""
+        model = bnstat.load(path or self.prefix)
+        assert [*keys_in(model).values()] == [*self.layers.values()]
         assert not model.incomplete
-        for layer, roles in zip(model, self.layers.values(), strict=True):
-            for role, name in roles.items():
-                np.testing.assert_array_equal(layer.array(role), self.values[name])
+        for layer in model:
+            for role, variable in layer.variables.items():
+                np.testing.assert_array_equal(layer.array(role), self.values[variable.key])
         taken = {verdict.key for verdict in model.explain() if verdict.layer is not None}
-        assert taken == {key for roles in expected for key in roles.values()} | extra
+        assert taken == {key for keys in self.layers.values() for key in keys.values()} | extra
+        return model
+
+    def assert_found_by_names(self) -> None:
+        self.prefix.with_name("model.meta").unlink()
+        self.assert_found()
 
 
 def network(training: Any, fused: bool, averages: tuple[str, str], **options: Any) -> Any:
@@ -212,12 +195,11 @@ DEBIASED = [("debiased", "debiased"), ("debiased", "plain"), ("debiased-2017", "
 @pytest.mark.parametrize("odd", [True, False])
 def test_training_graph(tmp_path: Path, averages: tuple[str, str], fused: bool, odd: bool) -> None:
     saved = Saved(tmp_path, lambda: network(True, fused, averages)[0], odd=odd)
-    model = bnstat.load(saved.prefix)
-    saved.assert_found(model)
+    model = saved.assert_found()
     assert [layer.name for layer in model] == [*saved.layers]
     assert {(layer.epsilon, layer.momentum) for layer in model} == {(1e-3, 0.9)}
     if not odd:
-        saved.assert_found(bnstat.load(saved.without_meta()))
+        saved.assert_found_by_names()
 
 
 @pytest.mark.slow
@@ -233,8 +215,7 @@ def test_graph_that_can_be_switched(
     def build() -> dict[str, Layer]:
         return network(None, fused, averages, in_place=in_place)[0]
 
-    saved = Saved(tmp_path, build, odd=odd)
-    saved.assert_found(bnstat.load(saved.prefix))
+    Saved(tmp_path, build, odd=odd).assert_found()
 
 
 def shadows(layers: dict[str, Layer], loss: Any) -> None:
@@ -303,9 +284,9 @@ def test_other_assignments_of_a_training_graph(
         return layers
 
     saved = Saved(tmp_path, build, odd=odd)
-    saved.assert_found(bnstat.load(saved.prefix))
+    saved.assert_found()
     if not odd:
-        saved.assert_found(bnstat.load(saved.without_meta()))
+        saved.assert_found_by_names()
 
 
 @pytest.mark.parametrize("debias", [True, False])
@@ -325,8 +306,8 @@ def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fuse
         batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
         return layers
 
-    saved = Saved(tmp_path, build, odd=False)
-    saved.assert_found(bnstat.load(saved.prefix))
+    saved = Saved(tmp_path, build)
+    saved.assert_found()
     every = bnstat.load(saved.prefix, include_shadows=True)
     averaged = {key for key in saved.values if key.endswith("/ExponentialMovingAverage")}
     shadows = every.layers[1:]
@@ -346,17 +327,17 @@ def test_averages_of_renormalization_are_beside_the_roles(tmp_path: Path, switch
         by_name = {variable.op.name: variable for variable in v1.global_variables()}
         return {"bn": {role: by_name[f"bn/{role}"] for role in ROLES}}
 
-    saved = Saved(tmp_path, build, odd=False)
-    model = bnstat.load(saved.prefix)
-    saved.assert_found(model, extra={"bn/renorm_mean", "bn/renorm_stddev", "bn/moving_stddev"})
-    assert {layer.momentum for layer in model} == {0.99}
+    saved = Saved(tmp_path, build)
+    extra = {f"bn/{role}" for role in ("renorm_mean", "renorm_stddev", "moving_stddev")}
+    assert {layer.momentum for layer in saved.assert_found(extra=extra)} == {0.99}
 
 
 def test_saved_model_and_frozen_graph(tmp_path: Path) -> None:
     averages = ("debiased", "debiased")
-    saved = Saved(tmp_path, lambda: network(None, True, averages)[0], odd=False, more=True)
-    saved.assert_found(bnstat.load(tmp_path / "saved"))
-    saved.assert_found(bnstat.load(tmp_path / "frozen.pb"))
+    files = {"saved_model": tmp_path / "saved", "frozen": tmp_path / "frozen.pb"}
+    saved = Saved(tmp_path, lambda: network(None, True, averages)[0], **files)
+    for path in files.values():
+        saved.assert_found(path)
 
 
 # Small graphs
@@ -376,30 +357,14 @@ def test_fused_training(saved: Callable[..., Path], average: Any, momentum: floa
     assert_layer(saved(build), epsilon=1.1e-5, momentum=momentum, axis=3)
 
 
-def test_training_with_gradients(saved: Callable[..., Path]) -> None:
-    def build() -> None:
-        x = images()
-        for index in range(4):
-            gamma, beta, mean, variance = four(f"bn{index}")
-            batch_mean, batch_variance = tf.nn.moments(x, [0, 1, 2])
-            x = tf.nn.batch_normalization(x, batch_mean, batch_variance, beta, gamma, 1e-5)
-            moving_average(mean, batch_mean, 0.9)
-            moving_average(variance, batch_variance, 0.9)
-        v1.train.AdamOptimizer().minimize(tf.reduce_sum(x**2))
-
-    path = saved(build)
-    assert names(path) == [layer_of(f"bn{index}") for index in range(4)]
-    assert [found.momentum for found in sightings(path)] == [0.9] * 4
-
-
 def test_op_that_averages_by_itself(saved: Callable[..., Path]) -> None:
     def build() -> None:
-        gamma, beta, mean, variance = four("bn")
-        _, new_mean, new_variance = v1.nn.fused_batch_norm(
-            images(), gamma, beta, mean, variance, is_training=True, exponential_avg_factor=0.01
+        _, _, *moving = values = four("bn")
+        _, *new = v1.nn.fused_batch_norm(
+            images(), *values, is_training=True, exponential_avg_factor=0.01
         )
-        mean.assign(new_mean)
-        variance.assign(new_variance)
+        for variable, value in zip(moving, new, strict=True):
+            variable.assign(value)
 
     assert_layer(saved(build), momentum=0.99)
 
@@ -486,18 +451,16 @@ def test_averages_of_moments(saved: Callable[..., Path], kind: None) -> None:
 
 @both_conditionals
 def test_keras_layers_in_a_graph(saved: Callable[..., Path], kind: None) -> None:
-    layers = pytest.importorskip("tf_keras").layers
-    legacy = pytest.importorskip("tf_keras.src.legacy_tf_layers.normalization")
-
     def build() -> None:
         x = images()
         training = v1.placeholder("bool", [])
         for index, mode in enumerate([training, True, False]):
             settings = {"momentum": 0.5 + index / 8, "epsilon": 2e-3}
-            layers.BatchNormalization(name=f"keras{index}", **settings)(x, training=mode)
+            norm = tf_keras.layers.BatchNormalization(name=f"keras{index}", **settings)
+            norm(x, training=mode)
             for kind, more in FORMS.items():
                 name = f"{kind}{index}"
-                legacy.batch_normalization(x, name=name, training=mode, **settings, **more)
+                normalization.batch_normalization(x, name=name, training=mode, **settings, **more)
 
     path = saved(build)
     found = dict(zip([one["moving_mean"] for one in names(path)], sightings(path), strict=True))
@@ -521,21 +484,18 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("version", ["keras", "tf_keras"])
-def test_keras_training_function(version: str, tmp_path: Path) -> None:
-    keras = pytest.importorskip(version)
-    norm = keras.layers.BatchNormalization
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_keras_training_function(library: Any, tmp_path: Path) -> None:
+    norm = library.layers.BatchNormalization
 
     class Trainer(tf.Module):
         def __init__(self) -> None:
-            self.model = keras.Sequential(
-                [
-                    keras.Input((4, 4, 3)),
-                    norm(name="one", epsilon=1e-8, momentum=0.7),
-                    norm(name="two", epsilon=1.1e-5, momentum=0.997, axis=1),
-                    norm(name="three", synchronized=True, epsilon=3e-3, momentum=0.9),
-                ]
-            )
+            norms = [
+                norm(name="one", epsilon=1e-8, momentum=0.7),
+                norm(name="two", epsilon=1.1e-5, momentum=0.997, axis=1),
+                norm(name="three", synchronized=True, epsilon=3e-3, momentum=0.9),
+            ]
+            self.model = library.Sequential([library.Input((4, 4, 3)), *norms])
             self.values = self.model.variables
 
         @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 3])])
@@ -548,7 +508,5 @@ def test_keras_training_function(version: str, tmp_path: Path) -> None:
     assert [(one.epsilon, one.momentum) for one in found] == settings
     assert found[1].axis == 1
     for roles, name in zip(names(tmp_path), ["one", "two", "three"], strict=True):
-        assert {role: value.split("/")[-1] for role, value in roles.items()} == {
-            role: role for role in ROLES
-        }
-        assert all(f"{name}/" in value for value in roles.values())
+        assert roles.keys() == set(ROLES)
+        assert all(value.endswith(f"{name}/{role}") for role, value in roles.items())

@@ -7,37 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 import bnstat
 from bnstat.discovery.graphs import uses
+from bnstat.formats.contents import Contents
+from bnstat.formats.tensorflow.graph_def import graph_of
 from bnstat.loading import open_contents
-from bnstat.model import StatisticsUse
+from bnstat.model import ROLES, BatchNorm, Source, StatisticsUse, Variable
 from tests.builders.graph_mode import save_graph
+from tests.discovery.graphs.models import make_graph, stored
 
 v1 = tf.compat.v1
 Mode = Any
 
 
-def variables(scope: str) -> tuple[Any, ...]:
-    """Beta, moving mean and moving variance of four channels."""
-    with v1.variable_scope(scope):
-        return tuple(
-            v1.get_variable(
-                name,
-                initializer=np.full(4, start, np.float32),
-                trainable=name == "beta",
-                use_resource=False,
-            )
-            for name, start in (("beta", 0), ("moving_mean", 0), ("moving_variance", 1))
-        )
-
-
 def block(x: Any, scope: str, mode: Mode) -> tuple[Any, list[Any]]:
     """Normalize by the batch (True), the stored statistics (False) or as a tensor specifies."""
-    beta, mean, variance = variables(scope)
+    with v1.variable_scope(scope):
+        beta, mean, variance = (
+            v1.get_variable(role, [4], trainable=role == "beta", use_resource=False)
+            for role in ROLES[1:]
+        )
     batch_mean, batch_variance = v1.nn.moments(x, [0])
     updates = [
         v1.assign_sub(moving, (moving - new) * 0.1)
@@ -56,16 +48,18 @@ def block(x: Any, scope: str, mode: Mode) -> tuple[Any, list[Any]]:
     return v1.nn.batch_normalization(x, *used, beta, None, 1e-3), updates
 
 
+def uses_in(folder: Path, build: Callable[[], Any]) -> dict[str, StatisticsUse]:
+    save_graph(folder / "model", build, write_meta_graph=True)
+    return dict(bnstat.load(folder / "model").statistics_uses())
+
+
 def save(
     folder: Path, mode: Callable[[], Mode], with_updates: int = 0, extra: Any = None
 ) -> dict[str, StatisticsUse]:
     """Save a network of two layers, and return what its graph shows.
 
-    Args:
-        folder: the folder to write.
-        mode: makes the mode of both layers.
-        with_updates: how many of the updates the training op waits for.
-        extra: adds ops to the graph; takes the loss.
+    `mode` makes the mode of both layers, `with_updates` is the number of updates that the training
+    op waits for, and `extra` takes the loss and adds ops to the graph.
     """
 
     def build() -> None:
@@ -80,8 +74,7 @@ def save(
         if extra is not None:
             extra(loss)
 
-    save_graph(folder / "model", build, write_meta_graph=True)
-    return dict(bnstat.load(folder / "model").statistics_uses())
+    return uses_in(folder, build)
 
 
 def use(run: int, mode: str, is_read: bool) -> StatisticsUse:
@@ -140,12 +133,27 @@ def test_summaries_and_savers_do_not_use_the_statistics(is_summary: bool, tmp_pa
     assert [found[name].is_read for name in "ab"] == [not is_summary, False]
 
 
+def test_a_placeholder_without_its_default() -> None:
+    keys = {role: Variable(f"bn/{role}", "", "float32", (4,), list) for role in ROLES}
+    nodes = [
+        *stored("bn"),
+        *((f"{role}/read", "Identity", [f"bn/{role}"], {}) for role in ROLES[2:]),
+        ("mode", "PlaceholderWithDefault", [], {}),
+        *((f"{role}/used", "Select", ["mode", f"{role}/read", "batch"], {}) for role in ROLES[2:]),
+        ("y", "FusedBatchNormV3", ["x", "bn/gamma", "bn/beta", *(f"{r}/used" for r in ROLES[2:])],
+         {"is_training": False}),
+        ("train", "ApplyGradientDescent", ["bn/beta", "rate", "y"], {}),
+    ]  # fmt: skip
+    graph = graph_of(make_graph(nodes), lambda name: name)
+    contents = Contents(Source("", ""), {}, graphs=lambda: [graph])
+    assert uses.statistics_uses(contents, [BatchNorm("bn", keys)])["bn"].mode == "either"
+
+
 def test_a_graph_that_does_not_train(tmp_path: Path) -> None:
     def build() -> None:
         block(v1.placeholder(tf.float32, (None, 4)), "a", False)
 
-    save_graph(tmp_path / "model", build, write_meta_graph=True)
-    (found,) = bnstat.load(tmp_path / "model").statistics_uses().values()
+    (found,) = uses_in(tmp_path, build).values()
     assert (found.updates_run, found.mode, found.is_read) == (None, None, True)
 
 
@@ -157,8 +165,7 @@ def test_a_step_of_keras_that_assigns(tmp_path: Path) -> None:
         step = v1.assign(beta, beta - 0.1 * tf.reduce_sum(beta))
         v1.group(step, *updates)
 
-    save_graph(tmp_path / "model", build, write_meta_graph=True)
-    (found,) = bnstat.load(tmp_path / "model").statistics_uses().values()
+    (found,) = uses_in(tmp_path, build).values()
     assert (found.updates, found.updates_run) == (2, 2)
 
 
