@@ -68,7 +68,7 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     if way == "exact":
         return lambda: estimate(setup, exact=True)
     stored = network.stored()
-    runner = Runner(network, by_batch=way == "recalibrate", sample=True)
+    runner = Runner(network, by_batch=way == "recalibrate")
     layers = list(network.layers)
     return lambda: read(runner, setup.data, statistics=stored, layers=layers)
 

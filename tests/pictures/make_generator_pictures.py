@@ -51,7 +51,7 @@ def main() -> None:
 def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
     """Return the images that a generator makes, in a grid of a few colours."""
     network = set_up(model, latent, Settings()).network
-    with Runner(network, by_batch=False, sample=True) as runner:
+    with Runner(network, by_batch=False) as runner:
         (name,) = network.program.inputs
         feeds = {name: latent}
         _, tensors = runner.run(feeds, network.stored(), [], [network.output], start={})

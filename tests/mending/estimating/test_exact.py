@@ -63,40 +63,18 @@ def test_a_second_time_changes_nothing(keras: ModuleType, exact: bool) -> None:
 
 @KERAS
 def test_one_batch_is_a_training_step_with_momentum_0(keras: ModuleType) -> None:
-    layers = keras.layers
+    layers, keep = keras.layers, {"momentum": 0.0}
     keras.utils.set_random_seed(5)
-    norm = {"momentum": 0.0}
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 3)),
-            layers.Conv2D(4, 3),
-            layers.BatchNormalization(**norm),
-            layers.Conv2D(5, 3),
-            layers.BatchNormalization(**norm, scale=False),
-            layers.Flatten(),
-            layers.BatchNormalization(**norm, center=False),
-        ]
-    )
+    norm = layers.BatchNormalization
+    before = [keras.Input((6, 6, 3)), layers.Conv2D(4, 3), norm(**keep), layers.Conv2D(5, 3)]
+    after = [norm(**keep, scale=False), layers.Flatten(), norm(**keep, center=False)]
+    model = keras.Sequential([*before, *after])
     x = RANDOM.normal(2, 3, (40, 6, 6, 3)).astype(np.float32)
     model(x, training=True)
-    trained = [statistics(norm) for norm in norms(keras, model)]
+    trained = [statistics(each) for each in norms(keras, model)]
     recalibrate(model, x, batch_size=40)
-    for norm, expected in zip(norms(keras, model), trained, strict=True):
-        assert_close(norm, *expected, rtol=1e-4)
-
-
-@KERAS
-def test_a_shared_layer_is_measured_over_all_its_uses(keras: ModuleType) -> None:
-    """fvcore's precise_bn refuses such layers."""
-    shared = keras.layers.BatchNormalization(name="shared")
-    one, two = keras.Input((3,), name="one"), keras.Input((3,), name="two")
-    model = keras.Model([one, two], keras.layers.Add()([shared(one), shared(two)]))
-    first = RANDOM.normal(-4, 1, (100, 3)).astype(np.float32)
-    second = RANDOM.normal(6, 2, (100, 3)).astype(np.float32)
-    result = recalibrate(model, {"one": first, "two": second})
-    both = np.concatenate([first, second]).astype(np.float64)
-    assert_close(shared, both.mean(0), both.var(0))
-    assert [each.layer for each in result.layers] == ["shared"]
+    for each, expected in zip(norms(keras, model), trained, strict=True):
+        assert_close(each, *expected, rtol=1e-4)
 
 
 @KERAS
@@ -142,10 +120,7 @@ def test_what_keras_masks_does_not_count(keras: ModuleType, form: str, tmp_path:
     path = tmp_path / "model.keras"
     model.save(path)
     model(x, training=True)
-    if form == "live":
-        found = recalibrate(keras.models.load_model(path), x)
-    else:
-        found = recalibrate(path, x)
+    found = recalibrate(keras.models.load_model(path) if form == "live" else path, x)
     assert found.layers[0].mean.min() > 2.5 > x.mean((0, 1)).max()
     for mended, trained in zip(found.layers, norms(keras, model), strict=True):
         mean, variance = statistics(trained)

@@ -13,42 +13,34 @@ import tensorflow as tf
 import bnstat
 from bnstat.errors import AmbiguousError, BnstatError, NotFoundError
 from tests.builders.digits import DATA
+from tests.builders.graph_mode import save_graph
 from tests.builders.modules import Norm
 
 v1 = tf.compat.v1
 X = np.random.default_rng(5).normal(2, 3, (96, 6)).astype(np.float32)
 
 
-def build(rate_shape: Any) -> dict[str, Any]:
-    """Two norms with a dropout between them, whose rate is kept as people kept it."""
-    x = v1.placeholder(tf.float32, [None, 6], "images")
-    keep = v1.placeholder(tf.float32, rate_shape, "keep_prob")
-    training = v1.placeholder(tf.bool, [], "is_training")
-    first = v1.layers.batch_normalization(x, training=training, name="first")
-    hidden = v1.layers.dense(first, 5, name="dense")
-    dropped = v1.nn.dropout(hidden, keep_prob=keep)
-    second = v1.layers.batch_normalization(dropped, training=training, name="second")
-    return {"x": x, "keep": keep, "training": training, "out": tf.identity(second, "answer")}
-
-
 @pytest.fixture(params=["checkpoint", "saved-model"])
 def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
-    """Saves such a network, as a checkpoint with its `.meta` or as a SavedModel."""
+    """Saves two norms with a dropout between them, with its `.meta` or as a SavedModel."""
 
     def save(rate_shape: Any = ()) -> Path:
+        path = tmp_path / "model"
         with tf.Graph().as_default(), v1.Session() as session:
-            tensors = build(rate_shape)
+            x = v1.placeholder(tf.float32, [None, 6], "images")
+            keep = v1.placeholder(tf.float32, rate_shape, "keep_prob")
+            training = v1.placeholder(tf.bool, [], "is_training")
+            first = v1.layers.batch_normalization(x, training=training, name="first")
+            dropped = v1.nn.dropout(v1.layers.dense(first, 5, name="dense"), keep_prob=keep)
+            second = v1.layers.batch_normalization(dropped, training=training, name="second")
+            answer = tf.identity(second, "answer")
             session.run(v1.global_variables_initializer())
             if request.param == "checkpoint":
-                v1.train.Saver().save(session, str(tmp_path / "model"))
-                return tmp_path / "model"
-            v1.saved_model.simple_save(
-                session,
-                str(tmp_path / "model"),
-                {"images": tensors["x"], "keep_prob": tensors["keep"], "t": tensors["training"]},
-                {"answer": tensors["out"]},
-            )
-            return tmp_path / "model"
+                v1.train.Saver().save(session, str(path))
+            else:
+                inputs = {"images": x, "keep_prob": keep, "t": training}
+                v1.saved_model.simple_save(session, str(path), inputs, {"answer": answer})
+        return path
 
     return save
 
@@ -99,13 +91,13 @@ def test_a_missing_or_wrong_rate_is_named(
 
 @pytest.mark.parametrize("doubled", [None, False, True])
 def test_a_switch_is_off_unless_the_user_says_otherwise(tmp_path: Path, doubled: Any) -> None:
-    with tf.Graph().as_default(), v1.Session() as session:
+    def build() -> None:
         x = v1.placeholder(tf.float32, [None, 6], "images")
         flag = v1.placeholder(tf.bool, [], "doubled")
         entering = v1.where(tf.fill(tf.shape(x), flag), 2 * x, x)
         v1.layers.batch_normalization(entering, name="first")
-        session.run(v1.global_variables_initializer())
-        v1.train.Saver().save(session, str(tmp_path / "model"))
+
+    save_graph(tmp_path / "model", build, write_meta_graph=True)
     feeds = {} if doubled is None else {"doubled": doubled}
     (layer,) = bnstat.drift(tmp_path / "model", {"images": X}, feeds=feeds).layers
     np.testing.assert_allclose(layer.mean, X.mean(0) * (2 if doubled else 1), rtol=1e-5)
@@ -188,13 +180,11 @@ def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:
 
 
 def test_what_tensorflow_says_is_its_reason(tmp_path: Path) -> None:
-    with tf.Graph().as_default(), v1.Session() as session:
-        x = v1.placeholder(tf.float32, [None, 6], "x")
-        halves = tf.concat(tf.split(x, 2), 0)
-        v1.layers.batch_normalization(halves, name="norm")
-        session.run(v1.global_variables_initializer())
-        v1.train.Saver().save(session, str(tmp_path / "model"))
-    with pytest.raises(
-        BnstatError, match=r"cannot run it: Number of ways to split .* \(at split\)"
-    ):
+    def build() -> None:
+        halves = tf.split(v1.placeholder(tf.float32, [None, 6], "x"), 2)
+        v1.layers.batch_normalization(tf.concat(halves, 0), name="norm")
+
+    save_graph(tmp_path / "model", build, write_meta_graph=True)
+    reason = r"cannot run it: Number of ways to split .* \(at split\)"
+    with pytest.raises(BnstatError, match=reason):
         bnstat.drift(tmp_path / "model", X[:3])

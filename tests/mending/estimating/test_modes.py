@@ -12,7 +12,7 @@ import pytest
 from bnstat import drift, recalibrate
 from bnstat.checks.training_mode import Evidence
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Batch
+from bnstat.estimate.data.batches import Batch
 from bnstat.estimate.modes import ModeEvidence, Sample, compare, information, rows_of
 from bnstat.estimate.passes import Accuracy
 from bnstat.estimate.running.network import activation_of
@@ -29,7 +29,7 @@ def batches(count: int, size: int) -> list[Batch]:
 
 def drawn_from(parts: list[Batch], size: int, is_fixed: bool = False, most: int = 512) -> Any:
     """Return the mixed batches of a sample of some batches, and the outputs, twice the input."""
-    sample = Sample(most)
+    sample = Sample("own", most)
     for batch in parts:
         outputs = np.zeros((batch.size, 1)) if batch.labels is None else 2 * batch.labels
         sample.add(batch, outputs)
@@ -102,6 +102,7 @@ def test_outputs_as_rows() -> None:
         ([node("p", "Sigmoid", "y"), node("y", "Squeeze", "x")], "y:0", "logits of sigmoid"),
         ([node("y", "Relu", "x"), node("p", "Softmax", "other")], "y:0", None),
         ([node("y", "Identity", "y")], "y:0", None),
+        ([node("y", "Identity"), node("p", "Softmax")], "y:0", None),
     ],
 )
 def test_what_an_output_is_the_result_of(ops: list[Any], output: str, expected: str | None) -> None:
@@ -153,7 +154,7 @@ LOGITS = np.where(CERTAIN, 20.0, -20.0)
 )
 def test_scores_of_classes(activation: str, scores: np.ndarray) -> None:
     found = outputs(scores, scores, activation)
-    assert found.classes == 2
+    assert found.stored.information is not None
     assert found.stored.information == pytest.approx(log(2))
 
 
@@ -161,13 +162,13 @@ def test_information() -> None:
     assert information(np.eye(4)[np.arange(8) % 4][:, None]) == pytest.approx(log(4))
     assert information(np.tile([0.7, 0.2, 0.1], (5, 1))) == pytest.approx(0, abs=1e-12)
     logarithms = np.log(CERTAIN * 0.98 + 0.01)
-    assert outputs(logarithms, logarithms).classes == 2
+    assert outputs(logarithms, logarithms).stored.information == pytest.approx(0.637, abs=1e-3)
 
 
 def test_other_outputs_prove_nothing() -> None:
     image = np.random.default_rng(0).uniform(0, 1, (64, 30))
     found = outputs(np.zeros_like(image), image, "sigmoid")
-    assert (found.trained_with, found.classes, found.stored.information) == ("unknown", None, None)
+    assert (found.trained_with, found.stored.information) == ("unknown", None)
     assert "prove nothing" in found.reason
     assert (found.stored.saturated, found.stored.spread) == (1.0, 0.0)
     assert 0.2 < found.own.spread < 0.4

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Input, Settings, open_data
+from bnstat.estimate.data import Settings, open_data
+from bnstat.estimate.data.batches import Input
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
 X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
@@ -237,6 +238,8 @@ def test_unknown_and_damaged_data(tmp_path: Path) -> None:
         read({"x": X, "y": np.array(list("aabbccddee"))}, labels="y")
     with pytest.raises(BnstatError, match="its batches differ in the names of arrays"):
         read([X, X[:, :, :2]])
+    with pytest.raises(BnstatError, match="a scalar array has no sample axis"):
+        read([{"x": X, "epoch": np.float32(1)}])
 
 
 def test_arrays_that_are_larger_than_they_can_be(

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Images, Input
+from bnstat.estimate.data.batches import Input
+from bnstat.estimate.data.stored import Images
 from tests.mending.estimating.data.test_data import all_of, read
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)

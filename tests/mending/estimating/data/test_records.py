@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Input
+from bnstat.estimate.data.batches import Input
 from tests.mending.estimating.data.test_data import ONE, X, all_of, read
 
 
