@@ -12,7 +12,6 @@ import numpy as np
 
 from tests.benchmarks.measure import Result, build, compared, printed
 
-TITLE = "Run a network over data"
 BATCH = 64
 NETWORKS = {
     "mobilenet_96": ("MobileNetV2 at 96x96", 96, 256, 52),

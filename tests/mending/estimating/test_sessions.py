@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import BnstatError, UnsupportedError
+from tests.builders.graph_mode import save_graph
 
 v1 = tf.compat.v1
 X = np.random.default_rng(5).normal(2, 3, (96, 6)).astype(np.float32)
@@ -122,15 +123,16 @@ def test_a_graph_that_was_imported(session: v1.Session, tmp_path: Path) -> None:
 
 def save_in_parts(path: Path, resource: bool) -> None:
     """Save two norms, each after a product; every variable is in two or three parts."""
-    with tf.Graph().as_default(), v1.Session() as session:
+
+    def build() -> None:
         x = v1.placeholder(tf.float32, [None, 6], "images")
         for number, size in enumerate((6, 5)):
             with v1.variable_scope("", partitioner=v1.fixed_size_partitioner(3, axis=1)):
                 kernel = v1.get_variable(f"kernel_{number}", [6, size], use_resource=resource)
             x = norm(x @ tf.convert_to_tensor(kernel), f"norm_{number}", 2, resource)
         tf.identity(x, "answer")
-        session.run(v1.global_variables_initializer())
-        v1.train.Saver().save(session, str(path))
+
+    save_graph(path, build, write_meta_graph=True)
 
 
 @pytest.mark.parametrize("resource", [False, True])

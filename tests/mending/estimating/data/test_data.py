@@ -61,42 +61,38 @@ def test_a_fixed_batch_is_kept_to() -> None:
         read(X[:2], fixed)
 
 
-def functions(tmp_path: Path) -> Path:
-    path = tmp_path / "prepare.py"
-    path.write_text(
-        "import numpy as np\n"
-        "X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)\n"
-        "def batches():\n"
-        "    yield {'x': X[:7]}\n"
-        "    yield {'x': X[7:]}\n"
-        "def fails():\n"
-        "    yield {'x': X[:7]}\n"
-        "    raise RuntimeError('the disk is full\\nand more')\n"
-    )
-    return path
+FUNCTIONS = """
+import numpy as np
+X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
+def batches():
+    yield {"x": X[:7]}
+    yield {"x": X[7:]}
+def fails():
+    yield {"x": X[:7]}
+    raise RuntimeError("the disk is full\\nand more")
+def ends():
+    raise SystemExit(3)
+"""
 
 
 def test_a_function_of_a_file_and_of_a_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = functions(tmp_path)
-    opened = open_data(f"{path}:batches", ONE, Settings(batch_size=4))
-    for _ in range(2):
-        assert [batch.size for batch in opened] == [4, 4, 2]
-    np.testing.assert_array_equal(all_of(list(opened)), X)
+    (tmp_path / "prepare.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
-    np.testing.assert_array_equal(all_of(read("prepare:batches")), X)
-    with pytest.raises(
-        BnstatError, match=r"prepare.py:fails: yields no batches: RuntimeError: the disk is full$"
-    ):
-        read(f"{path}:fails")
-    (tmp_path / "ends.py").write_text("def batches():\n    raise SystemExit(3)\n")
-    with pytest.raises(BnstatError, match=r"ends\.py:batches: SystemExit: 3"):
-        read(f"{tmp_path}/ends.py:batches")
-    with pytest.raises(BnstatError, match="no function 'none'"):
-        read(f"{path}:none")
-    with pytest.raises(BnstatError, match="cannot be imported"):
-        read("no_such_module:batches")
+    for data in (f"{tmp_path}/prepare.py:batches", "prepare:batches"):
+        opened = open_data(data, ONE, Settings(batch_size=4))
+        for _ in range(2):
+            assert [batch.size for batch in opened] == [4, 4, 2]
+        np.testing.assert_array_equal(all_of(list(opened)), X)
+    for data, message in {
+        "prepare.py:fails": r"\.py:fails: yields no batches: RuntimeError: the disk is full$",
+        "prepare.py:ends": r"prepare\.py:ends: SystemExit: 3",
+        "prepare.py:none": "no function 'none'",
+        "no_such_module:batches": "cannot be imported",
+    }.items():
+        with pytest.raises(BnstatError, match=message):
+            read(data)
 
 
 def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -128,13 +124,9 @@ def test_objects_of_a_python_caller(data: Any) -> None:
 
 
 def test_a_saved_dataset(tmp_path: Path) -> None:
-    for number, dataset in enumerate(
-        [
-            tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)}),
-            tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)}).batch(3),
-        ]
-    ):
-        path = str(tmp_path / str(number))
+    samples = tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)})
+    for name, dataset in (("samples", samples), ("batches", samples.batch(3))):
+        path = str(tmp_path / name)
         for compression in (None, "GZIP"):
             dataset.save(path, compression)
             batches = read(path, labels="y")
@@ -209,40 +201,49 @@ def test_nan_far_into_a_file_is_found_before_the_run() -> None:
     assert sum(batch.size for batch in open_data(x, ONE, Settings(batch_size=4, samples=98))) == 98
 
 
-def test_unknown_and_damaged_data(tmp_path: Path) -> None:
-    (tmp_path / "d.txt").write_text("some words")
-    (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 cut short")
-    (tmp_path / "empty").mkdir()
-    np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
-    for name in ("d.txt", "empty"):
-        with pytest.raises(BnstatError, match="not in a data format that bnstat reads"):
-            read(tmp_path / name)
-    (tmp_path / "text.npz").write_text("some words")
-    with pytest.raises(BnstatError, match=r"name of an \.npz or \.npy file, but not the contents"):
-        read(tmp_path / "text.npz")
-    for name in ("d.npz", "objects.npz"):
-        with pytest.raises(BnstatError, match="NumPy cannot read it"):
-            read(tmp_path / name)
-    with pytest.raises(BnstatError, match="nowhere: does not exist"):
-        read(tmp_path / "nowhere")
-    with pytest.raises(BnstatError, match="not a type of data that bnstat reads"):
-        read(7)
-    with pytest.raises(BnstatError, match="a scalar array has no sample axis"):
-        read({"x": np.float32(1)})
-    others = {"v": X, "w": X, "y": np.arange(10)}
-    with pytest.raises(BnstatError, match=r"it has v, w, y: rename the input array to x$"):
-        read(others, labels="y")
-    with pytest.raises(BnstatError, match="no array 'y' for --labels; it has x"):
-        read({"x": X}, labels="y")
-    with pytest.raises(BnstatError, match="dtype <U1, which is not numeric; pass the index"):
-        read({"x": X, "y": np.array(list("aabbccddee"))}, labels="y")
-    with pytest.raises(BnstatError, match="its batches differ in the names of arrays"):
-        read([X, X[:, :, :2]])
-    with pytest.raises(BnstatError, match="a scalar array has no sample axis"):
-        read([{"x": X, "epoch": np.float32(1)}])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.txt", b"some words", "not in a data format that bnstat reads"),
+        ("folder", None, "not in a data format that bnstat reads"),
+        ("d.npz", b"some words", r"name of an \.npz or \.npy file, but not the contents"),
+        ("d.npz", b"PK\x03\x04 cut short", "NumPy cannot read it"),
+        ("nowhere/d.npz", b"", "nowhere/d.npz: does not exist"),
+    ],
+)
+def test_unknown_and_damaged_files(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    elif path.parent == tmp_path:
+        path.write_bytes(content)
+    with pytest.raises(BnstatError, match=message):
+        read(path)
 
 
-def test_arrays_that_are_larger_than_they_can_be(
+THREE = {"v": X, "w": X, "y": np.arange(10)}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (7, "not a type of data that bnstat reads"),
+        ({"x": np.float32(1)}, "a scalar array has no sample axis"),
+        ([{"x": X, "epoch": np.float32(1)}], "a scalar array has no sample axis"),
+        (THREE, r"it has v, w, y: rename the input array to x$"),
+        ({"x": X}, "no array 'y' for --labels; it has x"),
+        ({"x": X, "y": np.array(list("aabbccddee"))}, "dtype <U1, which is not numeric; pass the"),
+        ([X, X[:, :, :2]], "its batches differ in the names of arrays"),
+    ],
+)
+def test_objects_that_do_not_fit(data: Any, message: str) -> None:
+    with pytest.raises(BnstatError, match=message):
+        read(data, labels="y" if "y'" in message or isinstance(data, dict) else None)
+
+
+def test_arrays_of_objects_and_arrays_that_are_larger_than_they_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, length in (("few.npz", 10**6), ("many.npz", 10**13)):
@@ -252,6 +253,9 @@ def test_arrays_that_are_larger_than_they_can_be(
             file.write(bytes(100))
         with pytest.raises(BnstatError, match="NumPy cannot read it"):
             read(tmp_path / name)
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
+    with pytest.raises(BnstatError, match="NumPy cannot read it"):
+        read(tmp_path / "objects.npz")
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((10_000, 2, 3), np.float32))
     assert (tmp_path / "bomb.npz").stat().st_size < 2000
     monkeypatch.setattr(os, "sysconf", lambda name: 400)
