@@ -96,7 +96,7 @@ class Sample:
                 self._rows[place : place + 1] = [(Batch(feeds, labels, 1), kept)]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples, shuffled, in batches of `size`; a fixed size leaves samples out."""
+        """Return the samples, shuffled, in batches, each of exactly `size` if `is_fixed`."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -152,7 +152,7 @@ class Outputs:
 
     Attributes:
         spread: the root mean square of each output's standard deviation over the samples.
-        saturated: the fraction of outputs at an end of the range; None unless sigmoid or tanh.
+        saturated: the fraction of outputs at an end of the range of sigmoid or tanh.
         information: the mutual information of input and prediction in nats, if there are classes.
     """
 
@@ -183,14 +183,14 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """The evidence of how a network was trained: in the file, and in the outputs if compared."""
+    """The evidence of how a network was trained, in the file and, if compared, in the outputs."""
 
     file: Evidence
     data: Modes | None
 
     @property
     def trained_with(self) -> TrainedWith:
-        """The statistics that training used; `unknown` without a verdict or if verdicts differ."""
+        """The statistics that training used; `unknown` without a verdict or if two differ."""
         verdicts = {each.trained_with for each in self._all} - {"unknown"}
         return verdicts.pop() if len(verdicts) == 1 else "unknown"
 
@@ -227,7 +227,7 @@ def run_again(
 ) -> Modes | None:
     """Run samples in the second mode, and compare the outputs of both modes.
 
-    A missing second accuracy is measured. Return None if the outputs cannot be compared.
+    A missing accuracy in the second mode is measured. None means that no outputs can be compared.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)

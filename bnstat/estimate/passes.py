@@ -53,10 +53,7 @@ def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
 
 @dataclass
 class Moments:
-    """The moments of all values added so far, per channel, in float64.
-
-    `squares` is the sum of the squared deviations from the mean.
-    """
+    """The moments of all values so far; `squares` sums squared deviations from the mean."""
 
     unbiased: bool = False
     count: int = 0
@@ -96,7 +93,7 @@ class Halves:
 
     @property
     def error(self) -> float | None:
-        """Half the distance of the halves' means at the worst channel, in standard deviations."""
+        """Half the distance between both means at the worst channel, in standard deviations."""
         if not self.first.count or not self.second.count:
             return None
         deviation = np.sqrt(self.whole.squares / self.whole.count)
@@ -105,7 +102,7 @@ class Halves:
 
 
 def in_deviations(distance: Floats, deviation: Floats) -> Floats:
-    """Return distances divided by standard deviations; 0 / 0 is 0."""
+    """Return distances divided by standard deviations, where 0 divided by 0 is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance / deviation
     return np.where(distance == 0, 0.0, ratio)
@@ -116,8 +113,8 @@ class Runner:
 
     Args:
         by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
-        exact: True to measure all positions of a large input, not every n-th, and not to let
-            TensorFlow optimize the graph, which can take longer than a batch, for each wave.
+        exact: True to measure all positions of a large input instead of every n-th. TensorFlow then
+            does not optimize the graph, which it would do again for each wave.
 
     Attributes:
         graph_def: the graph of the network, with ops that measure the inputs of the layers.
@@ -154,7 +151,7 @@ class Runner:
         *,
         start: Mapping[str, Array],
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
-        """Run one batch, and return layer -> moments of each use, and name -> requested tensor."""
+        """Run one batch; return layer -> moments of each use, and name -> requested tensor."""
         program = self.network.program
         fed: dict[str, Any] = dict(program.settings)
         fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
@@ -184,7 +181,7 @@ class Runner:
             raise refused(self.network.program.where, error) from None
 
     def _measuring_graph(self, by_batch: bool, exact: bool) -> Any:
-        """Return the network's graph with ops that measure, and with statistics from elsewhere."""
+        """Return the network's graph with ops that measure, and with batch or fed statistics."""
         import tensorflow as tf
 
         graph = self.network.graph
@@ -279,7 +276,7 @@ class ActivationCache:
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors to fetch for a batch; none if the cache needs none."""
+        """Return the names of the tensors of a batch that a run should fetch for the cache."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
@@ -308,7 +305,7 @@ class Accuracy(NamedTuple):
 
 @dataclass
 class Reading:
-    """The results of a pass over the data; `moments` maps each layer to its moments."""
+    """The results of a pass over the data; `moments` maps layers to moments of their inputs."""
 
     moments: dict[str, Halves]
     samples: int = 0

@@ -301,7 +301,7 @@ def _in_waves(
 
 
 def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """Return new statistics in the model's dtypes; a layer without usable moments keeps the old."""
+    """Return statistics in the model's dtypes: old statistics for layers without usable moments."""
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
@@ -341,7 +341,7 @@ def _mended(
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the largest distance of means or deviations, in deviations of the second pair."""
+    """Return the worst channel's distance of means or deviations, in the second's deviations."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
     distances: list[Floats] = [

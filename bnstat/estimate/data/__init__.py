@@ -67,7 +67,7 @@ class Settings:
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Open data, and check the first batch against the inputs; check all data in memory."""
+    """Open data, and check that all data in memory, or else the first batch, fits a model."""
     source = _source(data, inputs, settings)
     is_in_memory = source.samples is not None
     opened = (SizedData if is_in_memory else Data)(

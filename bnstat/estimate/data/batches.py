@@ -18,8 +18,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedE
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array
 
-UNNAMED = ""
-"""The name of a single array that has no name."""
+UNNAMED = ""  # the name of a single array without a name
 
 LABELS = "labels"
 """The name that the second element of a pair `(x, y)` gets."""
@@ -32,7 +31,7 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a model, with the NumPy name of the dtype, or `string`.
+    """An input of a model. The dtype is the name of a NumPy dtype, or `string`.
 
     The shape has None for unknown sizes, and is None if the rank is unknown.
     """
@@ -44,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data that is not yet fitted to a model; `samples` is the number of samples in memory.
+    """Data that is not yet fitted to a model; `samples` is None unless the data is in memory.
 
     `batches` returns all data from the beginning, in batches of any size, at each call.
     """
@@ -116,7 +115,7 @@ class Data:
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
-        """Return input name -> array name: the same, unless the only input takes the only array."""
+        """Return input name -> array name; the only input takes the only array of any name."""
         missing = [name for name in self.inputs if name not in arrays]
         others = (
             [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
@@ -189,7 +188,7 @@ def _has_shape(array: Array, shape: tuple[int | None, ...]) -> bool:
 
 
 def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
-    """Return True if a dtype can hold the numbers in an array; an integer dtype, exactly."""
+    """Return True if a dtype can represent an array's numbers; an integer dtype, exactly."""
     # The NumPy kind of bfloat16 is "void", like that of raw bytes.
     is_numeric = array.dtype.kind in "biuf" or (
         array.dtype.kind == "V" and array.dtype.type != np.void
@@ -306,7 +305,7 @@ def _refuse_large(path: str, size: int) -> None:
 def source_of_batches(
     where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
 ) -> BatchSource:
-    """Return batches or single samples as data; `begin` returns all of them at each call."""
+    """Return batches or single samples as data; `begin` starts again at each call."""
 
     def batches() -> Iterator[Arrays]:
         with _user_code(where, "yields no batches: "):
@@ -318,7 +317,7 @@ def source_of_batches(
 
 
 def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
-    """Return True if the arrays have one dimension less than the inputs: no batch dimension."""
+    """Return True if the arrays lack the first dimension of the inputs, the batch dimension."""
     ranks = {name: len(each.shape) for name, each in inputs.items() if each.shape}
     missing = {rank - arrays[name].ndim for name, rank in ranks.items() if name in arrays}
     if not missing and len(inputs) == 1:
@@ -376,7 +375,7 @@ def _array(value: Any, where: str) -> Any:
 
 
 def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str]) -> BatchSource:
-    """Return the data that a user's function (`module:function`, `file.py:function`) returns."""
+    """Return the data from a function that `module:function` or `file.py:function` names."""
     module, _, name = spec.rpartition(":")
     function = getattr(import_user_module(module, spec), name, None)
     if not callable(function):

@@ -39,7 +39,12 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Images:
-    """The options for images; pixel values, which are from 0 to 255, are multiplied by `scale`."""
+    """The options for converting images to arrays.
+
+    Attributes:
+        size: (height, width) after resizing; None for the size that the model takes.
+        scale: pixel values, which are from 0 to 255, are multiplied by this factor.
+    """
 
     size: tuple[int, int] | None = None
     scale: float = 1.0

@@ -52,8 +52,8 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
 def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = False) -> None:
     """Raise if the import of a graph would run an op that is not allowed.
 
-    During the import, shape inference runs stateless ops that depend only on stateless ops, except
-    the op of `tensor`, which depends on all ops in `graph_def`.
+    During the import, shape inference runs stateless ops that depend only on stateless ops. The op
+    of `tensor`, which depends on all ops in `graph_def`, does not run.
     """
     from tensorflow.python.framework import op_def_registry
 

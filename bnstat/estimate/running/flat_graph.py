@@ -95,7 +95,7 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) -> list[str]:
-    """Return a tensor, and the tensors before the ops of some types that compute the tensor."""
+    """Follow a tensor back through ops of some types; return all tensors on the way."""
     tensors: list[str] = []
     while tensor not in tensors:
         tensors.append(tensor)
@@ -106,7 +106,7 @@ def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) ->
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return one set: the op types of nodes, and the names of functions in their attributes."""
+    """Return the op types of nodes and the names of functions in their attributes, as one set."""
     return {name for node in nodes for name in _calls(node)}
 
 
@@ -127,7 +127,7 @@ def _functions_in(value: Any) -> Iterator[str]:
 def with_placeholders(
     graph_def: Any, inputs: Mapping[str, Input]
 ) -> tuple[Any, Mapping[str, Input]]:
-    """Replace inputs that are not placeholders, so that the ops that feed them never run."""
+    """Return a graph and inputs in which all inputs are placeholders, so that no pipeline runs."""
     import tensorflow as tf
 
     ops = {node.name: node.op for node in graph_def.node}
@@ -153,7 +153,7 @@ def with_placeholders(
 
 
 def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return the subgraph that runs if some ops are fetched, with called functions pruned alike."""
+    """Return the part of a graph and of its functions that runs if some ops are fetched."""
     missing = set(fetched) - {node.name for node in graph_def.node}
     if missing:
         raise NotFoundError(where, f"its graph has no op {min(missing)!r}")
@@ -269,17 +269,19 @@ class Dependencies:
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
         self._nodes = {node.name: node for node in graph_def.node}
+        # Ops on references, such as RefSwitch, count as the other ops.
+        self._kinds = {name: node.op.removeprefix("Ref") for name, node in self._nodes.items()}
         self._depths: dict[str, int] = {}
         self._conditions: dict[str, frozenset[Condition]] = {}
         self._marks: dict[str, frozenset[str]] = {}
         names = list(self._sorted())
         for name in names:
-            node, kind = self._nodes[name], self._kind(name)
-            inputs = [tensor for tensor in node.input if op_of(tensor) in self._depths]
+            kind = self._kinds[name]
+            inputs = [each for each in self._nodes[name].input if op_of(each) in self._depths]
             depth = max((self._depths[op_of(tensor)] for tensor in inputs), default=0)
             self._depths[name] = depth + (kind == "Enter") - (kind == "Exit")
             self._conditions[name] = self._conditions_of(name, inputs)
-        has_loops = "NextIteration" in map(self._kind, names)
+        has_loops = "NextIteration" in self._kinds.values()
         changed = True
         while changed:  # more than once for what one iteration of a loop passes to the next
             before = dict(self._marks)
@@ -302,24 +304,20 @@ class Dependencies:
         conditions = self._conditions_at(tensor)
         return sorted(conditions, key=lambda each: (len(self._conditions_at(each.predicate)), each))
 
-    def _kind(self, name: str) -> str:
-        """Return the type of an op; an op on references, such as RefSwitch, counts as Switch."""
-        kind: str = self._nodes[name].op
-        return kind.removeprefix("Ref")
-
     def _conditions_at(self, tensor: str) -> frozenset[Condition]:
         name = op_of(tensor)
         conditions = self._conditions.get(name, frozenset())
-        if name in self._nodes and self._kind(name) == "Switch" and not tensor.startswith("^"):
-            conditions |= {Condition(self._nodes[name].input[1], tensor.endswith(":1"))}
+        if self._kinds.get(name) == "Switch" and not tensor.startswith("^"):
+            predicates = self._nodes[name].input[1:2]
+            conditions |= {Condition(each, tensor.endswith(":1")) for each in predicates}
         return conditions
 
     def _conditions_of(self, name: str, inputs: Sequence[str]) -> frozenset[Condition]:
         of_inputs = [self._conditions_at(tensor) for tensor in inputs]
-        if self._kind(name) == "Merge" and of_inputs:
+        if self._kinds[name] == "Merge" and of_inputs:
             return frozenset.intersection(*of_inputs)
         conditions = frozenset[Condition]().union(*of_inputs)
-        if self._kind(name) == "Exit":  # the conditions of the loop itself end here
+        if self._kinds[name] == "Exit":  # the conditions of the loop itself end here
             depth = self._depths[name]
             conditions = frozenset(
                 each for each in conditions if self._depths.get(op_of(each.predicate), 0) <= depth
@@ -338,5 +336,5 @@ class Dependencies:
                 elif name not in begun and name in self._nodes:
                     begun.add(name)
                     stack.append((name, True))
-                    if self._kind(name) != "NextIteration":
+                    if self._kinds[name] != "NextIteration":
                         stack.extend((op_of(each), False) for each in self._nodes[name].input)

@@ -98,7 +98,7 @@ def _program(
     parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
     signature: Any = None,
 ) -> Program:
-    """Return the program of a graph; it records the variables and slices unless they are passed.
+    """Return the program of a graph; by default, the graph records its variables and slices.
 
     A graph without variables has constants, each held by the op whose name is its key.
     """
@@ -151,7 +151,7 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return at most one name: that of the op that fills a SavedModel's lookup tables."""
+    """Return the name of the op that fills a SavedModel's lookup tables, or an empty tuple."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:

@@ -95,7 +95,7 @@ class Network:
         return stored
 
     def waves(self) -> list[list[str]]:
-        """Return the layers in waves; each wave depends only on earlier waves and on itself."""
+        """Return layers in waves; a wave depends only on earlier waves and its own layers."""
         before: dict[str, set[str]] = {name: set() for name in self.layers}
         for each in self.normalizations:
             before[each.layer] |= self.dependencies.marks(each.x) & self.layers.keys()
@@ -160,7 +160,7 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
 
 
 def _flat(program: Program, trust: bool) -> Program:
-    """Return a program with a flat graph and only the needed inputs, after checking all ops."""
+    """Check a program's ops, and return the program with a flat graph and only needed inputs."""
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
     graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
     needed = pruned(graph_def, fetched, program.where)

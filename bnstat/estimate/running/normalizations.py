@@ -304,7 +304,7 @@ def _mean_in_blocks(x: Any) -> Any:
 
 
 def or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition]) -> BatchMoments:
-    """Return tensors that are the moments in runs that meet the conditions, otherwise zeros."""
+    """Return moments that are zero in runs in which not all conditions hold."""
     import tensorflow as tf
 
     zeros = [tf.zeros(each.shape, each.dtype) for each in moments]

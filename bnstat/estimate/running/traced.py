@@ -76,7 +76,7 @@ def traced(
 def _specs(
     model: Any, example: Callable[[], Mapping[str, Array]] | None, where: str
 ) -> dict[str, Any]:
-    """Return input name -> `tf.TensorSpec`, from `example` if the model records no inputs."""
+    """Return input name -> `tf.TensorSpec`; if the model records no inputs, from `example`."""
     import tensorflow as tf
 
     try:
@@ -117,7 +117,7 @@ def _parameters(model: Any) -> set[str]:
 
 
 def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Replace captured tensors; return op -> variable, and the names of ops that fill tables."""
+    """Replace captured tensors in a graph; return op -> variable, and ops that fill tables."""
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
@@ -180,7 +180,7 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
 
 
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
-    """Copy a lookup table into a graph; return the op that fills it, or None if unknown."""
+    """Copy a lookup table into a graph; return the op that fills the copy, if any."""
     import tensorflow as tf
 
     entries = _entries(handle)

@@ -242,6 +242,9 @@ def test_ops_that_copy_each_other_in_a_circle(tmp_path: Path) -> None:
 
 
 def test_ops_that_lack_their_inputs(tmp_path: Path) -> None:
+    made = graph([node("switch", "Switch", "x", T=tf.float32)], "switch")
+    with pytest.raises(BnstatError, match="do not match 1 inputs specified"):
+        drift(saved_model(tmp_path / "switch", made), X)
     for op in ("SoftmaxCrossEntropyWithLogits", "Softmax"):
         made = graph([])
         made.node.extend(

@@ -1,7 +1,8 @@
-"""Data that fits a model, and errors about data that does not."""
+"""Data in memory and in files that fits a model, and errors about data that does not."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import tensorflow as tf
 from bnstat.errors import BnstatError
 from bnstat.estimate.data import Settings, open_data
 from bnstat.estimate.data.batches import Input
+from bnstat.estimate.data.stored import Images
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
 X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
@@ -261,3 +263,168 @@ def test_arrays_of_objects_and_arrays_that_are_larger_than_they_can_be(
     monkeypatch.setattr(os, "sysconf", lambda name: 400)
     with pytest.raises(BnstatError, match=r"unpacks to 0.00024 GB, more than this machine's"):
         read(tmp_path / "bomb.npz")
+
+
+def example(**features: Any) -> bytes:
+    made = {}
+    for name, value in features.items():
+        if isinstance(value, bytes):
+            made[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        elif isinstance(value, int):
+            made[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        else:
+            floats = tf.train.FloatList(value=np.ravel(value))
+            made[name] = tf.train.Feature(float_list=floats)
+    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+
+
+SAMPLES = [example(x=sample, y=number) for number, sample in enumerate(X)]
+
+
+def write(path: Path, examples: list[bytes], compression: str = "") -> Path:
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for each in examples:
+            writer.write(each)
+    return path
+
+
+def test_a_record_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.tfrecord", SAMPLES)
+    batches = read(path, labels="y")
+    np.testing.assert_array_equal(all_of(batches), X)
+    assert batches[1].labels.tolist() == [4, 5, 6, 7]
+    with pytest.raises(BnstatError, match="no feature 'z'; its features are x, y"):
+        read(path, {"z": ONE["x"]})
+    wide = {"x": Input("x:0", "float32", (None, 4))}
+    with pytest.raises(BnstatError, match="'x' has 6 values"):
+        read(path, wide)
+
+
+def test_a_damaged_record_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.tfrecord", SAMPLES)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[30] ^= 255
+    for damaged in (whole[:-5], bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(BnstatError) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+def test_packed_and_in_shards(tmp_path: Path) -> None:
+    packed = write(tmp_path / "packed", SAMPLES, "GZIP")
+    np.testing.assert_array_equal(all_of(read(packed)), X)
+    whole = packed.read_bytes()
+    packed.write_bytes(whole[:-20])
+    with pytest.raises(BnstatError, match="cannot be unpacked at record"):
+        read(packed)
+    packed.write_bytes(gzip.compress(gzip.decompress(whole)[:-20]))
+    with pytest.raises(BnstatError, match="ends within record 9"):
+        read(packed)
+    (tmp_path / "shards").mkdir()
+    for place, part in ((10, SAMPLES[6:]), (9, SAMPLES[:6])):
+        write(tmp_path / f"shards/train-{place}-of-2", part)
+    (tmp_path / "shards/notes.txt").write_text("no record")
+    np.testing.assert_array_equal(all_of(read(tmp_path / "shards")), X)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_bytes_are_numbers_or_images(tmp_path: Path, dtype: str) -> None:
+    images = np.random.default_rng(2).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
+    inputs = {"x": Input("x:0", dtype, (None, 4, 6, 3))}
+    for encode in (
+        lambda image: image.tobytes(),
+        lambda image: image.astype(dtype).tobytes(),
+        lambda image: tf.io.encode_png(image).numpy(),
+    ):
+        path = write(tmp_path / "d", [example(x=encode(image)) for image in images])
+        array = all_of(read(path, inputs))
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, images)
+    write(tmp_path / "d", [example(x=b"1234567")])
+    wanted = rf"has 7 bytes, but the model takes \[4, 6, 3\] of {dtype}; decode it in a Python"
+    with pytest.raises(BnstatError, match=wanted):
+        read(tmp_path / "d", inputs)
+
+
+def test_a_model_that_parses_examples_itself(tmp_path: Path) -> None:
+    path = write(tmp_path / "d", SAMPLES)
+    serialized = {"examples": Input("e:0", "string", (None,))}
+    assert [bytes(each) for each in all_of(read(path, serialized), "examples")] == SAMPLES
+    named = {"x": Input("e:0", "string", (None,))}
+    path = write(tmp_path / "d", [example(x=b"one"), example(x=b"two")])
+    assert all_of(read(path, named)).tolist() == [b"one", b"two"]
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    for number in range(3):
+        image = np.full((4, 6, 3), 50 * number, np.uint8)
+        (tmp_path / "below").mkdir(exist_ok=True)
+        path = tmp_path / "below" / f"{number}.png"
+        path.write_bytes(tf.io.encode_png(image).numpy())
+    inputs = {"images": Input("i:0", "float32", (None, 4, 6, 3))}
+    batches = read(tmp_path, inputs, images=Images(scale=1 / 50))
+    assert batches[0].feeds["images"].shape == (3, 4, 6, 3)
+    np.testing.assert_allclose(batches[0].feeds["images"][:, 0, 0, 0], [0, 1, 2], rtol=1e-6)
+    open_size = {"images": Input("i:0", "float32", (None, None, None, 3))}
+    resized = read(tmp_path, open_size, images=Images(size=(8, 2)))
+    assert resized[0].feeds["images"].shape == (3, 8, 2, 3)
+    with pytest.raises(BnstatError, match="pass --image-size"):
+        read(tmp_path, open_size)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(BnstatError, match=r"bad\.png: is not an image"):
+        read(tmp_path, inputs)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images with alpha, and what file managers and notebooks leave beside them."""
+    for number, image in enumerate(IMAGES):
+        (tmp_path / f"{number}.png").write_bytes(tf.io.encode_png(image).numpy())
+    (tmp_path / "._0.png").write_bytes(b"no image")
+    (tmp_path / ".checkpoints").mkdir()
+    (tmp_path / ".checkpoints/0.png").write_bytes(b"no image")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [
+        ((4, 6, 4), "float32", IMAGES),
+        ((4, 6, 3), "float16", IMAGES[..., :3]),
+        ((4, 6, 3), "uint8", IMAGES[..., :3]),
+        ((3, 4, 6), "float32", IMAGES[..., :3].transpose(0, 3, 1, 2)),
+        ((None, 4, 6), "float32", None),
+        ((4, 6, 2), "float32", None),
+        ((24,), "float32", None),
+    ],
+)
+def test_as_the_model_takes_them(folder: Path, shape: Any, dtype: str, expected: Any) -> None:
+    inputs = {"x": Input("x:0", dtype, (None, *shape))}
+    if expected is None:
+        with pytest.raises(BnstatError, match="images, but the model does not take images"):
+            read(folder, inputs)
+    else:
+        array = all_of(read(folder, inputs))
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_resized_to_whole_numbers(folder: Path) -> None:
+    inputs = {"x": Input("x:0", "uint8", (None, 2, 3, 3))}
+    resized = tf.image.resize(IMAGES[..., :3].astype(np.float32), (2, 3)).numpy()
+    np.testing.assert_array_equal(all_of(read(folder, inputs)), np.rint(resized))
+    brighter = all_of(read(folder, inputs, images=Images(scale=2)))
+    np.testing.assert_array_equal(brighter, np.rint(np.minimum(resized * 2, 255)))
+
+
+def test_a_model_that_decodes_them_itself(folder: Path) -> None:
+    inputs = {"x": Input("x:0", "string", (None,))}
+    files = all_of(read(folder, inputs))
+    assert [bytes(each) for each in files] == [
+        (folder / f"{number}.png").read_bytes() for number in range(3)
+    ]
