@@ -53,10 +53,9 @@ def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
     network = set_up(model, latent, Settings()).network
     with Runner(network, by_batch=False) as runner:
         (name,) = network.program.inputs
-        feeds = {name: latent}
-        _, tensors = runner.run(feeds, network.stored(), [], [network.output], start={})
-    images = tensors[network.output]
-    assert images is not None
+        feeds, output = {name: latent}, network.program.outputs[0]
+        _, tensors = runner.run(feeds, network.stored(), [], [output], start={})
+    images = tensors[output]
     _, height, width, channels = images.shape
     grid = images.reshape(ROWS, COLUMNS, height, width, channels).swapaxes(1, 2)
     grid = grid.reshape(ROWS * height, COLUMNS * width, channels)
