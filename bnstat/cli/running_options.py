@@ -13,7 +13,7 @@ from bnstat.cli.options import as_dict
 from bnstat.signals import ending_in_time
 
 if TYPE_CHECKING:
-    from bnstat.estimate.data import Batch
+    from bnstat.estimate.data.batches import Batch
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -172,7 +172,7 @@ def options(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **settings: Any) -> Any:
-        from bnstat.estimate.data import Images
+        from bnstat.estimate.data.stored import Images
 
         images = Images(settings.pop("image_size"), settings.pop("scale"))
         with ending_in_time():

@@ -35,19 +35,16 @@ have this divergence, and variances with a ratio of 1.56."""
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """The distance between a layer's stored statistics and the statistics of data.
+    """The distance between a layer's stored statistics and the statistics of its input, [channels].
 
     Attributes:
-        layer: the layer's name.
-        stored_mean, stored_variance: [channels], float64.
-        mean, variance: [channels], float64, the statistics of the layer's input.
-        shift: [channels], `(mean - stored_mean)` in stored standard deviations.
-        ratio: [channels], `variance / stored_variance`.
-        divergence: [channels], the symmetric divergence J of both distributions. If a statistic of
-            a channel is invalid, J is infinite, and shift and ratio are NaN.
-        state: `invalid` if a statistic of any channel is invalid: not finite, or a negative stored
-            variance. Otherwise `healthy` if the mean divergence is at most `SHIFTED`. Above that,
-            `never-updated` if the layer has the initial statistics, and `shifted` if not.
+        shift: `(mean - stored_mean)` in stored standard deviations.
+        ratio: `variance / stored_variance`.
+        divergence: the symmetric divergence J. If a statistic of a channel is invalid, J is
+            infinite, and shift and ratio are NaN.
+        state: `invalid` if a statistic of any channel is not finite or a stored variance is
+            negative; `healthy` if the mean divergence is at most `SHIFTED`; `never-updated` if the
+            layer has the initial statistics; otherwise `shifted`.
     """
 
     layer: str
@@ -104,8 +101,8 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     """Measure how far the stored statistics of a model are from the statistics of data.
 
     This runs the model once, unchanged, in inference. If there are labels, or if a layer holds the
-    initial mean 0 and variance 1, up to 512 samples are run once more, normalized with their own
-    statistics, to find out which statistics the training used.
+    initial mean 0 and variance 1, up to 512 samples are run once more with their own statistics, to
+    find out which statistics the training used.
 
     `recalibrate` documents the arguments, the settings and the errors.
     """
@@ -114,8 +111,8 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     stored = network.stored()
     has_labels = setup.data.labels is not None
     is_compared = has_labels or any(map(has_initial_statistics, network.layers.values()))
-    sample = Sample() if is_compared and network.is_comparable else None
-    with Runner(network, by_batch=False, sample=True) as runner:
+    sample = Sample("stored") if is_compared and network.is_comparable else None
+    with Runner(network, by_batch=False) as runner:
         reading = read(
             runner,
             track(setup.data, "measuring"),
@@ -134,16 +131,8 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
             layers.append(_layer_drift(name, stored[name], entering.mean, entering.variance))
     modes = None
     if sample is not None:
-        with Runner(network, by_batch=True, sample=True) as runner:
-            modes = run_again(
-                setup,
-                runner,
-                sample,
-                track,
-                statistics={},
-                first="stored",
-                accuracies=(reading.accuracy, None),
-            )
+        with Runner(network, by_batch=True) as runner:
+            modes = run_again(setup, runner, sample, track, {}, (reading.accuracy, None))
     refuse_nothing(setup, layers, left, "measured")
     return Drift(
         tuple(layers),
@@ -166,7 +155,7 @@ def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str], what: str) -> None:
-    """Raise if `layers` is empty, with a reason from `left`; `what` is the message's verb."""
+    """Raise `UnsupportedError` with a reason from `left` if there are no layers."""
     if not layers:
         name, reason = next(iter(left.items()))
         raise UnsupportedError(

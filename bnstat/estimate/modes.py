@@ -7,19 +7,17 @@ prediction in nats: the entropy of the mean prediction minus the mean entropy of
 is 0 if all inputs get the same prediction, and the logarithm of the number of classes if the
 predictions are certain and spread evenly. Training makes the information large in its own mode; in
 the other mode, the network loses most of it. Data unlike the training data can reverse this, so the
-limits below are stricter than all observed reversals. With labels, the mode with the higher
+limits below are stricter than all observed reversals, and with labels, the mode with the higher
 accuracy must also be the mode with more information.
 
 `tests/survey/predict_mode.py` measures how often the verdict is right. It runs 138 small
 classifiers, half of them trained in each mode, on 6,878 sets of data. The predictions gave a
-verdict for 773 sets, and the accuracies for 467 out of 4,190. No verdict was wrong. With three or
-more classes and 32 or more samples like the training data, every second set gives a verdict; with
-two classes, few do.
+verdict for 773 sets, and the accuracies for 467 out of 4,190. No verdict was wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
 from typing import Final, Literal
@@ -28,7 +26,7 @@ import numpy as np
 
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import Evidence, TrainedWith
-from bnstat.estimate.data import Batch
+from bnstat.estimate.data.batches import Batch, joined
 from bnstat.estimate.passes import Accuracy, Floats, Runner, Statistics, Track, read
 from bnstat.estimate.preparation import Setup
 from bnstat.estimate.running.network import Activation, Network
@@ -37,17 +35,15 @@ from bnstat.model import Array, Model, as_float64
 Mode = Literal["stored", "own"]
 
 MOST_SAMPLES: Final = 512
-"""The largest number of samples on which both modes are compared."""
 
 _MOST_BYTES: Final = 256 << 20
-"""The limit on bytes of the compared samples' inputs; one batch is kept even if it is larger."""
+"""The limit on bytes of the drawn samples; one batch is kept even if it is larger."""
 
 _MOST_NUMBERS: Final = 4096
 """The limit on output values compared per sample; of more, every n-th position is compared."""
 
 _LIMIT: Final = 0.01
-"""An output of sigmoid or tanh is saturated if it is closer to an end of the function's range than
-this fraction of the range."""
+"""Outputs closer to an end of the function's range, as a fraction of the range, are saturated."""
 
 _SIGNIFICANT: Final = 4.0
 """Accuracies differ clearly by more than this number of standard errors."""
@@ -56,14 +52,13 @@ _LEAST_RATIO: Final = 6.0
 """The smallest ratio of the information in the two modes that gives a verdict."""
 
 _LEAST_INFORMATION: Final = 0.65
-"""The smallest information, in nats, in the mode with more of it. Two classes have at most 0.69."""
+"""The smallest information, in nats, of the better mode. Two classes have at most 0.69."""
 
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
 """A second pair of limits. If the accuracies also differ clearly, either pair suffices."""
 
 _LEAST_SAMPLES: Final = 32
-"""The minimum number of samples for a verdict."""
 
 _ROUNDED: Final = 0.02
 """The largest distance from 1 of a sum of probabilities in half precision."""
@@ -72,23 +67,20 @@ _VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "
 
 
 class Sample:
-    """Samples that are drawn at random during a pass, with the model's outputs for them.
+    """Samples that are drawn at random during a pass in one mode, with the model's outputs.
 
-    Data is often sorted by class, and the statistics of a batch of one class are not typical. The
-    drawn samples are therefore shuffled before they are put into batches.
-
-    Args:
-        most: the largest number of samples; fewer are drawn if memory is insufficient.
+    The samples are shuffled, because batches of one class, as in sorted data, are not typical.
     """
 
-    def __init__(self, most: int = MOST_SAMPLES) -> None:
+    def __init__(self, mode: Mode, most: int = MOST_SAMPLES) -> None:
+        self.mode = mode
         self._most = most
         self._random = np.random.default_rng(0)
         self._seen = 0
         self._rows: list[tuple[Batch, Floats | None]] = []
 
     def add(self, batch: Batch, output: Array) -> None:
-        """Draw samples from a batch; `output` is the model's output for the batch."""
+        """Draw samples from a batch, with the model's output for the batch."""
         outputs = rows_of(output, batch.size)
         if not self._seen:
             size = sum(array.nbytes for array in batch.feeds.values()) // batch.size
@@ -98,40 +90,29 @@ class Sample:
             self._seen += 1
             if place < self._most:
                 row = slice(number, number + 1)
+                feeds = {name: array[row].copy() for name, array in batch.feeds.items()}
+                labels = None if batch.labels is None else batch.labels[row]
                 kept = None if outputs is None else outputs[row].copy()
-                self._rows[place : place + 1] = [(_part(batch, row), kept)]
+                self._rows[place : place + 1] = [(Batch(feeds, labels, 1), kept)]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples, shuffled, in batches of at most `size`.
-
-        If `is_fixed`, all batches have exactly `size` samples, and remaining samples are left out.
-        """
+        """Return the samples, shuffled, in batches, each of exactly `size` if `is_fixed`."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
         self._rows = self._rows[: parts * size]
         places = np.array_split(np.arange(len(self._rows)), parts) if parts else []
-        return [_joined([self._rows[place][0] for place in part]) for part in places]
+        return [_one_batch([self._rows[place][0] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
-        """Return the outputs for all samples as one array with axes (sample, position, score).
-
-        Return None if an output does not have one row per sample, or if the outputs of two batches
-        differ in the other dimensions.
-        """
+        """Return all outputs as [samples, positions, scores]; None if they cannot be joined."""
         return _stacked([output for _, output in self._rows])
 
 
-def _part(batch: Batch, rows: slice) -> Batch:
-    feeds = {name: array[rows].copy() for name, array in batch.feeds.items()}
-    labels = None if batch.labels is None else batch.labels[rows]
-    return Batch(feeds, labels, rows.stop - rows.start)
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    feeds = {name: np.concatenate([each.feeds[name] for each in parts]) for name in parts[0].feeds}
-    labels = [each.labels for each in parts if each.labels is not None]
-    return Batch(feeds, np.concatenate(labels) if labels else None, sum(p.size for p in parts))
+def _one_batch(samples: list[Batch]) -> Batch:
+    labels = [each.labels for each in samples if each.labels is not None]
+    feeds = joined([each.feeds for each in samples])
+    return Batch(feeds, np.concatenate(labels) if labels else None, len(samples))
 
 
 def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
@@ -145,19 +126,14 @@ def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
 def rows_of(output: Array, samples: int) -> Floats | None:
     """Return an output as [samples, positions, scores]; of many positions, only every n-th.
 
-    The scores are the last axis, or axis 1 if only its values sum to 1. Return None if the output
-    does not have one row for each sample, or is not numeric.
+    Return None if the output does not have one row for each sample, or is not numeric.
     """
     if not output.ndim or len(output) != samples or output.dtype.kind in "SUO":
         return None
     if output.ndim == 1:
         output = output[:, None]
-    if (
-        output.ndim > 2
-        and output.shape[1] > 1
-        and _sums_to_1(output, 1)
-        and not _sums_to_1(output, -1)
-    ):
+    has_positions = output.ndim > 2 and output.shape[1] > 1
+    if has_positions and _sums_to_1(output, 1) and not _sums_to_1(output, -1):
         output = np.moveaxis(output, 1, -1)
     width = output.shape[-1]
     rows = output.reshape(samples, -1, width)
@@ -175,14 +151,9 @@ class Outputs:
     """The outputs of a model in one mode.
 
     Attributes:
-        low, high: the smallest and the largest output; NaN if no output is finite.
-        spread: the standard deviation over the samples, as the root mean square over all positions
-            and scores.
-        saturated: the fraction of outputs close to an end of the range of sigmoid or tanh; None for
-            other activations.
-        information: the mutual information of input and prediction in nats; None if the outputs are
-            not known to be scores of classes.
-        accuracy: the fraction of samples that are classified as labelled; None without labels.
+        spread: the root mean square of each output's standard deviation over the samples.
+        saturated: the fraction of outputs at an end of the range of sigmoid or tanh.
+        information: the mutual information of input and prediction in nats, if there are classes.
     """
 
     low: float
@@ -195,18 +166,10 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """The outputs of a model in both modes.
+    """The outputs of a model in both modes, and the training mode that the outputs show.
 
-    Attributes:
-        trained_with: the statistics that training used, according to the outputs.
-        reason: the reason for `trained_with` in one sentence, with the measured values.
-        samples: the number of samples that were compared.
-        stored: the outputs with the stored statistics.
-        own: the outputs with the data's own statistics.
-        difference: the root mean square of the difference between the outputs of both modes.
-        classes: the number of classes; None if the outputs are not known to be scores of classes.
-        better: the mode with the clearly higher accuracy; None if neither is higher, or without
-            labels.
+    `difference` is the root mean square of the difference between the outputs. `better` is the mode
+    with the clearly higher accuracy, if there is one.
     """
 
     trained_with: TrainedWith
@@ -215,38 +178,31 @@ class Modes:
     stored: Outputs
     own: Outputs
     difference: float
-    classes: int | None
     better: Mode | None
 
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """The evidence of whether a network was trained with stored or with batch statistics.
-
-    Attributes:
-        file: the evidence in the file.
-        data: the evidence in the outputs; None if the outputs of both modes were not compared.
-    """
+    """The evidence of how a network was trained, in the file and, if compared, in the outputs."""
 
     file: Evidence
     data: Modes | None
 
     @property
     def trained_with(self) -> TrainedWith:
-        """The statistics that training used; `unknown` without evidence or if it disagrees."""
-        verdicts = {each.trained_with for each in self._all()} - {"unknown"}
+        """The statistics that training used; `unknown` without a verdict or if two differ."""
+        verdicts = {each.trained_with for each in self._all} - {"unknown"}
         return verdicts.pop() if len(verdicts) == 1 else "unknown"
 
     @property
     def reasons(self) -> list[str]:
         """The reasons of the decisive evidence; all reasons if none is decisive."""
-        decisive = [each.reason for each in self._all() if each.trained_with != "unknown"]
-        return decisive or [each.reason for each in self._all()]
+        decisive = [each.reason for each in self._all if each.trained_with != "unknown"]
+        return decisive or [each.reason for each in self._all]
 
-    def _all(self) -> Iterator[Evidence | Modes]:
-        yield self.file
-        if self.data is not None:
-            yield self.data
+    @property
+    def _all(self) -> list[Evidence | Modes]:
+        return [self.file] if self.data is None else [self.file, self.data]
 
 
 def doubt_of(model: Model, network: Network) -> str | None:
@@ -256,9 +212,9 @@ def doubt_of(model: Model, network: Network) -> str | None:
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
         return only if initial else "the moving statistics were updated"
     others = [layer.name for layer in model.layers if layer.name not in network.layers]
-    return (
-        f"the layer {others[0]} runs with its stored statistics in both modes" if others else None
-    )
+    if not others:
+        return None
+    return f"the layer {others[0]} runs with its stored statistics in both modes"
 
 
 def run_again(
@@ -266,25 +222,12 @@ def run_again(
     runner: Runner,
     sample: Sample,
     track: Track,
-    *,
     statistics: Statistics,
-    first: Mode,
     accuracies: tuple[Accuracy | None, Accuracy | None],
 ) -> Modes | None:
     """Run samples in the second mode, and compare the outputs of both modes.
 
-    Args:
-        setup: the model and the data.
-        runner: a session for the second mode.
-        sample: the samples, with their outputs in the mode `first`.
-        track: shows the progress.
-        statistics: layer -> statistics in the second mode, as for `passes.read`.
-        first: the mode in which the samples were run already.
-        accuracies: the accuracy in the mode `first`, and in the second mode. With labels, a missing
-            accuracy in the second mode is measured.
-
-    Returns:
-        The comparison; None if the outputs cannot be compared.
+    A missing accuracy in the second mode is measured. None means that no outputs can be compared.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
@@ -303,7 +246,7 @@ def run_again(
     if after is None or after.shape != before.shape:
         return None
     stored, own = accuracies[0], accuracies[1] or reading.accuracy
-    if first == "own":
+    if sample.mode == "own":
         before, after, stored, own = after, before, own, stored
     return compare(
         before,
@@ -321,22 +264,15 @@ def compare(
     accuracies: tuple[Accuracy, Accuracy] | None = None,
     doubt: str | None = None,
 ) -> Modes:
-    """Compare the outputs of a model in both modes.
+    """Compare the outputs of a model in both modes, [samples, positions, scores].
 
-    Args:
-        stored: the outputs with the stored statistics, [samples, positions, scores].
-        own: the outputs with the data's own statistics, in the shape of `stored`.
-        activation: the function that computes the outputs, or takes them as logits, if known.
-        accuracies: the accuracies with the stored statistics, and with the data's own, if there are
-            labels.
-        doubt: the reason why the outputs cannot show how the network was trained, if there is one.
+    `doubt` is a reason why the outputs cannot show how the network was trained.
     """
     of_classes = _probabilities(stored, own, activation, has_labels=accuracies is not None)
     in_stored, in_own = (
         _outputs(rows, activation, of_classes, accuracies and accuracies[place].part)
         for place, rows in enumerate((stored, own))
     )
-    classes = None if of_classes is None else int(of_classes(stored[:1]).shape[-1])
     verdict: TrainedWith = "unknown"
     reason = doubt or "the outputs are not known to be scores of classes and prove nothing"
     if doubt is None and accuracies is not None:
@@ -345,8 +281,8 @@ def compare(
         verdict, reason = by_information(in_stored.information, in_own.information, len(stored))
     better = None if accuracies is None else _better_of(accuracies)
     with np.errstate(all="ignore"):
-        difference = _root_mean(np.square(stored - own))
-    return Modes(verdict, reason, len(stored), in_stored, in_own, difference, classes, better)
+        difference = float(np.sqrt(np.square(stored - own).mean()))
+    return Modes(verdict, reason, len(stored), in_stored, in_own, difference, better)
 
 
 def _outputs(
@@ -358,7 +294,7 @@ def _outputs(
     finite = rows[np.isfinite(rows)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (nan, nan)
     with np.errstate(all="ignore"):
-        spread = _root_mean(rows.var(axis=0))
+        spread = float(np.sqrt(rows.var(axis=0).mean()))
     saturated = None
     if activation in ("sigmoid", "tanh"):
         least = 0.0 if activation == "sigmoid" else -1.0
@@ -368,15 +304,8 @@ def _outputs(
     return Outputs(low, high, spread, saturated, mutual, accuracy)
 
 
-def _root_mean(squares: Floats) -> float:
-    return float(np.sqrt(squares.mean()))
-
-
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
-    """Return the training mode that the mutual information shows, and the reason.
-
-    `stored` is the information with the stored statistics, `own` with the data's own, in nats.
-    """
+    """Return the training mode that the mutual information in both modes shows, and the reason."""
     figures = (
         f"mutual information {stored:.3g} nats with the stored statistics, {own:.3g} with the "
         f"data's own, over {samples} samples"
@@ -389,16 +318,7 @@ def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith
 def by_accuracy(
     accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
 ) -> tuple[TrainedWith, str]:
-    """Return the training mode that the accuracies show, and the reason.
-
-    Data unlike the training data can have a higher accuracy in the wrong mode, so the mutual
-    information must agree.
-
-    Args:
-        accuracies: the accuracy with the stored statistics, and with the data's own.
-        stored: the mutual information with the stored statistics; None if unknown.
-        own: the mutual information with the data's own statistics; None if unknown.
-    """
+    """Return the training mode that accuracies and mutual information both show, and the reason."""
     figures = (
         f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
         f"{percent(accuracies[1].part)} with the data's own"
@@ -432,15 +352,12 @@ def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
 
 
 def percent(part: float) -> str:
-    """Format a fraction as a percentage, such as `97.5 %`."""
+    """Return a fraction as a percentage, such as `97.5 %`."""
     return f"{part:.1%}".replace("%", " %")
 
 
 def information(probabilities: Floats) -> float:
-    """Return the mutual information of input and prediction in nats.
-
-    The probabilities are the predictions, [..., classes].
-    """
+    """Return the mutual information of input and prediction in nats, given [..., classes]."""
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     return max(float(_entropy(rows.mean(axis=0)) - _entropy(rows).mean()), 0.0)
 
@@ -453,10 +370,7 @@ def _entropy(probabilities: Floats) -> Floats:
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
-    """Return a function that converts outputs to class probabilities.
-
-    Return None if the outputs are not known to be scores of classes.
-    """
+    """Return a function that converts outputs to class probabilities, if there are classes."""
     both = (stored, own)
     if not all(np.isfinite(rows).all() for rows in both):
         return None

@@ -15,10 +15,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnstat.errors import AmbiguousError, UnsupportedError
-from bnstat.estimate.data import Batch
+from bnstat.estimate.data.batches import Batch
 from bnstat.estimate.running.flat_graph import imported, refused
-from bnstat.estimate.running.measuring import BatchMoments, add_measuring
 from bnstat.estimate.running.network import Network
+from bnstat.estimate.running.normalizations import (
+    MEAN,
+    VARIANCE,
+    BatchMoments,
+    entering,
+    measure,
+    or_zeros,
+    tensor_of,
+)
 from bnstat.model import Array, as_float64
 from bnstat.signals import interruptible
 
@@ -28,7 +36,6 @@ Statistics = Mapping[str, Mapping[str, Array]]
 """Layer -> role -> values of the statistic, [channels]."""
 
 Watch = Callable[[Batch, Array], None]
-"""Called with each batch and the network's output for the batch."""
 
 Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
 """Takes the batches and the name of the task; yields the batches and shows the progress."""
@@ -40,20 +47,13 @@ MOST_BYTES: Final = 1 << 30
 
 
 def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
-    """Return the batches and show nothing."""
+    """Return the batches, without showing the progress."""
     return batches
 
 
 @dataclass
 class Moments:
-    """The moments of all values added so far.
-
-    Attributes:
-        unbiased: True if the variance has Bessel's correction.
-        count: the number of elements per channel.
-        mean: [channels], float64.
-        squares: [channels], float64, the sum of the squared deviations from the mean.
-    """
+    """The moments of all values so far; `squares` sums squared deviations from the mean."""
 
     unbiased: bool = False
     count: int = 0
@@ -76,7 +76,6 @@ class Moments:
 
     @property
     def variance(self) -> Floats:
-        """The variance, [channels]."""
         return self.squares / max(self.count - self.unbiased, 1)
 
 
@@ -88,17 +87,13 @@ class Halves:
 
     @property
     def whole(self) -> Moments:
-        """The moments of all batches."""
         whole = replace(self.first)
         whole.add(self.second.count, self.second.mean, self.second.squares)
         return whole
 
     @property
     def error(self) -> float | None:
-        """Half the distance between the means of the halves; None for a single batch.
-
-        The distance is that of the worst channel, in standard deviations.
-        """
+        """Half the distance between both means at the worst channel, in standard deviations."""
         if not self.first.count or not self.second.count:
             return None
         deviation = np.sqrt(self.whole.squares / self.whole.count)
@@ -107,10 +102,7 @@ class Halves:
 
 
 def in_deviations(distance: Floats, deviation: Floats) -> Floats:
-    """Return distances divided by standard deviations.
-
-    For a deviation of 0, the result is 0 if the distance is 0, otherwise infinity.
-    """
+    """Return distances divided by standard deviations, where 0 divided by 0 is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance / deviation
     return np.where(distance == 0, 0.0, ratio)
@@ -119,81 +111,55 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
 class Runner:
     """A TensorFlow session that runs a network and measures the layers' inputs.
 
-    Use it in a `with` statement, or close it.
-
     Args:
-        network: the network.
         by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
-        sample: True if measuring every n-th position of a large input suffices.
-        optimized: True if TensorFlow optimizes the graph. It does so again for each selection of
-            layers, and this can take longer than running a batch.
+        exact: True to measure all positions of a large input instead of every n-th. TensorFlow then
+            does not optimize the graph, which it would do again for each wave.
 
-    Raises:
-        BnstatError: TensorFlow refuses the graph.
+    Attributes:
+        graph_def: the graph of the network, with ops that measure the inputs of the layers.
+        moments: layer -> for each use of the layer, the names of the tensors with the moments.
+        placeholders: layer -> role -> name of the placeholder that takes the statistic.
     """
 
-    def __init__(
-        self, network: Network, *, by_batch: bool, sample: bool, optimized: bool = True
-    ) -> None:
+    def __init__(self, network: Network, *, by_batch: bool, exact: bool = False) -> None:
         import tensorflow as tf
 
         self.network = network
-        self.measuring = add_measuring(
-            network.graph,
-            network.normalizations,
-            network.dependencies,
-            by_batch=by_batch,
-            sample=sample,
-        )
+        self.moments: dict[str, list[BatchMoments]] = {}
+        self.placeholders: dict[str, dict[str, str]] = {}
         self._batches = 0
-        self._graph = imported(self.measuring.graph_def, network.program.where)
-        with self._graph.as_default():
-            assignments = self._assignments()
+        self.graph_def = self._measuring_graph(by_batch, exact)
+        self._graph = imported(self.graph_def, network.program.where)
         config = tf.compat.v1.ConfigProto()
-        config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
+        config.graph_options.rewrite_options.disable_meta_optimizer = exact
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
-        self._fill(assignments)
+        self._fill()
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the session, which releases the memory of the model."""
-        self._session.close()
+        self._session.close()  # releases the memory of the model
 
     def run(
         self,
         feeds: Mapping[str, Array],
         statistics: Mapping[str, Mapping[str, Array]],
         layers: Sequence[str],
-        tensors: Sequence[str] = (),
+        tensors: Sequence[str],
         *,
         start: Mapping[str, Array],
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
-        """Run one batch.
-
-        Args:
-            feeds: input name -> array.
-            statistics: layer -> role -> the statistics that the layer uses, [channels].
-            layers: the layers to measure.
-            tensors: the names of the tensors to return.
-            start: name -> tensor that an earlier run returned for this batch; it is not recomputed.
-
-        Returns:
-            Two mappings: layer -> the moments of each use of the layer; and name of a tensor -> its
-            value.
-        """
+        """Run one batch; return layer -> moments of each use, and name -> requested tensor."""
         program = self.network.program
         fed: dict[str, Any] = dict(program.settings)
         fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
-        fed[self.measuring.phase] = self._batches
-        for layer, placeholders in self.measuring.statistics.items():
+        fed[self._phase] = self._batches  # so that each batch measures different positions
+        for layer, placeholders in self.placeholders.items():
             fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
         fed.update(start)
-        moments = {layer: self.measuring.moments[layer] for layer in layers}
+        moments = {layer: self.moments[layer] for layer in layers}
         self._batches += 1
         results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
         return results
@@ -214,31 +180,64 @@ class Runner:
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise refused(self.network.program.where, error) from None
 
-    def _assignments(self) -> list[tuple[str, Any, Any]]:
-        """Return (name of the op, placeholder for the value, assignment op) for each variable."""
+    def _measuring_graph(self, by_batch: bool, exact: bool) -> Any:
+        """Return the network's graph with ops that measure, and with batch or fed statistics."""
+        import tensorflow as tf
+
+        graph = self.network.graph
+        edges: dict[tuple[str, int], str] = {}
+        with graph.as_default(), tf.name_scope("bnstat"):
+            phase = tf.compat.v1.placeholder(tf.int32, [])
+            self._phase = phase.name
+            for each in self.network.normalizations:
+                x, channel_axes, channels = entering(graph, each)
+                mask = None if each.mask is None else tensor_of(graph, each.mask)
+                measured = measure(x, channel_axes, channels, phase, exact, mask)
+                if by_batch:
+                    used = {MEAN: measured.mean, VARIANCE: measured.variance}
+                else:
+                    names = self.placeholders.setdefault(each.layer, {})
+                    for edge in each.edges:
+                        if edge.role not in names:
+                            is_double = tensor_of(graph, edge.tensor).dtype.base_dtype == tf.float64
+                            dtype = tf.float64 if is_double else tf.float32
+                            names[edge.role] = tf.compat.v1.placeholder(dtype, [channels]).name
+                    used = {role: tensor_of(graph, name) for role, name in names.items()}
+                for edge in each.edges:
+                    old = tensor_of(graph, edge.tensor)
+                    shape = old.shape.as_list() if old.shape.is_fully_defined() else [-1]
+                    new = tf.cast(tf.reshape(used[edge.role], shape), old.dtype.base_dtype)
+                    edges[edge.op, edge.position] = new.name
+                measured = or_zeros(graph, measured, self.network.dependencies.conditions(each.x))
+                names_of_moments = BatchMoments(*(tensor.name for tensor in measured))
+                self.moments.setdefault(each.layer, []).append(names_of_moments)
+        graph_def = graph.as_graph_def()
+        for node in graph_def.node:
+            for position, tensor in enumerate(node.input):
+                node.input[position] = edges.get((node.name, position), tensor)
+        return graph_def
+
+    def _fill(self) -> None:
+        """Assign the stored values to the variables, and fill the lookup tables."""
         import tensorflow as tf
 
         program = self.network.program
-        assignments = []
+        assignments = {}
         for op in self._graph.get_operations():
             if op.type not in _VARIABLES:
                 continue
             if op.name not in program.variables:
                 what = f"the file has no value for the variable {op.name}"
                 raise UnsupportedError(program.where, what)
-            shape = tf.TensorShape(op.get_attr("shape"))
-            value = tf.compat.v1.placeholder(op.get_attr("dtype"), shape)
-            if op.type == "VarHandleOp":
-                assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=value)
-            else:
-                assign = tf.raw_ops.Assign(ref=op.outputs[0], value=value)
-            assignments.append((op.name, value, assign))
-        return assignments
-
-    def _fill(self, assignments: Sequence[tuple[str, Any, Any]]) -> None:
-        """Assign the stored values to the variables, and fill the lookup tables."""
-        program = self.network.program
-        for name, placeholder, assign in assignments:
+            with self._graph.as_default():
+                shape = tf.TensorShape(op.get_attr("shape"))
+                placeholder = tf.compat.v1.placeholder(op.get_attr("dtype"), shape)
+                if op.type == "VarHandleOp":
+                    assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=placeholder)
+                else:
+                    assign = tf.raw_ops.Assign(ref=op.outputs[0], value=placeholder)
+            assignments[op.name] = placeholder, assign
+        for name, (placeholder, assign) in assignments.items():
             value = program.read(name)
             if value.shape != tuple(placeholder.shape):
                 raise UnsupportedError(
@@ -256,11 +255,7 @@ class Runner:
 class ActivationCache:
     """A cache of intermediate tensors of each batch, so that later waves do not recompute them.
 
-    Only tensors that later waves do not change are kept. If a batch's newest
-    tensors do not fit, the next wave starts from older tensors or from the inputs.
-
-    Attributes:
-        most: the largest number of bytes to keep.
+    If the newest tensors of a batch do not fit into `most` bytes, older tensors are kept.
     """
 
     most: int = MOST_BYTES
@@ -270,7 +265,6 @@ class ActivationCache:
 
     @property
     def size(self) -> int:
-        """The number of bytes that are kept."""
         return sum(map(_size, self._tensors.values()))
 
     def begin_wave(self, names: Sequence[str]) -> None:
@@ -282,10 +276,7 @@ class ActivationCache:
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors to fetch for a batch.
-
-        Return none if they are kept, or if the cache is full and keeps no tensors of the batch.
-        """
+        """Return the names of the tensors of a batch that a run should fetch for the cache."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
@@ -314,13 +305,7 @@ class Accuracy(NamedTuple):
 
 @dataclass
 class Reading:
-    """The results of a pass over the data.
-
-    Attributes:
-        moments: layer -> the moments of the layer's input.
-        samples, batches: the numbers of samples and batches.
-        accuracy: the accuracy; None if it was not requested.
-    """
+    """The results of a pass over the data; `moments` maps layers to moments of their inputs."""
 
     moments: dict[str, Halves]
     samples: int = 0
@@ -338,25 +323,17 @@ def read(
     watch: Watch | None = None,
     cache: ActivationCache | None = None,
 ) -> Reading:
-    """Run a network over data.
+    """Run a network over data, and measure the inputs of `layers`.
 
-    Args:
-        runner: a session of the network.
-        batches: the data.
-        statistics: layer -> role -> statistic with which the layer normalizes; empty if the runner
-            normalizes with batch statistics.
-        layers: the layers to measure.
-        with_accuracy: True to compare the output with the labels.
-        watch: called with each batch and the network's output for the batch.
-        cache: activations to start from; newer activations are offered to the cache.
-
-    Raises:
-        BnstatError: the network cannot be run, or the output is not a classification.
+    `statistics` is empty if the layers normalize by batch. `watch` is called with each batch and
+    the network's output. Batches start from cached activations, and newer ones are cached.
     """
-    output = runner.network.output
+    output = runner.network.program.outputs[0]
     answers = _Answers(output)
     cache = cache or ActivationCache()
-    reading = Reading({name: Halves(runner.network.unbiased[name]) for name in layers})
+    # The first use of a layer determines which variance training averages.
+    unbiased = {each.layer: each.unbiased for each in reversed(runner.network.normalizations)}
+    reading = Reading({name: Halves(unbiased[name]) for name in layers})
     for number, batch in enumerate(batches):
         wanted = list(cache.wanted(number))
         fetched = [*wanted, output] if with_accuracy or watch else wanted
@@ -381,13 +358,10 @@ def read(
 
 
 class _Answers:
-    """Compares outputs with labels.
+    """A count of the outputs that agree with the labels.
 
     A label is a class index. If the model returns one score per sample, or the labels are -1 and 1,
     there are two classes, and the larger label corresponds to the larger score.
-
-    Args:
-        output: the name of the output tensor, for messages.
     """
 
     def __init__(self, output: str) -> None:
@@ -397,12 +371,6 @@ class _Answers:
         self._labels: list[Array] = []
 
     def add(self, output: Array, batch: Batch) -> None:
-        """Add the output for a batch with labels.
-
-        Raises:
-            AmbiguousError: the output is not a classification, or a label is not one of the
-                classes.
-        """
         labels = np.asarray(batch.labels)
         scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
         if len(scores) != batch.size:

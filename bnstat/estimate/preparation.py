@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from bnstat.discovery import discover
 from bnstat.errors import NotFoundError, UnsupportedError
-from bnstat.estimate.data import Data, Settings, example_of, open_data
+from bnstat.estimate.data import Settings, example_of, open_data
+from bnstat.estimate.data.batches import Data
 from bnstat.estimate.running import graph_files
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.keras_files import keras_file
@@ -22,14 +22,7 @@ from bnstat.loading import narrow, open_contents
 from bnstat.model import Model
 from bnstat.storage.access import refuse_url
 
-_GRAPH_FILES: Mapping[str, Callable[[str, Contents, Settings], Program]] = {
-    "saved-model": graph_files.saved_model,
-    "frozen-graph": graph_files.frozen_graph,
-    "tf1-checkpoint": graph_files.checkpoint_with_graph,
-    "tf1-checkpoint-v1": graph_files.checkpoint_with_graph,
-    "tf2-checkpoint": graph_files.checkpoint_with_graph,
-}
-
+_GRAPH_FILES = ("frozen-graph", "tf1-checkpoint", "tf1-checkpoint-v1", "tf2-checkpoint")
 _IN_TENSORFLOW: Final = (
     "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load the "
     "weights into it, and call bnstat.recalibrate(model, data)"
@@ -41,14 +34,7 @@ _IN_PYTORCH: Final = (
 
 @dataclass(frozen=True)
 class Setup:
-    """A model and data that fit each other.
-
-    Attributes:
-        model: the layers of the model.
-        network: the model as a runnable network.
-        data: the data for the model's inputs.
-        live: the model object; None for a model on disk.
-    """
+    """A model, and data that fits the model's inputs; `live` is None for a model on disk."""
 
     model: Model
     network: Network
@@ -57,18 +43,7 @@ class Setup:
 
 
 def set_up(model: Any, data: Any, settings: Settings) -> Setup:
-    """Open a model, and data that fits the model.
-
-    Args:
-        model: a path, or a model in memory.
-        data: a path, `module:function`, or arrays or a dataset in memory.
-        settings: how to run the model.
-
-    Raises:
-        NotFoundError: model or data do not exist, or the model has no batch norm or no network.
-        UnsupportedError: running the model needs `trust`.
-        BnstatError: model or data cannot be opened, or the data does not fit the model.
-    """
+    """Open a model, and data that fits the model; `recalibrate` documents both and the errors."""
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
         refuse_url(path, "TensorFlow runs models that lie on disk")
@@ -102,8 +77,10 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
         raise NotFoundError(path, f"is not a SavedModel ({kind}), so it has no signatures")
     if kind in ("keras-archive", "keras-h5"):
         return keras_file(path, model, settings)
+    if kind == "saved-model":
+        return graph_files.saved_model(path, contents, settings)
     if kind in _GRAPH_FILES:
-        return _GRAPH_FILES[kind](path, contents, settings)
+        return graph_files.graph_file(path, contents, settings)
     raise UnsupportedError(
         path,
         f"contains only weights ({kind}), without a network to run",

@@ -1,9 +1,8 @@
 """Recalibration: new statistics, estimated from data.
 
 By default, all layers are estimated in one pass, in which each layer normalizes with batch
-statistics, as in PreciseBN. A second pass, in inference, measures the residual: the distance
-between the new statistics and those of the layers' inputs. With `exact`, the layers are estimated
-in waves from the input to the output.
+statistics, as in PreciseBN. A second pass, in inference, measures the residual. With `exact`, the
+layers are estimated in waves from the input to the output.
 Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.2.
 """
 
@@ -19,7 +18,8 @@ import numpy as np
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Data, Settings
+from bnstat.estimate.data import Settings
+from bnstat.estimate.data.batches import Data
 from bnstat.estimate.drift import not_trainable, refuse_nothing
 from bnstat.estimate.modes import ModeEvidence, Sample, percent, run_again
 from bnstat.estimate.passes import (
@@ -35,35 +35,40 @@ from bnstat.estimate.passes import (
     untracked,
 )
 from bnstat.estimate.preparation import Setup, set_up
-from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of, upstream
+from bnstat.estimate.running.flat_graph import (
+    DATA,
+    Dependencies,
+    full_name,
+    op_of,
+    origins,
+    upstream,
+)
 from bnstat.estimate.running.network import UNREACHED
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.model import Array, as_float64
 
 _MOST_ROUNDS = 20
-"""The limit on passes (rounds) for a wave whose statistics change the input of its layers."""
+"""The limit on passes for a wave whose statistics change the input of its layers."""
 
 _SETTLED = 1e-6
-"""The rounds end when no statistic changes by more than this, in standard deviations."""
+"""The passes of a wave end when no statistic changes by more standard deviations than this."""
 
 FAR = 0.05
-"""The output mentions residuals above this limit, in standard deviations."""
+"""The output mentions larger residuals, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class Mended:
-    """A layer and its new statistics.
+    """A layer and its new statistics. Distances are those of the worst channel.
 
     Attributes:
-        layer: the layer's name.
         mean, variance: [channels], in the dtypes of the model.
-        moved: the distance between new and old statistics at the worst channel, in new standard
-            deviations.
+        moved: the distance between new and old statistics, in new standard deviations.
         ratio: new variance / old variance, at the channel with the ratio farthest from 1.
-        error: half the distance between the means of two halves of the data at the worst channel,
-            in standard deviations; None for a single batch.
+        error: half the distance between the means of two halves of the data, in standard
+            deviations; None for a single batch.
         remains: the residual: the distance between the new statistics and those of the layer's
-            input in inference, at the worst channel, in standard deviations.
+            input in inference, in standard deviations.
     """
 
     layer: str
@@ -211,30 +216,20 @@ def estimate(
     track: Track = untracked,
     cache: ActivationCache | None = None,
 ) -> Recalibration:
-    """Estimate the statistics of a network's layers, without changing the model.
-
-    If a layer holds the initial statistics, up to `modes.MOST_SAMPLES` samples are run once more
-    with the stored statistics.
-
-    Args:
-        setup: the model and the data.
-        exact: True to estimate in waves.
-        track: shows the progress.
-        cache: keeps activations between waves; by default a new cache.
-    """
+    """Estimate the statistics of a network's layers, without changing the model."""
     network, data = setup.network, setup.data
     has_labels = data.labels is not None
     old = network.stored()
     is_initial = any(map(has_initial_statistics, network.layers.values()))
-    sample = Sample() if is_initial and network.is_comparable else None
+    sample = Sample("own") if is_initial and network.is_comparable else None
     names = list(network.layers)
     waves = network.waves() if exact else [names]
     moments: dict[str, Halves] = {}
     if not exact:
-        with Runner(network, by_batch=True, sample=True) as runner:
+        with Runner(network, by_batch=True) as runner:
             batches = track(data, "estimating")
             moments = read(runner, batches, statistics={}, layers=names).moments
-    with Runner(network, by_batch=False, sample=not exact, optimized=not exact) as runner:
+    with Runner(network, by_batch=False, exact=exact) as runner:
         before = None
         if has_labels:
             batches = track(data, "accuracy before")
@@ -252,15 +247,7 @@ def estimate(
         )
         modes = None
         if sample is not None:
-            modes = run_again(
-                setup,
-                runner,
-                sample,
-                track,
-                statistics=old,
-                first="own",
-                accuracies=(last.accuracy, before),
-            )
+            modes = run_again(setup, runner, sample, track, old, (last.accuracy, before))
     accuracy = None
     if before is not None and last.accuracy is not None:
         accuracy = (before.part, last.accuracy.part)
@@ -314,10 +301,7 @@ def _in_waves(
 
 
 def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """Return layer -> role -> new statistics, in the model's dtypes.
-
-    A layer without usable moments keeps the statistics in `old`.
-    """
+    """Return statistics in the model's dtypes: old statistics for layers without usable moments."""
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
@@ -357,11 +341,7 @@ def _mended(
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the distance between two pairs of statistics at the worst channel.
-
-    A channel has two distances, between the means and between the standard deviations; the larger
-    one counts. The unit is the standard deviation of the second pair.
-    """
+    """Return the worst channel's distance of means or deviations, in the second's deviations."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
     distances: list[Floats] = [
@@ -373,17 +353,15 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
 def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return, for each wave, the names of the tensors that this wave keeps for later waves.
 
-    These tensors depend only on the statistics of earlier waves, so later waves can start from them
-    instead of the inputs. The list of a wave is empty if the graph cannot be cut there.
+    These tensors depend only on the statistics of earlier waves. The list of a wave is empty if the
+    graph cannot be cut there.
     """
-    measuring = runner.measuring
-    graph_def = measuring.graph_def
     marks = {op_of(each.tensor): [DATA] for each in runner.network.program.inputs.values()}
-    for layer, placeholders in measuring.statistics.items():
+    for layer, placeholders in runner.placeholders.items():
         marks.update({op_of(name): [layer] for name in placeholders.values()})
-    dependencies = Dependencies(graph_def, marks)
+    dependencies = Dependencies(runner.graph_def, marks)
     done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
-    nodes = {node.name: node for node in graph_def.node}
+    nodes = {node.name: node for node in runner.graph_def.node}
     constant_from = {
         name: max((done.get(mark, 0) for mark in dependencies.marks(name)), default=0)
         for name in nodes
@@ -391,7 +369,7 @@ def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
     cuts = []
     for number in range(len(waves)):
         later = [layer for wave in waves[number + 1 :] for layer in wave]
-        results = [name for layer in later for use in measuring.moments[layer] for name in use]
+        results = [name for layer in later for use in runner.moments[layer] for name in use]
         cut = {
             tensor
             for node in upstream(nodes.values(), results)
@@ -404,14 +382,7 @@ def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
         can_cut = not any(
             dependencies.is_in_loop(each) or dependencies.conditions(each) for each in cut
         )
-        names = sorted({_original(nodes, tensor) for tensor in cut}) if can_cut else []
-        cuts.append(names if all(map(runner.can_keep, names)) else [])
+        # Each value is kept once, not once for each Identity op that copies it.
+        names = sorted({full_name(origins(nodes, each, {"Identity"})[-1]) for each in cut})
+        cuts.append(names if can_cut and all(map(runner.can_keep, names)) else [])
     return cuts
-
-
-def _original(nodes: Mapping[str, Any], tensor: str) -> str:
-    """Return the name of the tensor that Identity ops copy, so that each value is kept once."""
-    while nodes[op_of(tensor)].op == "Identity":
-        inputs = nodes[op_of(tensor)].input
-        tensor = next(each for each in inputs if not each.startswith("^"))
-    return full_name(tensor)

@@ -17,23 +17,24 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
+from tests.benchmarks import commands, estimating, remote
 from tests.benchmarks.measure import ROOT, Result
 
-BENCHMARKS = (
-    "reading",
-    "formats",
-    "export",
-    "training",
-    "applying",
-    "estimating",
-    "scanning",
-    "remote",
-    "report",
-)
+BENCHMARKS = {
+    "reading": ("Inspect a checkpoint", commands.reading),
+    "formats": ("Inspect EfficientNetB4 in each format", commands.formats),
+    "export": ("Export 10,000,000 values", commands.export),
+    "training": ("Follow a training run", commands.training),
+    "applying": ("Apply new values to a checkpoint of 1 GB", commands.applying),
+    "estimating": ("Run a network over data", estimating.measure),
+    "scanning": ("Scan 3,000 models", commands.scanning),
+    "remote": ("Load EfficientNetB4 from a server", remote.measure),
+    "report": ("Make and use an HTML report", commands.report),
+}
+"""Name -> title, and function of the folder of the inputs and the number of runs."""
+
 PAGE = ROOT / "bnstat/docs/speed.md"
 HEADER = ("what", "figure", "peer", "ratio", "bound", "kept")
 INTRODUCTION = """\
@@ -62,12 +63,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         data = given.data or Path(temporary)
         for name in given.names or BENCHMARKS:
-            module = import_module(f"tests.benchmarks.{name}")
-            measure: Callable[[Path, int], Iterator[Result]] = module.measure
-            results[module.TITLE] = []
+            title, measure = BENCHMARKS[name]
+            results[title] = []
             try:
                 for result in measure(data, given.runs):
-                    results[module.TITLE].append(result)
+                    results[title].append(result)
                     print("  ".join(cell for cell in result.cells() if cell), flush=True)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 print(f"{name}: {error}", file=sys.stderr)

@@ -12,7 +12,6 @@ import numpy as np
 
 from tests.benchmarks.measure import Result, build, compared, printed
 
-TITLE = "Run a network over data"
 BATCH = 64
 NETWORKS = {
     "mobilenet_96": ("MobileNetV2 at 96x96", 96, 256, 52),
@@ -68,7 +67,7 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     if way == "exact":
         return lambda: estimate(setup, exact=True)
     stored = network.stored()
-    runner = Runner(network, by_batch=way == "recalibrate", sample=True)
+    runner = Runner(network, by_batch=way == "recalibrate")
     layers = list(network.layers)
     return lambda: read(runner, setup.data, statistics=stored, layers=layers)
 

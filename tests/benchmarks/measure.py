@@ -20,13 +20,7 @@ IMPORTS = (sys.executable, "-c", "import numpy, click, rich.table, rich.console"
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of one run of a command.
-
-    Attributes:
-        cpu: user and system time, in seconds.
-        wall: elapsed time, in seconds.
-        peak: the largest resident memory, in MB.
-    """
+    """The cost of one run of a command: seconds of work and elapsed, and peak memory in MB."""
 
     cpu: float
     wall: float
@@ -35,16 +29,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """A figure beside its bound.
+    """A figure beside its bound, which limits the ratio if there is a peer, otherwise the figure.
 
-    Attributes:
-        subject: what was measured.
-        figure: the median.
-        unit: of the figure.
-        bound: the largest ratio allowed, or the largest figure if there is no peer.
-        peer: what it is compared with, measured in turn with it; empty if with nothing.
-        peer_figure: the median of the peer, in the same unit.
-        ratio: the median of figure / peer, run by run; None if there is no peer.
+    Figures are medians, and the ratio is the median of figure / peer, run by run.
     """
 
     subject: str
@@ -116,15 +103,8 @@ def run(command: Sequence[str], timeout: float = 600) -> Run:
 
 def printed(command: Sequence[str]) -> Any:
     """Run a command, and return the JSON of the last line that it prints."""
-    done = subprocess.run(
-        command,
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=900,
-    )
+    settings: dict[str, Any] = {"capture_output": True, "check": True, "text": True}
+    done = subprocess.run(command, env=environment(), cwd=ROOT, timeout=900, **settings)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -153,11 +133,7 @@ def compared(
     theirs: Sequence[float],
     unit: str = "s",
 ) -> Result:
-    """Return the result of figures that were measured in turn with those of a peer.
-
-    The ratio is the median of the ratios run by run, so that a machine whose speed changes does not
-    distort it.
-    """
+    """Return the result of figures in turn with a peer's, so that a change of speed cancels out."""
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     medians = statistics.median(ours), statistics.median(theirs)
     return Result(subject, medians[0], unit, bound, peer, medians[1], ratio)

@@ -26,7 +26,6 @@ from tests.builders import hub
 from tests.builders.bucket import bucket
 from tests.builders.server import serving
 
-TITLE = "Load EfficientNetB4 from a server"
 DELAY, ROUND_TRIPS, MOST_BYTES = 0.05, 14, 8
 MODELS = (
     "model",

@@ -354,7 +354,7 @@ def test_the_better_mutual_information_is_named(
     own: float, trained_with: TrainedWith, expected: str | None
 ) -> None:
     outputs = [Outputs(0, 1, 1, None, number) for number in (1.25, own)]
-    modes = Modes(trained_with, "", 100, *outputs, 1.0, 4, None)
+    modes = Modes(trained_with, "", 100, *outputs, 1.0, None)
     evidence = ModeEvidence(Evidence("unknown", ""), modes)
     layer = LayerDrift("bn", *[np.ones(2)] * 7, state="healthy")
     result = Drift((layer,), {}, 100, None, evidence)

@@ -51,12 +51,11 @@ def main() -> None:
 def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
     """Return the images that a generator makes, in a grid of a few colours."""
     network = set_up(model, latent, Settings()).network
-    with Runner(network, by_batch=False, sample=True) as runner:
+    with Runner(network, by_batch=False) as runner:
         (name,) = network.program.inputs
-        feeds = {name: latent}
-        _, tensors = runner.run(feeds, network.stored(), [], [network.output], start={})
-    images = tensors[network.output]
-    assert images is not None
+        feeds, output = {name: latent}, network.program.outputs[0]
+        _, tensors = runner.run(feeds, network.stored(), [], [output], start={})
+    images = tensors[output]
     _, height, width, channels = images.shape
     grid = images.reshape(ROWS, COLUMNS, height, width, channels).swapaxes(1, 2)
     grid = grid.reshape(ROWS * height, COLUMNS * width, channels)

@@ -5,10 +5,11 @@ The data are the digits of the tests and synthetic pictures. A training takes so
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -107,6 +108,13 @@ class Training:
     policy: str = "float32"
     pooled: bool = False
     momentum: float = 1.0
+
+    @classmethod
+    def saved(cls, file: Path) -> Training:
+        """Read the record of a finished training."""
+        record = json.loads(file.read_text())
+        del record["loss"]
+        return cls(**record)
 
     @property
     def name(self) -> str:
@@ -274,25 +282,14 @@ class Network:
 
     def _opponent(self) -> Any:
         """The discriminator of a generator, or the generator of a discriminator."""
-        layers = self.keras.layers
+        layers, sequential = self.keras.layers, self.keras.Sequential
         if self.training.task == "discriminator":
-            return self.keras.Sequential(
-                [
-                    self.keras.Input((NOISE,)),
-                    layers.Dense(64, "relu"),
-                    layers.Dense(SIZE * SIZE, "sigmoid"),
-                    layers.Reshape((SIZE, SIZE, 1)),
-                ]
-            )
-        return self.keras.Sequential(
-            [
-                self.keras.Input((SIZE, SIZE, 1)),
-                layers.Conv2D(16, 3, strides=2, padding="same", activation="leaky_relu"),
-                layers.Conv2D(16, 3, strides=2, padding="same", activation="leaky_relu"),
-                layers.Flatten(),
-                layers.Dense(1),
-            ]
-        )
+            dense = [layers.Dense(64, "relu"), layers.Dense(SIZE * SIZE, "sigmoid")]
+            return sequential([self.keras.Input((NOISE,)), *dense, layers.Reshape((SIZE, SIZE, 1))])
+        settings = {"strides": 2, "padding": "same", "activation": "leaky_relu"}
+        convolutions = [layers.Conv2D(16, 3, **settings) for _ in range(2)]
+        inputs = self.keras.Input((SIZE, SIZE, 1))
+        return sequential([inputs, *convolutions, layers.Flatten(), layers.Dense(1)])
 
     def fit(self, training: Training) -> float:
         """Train the network, and return the last loss."""
@@ -358,10 +355,12 @@ class Network:
         return float(run(tf.constant(training.steps))) if training.steps else 0.0
 
 
-def unfinished(trainings: Iterable[Any], folder: Path, part: str) -> Iterator[tuple[Any, Path]]:
+def unfinished(
+    trainings: Iterable[Training], folder: Path, part: Sequence[str]
+) -> Iterator[tuple[Training, Path]]:
     """Yield the trainings whose record is not in the folder, and the file that it belongs into.
 
-    `part` is a glob over the names of the trainings.
+    `part` may contain a glob over the names of the trainings.
     """
     quiet()
     import keras
@@ -369,7 +368,7 @@ def unfinished(trainings: Iterable[Any], folder: Path, part: str) -> Iterator[tu
     folder.mkdir(parents=True, exist_ok=True)
     for training in trainings:
         file = folder / f"{training.name}.json"
-        if fnmatchcase(training.name, part) and not file.exists():
+        if fnmatchcase(training.name, part[0] if part else "*") and not file.exists():
             started = time.process_time()
             yield training, file
             keras.backend.clear_session()

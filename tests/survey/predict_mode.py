@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -154,21 +154,14 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
     return rows / rows.sum(1, keepdims=True)
 
 
-def train(training: Training, file: Path) -> None:
-    network = Network(training)
-    network.fit(training)
-    measure(network.model, training.task, asdict(training), file)
-
-
-def add(folder: Path, trained: Path, part: str) -> None:
+def add(folder: Path, trained: Path, part: Sequence[str]) -> None:
     """Measure the classifiers of digits that `train_both_modes` saved."""
     import keras
     import tf_keras
 
-    saved = (Training(**_settings(path)) for path in sorted(trained.glob("*.json")))
     usable = (
         training
-        for training in saved
+        for training in map(Training.saved, sorted(trained.glob("*.json")))
         if (training.before, training.task, training.policy) == ("random", "digits", "float32")
         and training.steps > 1
         and training.architecture not in GENERATORS
@@ -177,12 +170,6 @@ def add(folder: Path, trained: Path, part: str) -> None:
         library = tf_keras if training.library == "tf_keras" else keras
         model = library.models.load_model(trained / f"{training.name}.keras", compile=False)
         measure(model, "digits", asdict(training), file)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text())
-    del record["loss"]
-    return record
 
 
 WAYS = ("predictions", "accuracies")
@@ -211,7 +198,7 @@ def _outcomes(folder: Path) -> Iterator[dict[str, Any]]:
         truth = MODES[record["mode"]]
         is_learned = record["accuracy"][record["mode"]] > 0.5
         for row in record["rows"]:
-            stored, own = row["stored"], row["batch"]
+            modes = row["stored"], row["batch"]
             outcomes = {
                 "network": file.stem,
                 "variant": row["variant"],
@@ -221,26 +208,26 @@ def _outcomes(folder: Path) -> Iterator[dict[str, Any]]:
                 "is_learned": f"accuracy {'above' if is_learned else 'below'} 50 %",
                 "all": "all",
             }
-            figures = (stored["information"], own["information"])
+            figures = [mode["information"] for mode in modes]
             verdict, _ = by_information(*figures, row["samples"])
             outcomes["predictions"] = outcome(verdict, truth)
-            if "right" in stored:
-                verdict, _ = by_accuracy((_accuracy(stored), _accuracy(own)), *figures)
+            if "right" in row["stored"]:
+                rights = [mode["right"] for mode in modes]
+                stored, own = (Accuracy(float(np.mean(each)), len(each)) for each in rights)
+                verdict, _ = by_accuracy((stored, own), *figures)
                 outcomes["accuracies"] = outcome(verdict, truth)
             yield outcomes
-
-
-def _accuracy(figures: dict[str, Any]) -> Accuracy:
-    return Accuracy(float(np.mean(figures["right"])), len(figures["right"]))
 
 
 def main() -> None:
     action, folder, *rest = sys.argv[1:]
     if action == "train":
-        for training, file in unfinished(trainings(), Path(folder), rest[0] if rest else "*"):
-            train(training, file)
+        for training, file in unfinished(trainings(), Path(folder), rest):
+            network = Network(training)
+            network.fit(training)
+            measure(network.model, training.task, asdict(training), file)
     elif action == "add":
-        add(Path(folder), Path(rest[0]), rest[1] if len(rest) > 1 else "*")
+        add(Path(folder), Path(rest[0]), rest[1:])
     else:
         table(Path(folder))
 

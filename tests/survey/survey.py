@@ -21,6 +21,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,8 @@ def _error(error: bnstat.BnstatError) -> Record:
 
 
 def _record(model: bnstat.Model) -> Record:
-    record = {
-        "checkpoint": model.source.checkpoint,
-        "format": model.source.format,
-        "layers": len(model.layers),
-        "findings": [],
-        "digest": "",
-    }
+    record = {"checkpoint": model.source.checkpoint, "format": model.source.format}
+    record |= {"layers": len(model.layers), "findings": [], "digest": ""}
     try:
         findings, digest = bnstat.check(model), _digest(model)
     except bnstat.BnstatError as error:
@@ -92,10 +88,9 @@ def survey(path: str, timeout: float) -> list[Record]:
     If it crashes, or takes longer than the timeout in seconds, there is a record with a "bug".
     """
     command = [sys.executable, __file__, "--work", path]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     try:
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        ended = subprocess.run(command, timeout=timeout, **options)
     except subprocess.TimeoutExpired:
         return [{"bug": f"no end after {timeout:g} s"}]
     records: list[Record] = [json.loads(line) for line in ended.stdout.splitlines()]
@@ -141,14 +136,12 @@ def table(records: Sequence[Record]) -> str:
         lines += ["", f"{severity}s: {len(flagged)} models in {len(places)} repositories"]
         for place in sorted(places):
             here = [record for record in flagged if record["repository"] == place]
-            rules = _counted(
-                rule
+            rules = (
+                sorted({f["rule"] for f in record["findings"] if f["severity"] == severity})
                 for record in here
-                for rule in sorted(
-                    {f["rule"] for f in record["findings"] if f["severity"] == severity}
-                )
             )
-            lines.append(f"  {place}: {len(here)} models, {rules}, such as {here[0]['path']}")
+            counted, example = _counted(chain.from_iterable(rules)), here[0]["path"]
+            lines.append(f"  {place}: {len(here)} models, {counted}, such as {example}")
     return "\n".join(lines)
 
 
@@ -168,20 +161,19 @@ def compare(old: Sequence[Record], new: Sequence[Record]) -> str:
 
 
 def _verdicts(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
-    return {
-        (record["repository"], record["path"], record.get("checkpoint") or ""): _verdict(record)
-        for record in records
-    }
-
-
-def _verdict(record: Record) -> str:
-    if "bug" in record:
-        return f"bug: {record['bug'].strip().splitlines()[-1]}"
-    if "error" in record:
-        return f"{record['error']}: {record['message']}"
-    counts = Counter((f["rule"], f["severity"]) for f in record["findings"])
-    rules = ", ".join(f"{r} {s} {n}" for (r, s), n in sorted(counts.items()))
-    return f"{record['layers']} layers; {rules or 'no findings'}"
+    """Return (repository, path, checkpoint) -> the layers, findings or errors as text."""
+    verdicts = {}
+    for record in records:
+        counts = Counter((f["rule"], f["severity"]) for f in record.get("findings", ()))
+        rules = ", ".join(f"{r} {s} {n}" for (r, s), n in sorted(counts.items()))
+        verdict = f"{record.get('layers')} layers; {rules or 'no findings'}"
+        if "bug" in record:
+            verdict = f"bug: {record['bug'].strip().splitlines()[-1]}"
+        elif "error" in record:
+            verdict = f"{record['error']}: {record['message']}"
+        key = record["repository"], record["path"], record.get("checkpoint") or ""
+        verdicts[key] = verdict
+    return verdicts
 
 
 def main() -> None:

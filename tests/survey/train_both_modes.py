@@ -131,9 +131,7 @@ Result = tuple[Training, dict[str, tuple[str, str]]]
 def results(folder: Path) -> Iterator[Result]:
     """The finished trainings in a folder."""
     for file in sorted(folder.glob("*.json")):
-        record = json.loads(file.read_text())
-        del record["loss"]
-        training = Training(**record)
+        training = Training.saved(file)
         mode = MODES[training.mode] if training.steps else "unknown"
         verdicts = {}
         for form, ending in FORMS.items():
@@ -170,7 +168,7 @@ def _print_row(name: str, chosen: list[Result]) -> None:
 def main() -> None:
     action, folder, *part = sys.argv[1:]
     if action == "train":
-        for training, file in unfinished(in_order(), Path(folder), part[0] if part else "*"):
+        for training, file in unfinished(in_order(), Path(folder), part):
             train(training, file)
     else:
         table(Path(folder))

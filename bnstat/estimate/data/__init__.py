@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
-from bnstat.estimate.data.batches import Arrays, Batch, BatchSource, Data, Input, SizedData
-from bnstat.estimate.data.memory import LABELS, open_numpy, source_of_code, source_of_object
+from bnstat.estimate.data.batches import (
+    LABELS,
+    Arrays,
+    BatchSource,
+    Data,
+    Input,
+    SizedData,
+    open_numpy,
+    source_of_code,
+    source_of_object,
+)
 from bnstat.estimate.data.stored import (
     Images,
     image_files,
-    is_saved_dataset,
     open_images,
     open_records,
     open_saved_dataset,
     record_files,
 )
-
-__all__ = ["Batch", "Data", "Images", "Input", "Settings", "example_of", "open_data"]
 
 
 @dataclass(frozen=True)
@@ -61,21 +67,7 @@ class Settings:
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Open data, and check that it fits a model.
-
-    Data in memory is checked as a whole; for other data, only the first batch is checked.
-
-    Args:
-        data: a path, `module:function`, or arrays or a dataset in memory.
-        inputs: the inputs of the model, by name.
-        settings: the number of samples, the size of a batch, the labels, and how images become
-            arrays.
-
-    Raises:
-        NotFoundError: the path does not exist, or the array of an input is missing.
-        UnknownFormatError: the data has an unknown format.
-        BnstatError: the data does not fit the model.
-    """
+    """Open data, and check that all data in memory, or else the first batch, fits a model."""
     source = _source(data, inputs, settings)
     is_in_memory = source.samples is not None
     opened = (SizedData if is_in_memory else Data)(
@@ -88,14 +80,7 @@ def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Dat
 
 
 def example_of(data: Any, settings: Settings) -> Arrays:
-    """Return the first batch of data without the labels, name -> array.
-
-    It replaces the description of the inputs, for a model that does not record them. An array
-    without a name gets the name `input`.
-
-    Raises:
-        BnstatError: the data cannot be read without knowing the inputs.
-    """
+    """Return the first batch without labels; an array without a name gets the name `input`."""
     arrays = next(iter(_source(data, {}, settings).batches()), {})
     names = [name for name in arrays if name not in (settings.labels, LABELS)]
     return {name or "input": arrays[name] for name in names}
@@ -113,7 +98,7 @@ def _source(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Batch
         raise NotFoundError(path, "does not exist")
     if os.path.splitext(path)[1].lower() in (".npz", ".npy"):
         return open_numpy(path, names)
-    if os.path.isdir(path) and is_saved_dataset(path):
+    if os.path.exists(os.path.join(path, "dataset_spec.pb")):
         return open_saved_dataset(path, inputs)
     if os.path.isdir(path) and any(image_files(path)):
         return open_images(path, inputs, settings.images)

@@ -1,23 +1,29 @@
-"""Batches that fit a model: with the right names, shapes and dtypes, and without NaN."""
+"""Data from memory, NumPy files and user code, and batches of data that fit a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError, first_line
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array
 
-UNNAMED = ""
-"""The name of the array if the data is a single array without a name."""
+UNNAMED = ""  # the name of a single array without a name
+
+LABELS = "labels"
+"""The name that the second element of a pair `(x, y)` gets."""
 
 _LEAST_SAMPLES = 2
-"""The minimum number of samples for a variance."""
 
 Arrays = Mapping[str, Array]
 """Name -> array; the samples lie along the first axis."""
@@ -25,12 +31,9 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a model.
+    """An input of a model. The dtype is the name of a NumPy dtype, or `string`.
 
-    Attributes:
-        tensor: the tensor's name in the graph, such as `op:0`.
-        dtype: the NumPy name of the dtype; `string` for strings.
-        shape: the shape, with None for unknown sizes; None if the rank is unknown.
+    The shape has None for unknown sizes, and is None if the rank is unknown.
     """
 
     tensor: str
@@ -40,12 +43,9 @@ class Input:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data that is not yet fitted to a model.
+    """Data that is not yet fitted to a model; `samples` is None unless the data is in memory.
 
-    Attributes:
-        where: the data's path or description, for messages.
-        batches: returns all data from the beginning, in batches of any size, at each call.
-        samples: the number of samples of data in memory; otherwise None.
+    `batches` returns all data from the beginning, in batches of any size, at each call.
     """
 
     where: str
@@ -54,13 +54,7 @@ class BatchSource:
 
 
 class Batch(NamedTuple):
-    """The data of one run.
-
-    Attributes:
-        feeds: input name -> array.
-        labels: class indices, [samples]; None if the accuracy is not requested.
-        size: the number of samples.
-    """
+    """The data of one run: the arrays by input name, the class indices, the number of samples."""
 
     feeds: Mapping[str, Array]
     labels: Array | None
@@ -71,14 +65,7 @@ class Batch(NamedTuple):
 class Data:
     """Data that fits a model, in batches. It can be iterated more than once.
 
-    Attributes:
-        source: the data before it is fitted to the model.
-        inputs: the inputs of the model, by name.
-        batch_size: the number of samples in a batch; the last batch may have fewer. If
-            the batch size is fixed, remaining samples are left out instead.
-        is_fixed: True if the batch size is fixed by the shapes of the inputs.
-        most: the largest number of samples to use.
-        labels: the name of the labels, if accuracy is requested.
+    If the inputs fix the batch size, samples that do not fill the last batch are left out.
     """
 
     source: BatchSource
@@ -88,23 +75,23 @@ class Data:
     labels: str | None = None
 
     def __post_init__(self) -> None:
-        sizes = {each.shape[0] for each in self.inputs.values() if each.shape} - {None}
+        shapes = (each.shape for each in self.inputs.values() if each.shape)
+        sizes = {shape[0] for shape in shapes if shape[0] is not None}
         self.is_fixed = bool(sizes)
         if len(sizes) == 1:
-            self.batch_size = next(size for size in sizes if size is not None)
+            (self.batch_size,) = sizes
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches.
-
-        Raises:
-            BnstatError: the data does not fit the model.
-        """
         where, count = self.source.where, 0
         for arrays in _of_size(self.source.batches(), self.batch_size, where):
             size = min(len(next(iter(arrays.values()))), self.most - count)
             if self.is_fixed and size < self.batch_size:
                 break
-            yield self._batch({name: array[:size] for name, array in arrays.items()}, size)
+            arrays = {name: array[:size] for name, array in arrays.items()}
+            labels = None if self.labels is None else self._classes(self.labels, arrays, size)
+            names = self._array_names(arrays).items()
+            feeds = {name: self._fitted(name, arrays[found]) for name, found in names}
+            yield Batch(feeds, labels, size)
             count += size
             if count >= self.most:
                 break
@@ -112,12 +99,6 @@ class Data:
             has = "1 sample" if count else "no sample"
             batch = f", and the model takes {self.batch_size} at a time" if self.is_fixed else ""
             raise NotFoundError(where, f"has {has}{batch}: too few for a mean and a variance")
-
-    def _batch(self, arrays: Arrays, size: int) -> Batch:
-        labels = None if self.labels is None else self._classes(self.labels, arrays, size)
-        names = self._array_names(arrays)
-        feeds = {name: self._fitted(name, arrays[names[name]]) for name in self.inputs}
-        return Batch(feeds, labels, size)
 
     def _classes(self, name: str, arrays: Arrays, size: int) -> Array:
         """Return the labels as class indices, [samples]; one-hot labels are converted."""
@@ -134,10 +115,7 @@ class Data:
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
-        """Return input name -> array name.
-
-        Both names are equal, except that the only input takes the only array, whatever its name.
-        """
+        """Return input name -> array name; the only input takes the only array of any name."""
         missing = [name for name in self.inputs if name not in arrays]
         others = (
             [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
@@ -165,23 +143,19 @@ class Data:
         return f"{condition} the labels, pass --labels {labels or 'NAME'}; otherwise {rename}"
 
     def _fitted(self, name: str, array: Array) -> Array:
-        """Return an array in the dtype of an input; raise if it does not fit."""
         dtype_name, shape = self.inputs[name].dtype, self.inputs[name].shape
+        has_dtype = f"have the dtype {array.dtype}"
         if shape is not None and not _has_shape(array, shape):
             sizes = ", ".join("any" if size is None else str(size) for size in shape[1:])
             has = ", ".join(map(str, array.shape[1:]))
             raise self._misfit(name, f"have the shape [{has}], but the model takes [{sizes}]")
         if dtype_name == "string":
             if array.dtype.kind not in "SUO":
-                raise self._misfit(
-                    name, f"have the dtype {array.dtype}, but the model takes strings"
-                )
+                raise self._misfit(name, f"{has_dtype}, but the model takes strings")
             return array.astype(object)
         dtype = numpy_dtype(dtype_name, name)
-        if not _is_numeric(array) or not _can_hold(dtype, array):
-            raise self._misfit(
-                name, f"have the dtype {array.dtype}, but the model takes {dtype_name}"
-            )
+        if not _can_hold(dtype, array):
+            raise self._misfit(name, f"{has_dtype}, but the model takes {dtype_name}")
         with np.errstate(over="ignore"):
             fitted = array.astype(dtype, copy=False)
         if not (finite := np.isfinite(fitted)).all():
@@ -200,7 +174,6 @@ class SizedData(Data):
     """Data with a known number of samples."""
 
     def __len__(self) -> int:
-        """The number of batches."""
         return -(-min(self.source.samples or 0, self.most) // self.batch_size)
 
 
@@ -214,21 +187,19 @@ def _has_shape(array: Array, shape: tuple[int | None, ...]) -> bool:
     return array.ndim == len(shape) and all(size in (None, actual) for actual, size in pairs)
 
 
-def _is_numeric(array: Array) -> bool:
-    """Return True for numbers, including bfloat16, whose NumPy kind is "void" like raw bytes."""
-    return array.dtype.kind in "biuf" or (array.dtype.kind == "V" and array.dtype.type != np.void)
-
-
 def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
-    """Return True if a dtype can hold the values of an array; an integer dtype, exactly."""
-    if dtype.kind in "iub":
+    """Return True if a dtype can represent an array's numbers; an integer dtype, exactly."""
+    # The NumPy kind of bfloat16 is "void", like that of raw bytes.
+    is_numeric = array.dtype.kind in "biuf" or (
+        array.dtype.kind == "V" and array.dtype.type != np.void
+    )
+    if is_numeric and dtype.kind in "iub":
         with np.errstate(invalid="ignore"):
             return bool((array.astype(dtype) == array).all())
-    return True
+    return is_numeric
 
 
 def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]:
-    """Yield the samples in batches of `size`; the last batch may be smaller."""
     kept: list[Arrays] = []
     count = 0
     for part in parts:
@@ -236,29 +207,35 @@ def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]
             raise DamagedError(
                 where, "its batches differ in the names of arrays or the shapes of samples"
             )
-        lengths = {len(array) for array in part.values() if array.ndim}
-        if len(lengths) != 1:
-            raise DamagedError(where, "its arrays differ in the number of samples")
-        length = lengths.pop()
+        if not part:
+            raise DamagedError(where, "contains no arrays")
+        if not all(array.ndim for array in part.values()):
+            raise BnstatError(where, "a scalar array has no sample axis")
+        lengths = {name: len(array) for name, array in part.items()}
+        length = min(lengths.values())
+        if length != max(lengths.values()):
+            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DamagedError(where, f"its arrays differ in length: {listed}")
         if not kept and length == size:
             yield part
             continue
         kept.append(part)
         count += length
         while count >= size:
-            joined = _joined(kept)
-            yield {name: array[:size] for name, array in joined.items()}
-            kept = [{name: array[size:] for name, array in joined.items()}]
+            arrays = joined(kept)
+            yield {name: array[:size] for name, array in arrays.items()}
+            kept = [{name: array[size:] for name, array in arrays.items()}]
             count -= size
     if count:
-        yield _joined(kept)
+        yield joined(kept)
 
 
 def _sample_shapes(arrays: Arrays) -> Mapping[str, tuple[int, ...]]:
     return {name: array.shape[1:] for name, array in arrays.items()}
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
+def joined(parts: list[Arrays]) -> Arrays:
+    """Return the arrays of all parts, joined along the first axis."""
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -275,3 +252,169 @@ def eager_mode() -> AbstractContextManager[Any]:
 
     mode: AbstractContextManager[Any] = context.eager_mode()
     return mode
+
+
+def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
+    """Return arrays as data; if all `names` are among them, other arrays are ignored."""
+    arrays = {name: arrays[name] for name in _needed(arrays, names)}
+    count = max((len(array) for array in arrays.values() if array.ndim), default=0)
+    return BatchSource(where, lambda: [arrays], count)
+
+
+def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
+    """Read an `.npz` or `.npy` file; if the file has all `names`, other arrays are not read."""
+    from zipfile import BadZipFile
+
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"PK", b"\x93NUMPY")):
+            raise DamagedError(path, "has the name of an .npz or .npy file, but not the contents")
+    try:
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(loaded, np.ndarray):
+            return source_of_arrays(path, {UNNAMED: loaded}, names)
+        with loaded:
+            chosen = _needed(loaded.files, names)
+            members = loaded.zip.infolist()
+            # The recorded sizes suffice, because zipfile never unpacks more.
+            sizes = {each.filename.removesuffix(".npy"): each.file_size for each in members}
+            _refuse_large(path, sum(sizes[name] for name in chosen))
+            arrays = {name: loaded[name] for name in chosen}
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, BadZipFile) as error:
+        raise DamagedError(path, f"NumPy cannot read it: {error}") from None
+    return source_of_arrays(path, arrays, names)
+
+
+def _needed(available: Collection[str], names: Sequence[str]) -> Collection[str]:
+    return names if names and set(names) <= set(available) else available
+
+
+def _refuse_large(path: str, size: int) -> None:
+    """Raise if unpacked arrays of `size` bytes would exceed the machine's memory."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    if size > memory > 0:
+        raise BnstatError(
+            path,
+            f"unpacks to {size / 1e9:.3g} GB, more than this machine's memory",
+            "pass an .npy, which is read piece by piece",
+        )
+
+
+def source_of_batches(
+    where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
+) -> BatchSource:
+    """Return batches or single samples as data; `begin` starts again at each call."""
+
+    def batches() -> Iterator[Arrays]:
+        with _user_code(where, "yields no batches: "):
+            for element in begin():
+                arrays = arrays_of(element, where)
+                yield batch_of_one(arrays) if _is_sample(arrays, inputs) else arrays
+
+    return BatchSource(where, batches)
+
+
+def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
+    """Return True if the arrays lack the first dimension of the inputs, the batch dimension."""
+    ranks = {name: len(each.shape) for name, each in inputs.items() if each.shape}
+    missing = {rank - arrays[name].ndim for name, rank in ranks.items() if name in arrays}
+    if not missing and len(inputs) == 1:
+        missing = {rank - each.ndim for rank in ranks.values() for each in arrays.values()}
+        return 1 in missing and 0 not in missing
+    return 1 in missing
+
+
+def source_of_object(
+    data: Any, inputs: Mapping[str, Input], names: Sequence[str], where: str = ""
+) -> BatchSource:
+    """Return data from arrays, a pair `(x, y)`, an iterable, or a function that returns these."""
+    if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        where = where or getattr(data, "__name__", repr(data))
+        result = data()
+        if isinstance(result, (np.ndarray, Mapping, tuple)):
+            return source_of_object(result, inputs, names, where)
+        unused = [result]
+        return source_of_batches(where, lambda: unused.pop() if unused else data(), inputs)
+    where = where or f"the data ({type(data).__name__})"
+    if isinstance(data, (np.ndarray, Mapping)) or (
+        isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
+    ):
+        return source_of_arrays(where, arrays_of(data, where), names)
+    if hasattr(data, "__iter__"):
+        if iter(data) is data:
+            data = list(data)
+        return source_of_batches(where, lambda: data, inputs)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return source_of_batches(where, lambda: (data[place] for place in range(len(data))), inputs)
+    raise UnsupportedError(
+        where, "is not a type of data that bnstat reads", "pass arrays or batches of arrays"
+    )
+
+
+def arrays_of(element: Any, where: str) -> Arrays:
+    """Return the arrays of a batch by name; `y` of a pair `(x, y)` gets the name `LABELS`."""
+    if isinstance(element, Mapping):
+        return {str(name): _array(value, where) for name, value in element.items()}
+    if isinstance(element, (tuple, list)) and element:
+        first = arrays_of(element[0], where)
+        if isinstance(element, tuple) and len(element) > 1 and element[1] is not None:
+            return {**first, LABELS: _array(element[1], where)}
+        return first
+    return {UNNAMED: _array(element, where)}
+
+
+def _array(value: Any, where: str) -> Any:
+    value = value.numpy() if hasattr(value, "numpy") else value
+    array = np.asarray(value)
+    if array.dtype.kind == "O" and not all(isinstance(each, (str, bytes)) for each in array.flat):
+        kind = type(value).__name__
+        raise UnsupportedError(where, f"yields {kind}, which is not an array of numbers")
+    return array
+
+
+def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str]) -> BatchSource:
+    """Return the data from a function that `module:function` or `file.py:function` names."""
+    module, _, name = spec.rpartition(":")
+    function = getattr(import_user_module(module, spec), name, None)
+    if not callable(function):
+        raise NotFoundError(spec, f"{module} has no function {name!r}")
+    with _user_code(spec):
+        return source_of_object(function, inputs, names, spec)
+
+
+def import_user_module(name: str, where: str) -> ModuleType:
+    """Import a module by name, also from the working directory, or by the path of a file."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        with _user_code(where, "cannot be imported: "):
+            if not name.endswith(".py"):
+                return importlib.import_module(name)
+            if not os.path.isfile(name):
+                raise NotFoundError(where, f"the file {name} does not exist")
+            spec = importlib.util.spec_from_file_location("bnstat_data", name)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    finally:
+        sys.path.remove(folder)
+
+
+@contextmanager
+def _user_code(where: str, what: str = "") -> Iterator[None]:
+    """Convert an error of the user's code to a one-line `BnstatError` that begins with `what`."""
+    try:
+        yield
+    except BnstatError:
+        raise
+    except ImportError as error:
+        raise NotFoundError(where, f"{what}{first_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        reason = type(error).__name__
+        if str(error).strip():
+            reason += f": {first_line(error)}"
+        raise BnstatError(where, f"{what}{reason}") from error

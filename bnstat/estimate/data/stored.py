@@ -18,8 +18,14 @@ from typing import IO, Any
 import numpy as np
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError, first_line
-from bnstat.estimate.data.batches import Arrays, BatchSource, Input, batch_of_one, eager_mode
-from bnstat.estimate.data.memory import source_of_batches
+from bnstat.estimate.data.batches import (
+    Arrays,
+    BatchSource,
+    Input,
+    batch_of_one,
+    eager_mode,
+    source_of_batches,
+)
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import Array
@@ -49,11 +55,7 @@ Decoder = Callable[[bytes, str], Array]
 
 
 def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
-    """Return the images in a folder and its subfolders as data.
-
-    Raises:
-        UnsupportedError: the model does not take images.
-    """
+    """Return the images in a folder and its subfolders as data."""
     decode = image_decoder(inputs, images)
     if decode is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
         raise UnsupportedError(
@@ -84,11 +86,7 @@ def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None
     """Return a function that decodes images for a model; None if the model does not take images.
 
     A model takes images if its only input has four dimensions and 1, 3 or 4 channels, as the last
-    axis or as the first axis after the batch. For an integer dtype, pixel values are rounded.
-
-    The function raises:
-        AmbiguousError: neither the model nor the user specifies a size.
-        DamagedError: TensorFlow cannot decode the file.
+    axis or as the first axis after the batch.
     """
     wanted = next(iter(inputs.values()), None)
     if len(inputs) != 1 or wanted is None or wanted.dtype == "string":
@@ -136,7 +134,6 @@ _HEAD_SIZE = 12
 """The number of bytes before a record: its length, and the checksum of the length."""
 
 _CHUNK = 1 << 20
-_LISTS = ("float_list", "int64_list", "bytes_list")
 
 
 def open_records(
@@ -144,9 +141,8 @@ def open_records(
 ) -> BatchSource:
     """Return the examples in TFRecord files, whose features have the names of the inputs.
 
-    A feature that contains the bytes of numbers or an encoded image is decoded. If the model's
-    only input takes strings, and no feature has the name of the input, the input gets the
-    serialized examples, for the model to parse.
+    If the model's only input takes strings, and no feature has the name of the input, the input
+    gets the serialized examples, for the model to parse.
     """
     from tensorflow.core.example import example_pb2
 
@@ -183,7 +179,7 @@ def _feature(
         names = ", ".join(sorted(features)[:8])
         raise NotFoundError(file, f"has no feature {name!r}", f"its features are {names}")
     kind = features[name].WhichOneof("kind")
-    values = list(getattr(features[name], kind).value) if kind in _LISTS else []
+    values = [] if kind is None else list(getattr(features[name], kind).value)
     if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
         if len(values) == 1:
             return _decoded(values[0], name, wanted, decode, file)
@@ -235,7 +231,6 @@ def record_files(path: str) -> list[str]:
 
 
 def _is_record_file(path: str) -> bool:
-    """Return True if a file starts with a record's length and the checksum of the length."""
     try:
         with _opened(path) as file:
             return _is_head(file.read(_HEAD_SIZE))
@@ -248,9 +243,6 @@ def _records(path: str) -> Iterator[bytes]:
 
     This does not use TensorFlow's reader, which ends the process if a length is wrong, and does not
     notice if a file ends within the head of a record.
-
-    Raises:
-        DamagedError: the file is cut short, or a checksum is wrong.
     """
     number = 0
     try:
@@ -292,21 +284,8 @@ def _read(file: IO[bytes], size: int) -> bytes:
     return b"".join(parts)
 
 
-_SPEC = "dataset_spec.pb"
-_SHARD = ".snapshot"
-
-
-def is_saved_dataset(path: str) -> bool:
-    """Return True if a folder was written by `tf.data.Dataset.save`."""
-    return os.path.exists(os.path.join(path, _SPEC))
-
-
 def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
-    """Return the elements of a saved dataset, which are batches or samples.
-
-    Raises:
-        DamagedError: TensorFlow cannot load the dataset.
-    """
+    """Return the elements of a saved dataset, which are batches or samples."""
     import tensorflow as tf
 
     def elements() -> Iterator[Any]:
@@ -328,18 +307,15 @@ def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
 
 
 def _compression(path: str) -> str | None:
-    """Return the compression of a saved dataset: `GZIP`, or None.
-
-    The dataset does not record the compression, so the newest shard is examined. Shards of an older
-    dataset may remain in the folder.
-    """
+    """Return the compression of the newest shard of a saved dataset: `GZIP` or None."""
     shards = [
         os.path.join(folder, name)
         for folder, _, names in os.walk(path)
         for name in names
-        if name.endswith(_SHARD)
+        if name.endswith(".snapshot")
     ]
     if not shards:
         return None
+    # The dataset does not record the compression, and shards of an older dataset may remain.
     with open(max(shards, key=lambda shard: os.stat(shard).st_mtime_ns), "rb") as file:
         return "GZIP" if file.read(2) == _GZIP else None

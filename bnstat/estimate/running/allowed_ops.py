@@ -1,10 +1,8 @@
 """The ops that bnstat runs without `--trust`.
 
 `allowed_ops.txt` lists the ops that inference and training graphs need and that only compute with
-values in memory. Everything else is refused, so an op that a later TensorFlow adds is refused too.
-No op on the list can touch a file, a dataset, the network, another process, Python or the terminal.
-`DecodeProtoV2`, `FixedUnigramCandidateSampler` and `Skipgram`, for example, are not listed: each
-has an attribute that names a file.
+values in memory: no such op can touch a file, a dataset, the network, another process, Python or
+the terminal. `DecodeProtoV2` and `Skipgram`, for example, have an attribute that names a file.
 
 A graph has to be checked before the import into TensorFlow: even the import of a graph runs
 stateless ops such as `ReadFile`, because shape inference evaluates the inputs that decide a shape.
@@ -21,38 +19,25 @@ from typing import Any
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.running.flat_graph import Dependencies, all_nodes, called_by, op_of, pruned
 
-_LIST = Path(__file__).with_name("allowed_ops.txt")
-
 ALLOWED = frozenset(
     name
-    for line in _LIST.read_text(encoding="ascii").splitlines()
+    for line in Path(__file__).with_name("allowed_ops.txt").read_text("ascii").splitlines()
     if not line.startswith("#")
     for name in line.split()
 )
 
-_NEVER = frozenset({"Abort"})
-"""Ops that end the process; the file can set the exit code to 0."""
-
-_SKIPPED = "(skipped)"
-"""The mark of ops that shape inference does not run."""
-
 _NAMED = 8
-"""The limit on ops that a message names; further ops are counted."""
 
 
 def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
-    """Raise if a pruned graph, or a function in its library, has an op that is not allowed.
-
-    `trust` allows all ops except `Abort`, which ends the process.
-    """
+    """Raise if a graph contains an op that is not allowed; `trust` allows all ops but `Abort`."""
     from tensorflow.python.framework import op_def_registry
 
     named = (function.signature.name for function in graph_def.library.function)
     # Which of the two TensorFlow takes is not certain if a function has the name of an op.
-    functions = {name for name in named if op_def_registry.get(name) is None}
-    ops = called_by(all_nodes(graph_def)) - functions
-    if ending := ops & _NEVER:
-        raise UnsupportedError(where, f"running it would execute {min(ending)}, which ends bnstat")
+    ops = called_by(all_nodes(graph_def)) - {n for n in named if op_def_registry.get(n) is None}
+    if "Abort" in ops:
+        raise UnsupportedError(where, "running it would execute Abort, which ends bnstat")
     refused = [] if trust else sorted(ops - ALLOWED)
     if refused:
         more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
@@ -67,17 +52,16 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
 def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = False) -> None:
     """Raise if the import of a graph would run an op that is not allowed.
 
-    During the import, shape inference runs stateless ops that depend only on stateless ops.
-    `graph_def` consists of the ops that `tensor` depends on, and of the op that computes it, which
-    shape inference does not run.
+    During the import, shape inference runs stateless ops that depend only on stateless ops. The op
+    of `tensor`, which depends on all ops in `graph_def`, does not run.
     """
     from tensorflow.python.framework import op_def_registry
 
-    marks = {op_of(tensor): [_SKIPPED]}
+    marks = {op_of(tensor): ["skipped"]}
     for node in graph_def.node:
         definition = op_def_registry.get(node.op)
         if definition is not None and definition.is_stateful:
-            marks[node.name] = [_SKIPPED]
+            marks[node.name] = ["skipped"]
     dependencies = Dependencies(graph_def, marks)
     evaluated = type(graph_def)(library=graph_def.library)
     evaluated.node.extend(node for node in graph_def.node if not dependencies.marks(node.name))

@@ -13,14 +13,12 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
-from bnstat.estimate.data import Input
+from bnstat.estimate.data.batches import Input
 from bnstat.model import Array
 from bnstat.signals import interruptible
 
 _CONTROL_FLOW = frozenset({"If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"})
-_LARGEST_FLAT: Final = 100_000
-"""The limit on ops of a flat graph. TensorFlow takes 20 s for this number; large networks have
-30,000."""
+_LARGEST_FLAT: Final = 100_000  # TensorFlow takes 20 s for it; large networks have 30,000 ops
 
 _LOWER = "_lower_using_switch_merge"
 _IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_device", "_class")
@@ -37,11 +35,8 @@ class Program:
     """A graph with the facts needed for running.
 
     Attributes:
-        where: the model's path or description, for messages.
-        graph_def: the graph; it may call functions.
-        variables: name of an op -> key of the variable; the op holds all of it or a slice.
+        variables: name of an op that holds a variable or a slice -> key of the variable.
         read: takes the name of an op in `variables`, and reads the value that the op holds.
-        inputs: the inputs that take data, by name.
         outputs: the names of the output tensors.
         settings: tensor -> value that each run feeds, for example False for a training switch.
         masks: name of an op whose output enters a normalization -> name of the tensor that masks
@@ -99,16 +94,24 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
     return [node for name, node in by_name.items() if name in names]
 
 
+def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) -> list[str]:
+    """Follow a tensor back through ops of some types; return all tensors on the way."""
+    tensors: list[str] = []
+    while tensor not in tensors:
+        tensors.append(tensor)
+        node = nodes.get(op_of(tensor))
+        if node is not None and node.op in op_types and node.input:
+            tensor = node.input[0]
+    return tensors
+
+
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return one set: the op types of nodes, and the names of functions in their attributes."""
+    """Return the op types of nodes and the names of functions in their attributes, as one set."""
     return {name for node in nodes for name in _calls(node)}
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield a node's op type, and the name of each function in the node's attributes.
-
-    The op type is the name of a function if the node calls a function directly.
-    """
+    """Yield a node's op type, which may name a function, and the functions in its attributes."""
     yield node.op
     for value in node.attr.values():
         yield from _functions_in(value)
@@ -124,19 +127,12 @@ def _functions_in(value: Any) -> Iterator[str]:
 def with_placeholders(
     graph_def: Any, inputs: Mapping[str, Input]
 ) -> tuple[Any, Mapping[str, Input]]:
-    """Replace each input that is not a placeholder by a placeholder.
-
-    The ops that feed the input, such as a queue or an iterator over files, then never run.
-
-    Returns:
-        The graph and the inputs by name, after the replacement. If any input is replaced, the graph
-        is a copy.
-    """
+    """Return a graph and inputs in which all inputs are placeholders, so that no pipeline runs."""
     import tensorflow as tf
 
     ops = {node.name: node.op for node in graph_def.node}
     others = {
-        key: each for key, each in inputs.items() if ops[op_of(each.tensor)] not in PLACEHOLDERS
+        key: each for key, each in inputs.items() if ops.get(op_of(each.tensor)) not in PLACEHOLDERS
     }
     if not others:
         return graph_def, inputs
@@ -157,14 +153,7 @@ def with_placeholders(
 
 
 def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return the subgraph that runs if some ops are fetched, without device placement.
-
-    The subgraph contains the ops that the fetched ops depend on, and all called functions. Each
-    function is reduced to the ops that its outputs and control outputs depend on.
-
-    Raises:
-        NotFoundError: the graph lacks a fetched op.
-    """
+    """Return the part of a graph and of its functions that runs if some ops are fetched."""
     missing = set(fetched) - {node.name for node in graph_def.node}
     if missing:
         raise NotFoundError(where, f"its graph has no op {min(missing)!r}")
@@ -191,12 +180,7 @@ def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return a graph with all calls inlined, as before a run; `graph_def` itself is changed too.
-
-    Raises:
-        UnsupportedError: TensorFlow cannot inline a function, functions are recursive, or the flat
-            graph would be too large.
-    """
+    """Return a graph with all calls inlined; `graph_def` itself is changed too."""
     if _flat_size(graph_def, where) > _LARGEST_FLAT:
         what = f"with its functions inlined, its graph has more than {_LARGEST_FLAT} ops"
         raise UnsupportedError(where, what)
@@ -209,7 +193,6 @@ def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def _flat_size(graph_def: Any, where: str) -> int:
-    """Return the number of ops of a graph after inlining."""
     bodies = {function.signature.name: function.node_def for function in graph_def.library.function}
     calls = {
         name: [call for node in body for call in _calls(node)] for name, body in bodies.items()
@@ -245,11 +228,7 @@ def _inlined(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def imported(graph_def: Any, where: str) -> Any:
-    """Return a `GraphDef` as a `tf.Graph`.
-
-    Raises:
-        BnstatError: TensorFlow refuses the graph.
-    """
+    """Return a `GraphDef` as a `tf.Graph`."""
     import tensorflow as tf
 
     graph = tf.Graph()
@@ -286,26 +265,23 @@ class Condition(NamedTuple):
 
 
 class Dependencies:
-    """The marked ops, conditions and loops that each tensor of a flat graph depends on.
-
-    Args:
-        graph_def: a flat `GraphDef`.
-        marks: name of an op -> marks that the op gives to all tensors that depend on the op.
-    """
+    """The marked ops, conditions and loops that each tensor of a flat graph depends on."""
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
         self._nodes = {node.name: node for node in graph_def.node}
+        # Ops on references, such as RefSwitch, count as the other ops.
+        self._kinds = {name: node.op.removeprefix("Ref") for name, node in self._nodes.items()}
         self._depths: dict[str, int] = {}
         self._conditions: dict[str, frozenset[Condition]] = {}
         self._marks: dict[str, frozenset[str]] = {}
         names = list(self._sorted())
         for name in names:
-            node, kind = self._nodes[name], self._kind(name)
-            inputs = [tensor for tensor in node.input if op_of(tensor) in self._depths]
+            kind = self._kinds[name]
+            inputs = [each for each in self._nodes[name].input if op_of(each) in self._depths]
             depth = max((self._depths[op_of(tensor)] for tensor in inputs), default=0)
             self._depths[name] = depth + (kind == "Enter") - (kind == "Exit")
             self._conditions[name] = self._conditions_of(name, inputs)
-        has_loops = "NextIteration" in map(self._kind, names)
+        has_loops = "NextIteration" in self._kinds.values()
         changed = True
         while changed:  # more than once for what one iteration of a loop passes to the next
             before = dict(self._marks)
@@ -328,24 +304,20 @@ class Dependencies:
         conditions = self._conditions_at(tensor)
         return sorted(conditions, key=lambda each: (len(self._conditions_at(each.predicate)), each))
 
-    def _kind(self, name: str) -> str:
-        """Return the type of an op; an op on references, such as RefSwitch, counts as Switch."""
-        kind: str = self._nodes[name].op
-        return kind.removeprefix("Ref")
-
     def _conditions_at(self, tensor: str) -> frozenset[Condition]:
         name = op_of(tensor)
         conditions = self._conditions.get(name, frozenset())
-        if name in self._nodes and self._kind(name) == "Switch" and not tensor.startswith("^"):
-            conditions |= {Condition(self._nodes[name].input[1], tensor.endswith(":1"))}
+        if self._kinds.get(name) == "Switch" and not tensor.startswith("^"):
+            predicates = self._nodes[name].input[1:2]
+            conditions |= {Condition(each, tensor.endswith(":1")) for each in predicates}
         return conditions
 
     def _conditions_of(self, name: str, inputs: Sequence[str]) -> frozenset[Condition]:
         of_inputs = [self._conditions_at(tensor) for tensor in inputs]
-        if self._kind(name) == "Merge" and of_inputs:
+        if self._kinds[name] == "Merge" and of_inputs:
             return frozenset.intersection(*of_inputs)
         conditions = frozenset[Condition]().union(*of_inputs)
-        if self._kind(name) == "Exit":  # the conditions of the loop itself end here
+        if self._kinds[name] == "Exit":  # the conditions of the loop itself end here
             depth = self._depths[name]
             conditions = frozenset(
                 each for each in conditions if self._depths.get(op_of(each.predicate), 0) <= depth
@@ -364,5 +336,5 @@ class Dependencies:
                 elif name not in begun and name in self._nodes:
                     begun.add(name)
                     stack.append((name, True))
-                    if self._kind(name) != "NextIteration":
+                    if self._kinds[name] != "NextIteration":
                         stack.extend((op_of(each), False) for each in self._nodes[name].input)

@@ -1,8 +1,4 @@
-"""Turn graphs in files and sessions into programs, and find their inputs and outputs.
-
-All functions raise a `BnstatError` if the graph cannot be run, or if the user has to choose the
-signature, the inputs or the outputs.
-"""
+"""Turn graphs in files and sessions into programs, and find their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
-from bnstat.estimate.data import Input, Settings
+from bnstat.estimate.data import Settings
+from bnstat.estimate.data.batches import Input
 from bnstat.estimate.running.allowed_ops import refuse_evaluated
 from bnstat.estimate.running.flat_graph import (
     PLACEHOLDERS,
@@ -58,29 +55,14 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
     return replace(program, initializers=_initializers(meta_graph))
 
 
-def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a file that contains a graph with the values as constants."""
+def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
+    """Return the program of a frozen graph, or of a TensorFlow 1 checkpoint with its `.meta`."""
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
-    kinds = [graph_pb2.GraphDef(), meta_graph_pb2.MetaGraphDef()]
-    message = _parsed(footprint(contents.source).path, kinds)
-    graph_def = getattr(message, "graph_def", message)
-    if any(node.op in VARIABLES for node in graph_def.node):
-        raise UnsupportedError(
-            path,
-            "is a graph without the values of its variables",
-            "pass the checkpoint that belongs to it, with the .meta beside it",
-        )
-    return _program(path, graph_def, contents, settings)
-
-
-def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it."""
-    from tensorflow.core.protobuf import meta_graph_pb2
-
-    meta = f"{footprint(contents.source).path}.meta"
-    if not os.path.exists(meta):
+    is_frozen = contents.source.format == "frozen-graph"
+    file = footprint(contents.source).path + ("" if is_frozen else ".meta")
+    if not os.path.exists(file):
         raise NotFoundError(
             path,
             "is a checkpoint without a graph, and bnstat cannot run it",
@@ -88,7 +70,14 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
             "beside it; or build the network in Python, load the checkpoint into it, and call "
             "bnstat.recalibrate(model, data)",
         )
-    graph_def = _parsed(meta, [meta_graph_pb2.MetaGraphDef()]).graph_def
+    message = _parsed(file, [graph_pb2.GraphDef()] * is_frozen + [meta_graph_pb2.MetaGraphDef()])
+    graph_def = getattr(message, "graph_def", message)
+    if is_frozen and any(node.op in VARIABLES for node in graph_def.node):
+        raise UnsupportedError(
+            path,
+            "is a graph without the values of its variables",
+            "pass the checkpoint that belongs to it, with the .meta beside it",
+        )
     return _program(path, graph_def, contents, settings)
 
 
@@ -109,18 +98,9 @@ def _program(
     parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
     signature: Any = None,
 ) -> Program:
-    """Return the program of a graph.
+    """Return the program of a graph; by default, the graph records its variables and slices.
 
-    Args:
-        where: the path or description of the model, for messages.
-        graph_def: the graph.
-        contents: the contents of the model.
-        settings: the user's choice of inputs and outputs.
-        variables: name of an op -> key of the variable that the op holds. By default, the names and
-            parts that the graph records are used; in a graph without variables, each constant is
-            held by the op whose name is its key.
-        parts: name of an op that holds a slice of a variable -> indices of the slice.
-        signature: the `SignatureDef` to use, if there is one.
+    A graph without variables has constants, each held by the op whose name is its key.
     """
     stored = contents.variables
     if variables is None:
@@ -171,10 +151,7 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return the names of the ops that fill a SavedModel's lookup tables (at most one).
-
-    The tuple is empty if the SavedModel has no tables.
-    """
+    """Return the name of the op that fills a SavedModel's lookup tables, or an empty tuple."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:
@@ -210,39 +187,32 @@ def _tensors(
 ) -> tuple[Mapping[str, Input], Sequence[str]]:
     """Return the inputs, by name, and the names of the output tensors.
 
-    The user's choice has priority over the signature, and the signature over what the graph shows.
-    In a graph, the outputs are the logits of a loss; without a loss, they are the ops whose output
-    no other op takes. The inputs are the placeholders that the outputs depend on.
+    The user's choice has priority over the signature, and the signature over the graph. In a graph,
+    the outputs are the logits of a loss; without a loss, the ops whose output no op takes.
     """
-    import tensorflow as tf
-
     inputs: dict[str, Input] = {}
     named: dict[str, str] = {}
     if signature is not None:
         for name, info in signature.inputs.items():
-            shape = sizes_of(info.tensor_shape)
-            inputs[name] = Input(info.name, tf.as_dtype(info.dtype).name, shape)
+            inputs[name] = _input(info.name, info.dtype, info.tensor_shape, where)
         named = {name: info.name for name, info in signature.outputs.items()}
     nodes = {node.name: node for node in graph_def.node}
-    choices: tuple[tuple[str, Sequence[str], Mapping[str, Any]], ...] = (
-        ("input", settings.inputs, inputs),
-        ("output", settings.outputs, named),
-    )
-    for kind, names, available in choices:
+    for kind, names, available in (
+        ("input", settings.inputs, [*inputs] or [*nodes]),
+        ("output", settings.outputs, [*named] or [*nodes]),
+    ):
         unknown = [name for name in names if op_of(name) not in nodes]
-        _refuse_unknown(unknown, available or nodes, where, kind)
+        _refuse_unknown(unknown, available, where, kind)
     outputs = [named.get(name, full_name(name)) for name in settings.outputs or named]
-    if not outputs:
-        obvious = _obvious_outputs(graph_def, settings.inputs)
-        outputs = list(dict.fromkeys(map(full_name, obvious)))
+    outputs = outputs or _obvious_outputs(graph_def, settings.inputs)
     if not outputs:
         hint = "pass --answer" if settings.inputs else "pass --input and --answer"
         raise AmbiguousError(where, "the graph does not show which op is its output", hint)
     chosen = list(settings.inputs or inputs)
     if not chosen:
-        reached = {node.name for node in upstream(graph_def.node, outputs)}
-        reached -= set(map(op_of, settings.feeds))
-        chosen = [name for name, node in nodes.items() if name in reached and _takes_data(node)]
+        fed = set(map(op_of, settings.feeds))
+        reached = upstream(graph_def.node, outputs)
+        chosen = [node.name for node in reached if _takes_data(node) and node.name not in fed]
     if not chosen:
         what = f"no placeholder feeds {', '.join(outputs[:3])}"
         raise AmbiguousError(where, what, "pass --input and --answer")
@@ -254,7 +224,7 @@ def _tensors(
 
 def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
     fed = {*map(op_of, inputs)} or {node.name for node in graph_def.node if _takes_data(node)}
-    outputs = [node.input[0] for node in graph_def.node if node.op in _LOSSES]
+    outputs = [node.input[0] for node in graph_def.node if node.op in _LOSSES and node.input]
     if not outputs:
         taken = {op_of(tensor) for node in graph_def.node for tensor in node.input}
         outputs = [
@@ -262,23 +232,24 @@ def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
             for node in graph_def.node
             if node.name not in taken and not _NOT_AN_OUTPUT.match(node.op)
         ]
-    return [
-        tensor
+    reached = (
+        full_name(tensor)
         for tensor in outputs
         if any(node.name in fed for node in upstream(graph_def.node, [tensor]))
-    ]
+    )
+    return list(dict.fromkeys(reached))
 
 
 def _split_inputs(
     inputs: Mapping[str, Input], settings: Settings, graph_def: Any, where: str
 ) -> tuple[Mapping[str, Input], Mapping[str, Any]]:
-    """Return the inputs that take data, and a mapping tensor -> value for other placeholders.
+    """Return the inputs that take data, and tensor -> value for other placeholders.
 
     A scalar bool placeholder is a training switch: its value is False unless the user sets it.
     """
     placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
     names = [op_of(name) for name in settings.feeds if name not in inputs]
-    _refuse_unknown(names, placeholders, where, "placeholder")
+    _refuse_unknown(names, [*placeholders], where, "placeholder")
     values: dict[str, Any] = {
         f"{name}:0": False
         for name, node in placeholders.items()
@@ -294,10 +265,10 @@ def _split_inputs(
     return data, values
 
 
-def _refuse_unknown(names: Iterable[str], available: Iterable[str], where: str, kind: str) -> None:
+def _refuse_unknown(names: Iterable[str], available: Sequence[str], where: str, kind: str) -> None:
     for name in names:
         if name not in available:
-            hint = f"there are: {', '.join(list(available)[:5])}"
+            hint = f"there are: {', '.join(available[:5])}"
             hint += "; to name the file to write, use -o" if kind == "output" else ""
             raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
 
@@ -312,18 +283,26 @@ def _is_bool(node: Any) -> bool:
     return bool(node.attr["dtype"].type == types_pb2.DT_BOOL)
 
 
-def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Input:
-    """Return the `Input` for a tensor of a graph; the tensor need not be a placeholder."""
+def _input(tensor: str, dtype: Any, shape: Any, where: str) -> Input:
     import tensorflow as tf
 
+    try:
+        name = tf.as_dtype(dtype).base_dtype.name
+    except TypeError:
+        raise DamagedError(where, f"the tensor {tensor!r} has an unknown dtype") from None
+    return Input(tensor, name, None if shape is None else sizes_of(shape))
+
+
+def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Input:
+    """Return the `Input` for a tensor of a graph; the tensor need not be a placeholder."""
     node = next(node for node in graph_def.node if node.name == op_of(name))
     if node.op in _FED:
-        shape = sizes_of(node.attr["shape"].shape) if "shape" in node.attr else None
-        return Input(full_name(name), tf.as_dtype(node.attr["dtype"].type).name, shape)
+        shape = node.attr["shape"].shape if "shape" in node.attr else None
+        return _input(full_name(name), node.attr["dtype"].type, shape, where)
     graph_def = pruned(graph_def, [node.name], where)
     refuse_evaluated(graph_def, name, where, trust=settings.trust)
     try:
         tensor = imported(graph_def, where).get_tensor_by_name(full_name(name))
     except (KeyError, ValueError):
         raise NotFoundError(where, f"its graph has no tensor {name!r}") from None
-    return Input(tensor.name, tensor.dtype.base_dtype.name, sizes_of(tensor.shape))
+    return _input(tensor.name, tensor.dtype, tensor.shape, where)

@@ -26,7 +26,7 @@ from zipfile import BadZipFile, ZipFile
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
 from bnstat.estimate.data import Settings
-from bnstat.estimate.data.memory import import_user_module
+from bnstat.estimate.data.batches import import_user_module
 from bnstat.estimate.running.allowed_ops import ALLOWED
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.traced import traced
@@ -46,7 +46,6 @@ _KERAS = re.compile(
 """Keras modules that define parts of models; others can access files and settings."""
 
 _RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
-_READS_FILES = frozenset({"TFSMLayer"})
 
 _SYMBOLS = re.compile(
     r"(compat\.v1\.)?((__operators__|bitwise|dtypes|image|linalg|math|nn|quantization|ragged|random|sets|signal"
@@ -69,12 +68,7 @@ _TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
 
 
 def keras_file(path: str, model: Model, settings: Settings) -> Program:
-    """Return the program of the model in a `.keras` file, an unzipped `.keras`, or an `.h5`.
-
-    Raises:
-        UnsupportedError: Keras cannot build the model, or the model needs `trust`.
-        BnstatError: a user's module cannot be imported.
-    """
+    """Return the program of the model in a `.keras` file, an unzipped `.keras`, or an `.h5`."""
     built = _built(footprint(model.source).path, model.source, settings)
     live = live_model(built)
     variables = {
@@ -113,10 +107,7 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
 
 
 def _library(source: Source) -> Any:
-    """Return the module `tf_keras` for a file of Keras 1 or 2, otherwise the module `keras`.
-
-    If that module is not installed, return the other module.
-    """
+    """Return `tf_keras` for a file of Keras 1 or 2, otherwise `keras`; the other one if missing."""
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
@@ -161,7 +152,6 @@ def _refuse_other_files(path: str, where: str) -> None:
 
 
 def _configuration(file: str, where: str) -> Any:
-    """Return a model's configuration as parsed JSON, read with the libraries that Keras uses."""
     try:
         if os.path.isdir(file):
             with open(os.path.join(file, "config.json"), "rb") as stream:
@@ -179,16 +169,7 @@ def _configuration(file: str, where: str) -> Any:
 
 
 def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None:
-    """Raise if a configuration names objects other than parts of models.
-
-    Args:
-        configuration: the configuration of a model, as parsed JSON.
-        path: the path of the model, for messages.
-        imports: modules that the user imported, whose objects are allowed.
-
-    Raises:
-        UnsupportedError: Keras would import, call or read a refused object.
-    """
+    """Raise if a configuration names objects other than parts of models and `imports`."""
     for described in _objects(configuration):
         module = _text(described.get("module"))
         if module and not _is_known(module, described, imports):
@@ -206,7 +187,6 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
 
 
 def _objects(configuration: Any) -> Iterator[dict[str, Any]]:
-    """Yield every JSON object in a configuration, at any depth."""
     waiting = [configuration]
     while waiting:
         value = waiting.pop()
@@ -255,7 +235,7 @@ def _danger(described: dict[str, Any]) -> str:
     config = config if isinstance(config, dict) else {}
     if kind in _RUNS_CODE:
         return f"run code in the file ({kind})"
-    if kind in _READS_FILES:
+    if kind == "TFSMLayer":
         return f"read the file {config.get('filepath')!r} ({kind})"
     for holder in (described, config):
         if isinstance(holder.get("vocabulary"), str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from itertools import product
 from typing import Any, Final, Literal
 
 from bnstat.errors import BnstatError, UnsupportedError
@@ -17,15 +17,17 @@ from bnstat.estimate.running.flat_graph import (
     flattened,
     imported,
     op_of,
+    origins,
     pruned,
     with_placeholders,
 )
-from bnstat.estimate.running.measuring import entering, tensor_of
 from bnstat.estimate.running.normalizations import (
     MEAN,
     VARIANCE,
     Normalization,
+    entering,
     find_normalizations,
+    tensor_of,
 )
 from bnstat.model import Array, BatchNorm
 
@@ -64,11 +66,8 @@ class Network:
     Attributes:
         program: the network; its graph is flat.
         layers: the layers that can be measured, by name, in the order of the network.
-        normalizations: all uses of these layers in the graph.
         left: layer that cannot be measured -> the reason.
-        dependencies: the dependencies in the graph on the data and on the layers.
-        graph: the graph as a `tf.Graph`.
-        activation: the function that computes the output or takes it as logits, if known.
+        graph: `program.graph_def` as a `tf.Graph`.
     """
 
     program: Program
@@ -80,36 +79,23 @@ class Network:
     activation: Activation | None
 
     @property
-    def output(self) -> str:
-        """The name of the first output tensor."""
-        return self.program.outputs[0]
-
-    @property
     def is_comparable(self) -> bool:
-        """Return True if the model has exactly one output, a floating-point tensor.
-
-        A graph without a signature may show several outputs, some in branches that never run.
-        """
-        is_only = len(self.program.outputs) == 1
-        return is_only and bool(tensor_of(self.graph, self.output).dtype.is_floating)
-
-    @cached_property
-    def unbiased(self) -> Mapping[str, bool]:
-        """Layer -> True if training averages the unbiased variance."""
-        return {each.layer: each.unbiased for each in reversed(self.normalizations)}
+        """True if the model has exactly one output, a floating-point tensor."""
+        output, *others = self.program.outputs
+        return not others and bool(tensor_of(self.graph, output).dtype.is_floating)
 
     def stored(self) -> dict[str, dict[str, Array]]:
         """Return layer -> role -> stored statistics, [channels]."""
-        return {
-            name: {role: _statistic(layer, role) for role in (MEAN, VARIANCE)}
-            for name, layer in self.layers.items()
-        }
+        stored: dict[str, dict[str, Array]] = {name: {} for name in self.layers}
+        for (name, layer), role in product(self.layers.items(), (MEAN, VARIANCE)):
+            array = layer.array(role)
+            if array is None:
+                raise BnstatError(name, f"its {role} is not in the file")
+            stored[name][role] = array.reshape(-1)
+        return stored
 
     def waves(self) -> list[list[str]]:
-        """Return the names of the layers in waves; each wave depends only on earlier waves.
-
-        Layers that depend on each other are in one wave. (A layer used twice can cause this.)
-        """
+        """Return layers in waves; a wave depends only on earlier waves and its own layers."""
         before: dict[str, set[str]] = {name: set() for name in self.layers}
         for each in self.normalizations:
             before[each.layer] |= self.dependencies.marks(each.x) & self.layers.keys()
@@ -138,20 +124,16 @@ class Network:
 
 
 def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool) -> Network:
-    """Make a program flat, and find the normalizations of its layers.
-
-    Raises:
-        UnsupportedError: running the program would execute ops that only `trust` allows.
-        BnstatError: TensorFlow refuses the graph.
-    """
+    """Make a program flat, and find the normalizations of its layers."""
     original = program.graph_def
     program = _flat(program, trust)
     flat = program.graph_def
     normalizations, left = find_normalizations(flat, program.variables, layers)
     nodes = {node.name: node for node in flat.node}
-    normalizations = [
-        replace(each, mask=_mask_of(nodes, each.x, program.masks)) for each in normalizations
-    ]
+    for number, each in enumerate(normalizations):
+        ops = map(op_of, origins(nodes, each.x, _SAME_MASK))
+        mask = next((program.masks[name] for name in ops if name in program.masks), None)
+        normalizations[number] = replace(each, mask=mask)
     marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in program.inputs.values()}
     for each in normalizations:
         marks.setdefault(each.op, []).append(each.layer)
@@ -178,12 +160,7 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
 
 
 def _flat(program: Program, trust: bool) -> Program:
-    """Return a program with a flat graph, and only with inputs that the outputs depend on.
-
-    Raises:
-        UnsupportedError: the graph has an op that is not allowed. This is checked before TensorFlow
-            gets the graph.
-    """
+    """Check a program's ops, and return the program with a flat graph and only needed inputs."""
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
     graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
     needed = pruned(graph_def, fetched, program.where)
@@ -212,43 +189,16 @@ def _flat(program: Program, trust: bool) -> Program:
     )
 
 
-def _mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> str | None:
-    """Return the name of the mask of a tensor, if there is one; see `Program.masks`."""
-    name = op_of(tensor)
-    while name not in masks and name in nodes and nodes[name].op in _SAME_MASK:
-        name = op_of(nodes[name].input[0])
-    return masks.get(name)
-
-
-def _statistic(layer: BatchNorm, role: str) -> Array:
-    array = layer.array(role)
-    if array is None:
-        raise BnstatError(layer.name, f"its {role} is not in the file")
-    return array.reshape(-1)
-
-
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
-    """Return the function that computes an output, or that takes the output as logits.
-
-    The graphs are searched in the given order, but not the functions in their libraries. Return
-    None if no function is found.
-    """
+    """Return the function that computes an output, or that takes the output as logits, if known."""
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}
-        source = _source(ops, output)
+        source = op_of(origins(ops, output, _SAME_VALUES)[-1])
         if source in ops and ops[source].op in _RESULTS:
             return _RESULTS[ops[source].op]
         for node in graph_def.node:
-            if node.op in _LOGITS and node.input and _source(ops, node.input[0]) == source:
+            if node.op not in _LOGITS or not node.input:
+                continue
+            if op_of(origins(ops, node.input[0], _SAME_VALUES)[-1]) == source:
                 return _LOGITS[node.op]
     return None
-
-
-def _source(ops: dict[str, Any], tensor: str) -> str:
-    """Return the name of the op that computes a tensor, skipping ops that reshape or cast."""
-    name = op_of(tensor)
-    seen = set()
-    while name in ops and ops[name].op in _SAME_VALUES and name not in seen:
-        seen.add(name)
-        name = op_of(ops[name].input[0])
-    return name

@@ -1,13 +1,16 @@
-"""Find the normalizations in a flat graph, with their data inputs and statistics inputs."""
+"""Find the normalizations in a flat graph, and add ops to the graph that measure their inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 from bnstat.discovery.graphs.norms import Norm, find_norms
 from bnstat.discovery.graphs.tensors import PASSES, Steps, Tensors
+from bnstat.errors import UnsupportedError
+from bnstat.estimate.running.flat_graph import Condition, full_name
 from bnstat.formats.tensorflow.graph_def import flat_graph
 from bnstat.model import BatchNorm
 
@@ -48,17 +51,22 @@ _UNKNOWN = "bnstat does not recognize how the graph normalizes with it"
 
 MEAN, VARIANCE = "moving_mean", "moving_variance"
 
+_ENOUGH = 4_096
+"""About this number of positions of a batch is measured if every n-th position suffices."""
+
+_FEW = 128
+"""All positions are measured if each sample has at most this number of positions."""
+
+_FOR_SHIFT = 64
+"""The number of positions whose mean is subtracted before squares are summed."""
+
+_BLOCK = 64
+"""The number of rows in a block: rows are summed in the tensor's dtype, blocks in float64."""
+
 
 @dataclass(frozen=True)
 class Edge:
-    """The place where a moving statistic enters an op.
-
-    Attributes:
-        op: the name of the op.
-        position: the index of the op's input that takes the statistic.
-        tensor: the name of the tensor that the model's graph connects to this input.
-        role: moving mean or moving variance.
-    """
+    """The input of an op that takes a moving statistic, and the tensor at this input."""
 
     op: str
     position: int
@@ -68,17 +76,10 @@ class Edge:
 
 @dataclass(frozen=True)
 class Normalization:
-    """One use of a layer in the graph. A shared layer has several.
+    """One use of a layer in the graph: the op `op` normalizes the tensor `x`.
 
-    Attributes:
-        layer: the name of the layer.
-        op: the name of the op whose output is the normalized tensor.
-        x: the name of the tensor that is normalized.
-        edges: where the moving statistics enter; at least one edge for each statistic.
-        axis: the channel axis, if the graph records it.
-        unbiased: True if training averages the unbiased variance.
-        mask: the name of a tensor that is true for the values of `x` that the statistics include.
-            It lacks the last dimension of `x`. None if the statistics include all values.
+    `axis` is the channel axis, if the graph records it. `unbiased` is True if training averages the
+    unbiased variance. For `mask`, see `Program.masks`.
     """
 
     layer: str
@@ -93,16 +94,9 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Find the normalizations of some layers in a flat `GraphDef`.
+    """Return the normalizations of layers, in network order, and the reason for each other layer.
 
-    Args:
-        graph_def: the graph.
-        variables: name of an op -> key of the variable that the op holds.
-        layers: the layers to find.
-
-    Returns:
-        The normalizations in network order, and a mapping: layer without a normalization -> the
-        reason.
+    `variables` maps the name of an op to the key of the variable that the op holds.
     """
     graph = flat_graph(graph_def, variables)
     tensors = Tensors(graph, Steps())
@@ -179,3 +173,148 @@ def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
                     seen.add(op.name)
                     stack.append(op.name)
     return x, edges
+
+
+class BatchMoments(NamedTuple):
+    """The moments of a batch: as tensors, as names of tensors, or as arrays.
+
+    The mean and the biased variance, [channels], are float64.
+    """
+
+    count: Any
+    mean: Any
+    variance: Any
+
+
+def tensor_of(graph: Any, name: str) -> Any:
+    """Return a tensor of a `tf.Graph`; the name of an op means the op's first output."""
+    return graph.get_tensor_by_name(full_name(name))
+
+
+def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[int], int]:
+    """Return the tensor that is normalized, its channel axes, and the number of channels.
+
+    If the rank of the tensor is unknown, the only channel axis is negative (counted from the end).
+    """
+    x = tensor_of(graph, normalization.x)
+    edge = next(edge for edge in normalization.edges if edge.role == MEAN)
+    statistic = tensor_of(graph, edge.tensor)
+    axis = normalization.axis
+    if x.shape.rank is None and statistic.shape.is_fully_defined():
+        # The results of loops have no shape, because shape inference does not follow a loop.
+        op, sizes = graph.get_operation_by_name(normalization.op), statistic.shape.as_list()
+        wide = [place - len(sizes) for place, size in enumerate(sizes) if size != 1]
+        if "data_format" in op.node_def.attr and axis is not None:
+            shape = [None] * len(op.get_attr("data_format"))
+            shape[axis] = prod(sizes)
+            x.set_shape(shape)
+        elif len(wide) == 1 and (len(sizes) > 1 or axis in (None, -1)):
+            return x, wide, prod(sizes)
+    channel_axes = _channel_axes(x.shape, statistic.shape, axis, normalization.layer)
+    if len(channel_axes) == 1 and x.shape[channel_axes[0]] is None:
+        shape = [None] * x.shape.rank
+        shape[channel_axes[0]] = statistic.shape.num_elements()
+        x.set_shape(shape)
+    if any(x.shape[axis] is None for axis in channel_axes):
+        what = "the graph does not record its number of channels"
+        raise UnsupportedError(normalization.layer, what)
+    return x, channel_axes, prod(x.shape[axis] for axis in channel_axes)
+
+
+def _channel_axes(x: Any, statistic: Any, axis: int | None, layer: str) -> tuple[int, ...]:
+    rank, sizes = x.rank, statistic.as_list() if statistic.rank else None
+    if rank is None or sizes is None or None in sizes or len(sizes) > rank:
+        raise UnsupportedError(layer, "the graph does not record the shape of its input")
+    if len(sizes) == 1 and axis is not None:
+        return (axis % rank,)
+    first = rank - len(sizes)
+    channel_axes = tuple(first + place for place, size in enumerate(sizes) if size != 1)
+    return channel_axes or ((axis % rank,) if axis is not None else (rank - 1,))
+
+
+def measure(
+    x: Any, channel_axes: Sequence[int], channels: int, phase: Any, exact: bool, mask: Any
+) -> BatchMoments:
+    """Add ops that compute the moments of a tensor, and return the moments as tensors.
+
+    A mask has no effect unless the last axis is the only channel axis.
+    """
+    import tensorflow as tf
+
+    if x.shape.rank is None:
+        x = tf.reshape(x, tf.concat([[-1], tf.shape(x)[channel_axes[0] :]], 0))
+        x = tf.ensure_shape(x, [None, channels, *[None] * (-1 - channel_axes[0])])
+        channel_axes = (1,)
+    others = [axis for axis in range(x.shape.rank) if axis not in channel_axes]
+    if max(others, default=-1) > min(channel_axes):
+        x = tf.transpose(x, [*others, *channel_axes])
+    elif mask is not None and len(channel_axes) == 1:
+        x = tf.boolean_mask(x, tf.broadcast_to(tf.cast(mask, tf.bool), tf.shape(x)[:-1]))
+        others = [0]
+    if not exact and len(others) > 1:
+        x = _sampled(x, len(others), channels, phase)
+    if x.dtype not in (tf.float32, tf.float64):
+        x = tf.cast(x, tf.float32)
+    x = tf.reshape(x, [-1, channels])
+    shift = tf.reduce_mean(x[:_FOR_SHIFT], 0)
+    mean_of = _mean_in_blocks if exact else _mean_by_product
+    squares = mean_of(tf.math.squared_difference(x, shift))
+    exact_shift = tf.cast(shift, tf.float64)
+    # A sample is not copied once more for a mean that need not be exact.
+    offset = mean_of(x - shift) if exact else mean_of(x) - exact_shift
+    variance = tf.maximum(squares - tf.square(offset), 0)
+    return BatchMoments(tf.shape(x, tf.int64)[0], exact_shift + offset, variance)
+
+
+def _sampled(x: Any, rank: int, channels: int, phase: Any) -> Any:
+    """Return every n-th position of a large tensor; return a small tensor unchanged.
+
+    The positions lie along the first `rank` axes. `phase` shifts the first position.
+    """
+    import tensorflow as tf
+
+    sizes = x.shape[1:rank]
+    if sizes.is_fully_defined() and sizes.num_elements() <= _FEW:
+        return x
+    samples, positions = tf.shape(x)[0], tf.reduce_prod(tf.shape(x)[1:rank])
+    x = tf.reshape(x, [samples, positions, channels])
+    step = tf.maximum(tf.minimum(samples * positions // _ENOUGH, positions), 1)
+    return tf.gather(x, tf.range(phase % step, positions, step), axis=1)
+
+
+def _mean_by_product(x: Any) -> Any:
+    """Return the mean over the rows of a matrix, from one fast product in the matrix's dtype."""
+    import tensorflow as tf
+
+    rows = tf.shape(x)[0]
+    total = tf.matmul(tf.ones([1, rows], x.dtype), x)[0]
+    return tf.cast(total, tf.float64) / tf.cast(rows, tf.float64)
+
+
+def _mean_in_blocks(x: Any) -> Any:
+    """Return the mean over the rows of a matrix; the sums of blocks are added in float64."""
+    import tensorflow as tf
+
+    rows = tf.shape(x)[0]
+    count = rows // _BLOCK
+    blocks = tf.reshape(x[: count * _BLOCK], [count, _BLOCK, x.shape[1]])
+    sums = tf.matmul(tf.ones([count, 1, _BLOCK], x.dtype), blocks)[:, 0]
+    total = sum(tf.reduce_sum(tf.cast(part, tf.float64), 0) for part in (sums, x[count * _BLOCK :]))
+    return total / tf.cast(rows, tf.float64)
+
+
+def or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition]) -> BatchMoments:
+    """Return moments that are zero in runs in which not all conditions hold."""
+    import tensorflow as tf
+
+    zeros = [tf.zeros(each.shape, each.dtype) for each in moments]
+    absent = []
+    for condition in conditions:
+        predicate = tensor_of(graph, condition.predicate)
+        switched = [tf.raw_ops.Switch(data=zero, pred=predicate) for zero in zeros]
+        absent.append([pair[not condition.value] for pair in switched])
+        zeros = [pair[condition.value] for pair in switched]
+    for alternatives in reversed(absent):
+        pairs = zip(moments, alternatives, strict=True)
+        moments = BatchMoments(*(tf.raw_ops.Merge(inputs=[*pair])[0] for pair in pairs))
+    return moments

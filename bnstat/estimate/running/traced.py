@@ -1,8 +1,7 @@
 """Turn models in memory into programs, by tracing them once in inference.
 
-A traced graph does not show the masks of Keras, because inference normalizes masked values like
-other values. The masks are therefore recorded during tracing, so that the statistics exclude masked
-values, as in training.
+The masks of Keras are recorded during tracing, so that the statistics exclude masked values, as in
+training; a graph does not show masks.
 
 Sources: keras/src/layers/normalization/batch_normalization.py, of Keras 3 and of tf-keras, whose
 fused layers ignore masks; tensorflow/core/ops/lookup_ops.cc.
@@ -13,18 +12,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from bnstat.errors import BnstatError, UnsupportedError, first_line
-from bnstat.estimate.data import Input
+from bnstat.estimate.data.batches import Input
 from bnstat.estimate.running.flat_graph import Program, op_of, sizes_of
 from bnstat.live import holders, numpy_of
 from bnstat.model import Array
 
-_SWITCHES = ("training", "is_training")
 _KEYS = ("string", "int64", "int32")
 _VALUES = ("int64", "string", "float32", "int32", "float64", "bool")
 
@@ -35,22 +34,15 @@ def traced(
     variables: Mapping[str, Any],
     example: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Program:
-    """Return the program of a model in memory, without dropout and similar layers.
+    """Return the program of a Keras model or a callable `tf.Module`, without dropout.
 
-    Args:
-        model: a model of Keras or tf-keras, or a callable `tf.Module`.
-        where: the description of the model, for messages.
-        variables: key -> variable of the model. Other variables get the names of their ops as keys.
-        example: returns a batch, name -> array; called if the model does not record its inputs.
-
-    Raises:
-        BnstatError: the model cannot be traced.
+    `example` returns a batch, and is called if the model does not record its inputs.
     """
     import tensorflow as tf
 
     specs = _specs(model, example, where)
     keys = {id(getattr(each, "_value", each)): key for key, each in variables.items()}
-    switches = {name: False for name in _SWITCHES if name in _parameters(model)}
+    switches = dict.fromkeys(_parameters(model) & {"training", "is_training"}, False)
 
     def call(*tensors: Any) -> Any:
         return model(_packed(model, tensors), **switches)
@@ -84,7 +76,7 @@ def traced(
 def _specs(
     model: Any, example: Callable[[], Mapping[str, Array]] | None, where: str
 ) -> dict[str, Any]:
-    """Return input name -> `tf.TensorSpec`, from `example` if the model records no inputs."""
+    """Return input name -> `tf.TensorSpec`; if the model records no inputs, from `example`."""
     import tensorflow as tf
 
     try:
@@ -113,7 +105,6 @@ def _packed(model: Any, tensors: tuple[Any, ...]) -> Any:
 
 
 def _parameters(model: Any) -> set[str]:
-    """Return the names of the parameters of a model's `call` and `__call__`."""
     names: set[str] = set()
     for name in ("call", "__call__"):
         method = getattr(model, name, None)
@@ -126,12 +117,7 @@ def _parameters(model: Any) -> set[str]:
 
 
 def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Replace a graph's captured tensors in `graph_def` by variables, tables and constants.
-
-    Returns:
-        A mapping, name of an op -> the variable that the op holds; and the names of the ops that
-        fill the tables.
-    """
+    """Replace captured tensors in a graph; return op -> variable, and ops that fill tables."""
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
@@ -165,13 +151,18 @@ def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any]
 
 @contextmanager
 def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """Record the masks with which the batch-norm layers of a model are called.
+    """Record pairs (input tensor, mask tensor) of calls of the batch-norm layers of a model."""
+    import tensorflow as tf
 
-    Yields:
-        A list. Each call of a layer with a mask adds a pair (input tensor, mask tensor); the mask
-        lacks the last dimension of the input.
-    """
     recorded: list[tuple[Any, Any]] = []
+
+    def record(call: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        mask = options.get("mask")
+        if mask is not None:
+            inputs = tf.identity(inputs)  # this op identifies the tensor in the graph
+            recorded.append((inputs, mask))
+        return call(inputs, *args, **options)
+
     layers = [
         layer
         for _, layer in holders(model)
@@ -180,7 +171,7 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
         and not getattr(layer, "fused", False)
     ]
     for layer in layers:
-        object.__setattr__(layer, "call", _recording(layer.call, recorded))
+        object.__setattr__(layer, "call", partial(record, layer.call))
     try:
         yield recorded
     finally:
@@ -188,25 +179,8 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
             object.__delattr__(layer, "call")
 
 
-def _recording(call: Any, recorded: list[tuple[Any, Any]]) -> Any:
-    import tensorflow as tf
-
-    def wrapper(inputs: Any, *args: Any, **options: Any) -> Any:
-        mask = options.get("mask")
-        if mask is not None:
-            inputs = tf.identity(inputs)  # this op identifies the tensor in the graph
-            recorded.append((inputs, mask))
-        return call(inputs, *args, **options)
-
-    return wrapper
-
-
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
-    """Replace a node that captures a lookup table by a new table with the same entries.
-
-    Returns:
-        The name of the new op that fills the table; None if the resource is not a known table.
-    """
+    """Copy a lookup table into a graph; return the op that fills the copy, if any."""
     import tensorflow as tf
 
     entries = _entries(handle)

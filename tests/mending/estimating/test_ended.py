@@ -1,8 +1,7 @@
-"""Commands that a signal ends: at any moment, and while a call into TensorFlow never returns."""
+"""Commands that a signal ends while a call into TensorFlow never returns."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,94 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import bnstat
 from bnstat.signals import GRACE, interruptible
 from tests.builders import hostile
-from tests.builders.modules import normalizing
 from tests.builders.signals import heeded
-from tests.mending.originals import ROOT, contents
-
-DRIVER = """
-import json, os, sys
-import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibration
-from bnstat.cli import main
-
-def hit(module, name, number, sent):
-    thing = sys.modules[module]
-    *inside, name = name.split(".")
-    for part in inside:
-        thing = getattr(thing, part)
-    real, calls = getattr(thing, name), []
-    def wrapper(*arguments, **options):
-        result = real(*arguments, **options)
-        calls.append(None)
-        if len(calls) == number:
-            os.kill(os.getpid(), sent)
-        return result
-    setattr(thing, name, wrapper)
-
-model, data, ends = sys.argv[1], sys.argv[2], []
-# TensorFlow is imported once; nothing of it runs before the forks.
-for moment, sent, copy in json.loads(sys.argv[3]):
-    child = os.fork()
-    if not child:
-        hit(*moment, sent)
-        sys.argv = ["bnstat", "recalibrate", model, "--data", data, "--exact", "-o", copy]
-        try:
-            main()
-        finally:
-            sys.stdout.flush()
-    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(ends))
-"""
-NAMED = ("os", "rename", 1)
-RUN = ("bnstat.estimate.passes", "Runner.run")
-ENDINGS = [
-    (("bnstat.estimate.recalibration", "set_up", 1), signal.SIGTERM),
-    ((*RUN, 1), signal.SIGINT),
-    ((*RUN, 3), signal.SIGKILL),
-    (("bnstat.mending.draft", "copy_file", 1), signal.SIGINT),
-    (("bnstat.mending.draft", "copy_file", 2), signal.SIGKILL),
-    (("bnstat.mending.apply", "write", 1), signal.SIGTERM),
-    (("bnstat.mending.apply", "verify", 1), signal.SIGINT),
-    (NAMED, signal.SIGTERM),
-]
-
-
-@pytest.mark.slow
-def test_at_any_moment(tmp_path: Path) -> None:
-    model = normalizing(tmp_path / "model")
-    x = np.random.default_rng(0).normal(3, 2, (150, 3)).astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    before = contents(model)
-    tries = [
-        (moment, sent, str(tmp_path / str(number) / "copy"))
-        for number, (moment, sent) in enumerate(ENDINGS)
-    ]
-    for _, _, copy in tries:
-        Path(copy).parent.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, model, tmp_path / "x.npy", json.dumps(tries)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=heeded,
-    )
-    ends = json.loads(done.stdout.splitlines()[-1])
-    for (moment, sent, copy), end in zip(tries, ends, strict=True):
-        where = f"{moment} {sent}: {end}\n{done.stderr}"
-        assert end != 0, where
-        left = os.listdir(Path(copy).parent)
-        if moment == NAMED:
-            assert "copy" in left, where
-            (layer,) = bnstat.load(copy)
-            np.testing.assert_allclose(layer.moving_mean, x.mean(0), rtol=1e-5)
-        elif sent == signal.SIGKILL:
-            assert all(name.startswith(".bnstat-") for name in left), where
-        else:
-            assert left == [], where
-    assert contents(model) == before
+from tests.mending.originals import ROOT
 
 
 def endless(folder: Path) -> Path:
@@ -160,8 +75,10 @@ run()
 def test_while_tensorflow_hangs(how: str, sent: signal.Signals, tmp_path: Path) -> None:
     path = endless(tmp_path / "model")
     np.save(tmp_path / "x.npy", hostile.X)
+    (tmp_path / "out").mkdir()
+    options = ("--data", tmp_path / "x.npy", "-o", tmp_path / "out/copy")
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGING, how, "drift", path, "--data", tmp_path / "x.npy"],
+        [sys.executable, "-c", HANGING, how, "recalibrate", path, *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -177,6 +94,7 @@ def test_while_tensorflow_hangs(how: str, sent: signal.Signals, tmp_path: Path) 
     finally:
         process.kill()
     assert output == "", errors
+    assert os.listdir(tmp_path / "out") == []
     if how == "in a thread":
         assert process.returncode in (-sent, 128 + sent, -signal.SIGALRM), errors
     else:

