@@ -1,8 +1,6 @@
-"""The command line.
+"""The command line. Each command is the function `command` of a module in this package.
 
-Each command is the function `command` of a module in this package; the module is imported when
-the command is used. The function reads the options, makes one call, writes the output and returns
-the exit code. Errors become one line on standard error and exit code 2.
+The function returns the exit code. Errors become one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -59,7 +57,6 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; return None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bnstat.cli.{cmd_name}").command

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnstat.cli.options import as_dict
+from bnstat.cli.options import as_dict, together
 from bnstat.signals import ending_in_time
 
 if TYPE_CHECKING:
@@ -164,11 +164,7 @@ _OPTIONS = (
 
 
 def options(command: Command) -> Command:
-    """Add the options of `drift` and `recalibrate` that control how a model is run over data.
-
-    The command receives the option --data as `data`, and the others as the attributes of
-    `bnstat.estimate.data.Settings`.
-    """
+    """Add --data, and options that set the attributes of `bnstat.estimate.data.Settings`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **settings: Any) -> Any:
@@ -178,9 +174,7 @@ def options(command: Command) -> Command:
         with ending_in_time():
             return command(*args, images=images, **settings)
 
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
+    return together(*_OPTIONS)(wrapper)  # type: ignore[return-value]
 
 
 def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift, State
 from bnstat.estimate.modes import ModeEvidence, Modes, Outputs, percent
 from bnstat.estimate.recalibration import FAR, Mended, Recalibration
 from bnstat.exchange.csv import cell
-from bnstat.output.documents import csv_document, json_document, members, trained_with
+from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, facts, layer_table, legend, wrapped
@@ -82,7 +83,7 @@ _BETTER: Final = {
 
 
 def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
-    """Yield the lines that compare the stored statistics of `model` with the data's statistics."""
+    """Yield the lines that compare the stored statistics of a model with those of data."""
     header = [("path", legible(model)), ("data", f"{result.samples} samples")]
     if result.evidence is not None and result.evidence.data is not None:
         header += _modes(result.evidence.data, result.samples)
@@ -112,7 +113,6 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
 
 
 def _advice(result: Drift) -> str:
-    """Return the advice for a model whose stored statistics differ from the data's statistics."""
     evidence = result.evidence
     modes = None if evidence is None else evidence.data
     better = None if modes is None else modes.better
@@ -164,7 +164,7 @@ def _ratios(layer: LayerDrift) -> str:
 def recalibration_text(
     result: Recalibration, model: str, copy: str | None, screen: Screen
 ) -> Iterator[str]:
-    """Yield the lines that show the new statistics of `model`, and the path of the copy."""
+    """Yield the lines that show the new statistics of a model, and the path of its copy."""
     header = [("path", legible(model))]
     if copy is not None:
         header.append(("copy", legible(copy)))
@@ -240,10 +240,7 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield pairs (label, text) that compare inference with the stored and the data's statistics.
-
-    `samples` is the number of samples in all of the data.
-    """
+    """Yield (label, text) pairs that compare inference with both kinds of statistics."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:
@@ -265,7 +262,6 @@ def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
 
 
 def _described(outputs: Outputs) -> str:
-    """Return a text with the range of outputs, their spread and the saturated fraction."""
     text = (
         f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
         f"{compact(outputs.spread, 3)} from sample to sample"
@@ -276,7 +272,7 @@ def _described(outputs: Outputs) -> str:
 
 
 def _verdict(evidence: ModeEvidence | None) -> str:
-    """Return the advice for a network whose layers hold the initial statistics."""
+    """Return the advice on a network whose layers hold the initial statistics."""
     if evidence is None:
         return _MODES["unknown"]
     text = _MODES[evidence.trained_with]
@@ -298,19 +294,21 @@ def json_lines(result: Drift, model: str) -> Iterator[str]:
 
 
 def _shared(result: Drift | Recalibration) -> dict[str, Any]:
-    left = [{"layer": name, "reason": reason} for name, reason in result.left.items()]
-    return {**trained_with(result.evidence), "left": left}
+    evidence, shown = result.evidence, None
+    if evidence is not None:
+        data = None if evidence.data is None else asdict(evidence.data)
+        shown = {"file": asdict(evidence.file), "data": data}
+    return {
+        "trained_with": "unknown" if evidence is None else evidence.trained_with,
+        "evidence": shown,
+        "left": [{"layer": name, "reason": reason} for name, reason in result.left.items()],
+    }
 
 
 def _drift_layer(layer: LayerDrift) -> dict[str, Any]:
     channels = {name: getattr(layer, name).tolist() for name in CHANNELS}
     channels["divergences"] = channels.pop("divergence")
-    return {
-        "name": layer.layer,
-        "state": layer.state,
-        "divergence": layer.total,
-        **channels,
-    }
+    return {"name": layer.layer, "state": layer.state, "divergence": layer.total, **channels}
 
 
 def csv_lines(result: Drift) -> Iterator[str]:
@@ -326,7 +324,7 @@ def csv_lines(result: Drift) -> Iterator[str]:
 
 
 def recalibration_json(result: Recalibration, model: str, copy: str | None) -> Iterator[str]:
-    """Yield the lines of a recalibration, and the path of the copy, as JSON."""
+    """Yield the lines of a recalibration and the path of the copy as JSON."""
     before, after = result.accuracy or (None, None)
     document = {
         "schema": 1,

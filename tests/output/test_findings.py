@@ -97,7 +97,7 @@ class TestText:
 
     def test_report_has_a_header(self) -> None:
         checked = check(model(usual("bn")), select=["BN004", "BN005"])
-        lines = list(findings.report(checked, model(usual("bn")), Screen()))
+        lines = list(findings.report([(checked, model(usual("bn")))], Screen()))
         assert lines[0] == "path        runs/cnn"
         assert lines[-1] == "1 layer, 2 rules: no findings"
 

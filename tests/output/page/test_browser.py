@@ -103,7 +103,8 @@ def test_layers_of_different_widths_side_by_side(wide: int, show: Show) -> None:
 def test_measured_statistics_beside_the_stored_ones(show: Show) -> None:
     stored = usual("bn", 4, epsilon=0.001)
     mean = np.array([1, np.nan, np.inf, 0.1])
-    page = show(of_model(model(stored), measured={"bn": Measured(mean, mean, mean, "shifted")}))
+    arrays = dict.fromkeys(("mean", "variance", "divergence"), mean)
+    page = show(of_model(model(stored), measured={"bn": Measured("shifted", arrays)}))
     assert numbers(page)["data moving mean"] == ["1", "NaN", "Infinity", "0.1"]
     assert "shifted" in page.text_content("#layer-facts")
 

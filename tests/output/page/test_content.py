@@ -171,8 +171,10 @@ def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch
 def test_measured_statistics() -> None:
     numbers = np.array([1.0, np.nan, 3])
     data = {
-        "bn": Measured(numbers, numbers + 1, numbers + 2, "shifted"),
-        "other": Measured(numbers, numbers, numbers, "healthy"),
+        "bn": Measured(
+            "shifted", {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}
+        ),
+        "other": Measured("healthy", {"mean": numbers}),
     }
     shown = Shown(of_model(model(usual("bn", 3)), measured=data))
     measured = shown.data["rows"][0]["measured"]
