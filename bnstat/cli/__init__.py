@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from bnstat import __version__
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 from bnstat.signals import INTERRUPTED
@@ -80,18 +81,18 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the command line. Ctrl-C exits without a message, as while a command runs."""
+        """Parse the command line; Ctrl-C exits without a message."""
         try:
             return super().make_context(*args, **kwargs)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and exit with the code that it returns, or with the code of its error."""
+        """Run a command, and exit with its code or with the code of its error."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line. An `OSError`, even from printing help, is reported in one line."""
+        """Run the command line, and report an `OSError`, even from printing help, in one line."""
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
@@ -130,28 +131,13 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
-def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from bnstat import __version__
-
-        click.echo(f"bnstat {__version__}")
-        ctx.exit()
-
-
 @click.group(
     cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_version,
-    help="Show the version and exit.",
-)
+@click.version_option(__version__, message="bnstat %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Find, show, check and export the batch-norm statistics in TensorFlow and Keras files.

@@ -104,10 +104,8 @@ def command(
     from bnstat.output.sink import open_binary, open_text, writes_to_terminal
     from bnstat.output.terminal.screen import track
 
-    if row.is_binary and writes_to_terminal(output):
-        raise click.UsageError(
-            f"a terminal cannot show {row.title}: name a file with -o, or use a pipe"
-        )
+    if row.is_binary:
+        options.refuse_terminal(output, row.title)
     (model,) = reading.load(path, values=not no_values)
     renamed = {} if map_file is None else read_name_map(map_file, model.layers)
     hidden = reading.quiet or writes_to_terminal(output)

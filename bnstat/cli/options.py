@@ -497,6 +497,16 @@ rules = _gathered("rules", RuleOptions._fields, RuleOptions, *_RULES)
 """Adds the options for rules. The command receives a `RuleOptions` as `rules`."""
 
 
+def refuse_terminal(output: str, content: str) -> None:
+    """Raise a usage error if output that a terminal cannot show would appear on one."""
+    from bnstat.output.sink import writes_to_terminal
+
+    if writes_to_terminal(output):
+        raise click.UsageError(
+            f"a terminal cannot show {content}: name a file with -o, or use a pipe"
+        )
+
+
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
     """Return a decorator that adds a flag for each format in `helps`: format -> help text.
 

@@ -58,10 +58,7 @@ def command(
     in chronological order, the page shows how the statistics moved. For two paths it shows the
     differences.
     """
-    from bnstat.output.sink import open_text, writes_to_terminal
-
-    if writes_to_terminal(output):
-        raise click.UsageError("a terminal cannot show HTML: name a file with -o, or use a pipe")
+    options.refuse_terminal(output, "HTML")
     if drift is not None and len(paths) > 1:
         raise click.UsageError("--drift applies to one model")
     if epsilon is not None and len(paths) != 2:
@@ -69,6 +66,7 @@ def command(
     content, code = _page(paths or (".",), reading, drift, epsilon)
 
     from bnstat.output import page
+    from bnstat.output.sink import open_text
 
     with open_text(output) as file:
         page.write(content, file)

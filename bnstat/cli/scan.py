@@ -111,8 +111,8 @@ def command(
     from bnstat.scanning.scan import ScanOptions, open_state, scan
     from bnstat.scanning.walk import Choice
 
-    if format_ == "parquet" and writes_to_terminal(output):
-        raise click.UsageError("a terminal cannot show Parquet: name a file with -o, or use a pipe")
+    if format_ == "parquet":
+        options.refuse_terminal(output, "Parquet")
     scan_options = ScanOptions.of(
         roots, rules.settings, rules.config_file, rules.isolated, reading.for_all()
     )

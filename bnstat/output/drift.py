@@ -60,25 +60,19 @@ _UNKNOWN: Final = "-"
 """Shown if no channel has a value, because the statistics are invalid."""
 
 _MODES: Final = {
-    "batch-statistics": "layers still hold the initial mean 0 and variance 1, and the network was "
-    "trained with the statistics of each batch: inference is broken, and bnstat recalibrate "
-    "mends it",
-    "stored-statistics": "layers still hold the initial mean 0 and variance 1, and the network "
-    "was trained in inference mode, with these statistics: keep them; bnstat recalibrate would "
-    "break the network",
-    "unknown": "layers still hold the initial mean 0 and variance 1, which are far from the "
-    "statistics of their inputs. If the network was trained with the statistics of each batch, "
-    "bnstat recalibrate mends it; if it was trained in inference mode, recalibrating breaks it. "
-    "The evidence does not show which is true. --labels compares the accuracies",
+    "batch-statistics": ", and the network was trained with the statistics of each batch: "
+    "inference is broken, and bnstat recalibrate mends it",
+    "stored-statistics": ", and the network was trained in inference mode, with these statistics: "
+    "keep them; bnstat recalibrate would break the network",
+    "unknown": ", which are far from the statistics of their inputs. If the network was trained "
+    "with the statistics of each batch, bnstat recalibrate mends it; if it was trained in "
+    "inference mode, recalibrating breaks it. The evidence does not show which is true. --labels "
+    "compares the accuracies",
 }
 
 _BETTER: Final = {
-    "own": "layers still hold the initial mean 0 and variance 1. The evidence does not show how "
-    "the network was trained, but on this data it is right more often with the data's own "
-    "statistics, which bnstat recalibrate estimates",
-    "stored": "layers still hold the initial mean 0 and variance 1. The evidence does not show "
-    "how the network was trained, but on this data it is right more often with these "
-    "statistics: keep them",
+    "own": "the data's own statistics, which bnstat recalibrate estimates",
+    "stored": "these statistics: keep them",
 }
 
 
@@ -199,31 +193,28 @@ def _uncertainty(layer: Mended, screen: Screen) -> str:
 
 def notes(result: Recalibration) -> Iterator[str]:
     """Yield notes about layers that were not recalibrated, and warnings about the result."""
+    evidence = result.evidence
     for name, reason in result.left.items():
         yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
     elif (
         result.is_initial
-        and result.evidence.trained_with == "unknown"
-        and not (result.evidence.data and result.evidence.data.better == "own")
+        and evidence.trained_with == "unknown"
+        and not (evidence.data and evidence.data.better == "own")
     ):
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
-            f"is broken: compare both, or pass --labels ({'; '.join(result.evidence.reasons)})"
+            f"is broken: compare both, or pass --labels ({'; '.join(evidence.reasons)})"
         )
-    elif result.accuracy is None and result.evidence.trained_with == "stored-statistics":
+    elif result.accuracy is None and evidence.trained_with == "stored-statistics":
         yield (
             "warning: training used the stored statistics, so the old model is probably right and "
             "the new one broken: --labels measures whether new statistics are better "
-            f"({'; '.join(result.evidence.reasons)})"
+            f"({'; '.join(evidence.reasons)})"
         )
-    elif (
-        result.not_trainable
-        and result.accuracy is None
-        and result.evidence.trained_with == "unknown"
-    ):
+    elif result.not_trainable and result.accuracy is None and evidence.trained_with == "unknown":
         yield (
             f"warning: {len(result.not_trainable)} of {len(result.layers)} layers are stored as "
             "not trainable, so training probably used the stored statistics, and new ones may "
@@ -273,12 +264,16 @@ def _described(outputs: Outputs) -> str:
 
 def _verdict(evidence: ModeEvidence | None) -> str:
     """Return the advice on a network whose layers hold the initial statistics."""
+    start = "layers still hold the initial mean 0 and variance 1"
     if evidence is None:
-        return _MODES["unknown"]
+        return start + _MODES["unknown"]
     text = _MODES[evidence.trained_with]
     if evidence.trained_with == "unknown" and evidence.data is not None and evidence.data.better:
-        text = _BETTER[evidence.data.better]
-    return f"{text} ({'; '.join(evidence.reasons)})"
+        text = (
+            ". The evidence does not show how the network was trained, but on this data it is "
+            f"right more often with {_BETTER[evidence.data.better]}"
+        )
+    return f"{start}{text} ({'; '.join(evidence.reasons)})"
 
 
 def json_lines(result: Drift, model: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ from bnstat.compare.diff import MEANINGS
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 from bnstat.output.differences import folded_text
-from bnstat.output.documents import plain
+from bnstat.output.documents import members, plain
 from bnstat.output.findings import summary
 from bnstat.output.numbers import Floats, counted
 from bnstat.output.terminal.overview import footnotes
@@ -169,9 +169,7 @@ def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[
     """Return the findings about layers as JSON data."""
     return [
         {
-            "rule": finding.rule,
-            "name": finding.name,
-            "severity": finding.severity,
+            **members(finding, "rule", "name", "severity"),
             "row": places[finding.layer],
             "message": printable(finding.message),
             "runs": _runs(finding.channels.tolist()),
@@ -360,7 +358,7 @@ class Frames:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        total, chosen, last = len(self), None, None
+        total, chosen, number, newest = len(self), None, 0, None
         for place, (name, model) in enumerate(self._entries):
             try:
                 if isinstance(model, BnstatError):
@@ -373,13 +371,13 @@ class Frames:
                 numbers = len(ROLES) * max(1, model.channels)
                 number_kept = min(total, max(2, MOST_NUMBERS // numbers))
                 chosen = set(np.linspace(0, total - 1, number_kept).round().astype(int).tolist())
-            number = 0 if last is None else last[0] + 1
-            last = (number, name, model)
+            newest = (name, model)
             if place in chosen:
-                self.kept[number] = (name, model)
-            yield name, model
-        if last is not None:
-            self.kept[last[0]] = last[1:]
+                self.kept[number] = newest
+            number += 1
+            yield newest
+        if newest is not None:
+            self.kept[number - 1] = newest
 
 
 def of_history(path: str, history: History, frames: Frames, findings: Sequence[Finding]) -> Page:
@@ -408,18 +406,13 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
             for track in tracks
         ]
         # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
-        epsilons = [
-            layer.epsilon for layer in layers if layer is not None and layer.epsilon is not None
-        ]
-        epsilon = epsilons[-1] if epsilons else None
+        epsilons = [None if layer is None else layer.epsilon for layer in reversed(layers)]
+        epsilon = next((each for each in epsilons if each is not None), None)
         page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
     return page.finish(
         frames.newest,
         findings,
-        checkpoints=[
-            {"name": printable(checkpoint.name), "step": checkpoint.step}
-            for checkpoint in checkpoints
-        ],
+        checkpoints=[{"name": printable(each.name), "step": each.step} for each in checkpoints],
         frames=[
             {"name": printable(name), "checkpoint": number}
             for number, (name, _) in frames.kept.items()
