@@ -14,13 +14,7 @@ from tests.output.models import layer, usual
 DATA = Path(__file__).parents[1] / "data"
 START = {"moving_mean": np.zeros(4, np.float32), "moving_variance": np.ones(4, np.float32)}
 
-
 run = partial(command_line, "check")
-
-
-@pytest.fixture
-def sound(tmp_path: Path) -> str:
-    return write_h5(tmp_path / "sound.h5", usual("bn"))
 
 
 @pytest.fixture
@@ -65,11 +59,6 @@ def test_findings_exit_with_1(stuck: str) -> None:
 )
 def test_the_exit_code_follows_the_options(options: list[str], code: int, stuck: str) -> None:
     assert run(stuck, *options).exit_code == code
-
-
-def test_layers_are_narrowed(stuck: str) -> None:
-    result = run(stuck, "--layer", "other", "--json")
-    assert {finding["layer"] for finding in json.loads(result.stdout)["findings"]} == {"other"}
 
 
 def test_thresholds(sound: str) -> None:
@@ -118,7 +107,7 @@ def test_rules_and_explain_need_no_model() -> None:
 def test_real_models(real: Path) -> None:
     for truth in sorted(real.glob("*/truth.json")):
         expected = json.loads(truth.read_text())
-        result = run(str(truth.parent / expected["target"]), "--json")
+        result = run(truth.parent / expected["target"], "--json")
         slug = truth.parent.name
         if expected["kind"] in ("unreadable", "index-only"):
             assert result.exit_code == 2, slug
@@ -145,28 +134,25 @@ def test_real_models(real: Path) -> None:
             }
 
 
-def test_the_twin_whose_updates_never_ran() -> None:
-    for name, saved, rules, mode in (
-        ("digits", "run", [], "batch-statistics"),
-        ("digits", "saved_model", [], "unknown"),
-        ("digits_no_updates", "run", ["BN018"], "batch-statistics"),
-        ("digits_no_updates", "saved_model", ["BN001"] * 4, "unknown"),
-    ):
-        result = run(str(DATA / name / saved), "--json")
-        document = json.loads(result.stdout)
-        assert result.exit_code == bool(rules)
-        assert [finding["rule"] for finding in document["findings"]] == rules
-        assert document["trained_with"] == mode
-
-
-def test_the_training_graph_shows_that_no_update_runs() -> None:
-    result = run(str(DATA / "digits_no_updates/run"), "--json")
-    evidence = json.loads(result.stdout)["evidence"]["file"]
+@pytest.mark.parametrize(
+    ("path", "rules", "mode", "evidence"),
+    [
+        ("digits/run", [], "batch-statistics", [3, 6, 6, 0]),
+        ("digits/saved_model", [], "unknown", None),
+        ("digits_no_updates/run", ["BN018"], "batch-statistics", [3, 6, 0, 0]),
+        ("digits_no_updates/saved_model", ["BN001"] * 4, "unknown", None),
+    ],
+)
+def test_the_twin_whose_updates_never_ran(
+    path: str, rules: list[str], mode: str, evidence: list[int] | None
+) -> None:
+    result = run(DATA / path, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == bool(rules)
+    assert [finding["rule"] for finding in document["findings"]] == rules
+    assert document["trained_with"] == mode
     names = ("graph_layers", "updates", "updates_run", "layers_read")
-    assert [evidence[name] for name in names] == [3, 6, 0, 0]
-    result = run(str(DATA / "digits/run"), "--json")
-    evidence = json.loads(result.stdout)["evidence"]["file"]
-    assert [evidence[name] for name in names] == [3, 6, 6, 0]
+    assert evidence in (None, [document["evidence"]["file"][name] for name in names])
 
 
 def test_several_models_and_the_worst_of_their_exit_codes(

@@ -14,12 +14,11 @@ from onnx.numpy_helper import from_array
 
 from tests.builders.flatbuffers import hand_made
 from tests.cli.files import command_line, write_h5
-from tests.compare.ports import arrays_of, random_kernel, rewritten, scale_and_shift, trained
+from tests.compare.ports import arrays_of, random_kernel, rewritten, trained
 from tests.fuzz import ports
 from tests.output.models import layer, usual
 
 FIRST, SECOND = trained("block1/bn", 6, seed=1), trained("block2/bn", 6, seed=2)
-
 
 run = partial(command_line, "diff")
 
@@ -42,18 +41,6 @@ def ported(tmp_path: Path) -> str:
     path = tmp_path / "ported.npz"
     np.savez(path, **arrays)
     return str(path)
-
-
-@pytest.fixture
-def folded(tmp_path: Path) -> tuple[str, str]:
-    """A network of a convolution and batch norm, and the same with one in the other."""
-    kernel = random_kernel(3, 3, 4, 6)
-    scale, shift = scale_and_shift(FIRST)
-    own = {f"bn/{role}": array for role, array in arrays_of(FIRST).items()}
-    np.savez(tmp_path / "own.npz", **own, **{"conv/kernel": kernel})
-    product = (kernel * scale).transpose(3, 2, 0, 1)
-    np.savez(tmp_path / "folded.npz", **{"conv.weight": product, "conv.bias": shift})
-    return str(tmp_path / "own.npz"), str(tmp_path / "folded.npz")
 
 
 def test_without_an_epsilon_nothing_is_called_the_same(network: str, ported: str) -> None:
@@ -153,11 +140,6 @@ def test_notes_do_not_advise_to_run_the_command_that_runs(network: str, tmp_path
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> str:
-    return write_h5(tmp_path / "old.h5", usual("a", seed=1), usual("b", seed=2))
-
-
-@pytest.fixture
 def near(tmp_path: Path) -> str:
     """The same, but for one variance of `b` that is larger by 0.001."""
     arrays = {role: usual("b", seed=2).array(role).copy() for role in usual("b").variables}
@@ -182,17 +164,14 @@ def test_tolerances_and_layers(options: list[str], code: int, old: str, near: st
 
 def test_all_shows_equal_layers(old: str, near: str) -> None:
     def names(*options: str) -> set[str]:
-        return {
-            line.split()[0] for line in run(old, near, *options).stdout.splitlines()[4:] if line
-        }
+        lines = run(old, near, *options).stdout.splitlines()[4:]
+        return {line.split()[0] for line in lines if line}
 
     assert "a" not in names()
     assert {"a", "b"} <= names("--all")
 
 
 def test_two_containers_of_the_same_weights(real: Path) -> None:
-    result = run(
-        str(real / "ecg-keras3/best_model.keras"), str(real / "ecg-weights-h5/model.weights.h5")
-    )
+    result = run(real / "ecg-keras3/best_model.keras", real / "ecg-weights-h5/model.weights.h5")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].startswith("no difference: 3 batch-norm layers are")

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from tests.cli.files import write_h5
-from tests.output.models import layer, usual
+from tests.output.models import layer
 
 READING = ["inspect", "export", "check", "diff {0}", "history", "report", "scan"]
-
-
-@pytest.fixture
-def sound(tmp_path: Path) -> str:
-    return write_h5(tmp_path / "sound.h5", usual("bn"))
 
 
 @pytest.fixture(params=["nothing", "damaged"])

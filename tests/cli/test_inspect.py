@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import signal
-import struct
-import termios
 
 import h5py
 import numpy as np
@@ -13,8 +8,11 @@ import pytest
 
 from bnstat.model import Explanation
 from bnstat.output.terminal.table import text_width
+from tests.cli.files import write_h5
 from tests.output.models import layer, model, usual, variable
-from tests.terminal import ROOT
+from tests.terminal import ROOT, in_terminal
+
+RUN = ROOT / "tests/data/digits/run"
 
 
 def test_a_table(run, loads):
@@ -44,15 +42,11 @@ def test_no_values(run, loads):
 
 
 def test_verbose(run, loads):
-    loads(
-        model(
-            usual("bn"), explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]
-        )
-    )
+    explanations = [Explanation("conv/kernel", None, None, "no statistics")]
+    loads(model(usual("bn"), explain=lambda: explanations))
     assert "conv/kernel" not in run("inspect").stdout
-    assert run("inspect", "-v").stdout.endswith(
-        "\n\nvariable     why\nconv/kernel  no statistics\n"
-    )
+    shown = run("inspect", "-v").stdout
+    assert shown.endswith("\n\nvariable     why\nconv/kernel  no statistics\n")
 
 
 def test_no_layers_and_a_hint(run, loads):
@@ -88,56 +82,26 @@ def test_layers_of_keras_0(run, tmp_path):
     ]
 
 
-def on_a_terminal(start, columns, arguments, **options):
-    """Return the output on a terminal with this number of columns."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    process = start(arguments, stdout=theirs, **options)
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        output += part
-    os.close(ours)
-    assert process.wait(300) == 0, process.stderr.read()
-    return output.decode("utf-8")
-
-
-LONG = "model(*[usual(f'resnet_v1_50/block{b}/unit_1/bottleneck/BatchNorm', 64) for b in range(9)])"
-
-
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])
-def test_output_fits_the_terminal(start, columns):
-    output = on_a_terminal(start, columns, ["inspect"], model=LONG, variables={"NO_COLOR": "1"})
-    assert "\x1b" not in output
+def test_output_fits_the_terminal(tmp_path, columns):
+    names = [f"resnet_v1_50/block{block}/unit_1/bottleneck/BatchNorm" for block in range(9)]
+    write_h5(tmp_path / "m.h5", *(usual(name, 64) for name in names))
+    output = in_terminal(["inspect", "m.h5"], columns, folder=tmp_path)
     assert "─" in output
     assert max(map(text_width, output.splitlines())) <= columns
-    names = [line.split()[0] for line in output.splitlines() if "block" in line]
-    assert len(set(names)) == 9
+    shown = [line.split()[0] for line in output.splitlines() if "block" in line]
+    assert len(set(shown)) == 9
 
 
-def test_colours_on_a_terminal(start):
-    assert "\x1b[1m" in on_a_terminal(start, 80, ["inspect"])
-    assert "\x1b" not in on_a_terminal(start, 80, ["inspect"], variables={"TERM": "dumb"})
+def test_colours_on_a_terminal():
+    assert "\x1b[1m" in in_terminal(["inspect", str(RUN)], colours=True)
+    assert "\x1b[36m" in in_terminal(["inspect", str(RUN), "--plot"], colours=True)
 
 
-def piped(start, arguments, **options):
-    process = start(arguments, stdout=-1, **options)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def test_a_pipe_gets_plain_text(start):
-    code, out, err = piped(start, ["inspect"], model=LONG)
-    assert (code, err) == (0, b"")
-    assert b"\x1b" not in out
-    assert "─" not in out.decode()
-    assert b"resnet_v1_50/block8/unit_1/bottleneck/BatchNorm" in out
+def test_a_pipe_gets_plain_text(run):
+    output = run("inspect", RUN).stdout
+    assert "\x1b" not in output
+    assert "─" not in output
 
 
 @pytest.mark.parametrize(
@@ -146,13 +110,10 @@ def test_a_pipe_gets_plain_text(start):
 )
 @pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["-v"]])
 def test_ascii_streams(start, variables, options):
-    code, out, err = piped(
-        start,
-        ["inspect", *options],
-        model=r"model(usual('\u5c42/bn'), notes=['\u5c42'])",
-        variables=variables,
-    )
-    assert code == 0
+    source = r"model(usual('\u5c42/bn'), notes=['\u5c42'])"
+    process = start(["inspect", *options], source, stdout=-1, variables=variables)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0
     assert out.isascii()
     assert b"\\u5c42/bn" in out
     assert err == b"note: \\u5c42\n"
@@ -192,25 +153,19 @@ def test_a_plot(run, loads):
     assert run("inspect", "--plot").exit_code == 1
 
 
-def test_a_plot_on_a_terminal(start):
-    plain = {"NO_COLOR": "1"}
-    output = on_a_terminal(start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))")
-    assert "\x1b[36m" in output
-    output = on_a_terminal(
-        start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))", variables=plain
-    )
+def test_a_plot_on_a_terminal():
+    output = in_terminal(["inspect", "--plot", str(RUN)])
     assert "└" in output
     assert max(map(text_width, output.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("columns", [40, 50])
 def test_tables_in_a_pipe_are_as_wide_as_columns_says(run, monkeypatch, columns):
-    data = ROOT / "tests/data"
     commands = (
-        ("inspect", data / "digits/run"),
-        ("history", data / "digits/run"),
-        ("diff", data / "digits/run/model-0", data / "digits/run/model-400"),
-        ("check", data / "digits_no_updates/run"),
+        ("inspect", RUN),
+        ("history", RUN),
+        ("diff", RUN / "model-0", RUN / "model-400"),
+        ("check", ROOT / "tests/data/digits_no_updates/run"),
     )
     for command in commands:
         monkeypatch.delenv("COLUMNS", raising=False)
