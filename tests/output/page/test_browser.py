@@ -9,16 +9,7 @@ from bnstat.exchange.decimals import shortest
 from bnstat.model import ROLES, Summary
 from bnstat.output.page import Measured
 from tests.output.models import layer, model, usual
-from tests.output.page.seen import (
-    Show,
-    download,
-    names,
-    network,
-    numbers,
-    press,
-    read_back,
-    title,
-)
+from tests.output.page.seen import Show, download, names, network, numbers, press, read_back, title
 from tests.output.page.test_content import HOSTILE
 from tests.output.page.written import of_model, of_two
 
