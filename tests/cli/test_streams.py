@@ -10,17 +10,7 @@ import pytest
 
 from tests.output.models import model, usual
 
-LONG = "model(usual('bn', 300_000))"
 WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
-
-
-@pytest.mark.parametrize("command", WRITING)
-def test_a_pipe_that_closes(start, command):
-    process = start(command.split(), model=LONG, stdout=-1)
-    process.stdout.read(10)
-    process.stdout.close()
-    assert process.wait(300) == 141
-    assert process.stderr.read() == b""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -42,13 +32,6 @@ def test_help_on_a_full_disk(arguments):
         process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert process.returncode == 2
     assert process.stderr == b"error: No space left on device\n"
-
-
-def test_closed_standard_output(start):
-    process = start(["inspect"], preexec_fn=lambda: os.close(1))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert err == b"error: standard output is closed\n"
 
 
 @pytest.mark.parametrize("command", ["export --npz", "scan --parquet", "report"])

@@ -93,10 +93,8 @@ def test_sound_models_pass(runner: Path) -> None:
 def test_findings_are_annotations(runner: Path) -> None:
     done = check(runner, path="good models\nbad")
     assert done.returncode == 1
-    lines = done.stdout.splitlines()
-    assert [line.rpartition("::")[0] for line in lines] == [
-        "::warning file=bad,title=BN018 unused-statistics"
-    ]
+    starts = [line.rpartition("::")[0] for line in done.stdout.splitlines()]
+    assert starts == ["::warning file=bad,title=BN018 unused-statistics"]
 
 
 @pytest.mark.parametrize(
@@ -180,25 +178,22 @@ def commit(repository: Path, *changed: str, args: tuple[str, ...] = ()) -> tuple
     return done.returncode, done.stdout + done.stderr
 
 
-def all_files(folder: Path) -> list[str]:
-    return [
-        str(path.relative_to(folder.parent)) for path in sorted(folder.rglob("*")) if path.is_file()
-    ]
-
-
 def test_sound_models_may_be_committed(repository: Path) -> None:
-    code, output = commit(repository, *all_files(repository / "good models"), "dense.h5")
+    files = [str(path.relative_to(repository)) for path in repository.glob("good models/**/*.*")]
+    code, output = commit(repository, *files, "dense.h5")
     assert code == 0
     assert output.count("path ") == 7
     assert "no batch-norm layer found in dense.h5" in output
 
 
-def test_a_broken_model_may_not(repository: Path) -> None:
-    code, output = commit(repository, "dense.h5", "bad/run/model-400.index")
+@pytest.mark.parametrize(
+    "changed",
+    ["run/model-400.index", "saved_model/saved_model.pb", "saved_model/variables/variables.index"],
+)
+def test_a_broken_model_may_not(repository: Path, changed: str) -> None:
+    code, output = commit(repository, "dense.h5", f"bad/{changed}")
     assert code == 1
-    assert "warning BN018 unused-statistics" in output
-    assert commit(repository, "bad/saved_model/saved_model.pb")[0] == 1
-    assert commit(repository, "bad/saved_model/variables/variables.index")[0] == 1
+    assert "warning BN0" in output
 
 
 def test_arguments_and_project_settings(repository: Path) -> None:
@@ -217,22 +212,13 @@ def test_the_example_of_the_hook() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("names", "matches"),
     [
-        ("model.h5", True),
-        ("a/b.weights.h5", True),
-        ("model.hdf5", True),
-        ("model.keras", True),
-        ("model-1.index", True),
-        ("export/1/saved_model.pb", True),
-        ("frozen.pb", True),
-        ("model-1.data-00000-of-00001", False),
-        ("model-1.meta", False),
-        ("checkpoint", False),
-        ("train.py", False),
-        ("index", False),
-        ("model.h5.txt", False),
+        ("model.h5 a/b.weights.h5 model.hdf5 model.keras", True),
+        ("model-1.index export/1/saved_model.pb frozen.pb", True),
+        ("model-1.data-00000-of-00001 model-1.meta checkpoint train.py index model.h5.txt", False),
     ],
 )
-def test_the_files_that_match(name: str, wanted: bool) -> None:
-    assert bool(re.search(HOOK["files"], name)) == wanted
+def test_the_files_that_match(names: str, matches: bool) -> None:
+    for name in names.split():
+        assert bool(re.search(HOOK["files"], name)) == matches, name
