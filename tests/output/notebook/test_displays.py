@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from html.parser import HTMLParser
 
 import ml_dtypes
 import numpy as np
@@ -16,50 +15,27 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.model import ROLES, Variable
 from bnstat.output import notebook
 from tests.output.models import layer, model, usual
+from tests.output.page.written import Parts
 
 HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m\u202e"
-VOID = {"br"}
 PNG = b"\x89PNG\r\n"
 
 
-class Reader(HTMLParser):
-    """Collects tags and text, and checks that elements are nested correctly."""
-
-    def __init__(self):
-        super().__init__()
-        self.open = []
-        self.tags = []
-        self.text = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 def read(thing):
-    reader = Reader()
-    reader.feed(thing._repr_html_())
-    assert reader.open == []
-    names = {tag for tag, _ in reader.tags}
+    parts = Parts(thing._repr_html_())
+    names = {tag for tag, *_ in parts.elements}
     assert not names & {"script", "style", "iframe", "img", "link", "object"}
-    assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
-    assert all(text.isprintable() for text in reader.text)
-    return reader
+    assert not any(name.startswith("on") for _, attrs, _ in parts.elements for name in attrs)
+    assert all(text.isprintable() for text in parts.texts)
+    return parts
 
 
-def rows_of(reader):
-    return sum(tag == "tr" for tag, _ in reader.tags) - 1
+def rows_of(parts):
+    return len(parts.all("tr")) - 1
 
 
-def charts_of(reader):
-    return [attrs["aria-label"] for tag, attrs in reader.tags if tag == "svg"]
+def charts_of(parts):
+    return [attrs["aria-label"] for tag, attrs, _ in parts.elements if tag == "svg"]
 
 
 def test_a_model():
@@ -67,17 +43,17 @@ def test_a_model():
     assert rows_of(reader) == 2
     assert len(charts_of(reader)) == 8
     assert charts_of(reader)[0].startswith("distribution of 64 channels from ")
-    assert "two" in reader.text
+    assert "two" in reader.texts
     many = read(model(*[usual(f"bn{n}", 2) for n in range(notebook.MOST_ROWS + 3)]))
     assert rows_of(many) == notebook.MOST_ROWS
-    assert "and 3 more" in many.text
+    assert "and 3 more" in many.texts
 
 
 def test_a_layer():
     reader = read(usual("bn", 64, epsilon=0.001))
     assert rows_of(reader) == 4
     assert "64 channels in order" in charts_of(reader)[1]
-    assert any("epsilon 0.001" in text for text in reader.text)
+    assert any("epsilon 0.001" in text for text in reader.texts)
 
 
 def test_findings():
@@ -86,7 +62,7 @@ def test_findings():
     assert rows_of(reader) == len(found) > 0
     assert charts_of(reader)[0] == found[0].severity
     clean = read(bnstat.check(model(usual("bn")), select=["BN004"]))
-    assert "1 layer, 1 rule: no findings" in clean.text
+    assert "1 layer, 1 rule: no findings" in clean.texts
 
 
 def test_a_difference():
@@ -95,7 +71,7 @@ def test_a_difference():
     assert charts_of(reader) == ["8 of 8"] * 4
     same = read(bnstat.diff(model(usual("bn")), model(usual("bn"))))
     text = "no difference: 1 batch-norm layer is equal; other weights were not compared"
-    assert text in same.text
+    assert text in same.texts
     assert rows_of(same) == -1
 
 
@@ -104,7 +80,7 @@ def test_a_history():
     reader = read(run)
     assert rows_of(reader) == 4
     assert len(charts_of(reader)) == 8
-    assert "4 checkpoints: model-0 to model-3" in reader.text
+    assert "4 checkpoints: model-0 to model-3" in reader.texts
     assert rows_of(read(bnstat.history([]))) == -1
 
 
@@ -137,7 +113,7 @@ def test_names_are_never_markup():
     other = model(usual(HOSTILE, seed=1), usual(f"{HOSTILE}2"))
     for thing in (evil, model(evil), found, run, bnstat.diff(model(evil), other)):
         reader = read(thing)
-        assert any("<script>alert(1)</script>" in text for text in reader.text)
+        assert any("<script>alert(1)</script>" in text for text in reader.texts)
 
 
 def test_the_table_contains_errors_of_reading():
@@ -147,7 +123,7 @@ def test_the_table_contains_errors_of_reading():
     bn = usual("bn")
     bn.variables["gamma"] = Variable("k", "k", "float32", (8,), fail)
     for thing in (bn, model(bn)):
-        assert "file: is damaged" in read(thing).text
+        assert "file: is damaged" in read(thing).texts
 
 
 def test_a_figure_of_all_roles(tmp_path):
