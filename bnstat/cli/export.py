@@ -91,9 +91,8 @@ def command(
     """
     if format_ and chosen:
         raise click.UsageError(f"--{format_} and --format {chosen}: choose one")
-    by_name = {row.name: row for row in FORMATS}
     name = format_ or chosen or os.path.splitext(output)[1][1:].lower()
-    row = by_name.get(name, FORMATS[0])
+    row = next((row for row in FORMATS if row.name == name), FORMATS[0])
     if no_values and (row.name != "json" or folded):
         what = "scale and shift" if folded else row.name.upper()
         raise click.UsageError(f"--no-values leaves nothing to write as {what}: use --json")

@@ -91,7 +91,7 @@ def command(
             from bnstat.output.terminal.overview import overview
 
             yield from overview(model, screen, tracked)
-        elif model.undecided:
+        else:
             from bnstat.output.terminal.overview import undecided
 
             yield from undecided(model)

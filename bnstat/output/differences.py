@@ -16,7 +16,7 @@ from bnstat.model import Source
 from bnstat.output.documents import escaped, json_document, members, source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import GAP, Column, layer_table, legend, total_width, wrapped
+from bnstat.output.terminal.table import GAP, Column, layer_table, total_width, wrapped
 
 if TYPE_CHECKING:
     from bnstat.mending.pairing import Applied, Change
@@ -62,9 +62,7 @@ def text_lines(difference: Difference, screen: Screen, everything: bool = False)
             room = screen.width - len(GAP) - _LEAST_NAME
             while len(columns) > 2 and total_width(columns) > room:
                 columns.pop()
-        yield from layer_table([row[0] for row in rows], columns, screen, _LEAST_NAME)
-        yield ""
-        yield from legend([LEGEND], screen)
+        yield from layer_table([row[0] for row in rows], columns, [LEGEND], screen, _LEAST_NAME)
         yield ""
     for line in remarks(difference, everything):
         yield from wrapped(line, screen)
@@ -320,9 +318,9 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
         if change.moved
     ]
     if rows:
-        yield from layer_table([row[0] for row in rows], _columns(rows, TITLES[:3]), screen)
-        yield ""
-        yield from legend(["moved: values that changed; largest: the largest change"], screen)
+        columns = _columns(rows, TITLES[:3])
+        texts = ["moved: values that changed; largest: the largest change"]
+        yield from layer_table([row[0] for row in rows], columns, texts, screen)
         yield ""
     if pairs := _paired(applied.changes):
         yield from wrapped(pairs, screen)

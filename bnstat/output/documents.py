@@ -23,15 +23,14 @@ def json_document(document: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
             yield f"{start}{json.dumps(key)}: ["
             for item in value[:-1]:
-                yield f"  {encode(item)},"
-            yield f"  {encode(value[-1])}]{end}"
+                yield f"  {_encode(item)},"
+            yield f"  {_encode(value[-1])}]{end}"
         else:
-            yield f"{start}{json.dumps(key)}: {encode(value)}{end}"
+            yield f"{start}{json.dumps(key)}: {_encode(value)}{end}"
         start = " "
 
 
-def encode(value: Any) -> str:
-    """Return a value as JSON in one line."""
+def _encode(value: Any) -> str:
     return json.dumps(plain(value), allow_nan=False)
 
 

@@ -15,7 +15,7 @@ from bnstat.exchange.csv import cell
 from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import Column, facts, layer_table, legend, wrapped
+from bnstat.output.terminal.table import Column, facts, layer_table, wrapped
 
 CHANNELS: Final = (
     *("stored_mean", "stored_variance", "mean", "variance"),
@@ -94,9 +94,7 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
         Column("J", [compact(layer.total, 3) for layer in layers], right=True, styles=styles),
         Column("", [layer.state.replace("-", " ") for layer in layers], styles=styles),
     ]
-    yield from layer_table([layer.layer for layer in layers], columns, screen)
-    yield ""
-    yield from legend([LEGEND], screen)
+    yield from layer_table([layer.layer for layer in layers], columns, [LEGEND], screen)
     yield ""
     if result.state == "never-updated":
         yield from wrapped(f"never updated: {_verdict(result.evidence)}", screen)
@@ -180,9 +178,8 @@ def recalibration_text(
         Column("uncertainty", [_uncertainty(layer, screen) for layer in layers], right=True),
         Column("residual", [f"{layer.remains:.4f}" for layer in layers], right=True, styles=far),
     ]
-    yield from layer_table([layer.layer for layer in layers], columns, screen)
-    yield ""
-    yield from legend(RECALIBRATION_LEGEND, screen)
+    names = [layer.layer for layer in layers]
+    yield from layer_table(names, columns, RECALIBRATION_LEGEND, screen)
     yield ""
     yield f"{len(layers)} of {len(layers) + len(result.left)} layers recalibrated"
 

@@ -16,7 +16,7 @@ from bnstat.output import findings
 from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import Scale, compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import GAP, Column, facts, layer_table, legend, total_width
+from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 from bnstat.run_history import MEASURES, Floats, History, Track
 
 _ASCII_BLOCKS: Final = "_.:-=+*#"
@@ -43,9 +43,7 @@ def text_lines(
     yield ""
     tracks = list(history.tracks.values())
     columns = _fitting(tracks, len(checkpoints), screen)
-    yield from layer_table([track.layer for track in tracks], columns, screen, 6)
-    yield ""
-    yield from legend(_LEGEND, screen)
+    yield from layer_table([track.layer for track in tracks], columns, _LEGEND, screen, 6)
     if run_findings:
         yield ""
         yield from findings.text_lines(run_findings, screen)

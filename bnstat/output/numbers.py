@@ -104,12 +104,8 @@ class Scale:
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
         """Return the number of values in each of at most `most` equal intervals of the axis."""
-        return self.counts(values, 5 if self.is_point else bins_for(values.size, most))
-
-
-def bins_for(count: int, most: int) -> int:
-    """Return the number of bars of a histogram: twice the square root of `count`, up to `most`."""
-    return max(1, min(most, math.ceil(2 * math.sqrt(count))))
+        bins = 5 if self.is_point else min(most, math.ceil(2 * math.sqrt(values.size)))
+        return self.counts(values, max(1, bins))
 
 
 def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:

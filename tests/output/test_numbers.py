@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstat.output.numbers import Scale, bins_for, compact, compact_pair
+from bnstat.output.numbers import Scale, compact, compact_pair
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_positive_numbers_of_very_different_sizes_have_a_logarithmic_scale():
 
 @pytest.mark.parametrize(("count", "bins"), [(1, 2), (9, 6), (64, 16), (100_000, 30)])
 def test_bins(count, bins):
-    assert bins_for(count, 30) == bins
+    assert Scale(0, 1).histogram(np.linspace(0, 1, count), 30).size == bins

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnstat.exchange.decimals import labels
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
-from bnstat.output.numbers import Floats, Scale, bars, bins_for, compact, compact_pair, counted
+from bnstat.output.numbers import Floats, Scale, bars, compact, compact_pair, counted
 from bnstat.output.terminal.overview import Track, footnotes, header
 from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
 from bnstat.output.terminal.table import shorten, wrapped
@@ -157,8 +157,7 @@ def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) 
 
 
 def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> list[str]:
-    bins = 5 if scale.is_point else bins_for(values.size, max(1, width // 2))
-    counts = scale.counts(values, bins)
+    counts = scale.histogram(values, width // 2)
     low, high = _ends(scale)
     beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
     kind = "logarithmic" if scale.logarithmic else ""

@@ -97,10 +97,8 @@ def _heading(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 
 def _notes(model: Model) -> Iterator[str]:
-    for number, note in enumerate(footnotes(model)):
-        if number == 0:
-            yield ""
-        yield note
+    if notes := list(footnotes(model)):
+        yield from ("", *notes)
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:

@@ -11,7 +11,7 @@ import numpy as np
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.numbers import bars, compact, compact_pair, counted
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
-from bnstat.output.terminal.table import GAP, Column, facts, layer_table, legend, total_width
+from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
 """Wraps layers while they are read, for example to show progress."""
@@ -132,9 +132,9 @@ def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]
             break
         if screen.width - total_width(columns) - len(GAP) >= min(longest, layout.least_name):
             break
-    yield from layer_table([layer.name for layer in model.layers], columns, screen, least=6)
-    yield ""
-    yield from legend(_legend(model, rows, layout, screen.glyphs), screen)
+    names = [layer.name for layer in model.layers]
+    texts = _legend(model, rows, layout, screen.glyphs)
+    yield from layer_table(names, columns, texts, screen, least=6)
 
 
 def header(model: Model, screen: Screen) -> Iterator[str]:

@@ -114,37 +114,28 @@ def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator
     if hidden or sys.stderr is None or not sys.stderr.isatty():
         yield from items
         return
-    bar = _Bar(what, len(items) if isinstance(items, Sized) else None)
-    try:
-        for item in items:
-            yield item
-            bar.done += 1
-    finally:
-        bar.close()
+    done = 0
+    closed = threading.Event()
 
-
-class _Bar:
-    """A progress bar in a thread, which appears even during a slow first item."""
-
-    def __init__(self, what: str, total: int | None) -> None:
-        self.done = 0
-        self._what = what
-        self._total = total
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def _show(self) -> None:
-        if self._closed.wait(_DELAY):
+    def show() -> None:
+        """Show the bar even during a slow first item, because this runs in a thread."""
+        if closed.wait(_DELAY):
             return
         from rich.console import Console
         from rich.progress import Progress
 
+        total = len(items) if isinstance(items, Sized) else None
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(self._what, total=self._total)
-            while not self._closed.wait(0.1):
-                progress.update(task, completed=self.done)
+            task = progress.add_task(what, total=total)
+            while not closed.wait(0.1):
+                progress.update(task, completed=done)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        for item in items:
+            yield item
+            done += 1
+    finally:
+        closed.set()
+        thread.join()

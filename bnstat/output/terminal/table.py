@@ -66,12 +66,16 @@ def total_width(columns: Sequence[Column]) -> int:
 
 
 def layer_table(
-    layers: Sequence[str], columns: Sequence[Column], screen: Screen, least: int = 8
+    layers: Sequence[str],
+    columns: Sequence[Column],
+    texts: Iterable[str],
+    screen: Screen,
+    least: int = 8,
 ) -> Iterator[str]:
-    """Yield the lines of a table whose first column names the layer of each row.
+    """Yield the lines of a table whose first column names the layer of each row, and of its legend.
 
     Consecutive rows of the same layer show the name once. Names are shortened to the width that the
-    other columns leave, but not below `least`.
+    other columns leave, but not below `least`. The legend consists of `texts`.
     """
     names, counts = [], []
     for name, group in itertools.groupby(layers):
@@ -81,6 +85,8 @@ def layer_table(
         room = screen.width - total_width(columns) - len(GAP)
         names = shorten_all(names, max(least, room), screen.glyphs.ellipsis)
     yield from table([Column("layer", spread(names, counts)), *columns], screen)
+    yield ""
+    yield from legend(texts, screen)
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
