@@ -1,29 +1,12 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import bnstat.loading
-from tests.builders.signals import heeded
 from tests.cli.files import command_line, write_h5
 from tests.compare.ports import arrays_of, random_kernel, scale_and_shift, trained
 from tests.output.models import usual
-from tests.terminal import ROOT
-
-DRIVER = """
-import atexit, signal, sys
-import bnstat.loading
-from tests.output.models import *
-
-MODEL = {model}
-bnstat.loading.load = lambda path, **options: MODEL
-from bnstat.__main__ import run
-run()
-"""
 
 
 @pytest.fixture
@@ -77,36 +60,3 @@ def folded(tmp_path):
     product = (kernel * scale).transpose(3, 2, 0, 1)
     np.savez(tmp_path / "folded.npz", **{"conv.weight": product, "conv.bias": shift})
     return str(tmp_path / "own.npz"), str(tmp_path / "folded.npz")
-
-
-@pytest.fixture
-def start():
-    """Start the command line as a process of its own that finds a given model everywhere."""
-    started = []
-    names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    environment |= {"TERM": "xterm", "LANG": "C.UTF-8"}
-
-    def start(arguments, model="model(usual('conv1/bn', 64), usual('conv2/bn'))", **options):
-        variables = options.pop("variables", {})
-        process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER.format(model=model), *arguments],
-            cwd=ROOT,
-            env={**environment, **variables},
-            **{
-                "stdin": subprocess.DEVNULL,
-                "stderr": subprocess.PIPE,
-                "preexec_fn": heeded,
-                **options,
-            },
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()

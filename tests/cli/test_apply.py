@@ -38,11 +38,14 @@ def test_export_edit_apply(run, tmp_path, form):
     assert run("check", tmp_path / "copy").exit_code == 0
 
 
-def test_missing_values_are_kept(run, h5, tmp_path):
+@pytest.mark.parametrize("where", [["--in-place"], ["-o", "c.h5"]])
+def test_missing_values_are_kept(run, h5, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    old = bnstat.load(h5, eager=True)
     (tmp_path / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
-    result = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
+    result = run("apply", h5, "v.csv", *where)
     assert "1 layer written, 3 of 3 values new; 1 layer unchanged" in result.stdout
-    old, new = bnstat.load(h5), bnstat.load(tmp_path / "c.h5")
+    new = bnstat.load(h5 if where == ["--in-place"] else "c.h5")
     assert new["a"].gamma.tolist() == [7, 8, 9]
     assert same_bits(new["a"].moving_mean, old["a"].moving_mean)
     assert same_bits(new[1].gamma, old[1].gamma)
@@ -70,12 +73,6 @@ def test_the_same_values_are_noted(run, h5, tmp_path):
     assert (tmp_path / "c.h5").read_bytes() == h5.read_bytes()
     quiet = run("apply", h5, h5, "-o", tmp_path / "d.h5", "-q")
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "", "")
-
-
-def test_in_place(run, h5):
-    (h5.parent / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
-    assert run("apply", h5, h5.parent / "v.csv", "--in-place").exit_code == 0
-    assert bnstat.load(h5)["a"].gamma.tolist() == [7, 8, 9]
 
 
 def test_layers_that_are_called_otherwise(run, h5, tmp_path):

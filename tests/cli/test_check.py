@@ -62,24 +62,15 @@ def test_the_exit_code_follows_the_options(options: list[str], code: int, stuck:
     assert run(stuck, *options).exit_code == code
 
 
-def test_thresholds(sound: str) -> None:
-    result = run(sound, "--select", "BN009", "--select", "BN010", "--threshold", "gamma=100")
-    assert "BN0" in result.stdout
-    assert run(sound, "--threshold", "gamma=0.001").exit_code == 0
-
-
 def test_json(stuck: str) -> None:
     document = json.loads(run(stuck, "--json").stdout)
     assert document["counts"] == {"error": 0, "warning": 2, "info": 1}
     warnings = [finding for finding in document["findings"] if finding["severity"] == "warning"]
-    assert [(finding["rule"], finding["layer"]) for finding in warnings] == [
-        ("BN001", None),
-        ("BN001", "bn"),
-    ]
+    found = [(finding["rule"], finding["layer"]) for finding in warnings]
+    assert found == [("BN001", None), ("BN001", "bn")]
     assert document["trained_with"] == "unknown"
-    evidence = document["evidence"]["file"]
-    assert evidence["reason"] == "no bias is added right before a layer with a beta"
-    assert (evidence["ratio"], evidence["updates_run"], evidence["layers_read"]) == (None,) * 3
+    reason = "no bias is added right before a layer with a beta"
+    assert document["evidence"]["file"]["reason"] == reason
 
 
 def test_github(stuck: str) -> None:
@@ -105,34 +96,29 @@ def test_rules_and_explain_need_no_model() -> None:
         assert "UPDATE_OPS" in result.stdout
 
 
+GRAVE = {
+    "brats17-wt32-niftynet-tf1": "BN001",
+    "brats17-wt32-meta-niftynet-tf1": "BN018",
+    # After 246 steps, too few for the variances.
+    "facecls-tiny": "BN003",
+}
+"""A set of real files -> the only rule with an error or a warning."""
+
+
 def test_real_models(real: Path) -> None:
+    codes = {"unreadable": 2, "index-only": 2, "no-bn": 1}
     for truth in sorted(real.glob("*/truth.json")):
-        expected = json.loads(truth.read_text())
+        expected, slug = json.loads(truth.read_text()), truth.parent.name
         result = run(truth.parent / expected["target"], "--json")
-        slug = truth.parent.name
-        if expected["kind"] in ("unreadable", "index-only"):
-            assert result.exit_code == 2, slug
-        elif expected["kind"] == "no-bn":
-            assert result.exit_code == 1, slug
-        elif slug in ("brats17-wt32-niftynet-tf1", "brats17-wt32-meta-niftynet-tf1"):
-            findings = json.loads(result.stdout)["findings"]
-            assert result.exit_code == 1
-            if "meta" in slug:
-                assert [finding["rule"] for finding in findings] == ["BN018"]
-                continue
-            stuck = [finding["layer"] for finding in findings if finding["rule"] == "BN001"]
-            assert stuck[0] is None
-            assert set(stuck[1:]) == set(expected["layers"])
-            assert len(stuck) == 32
-        elif slug.startswith("facecls-tiny"):  # After 246 steps, too few for its variances.
-            findings = json.loads(result.stdout)["findings"]
-            grave = {finding["rule"] for finding in findings if finding["severity"] != "info"}
-            assert (result.exit_code, grave) == (1, {"BN003"})
-        else:
-            assert result.exit_code == 0, slug
-            assert {finding["severity"] for finding in json.loads(result.stdout)["findings"]} <= {
-                "info"
-            }
+        rules = {rule for start, rule in GRAVE.items() if slug.startswith(start)}
+        assert result.exit_code == codes.get(expected["kind"], int(bool(rules))), slug
+        if expected["kind"] not in codes:
+            found = json.loads(result.stdout)["findings"]
+            grave = [finding for finding in found if finding["severity"] != "info"]
+            assert {finding["rule"] for finding in grave} == rules, slug
+            if rules == {"BN001"}:
+                stuck = {finding["layer"] for finding in grave}
+                assert stuck == {None, *expected["layers"]}
 
 
 @pytest.mark.parametrize(

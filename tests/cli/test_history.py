@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import csv
-import io
 import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.cli.files import command_line, write_h5
@@ -50,15 +47,6 @@ def test_layers_and_roles(folder: Path) -> None:
     options = ("--layer", "a", "--role", "beta", "--role", "gamma", "--json")
     tracks = json.loads(run(folder, *options).stdout)["tracks"]
     assert [(item["layer"], item["role"]) for item in tracks] == [("a", "gamma"), ("a", "beta")]
-
-
-def test_csv(folder: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(run(folder, "--csv").stdout)))
-    assert len(rows) == 5 * 2 * 4
-    first = rows[0]
-    assert (first["checkpoint"], first["step"]) == ("model-1.h5", "1")
-    mean = usual("a", seed=1).gamma.astype(np.float64).mean()
-    assert float(first["mean"]) == pytest.approx(mean)
 
 
 def test_a_damaged_checkpoint_is_skipped(folder: Path) -> None:

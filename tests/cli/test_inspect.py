@@ -23,12 +23,9 @@ def test_a_table(run, loads):
     assert legend.startswith("mean±standard deviation")
 
 
-def test_values(run, loads):
+def test_values_or_no_values(run, loads):
     loads(model(layer("bn", {"moving_mean": np.float32([0.1, 0.2])})))
     assert "  moving_mean  float32 [2]\n    0  0.1  0.2\n" in run("inspect", "--values").stdout
-
-
-def test_no_values(run, loads):
     bn = usual("bn", 3)
     for stored in bn.variables.values():
         object.__setattr__(stored, "reader", lambda: pytest.fail("a tensor was read"))
@@ -70,13 +67,9 @@ def test_layers_of_keras_0(run, tmp_path):
         "moving variance: layer_0",
         f"no batch-norm layer with both moving statistics found in {tmp_path / 'old.h5'}",
     ]
-    missing = "of layer_0: its layer's moving variance is not in the file"
-    assert [line.split(None, 3) for line in result.stdout.splitlines()[2:]] == [
-        ["layer_0/param_0", "float32", "[5]", f"gamma {missing}"],
-        ["layer_0/param_1", "float32", "[5]", f"beta {missing}"],
-        ["layer_0/param_2", "float32", "[5]", f"moving_mean {missing}"],
-        ["layer_0/param_3", "float32", "[5]", "running_std of layer_0: an extra variable"],
-    ]
+    reasons = [line.split("  ")[-1].partition(":")[0] for line in result.stdout.splitlines()[2:]]
+    roles = ("gamma", "beta", "moving_mean", "running_std")
+    assert reasons == [f"{role} of layer_0" for role in roles]
 
 
 def test_colours_on_a_terminal():
@@ -84,21 +77,6 @@ def test_colours_on_a_terminal():
     plot = in_terminal(["inspect", str(RUN), "--plot"], colours=True)
     assert "\x1b[36m" in plot
     assert "└" in plot
-
-
-@pytest.mark.parametrize(
-    "variables",
-    [{"LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
-)
-@pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["-v"]])
-def test_ascii_streams(start, variables, options):
-    source = r"model(usual('\u5c42/bn'), notes=['\u5c42'])"
-    process = start(["inspect", *options], source, stdout=-1, variables=variables)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert out.isascii()
-    assert b"\\u5c42/bn" in out
-    assert err == b"note: \\u5c42\n"
 
 
 def test_real_files(run, real):
