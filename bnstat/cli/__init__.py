@@ -88,7 +88,7 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and exit with its code or with the code of its error."""
+        """Run a command, and exit with the code that the command or its error determines."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -89,7 +89,7 @@ def suggest_steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the last rule in a list separated by commas; names follow once a letter is typed."""
+    """Return completions of the last rule in a list: codes and, once a letter is typed, names."""
     from bnstat.checks import RULES
 
     before, comma, word = incomplete.rpartition(",")
@@ -127,7 +127,7 @@ def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the typed paths, or unparsed arguments if parsing ended early, or the folder `.`."""
+    """Return the typed paths, or else the unparsed arguments, or else the folder `.`."""
     paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""
@@ -354,7 +354,7 @@ def _gathered(
     build: Callable[..., object],
     *options: Callable[[Any], Any],
 ) -> Callable[[Command], Command]:
-    """Return a decorator that adds options, and combines their values in one argument `name`.
+    """Return a decorator that adds options and passes their combined values as one argument `name`.
 
     The argument is the result of `build`, which is called with the values of the options `names`.
     """
@@ -371,7 +371,7 @@ def _gathered(
 
 
 class Reading(NamedTuple):
-    """The arguments of `bnstat.load` that options set, and whether notes are suppressed."""
+    """The options for reading models, as arguments of `bnstat.load`, and the option --quiet."""
 
     quiet: bool
     reader: Literal["auto", "native", "tensorflow"]
@@ -404,7 +404,7 @@ class Reading(NamedTuple):
         return models
 
     def for_all(self) -> dict[str, Any]:
-        """Return the arguments of `bnstat.load_all` that do not depend on a command's layers."""
+        """Return all arguments of `bnstat.load_all` except `layers`."""
         return self._without("quiet", "layers", "checkpoint", "step")
 
     def load_all(self, path: str, last: int | None = None) -> Models:
@@ -447,7 +447,7 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _about(names: Sequence[str], one: str, several: str, text: str) -> Iterator[str]:
-    """Yield a note on layers, if there are any; `one` and `several` are the forms of its verb."""
+    """Yield a note such as `2 batch-norm layers were ...`, unless `names` is empty."""
     if names:
         are = f"layer {one}" if len(names) == 1 else f"layers {several}"
         more = ", ..." if len(names) > 3 else ""
@@ -498,7 +498,7 @@ rules = _gathered("rules", RuleOptions._fields, RuleOptions, *_RULES)
 
 
 def refuse_terminal(output: str, content: str) -> None:
-    """Raise a usage error if output that a terminal cannot show would appear on one."""
+    """Raise a usage error if the output is a terminal, which cannot show `content`."""
     from bnstat.output.sink import writes_to_terminal
 
     if writes_to_terminal(output):

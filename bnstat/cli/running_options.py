@@ -160,7 +160,10 @@ _OPTIONS = (
 
 
 def options(command: Command) -> Command:
-    """Add the options of `bnstat.drift`, and pass its arguments. The command also has --quiet."""
+    """Add the options that `drift` and `recalibrate` share, as arguments of `bnstat.drift`.
+
+    Progress is shown unless the command's option --quiet is set.
+    """
 
     @functools.wraps(command)
     def wrapper(*args: Any, **settings: Any) -> Any:

@@ -52,7 +52,7 @@ _LEAST_NAME: Final = 8
 
 
 def text_lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
-    """Yield the lines that show a difference, with `everything` also equal layers and all names."""
+    """Yield the lines that show a difference; `everything` adds equal layers and complete lists."""
     yield from wrapped(f"old  {source_line(difference.old)}", screen)
     yield from wrapped(f"new  {source_line(difference.new)}", screen)
     yield ""
@@ -115,7 +115,7 @@ def remarks(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _listed(title: str, names: Iterable[str], everything: bool) -> Iterator[str]:
-    """Yield a line with a title and at most 10 names, or all names with `everything`."""
+    """Yield a line with a title and names: all names if `everything` is True, else at most 10."""
     names = list(names)
     visible = names if everything else names[:_NAMES_SHOWN]
     more = len(names) - len(visible)
@@ -163,7 +163,7 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _file_names(difference: Difference) -> tuple[str, str]:
-    """Return the last components of both paths, or descriptions if these are equal or empty."""
+    """Return names for the old and the new file: the ends of their paths, if these differ."""
     # PureWindowsPath splits at both separators, / and \.
     old, new = (
         legible(PureWindowsPath(source.path).name) for source in (difference.old, difference.new)
@@ -188,7 +188,7 @@ def folded_text(layer: Folded) -> str:
 
 
 def _first_name(key: str) -> str:
-    """Return the first name in a key, because TensorFlow Lite may join several by `;`."""
+    """Return the first name in a key; TensorFlow Lite may join several names by `;`."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
@@ -233,7 +233,7 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
-    """Return the columns that follow the layer's column."""
+    """Return the columns of a table of rows, without the first column, which names the layers."""
     return [
         Column(title, [row[number] for row in rows], right=number > 1)
         for number, title in enumerate(titles, 1)

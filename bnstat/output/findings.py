@@ -66,7 +66,7 @@ def text_lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return `2 errors, 1 warning, 17 info`, or the scope of the check if nothing was found."""
+    """Return the number of findings per severity, or the scope of the check if there are none."""
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
         for severity, number in counts(findings).items()
@@ -81,7 +81,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """Yield lines with layer names on the left and messages on the right."""
+    """Yield lines with the layers of a rule's findings on the left and messages on the right."""
     names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
     messages = [sentence(finding.message) + channels_of(finding) for finding in group]
     if screen.width is None:
@@ -101,7 +101,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return ` (channels 0, 3)`, or nothing for over 8 channels or if the message names all."""
+    """Return ` (channels 0, 3)` for at most 8 channels, unless the message names all channels."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""

@@ -50,9 +50,9 @@ def text_lines(
 
 
 def sparkline(values: Floats, width: int, blocks: str) -> str:
-    """Return at most `width` characters that show numbers, or the means of consecutive numbers.
+    """Return a line of at most `width` characters whose heights show numbers over time.
 
-    A space stands for a number that is not finite.
+    A character may show the mean of several numbers. A space shows that none is finite.
     """
     if values.size > width:
         values = np.array([_mean(part) for part in np.array_split(values, width)])
@@ -88,7 +88,7 @@ def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column
 
 
 def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Screen) -> list[Column]:
-    """Return columns with sparklines of a length. A short layout omits the spread."""
+    """Return columns with sparklines of this length. A short layout omits the spread."""
     roles = [track.role.removeprefix("moving_" if is_short else "") for track in tracks]
     courses = {"mean": [track.mean for track in tracks]}
     if not is_short:

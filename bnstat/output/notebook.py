@@ -49,7 +49,7 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 
 def together(*children: str) -> Markup:
-    """Join elements and texts."""
+    """Join elements and texts, which are escaped."""
     return Markup(
         "".join(child if isinstance(child, Markup) else _text(child) for child in children)
     )
@@ -122,11 +122,6 @@ def share(part: int, whole: int) -> Markup:
     )
     bar = element("rect", width=f"{filled:.2f}", height=height, fill=_COLOUR)
     return _svg(frame + bar, f"{part} of {whole}", width, height)
-
-
-def mark(colour: str, label: str) -> Markup:
-    """Return a coloured dot; `label` describes it to screen readers."""
-    return _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), label, 10, 10)
 
 
 def _line(values: Floats, scale: Scale, label: str, width: int, height: int) -> Markup:
@@ -257,9 +252,13 @@ def _row(layer: BatchNorm, role: str) -> Sequence[str]:
 
 def of_findings(shown: Sequence[Finding]) -> str:
     """Return a table with one row per finding, the most serious first."""
+    dots = {
+        severity: _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), severity, 10, 10)
+        for severity, colour in _COLOURS.items()
+    }
     rows = [
         [
-            together(mark(_COLOURS[finding.severity], finding.severity), f" {finding.severity}"),
+            together(dots[finding.severity], f" {finding.severity}"),
             f"{finding.rule} {finding.name}",
             "(whole model)" if finding.layer is None else legible(finding.layer),
             sentence(finding.message) + findings.channels_of(finding),
@@ -445,7 +444,7 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the numbers of a role in all layers, 0 where not stored, and a mask of stored ones.
+    """Return the numbers of a role in all layers (0 if not stored), and a mask of stored numbers.
 
     `sizes` contains the number of channels of each layer.
     """

@@ -103,7 +103,7 @@ class Scale:
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
-        """Return the number of values in each of at most `most` equal intervals of the axis."""
+        """Count the values in equal intervals. More values get more intervals, up to `most`."""
         bins = 5 if self.is_point else min(most, math.ceil(2 * math.sqrt(values.size)))
         return self.counts(values, max(1, bins))
 

@@ -66,7 +66,7 @@ def open_text(path: str) -> Iterator[TextIO]:
 
 
 def writes_to_terminal(path: str) -> bool:
-    """Return True if the output `path` is the user's terminal."""
+    """Return True if output to this path appears on the user's terminal."""
     return path in _STDOUT and sys.stdout is not None and sys.stdout.isatty()
 
 

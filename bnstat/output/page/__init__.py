@@ -119,7 +119,7 @@ class Page:
         return [None if array is None else self.numbers.add(array) for array in arrays]
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
-        """Add findings, the notes of a model and further members of `data`; return the page."""
+        """Add findings, the notes of a model and further members of the data; return the page."""
         self.groups = _grouped(findings, self.places)
         self.notes += [*model.notes, *footnotes(model)]
         self.data = {
@@ -149,7 +149,7 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
 
 
 def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return a dict for each rule: its first findings, each with the index of its row or None."""
+    """Return a dict for each rule with its findings, each with the index of its row or None."""
     rules = {rule.code: rule for rule in RULES}
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -228,8 +228,8 @@ class Measured(NamedTuple):
 def load_measured(path: str) -> dict[str, Measured]:
     """Return layer -> measured statistics, from the JSON of `bnstat drift`."""
     try:
-        document = json.loads(Path(path).read_bytes())
-        return {_string(layer["name"]): _measured(layer) for layer in document["layers"]}
+        layers = json.loads(Path(path).read_bytes())["layers"]
+        return {layer["name"]: _measured(layer) for layer in layers}
     except FileNotFoundError:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
@@ -245,13 +245,9 @@ def _measured(layer: Any) -> Measured:
     }
     if len({array.size for array in arrays.values()}) > 1:
         raise ValueError("the lists do not have the same length")
-    return Measured(_string(layer["state"]), arrays)
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a string")
-    return value
+    if not all(isinstance(layer[member], str) for member in ("name", "state")):
+        raise TypeError("the name or the state is not a string")
+    return Measured(layer["state"], arrays)
 
 
 def of_model(
@@ -322,7 +318,7 @@ def _change(change: LayerChange) -> dict[str, Any]:
 
 
 def _folded(layer: Folded | None) -> str | None:
-    """Return the weights that contain a folded layer, and the causes of a wrong folding."""
+    """Return the weights that contain a folded layer, and the causes if the folding is wrong."""
     if layer is None:
         return None
     return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])

@@ -45,7 +45,7 @@ def row_of(place: float, height: int, braille: bool) -> int:
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return for each place, from 0 to 1, the index from the top of its row among `count` rows."""
+    """Return, for each place from 0 to 1, the index of its row of dots, counted from the top."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 

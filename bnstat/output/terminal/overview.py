@@ -273,16 +273,12 @@ def _legend(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs)
     yield f"{content} over the channels"
     for letter, meaning in _MARKS.items():
         if count := sum(letter in row.defects for row in rows):
-            if letter == "I" and count == len(rows) and _are_rewritten(model):
-                meaning = _REWRITTEN
+            if letter == "I" and count == len(rows) and model.source.is_converted:
+                from bnstat.checks.updates import rewritten
+
+                meaning = _REWRITTEN if rewritten(model) == "surely" else meaning
             yield f"{letter}  {meaning} ({counted(count, 'layer')})"
     yield from footnotes(model)
-
-
-def _are_rewritten(model: Model) -> bool:
-    from bnstat.checks.updates import rewritten
-
-    return model.source.is_converted and rewritten(model) == "surely"
 
 
 def _is_constant(summary: Summary, value: float) -> bool:

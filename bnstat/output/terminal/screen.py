@@ -19,7 +19,7 @@ from bnstat.model import printable
 
 
 class Glyphs(NamedTuple):
-    """The characters for drawing; `blocks` contains bars of growing height, or nothing."""
+    """Characters for drawing; `blocks` contains bars of growing height, or is empty."""
 
     plus_minus: str
     ellipsis: str
@@ -50,7 +50,7 @@ class Screen(NamedTuple):
 
     @classmethod
     def of(cls, stream: TextIO) -> Screen:
-        """Return the abilities of a stream, with the changes that environment variables demand."""
+        """Return the abilities of a stream, which environment variables can override."""
         terminal = stream.isatty()
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
@@ -118,7 +118,7 @@ def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator
     closed = threading.Event()
 
     def show() -> None:
-        """Show the bar even during a slow first item, because this runs in a thread."""
+        """Show the bar. A thread does so even during a slow first item."""
         if closed.wait(_DELAY):
             return
         from rich.console import Console

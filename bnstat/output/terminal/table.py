@@ -72,7 +72,7 @@ def layer_table(
     screen: Screen,
     least: int = 8,
 ) -> Iterator[str]:
-    """Yield the lines of a table whose first column names the layer of each row, and of its legend.
+    """Yield the lines of a table, whose first column names the layer of each row, and of a legend.
 
     Consecutive rows of the same layer show the name once. Names are shortened to the width that the
     other columns leave, but not below `least`. The legend consists of `texts`.
@@ -90,7 +90,7 @@ def layer_table(
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return cells with each name in the first of its `counts` rows; the other cells are empty."""
+    """Return cells with each name in the first row of its group; `counts` contains group sizes."""
     return [
         name if number == 0 else ""
         for name, count in zip(names, counts, strict=True)
