@@ -171,21 +171,19 @@ def recalibration_text(
     yield ""
     layers = result.layers
     far = {row: "yellow" for row, layer in enumerate(layers) if layer.remains > FAR}
+    sign = screen.glyphs.plus_minus
+    errors = ["" if layer.error is None else f"{sign}{layer.error:.4f}" for layer in layers]
     columns = [
         Column("ch", [str(layer.mean.size) for layer in layers], right=True),
         Column("moved", [compact(layer.moved, 3) for layer in layers], right=True),
         Column("variance", [f"x{compact(layer.ratio, 3)}" for layer in layers], right=True),
-        Column("uncertainty", [_uncertainty(layer, screen) for layer in layers], right=True),
+        Column("uncertainty", errors, right=True),
         Column("residual", [f"{layer.remains:.4f}" for layer in layers], right=True, styles=far),
     ]
     names = [layer.layer for layer in layers]
     yield from layer_table(names, columns, RECALIBRATION_LEGEND, screen)
     yield ""
     yield f"{len(layers)} of {len(layers) + len(result.left)} layers recalibrated"
-
-
-def _uncertainty(layer: Mended, screen: Screen) -> str:
-    return "" if layer.error is None else f"{screen.glyphs.plus_minus}{layer.error:.4f}"
 
 
 def notes(result: Recalibration) -> Iterator[str]:

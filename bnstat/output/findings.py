@@ -242,13 +242,18 @@ def _rule(rule: Rule[Model]) -> dict[str, Any]:
 
 
 def _result(finding: Finding, path: str) -> dict[str, Any]:
+    import hashlib
+    from urllib.parse import quote
+
+    if os.path.isabs(path):
+        uri = Path(path).as_uri()
+    else:
+        uri = quote(Path(path).as_posix(), errors="surrogateescape")
     location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": _uri(path)}, "region": {"startLine": 1}}
+        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
     }
     if finding.layer is not None:
         location["logicalLocations"] = [{"name": finding.layer, "kind": "member"}]
-    import hashlib
-
     identity = f"{finding.rule}\0{finding.layer}".encode("utf-8", "surrogatepass")
     return {
         "ruleId": finding.rule,
@@ -259,12 +264,3 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
         "partialFingerprints": {"ruleAndLayer/v1": hashlib.sha256(identity).hexdigest()},
         "properties": {"channels": finding.channels.tolist(), "numbers": finding.numbers},
     }
-
-
-def _uri(path: str) -> str:
-    """Return a file URI for an absolute path, or else a relative reference."""
-    from urllib.parse import quote
-
-    if os.path.isabs(path):
-        return Path(path).as_uri()
-    return quote(Path(path).as_posix(), errors="surrogateescape")

@@ -51,14 +51,14 @@ class Screen(NamedTuple):
     @classmethod
     def of(cls, stream: TextIO) -> Screen:
         """Return the abilities of a stream, which environment variables can override."""
-        terminal = stream.isatty()
+        terminal, drawn = stream.isatty(), "".join(UNICODE)
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
         return cls(
             width=_width(stream),
             colour=coloured and not os.environ.get("NO_COLOR"),
             boxes=terminal or forced,
-            glyphs=UNICODE if _has_unicode(stream) else ASCII,
+            glyphs=UNICODE if encodable(drawn, stream) == drawn else ASCII,
         )
 
     def style(self, text: str, style: str) -> str:
@@ -91,14 +91,6 @@ def _width(stream: TextIO) -> int | None:
     if columns.isascii() and columns.isdecimal() and int(columns) > 0:
         return int(columns)
     return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
-
-
-def _has_unicode(stream: TextIO) -> bool:
-    try:
-        "".join(UNICODE).encode(stream.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 Item = TypeVar("Item")
