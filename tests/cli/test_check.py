@@ -171,7 +171,7 @@ def test_documents_list_errors(stuck: str) -> None:
     assert len(document["models"]) == 1
     (error,) = document["errors"]
     assert error["path"] == "a,b\n.h5"
-    assert error["error"].startswith("a,b\n.h5: ")
+    assert error["error"].startswith("a,b\\n.h5: ")
     for paths in ([stuck, "a,b\n.h5"], ["a,b\n.h5"]):
         result = run(*paths, "--github")
         assert result.exit_code == 2
