@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,24 +23,28 @@ run()
 
 
 def in_terminal(
-    arguments: Sequence[str], columns: int = 80, colours: bool = False, folder: Path = ROOT
+    arguments: Sequence[str],
+    columns: int = 80,
+    colours: bool = False,
+    folder: Path = ROOT,
+    script: str = WITHOUT_PROGRESS,
 ) -> str:
     """Return what a command shows in a terminal of this width, with colours as escape sequences.
 
     Progress bars are left out, because they appear on slow machines only.
     """
     screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     # A user's shell does not have the variables that the tests set for TensorFlow.
     of_user = {name: text for name, text in os.environ.items() if not name.startswith("TF_")}
     environment = of_user | {
-        "COLUMNS": str(columns),
         "LANG": "C.UTF-8",
         "TERM": "xterm",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "NO_COLOR": "" if colours else "1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_PROGRESS, *arguments],
+        [sys.executable, "-c", script, *arguments],
         cwd=folder,
         stdin=terminal,
         stdout=terminal,

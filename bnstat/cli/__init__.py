@@ -1,8 +1,6 @@
-"""The command line.
+"""The command line. Each command is the function `command` of a module in this package.
 
-Each command is the function `command` of a module in this package; the module is imported when
-the command is used. The function reads the options, makes one call, writes the output and returns
-the exit code. Errors become one line on standard error and exit code 2.
+The function returns the exit code. Errors become one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from typing import Any
 
 import click
 
+from bnstat import __version__
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 from bnstat.signals import INTERRUPTED
@@ -59,7 +58,6 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; return None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bnstat.cli.{cmd_name}").command
@@ -83,18 +81,18 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the command line. Ctrl-C exits without a message, as while a command runs."""
+        """Parse the command line; Ctrl-C exits without a message."""
         try:
             return super().make_context(*args, **kwargs)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and exit with the code that it returns, or with the code of its error."""
+        """Run a command, and exit with the code that the command or its error determines."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line. An `OSError`, even from printing help, is reported in one line."""
+        """Run the command line, and report an `OSError`, even from printing help, in one line."""
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
@@ -133,28 +131,13 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
-def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from bnstat import __version__
-
-        click.echo(f"bnstat {__version__}")
-        ctx.exit()
-
-
 @click.group(
     cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
 )
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_version,
-    help="Show the version and exit.",
-)
+@click.version_option(__version__, message="bnstat %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Find, show, check and export the batch-norm statistics in TensorFlow and Keras files.

@@ -9,8 +9,7 @@ import click
 from bnstat.cli import options
 from bnstat.cli.options import say
 from bnstat.exchange.registry import FORMATS
-
-_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+from bnstat.model import ROLES
 
 
 def _titles(*, is_binary: bool) -> str:
@@ -64,7 +63,7 @@ Examples:
     "roles",
     multiple=True,
     metavar="ROLE",
-    type=click.Choice(_ROLES),
+    type=click.Choice(ROLES),
     help="Write only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
 )
 @options.layers
@@ -78,7 +77,6 @@ def command(
     output: str | None,
     in_place: bool,
     roles: tuple[str, ...],
-    layers: tuple[str, ...],
     as_json: bool,
     quiet: bool,
     **choice: Any,
@@ -97,9 +95,8 @@ def command(
     from bnstat.output import differences
     from bnstat.output.sink import show, write_lines
 
-    applied = apply(
-        model, values, output, roles=roles or _ROLES, layers=layers, in_place=in_place, **choice
-    )
+    roles = roles or ROLES
+    applied = apply(model, values, output, roles=roles, in_place=in_place, **choice)
     if as_json:
         write_lines(differences.applied_json(applied), "-")
     elif not quiet:

@@ -12,11 +12,8 @@ from bnstat.errors import BnstatError
 from bnstat.storage.access import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bnstat.checks import Findings
     from bnstat.model import Model
-    from bnstat.output.terminal.screen import Screen
 
 
 _EPILOG = """\b
@@ -59,10 +56,8 @@ def command(
     allow_none: bool,
     rules: options.RuleOptions,
     format_: str,
-    layers: tuple[str, ...],
     reading: options.Reading,
     output: str,
-    quiet: bool,
 ) -> int:
     """Check the batch norm of the models at the PATHs, and explain how to fix the findings.
 
@@ -87,8 +82,7 @@ def command(
     codes = []
     for path in paths:
         try:
-            model = reading.load(path, layers, quiet=quiet)
-            options.print_notes([model], quiet)
+            (model,) = reading.load(path)
             findings = settings[path].check(model)
         except BnstatError as error:
             if len(paths) == 1 and format_ != "github":
@@ -97,7 +91,7 @@ def command(
             unread[redact(path)] = str(error)
             codes.append(2)
             continue
-        if layers:
+        if reading.layers:
             names = {None, *model.keys()}
             findings = findings.where(lambda finding: finding.layer in names)  # noqa: B023
         checked.append((findings, model))
@@ -105,7 +99,7 @@ def command(
         if model.layers or (findings and has_incomplete):
             codes.append(int(settings[path].fail(findings)))
         else:
-            code = options.exit_code(model, quiet)
+            code = reading.exit_code(model)
             codes.append(0 if allow_none else code)
     _write(checked, unread, len(paths) > 1, format_, output)
     return max(codes)
@@ -135,16 +129,8 @@ def _write(
     from bnstat.output.sink import show, write_lines
 
     if format_ == "text":
-        reports = [(findings, model) for findings, model in checked if findings or model.layers]
-
-        def lines(screen: Screen) -> Iterator[str]:
-            for number, (findings, model) in enumerate(reports):
-                if number:
-                    yield ""
-                yield from results.report(findings, model, screen)
-
-        if reports:
-            show(lines, output)
+        if shown := [(findings, model) for findings, model in checked if findings or model.layers]:
+            show(lambda screen: results.report(shown, screen), output)
     elif format_ == "github":
         show(lambda _: results.github_lines(checked, unread), output)
     elif format_ == "sarif":

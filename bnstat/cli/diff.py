@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from bnstat.cli import options
@@ -62,16 +64,11 @@ Examples:
 def command(
     old: str,
     new: str,
-    rtol: float,
-    atol: float,
-    tolerance: float,
-    epsilon: float | None,
     everything: bool,
     format_: str,
-    layers: tuple[str, ...],
     reading: options.Reading,
     output: str,
-    quiet: bool,
+    **tolerances: Any,
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
@@ -85,14 +82,13 @@ def command(
     different, with the cause if arithmetic shows one. The exit code is 1 if a layer is different,
     removed or added, and 0 otherwise.
     """
-    models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
-    options.print_notes(models, quiet, "diff")
+    models = reading.load(old, new, command="diff")
 
     from bnstat.compare import diff
     from bnstat.output import differences
     from bnstat.output.sink import open_text, show, write_lines
 
-    difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
+    difference = diff(*models, **tolerances)
     if format_ == "map":
         from bnstat.exchange.naming import write_name_map
 
@@ -107,5 +103,5 @@ def command(
     if difference.layers or difference.folded:
         return 0 if difference.equivalent else 1
     for model in models:
-        options.exit_code(model, quiet)
+        reading.exit_code(model)
     return 1

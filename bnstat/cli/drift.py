@@ -64,7 +64,7 @@ def command(
     from bnstat.output import drift as results
     from bnstat.output.sink import show, write_lines
 
-    result = drift(model, data, track=running_options.tracker(quiet), **settings)
+    result = drift(model, data, **settings)
     if format_ == "json":
         write_lines(results.json_lines(result, model), file)
     elif format_ == "csv":

@@ -14,7 +14,6 @@ _NAMES = ("keras", "pytorch", "onnx", "flax")
 
 
 def _described(row: ExportFormat) -> str:
-    """Return the help lines on a format, with a hanging indent."""
     separator = "\n" + " " * 8
     start = f"  {row.title:4}  " if len(row.title) <= 4 else f"  {row.title}{separator}"
     return start + row.content.replace("\n", separator)
@@ -81,10 +80,8 @@ def command(
     folded: bool,
     epsilon: float | None,
     output: str,
-    layers: tuple[str, ...],
     no_values: bool,
     reading: options.Reading,
-    quiet: bool,
 ) -> int:
     """Write every value of every batch-norm layer of the model at PATH.
 
@@ -94,9 +91,8 @@ def command(
     """
     if format_ and chosen:
         raise click.UsageError(f"--{format_} and --format {chosen}: choose one")
-    by_name = {row.name: row for row in FORMATS}
     name = format_ or chosen or os.path.splitext(output)[1][1:].lower()
-    row = by_name.get(name, FORMATS[0])
+    row = next((row for row in FORMATS if row.name == name), FORMATS[0])
     if no_values and (row.name != "json" or folded):
         what = "scale and shift" if folded else row.name.upper()
         raise click.UsageError(f"--no-values leaves nothing to write as {what}: use --json")
@@ -107,17 +103,14 @@ def command(
     from bnstat.output.sink import open_binary, open_text, writes_to_terminal
     from bnstat.output.terminal.screen import track
 
-    if row.is_binary and writes_to_terminal(output):
-        raise click.UsageError(
-            f"a terminal cannot show {row.title}: name a file with -o, or use a pipe"
-        )
-    model = reading.load(path, layers, values=not no_values, quiet=quiet)
-    options.print_notes([model], quiet)
+    if row.is_binary:
+        options.refuse_terminal(output, row.title)
+    (model,) = reading.load(path, values=not no_values)
     renamed = {} if map_file is None else read_name_map(map_file, model.layers)
-    hidden = quiet or writes_to_terminal(output)
+    hidden = reading.quiet or writes_to_terminal(output)
     tracked = functools.partial(track, what="exporting", hidden=hidden)
     export_options = ExportOptions(names, folded, epsilon, renamed, not no_values, tracked)
     export_options.check(model.layers)
     with open_binary(output) if row.is_binary else open_text(output) as file:
         row.module.dump(model, file, export_options)
-    return options.exit_code(model, quiet)
+    return reading.exit_code(model)

@@ -74,10 +74,7 @@ def _page(topic: str, screen: Screen) -> Iterator[str]:
 
 
 def _link(match: re.Match[str]) -> str:
-    """Return the text of a Markdown link, for a topic with the command that shows the topic.
-
-    A link to a URL is returned unchanged.
-    """
+    """Return the text of a Markdown link; for a topic, add the command that shows the topic."""
     text, target = match.groups()
     if "://" in target:
         return match[0]

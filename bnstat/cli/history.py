@@ -57,10 +57,8 @@ def command(
     last: int | None,
     format_: str,
     logdir: str | None,
-    layers: tuple[str, ...],
     reading: options.Reading,
     output: str,
-    quiet: bool,
 ) -> int:
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
@@ -69,7 +67,7 @@ def command(
     checkpoint that cannot be read is reported and left out. Below the table, findings name the
     statistics that are frozen, still drift, diverge or become negative.
     """
-    run = _read(path, last, layers, reading, logdir, quiet)
+    run = _read(path, last, reading, logdir)
     if run.tracks or format_ != "text":
         from bnstat.checks import check
         from bnstat.output import history as results
@@ -85,30 +83,23 @@ def command(
             write_lines(results.json_lines(tracks, findings, redact(path)), output)
     if run.tracks:
         return 0
-    if not quiet:
+    if not reading.quiet:
         say(f"no batch-norm layer found in {redact(path)}")
     return 1
 
 
-def _read(
-    path: str,
-    last: int | None,
-    layers: tuple[str, ...],
-    reading: options.Reading,
-    logdir: str | None,
-    quiet: bool,
-) -> History:
+def _read(path: str, last: int | None, reading: options.Reading, logdir: str | None) -> History:
     from bnstat.compare import history
     from bnstat.output.terminal.screen import track
 
-    models = track(reading.load_all(path, layers, last=last), "reading", hidden=quiet)
+    models = track(reading.load_all(path, last), "reading", hidden=reading.quiet)
     if logdir is None:
         run = history(models)
     else:
         from bnstat.output.tensorboard import write
 
         run = write(models, logdir)
-        if run.tracks and not quiet:
+        if run.tracks and not reading.quiet:
             say(f"written for TensorBoard; see tensorboard --logdir {logdir}")
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error

@@ -47,10 +47,8 @@ def command(
     values: bool,
     plot: bool,
     no_values: bool,
-    layers: tuple[str, ...],
     reading: options.Reading,
     output: str,
-    quiet: bool,
     verbose: bool,
 ) -> int:
     """Show the batch-norm layers of the model at PATH in a table, one row per layer.
@@ -69,13 +67,12 @@ def command(
     """
     if values + plot + no_values > 1:
         raise click.UsageError("--values, --plot and --no-values: choose one")
-    model = reading.load(path, layers, values=not no_values, quiet=quiet)
-    options.print_notes([model], quiet)
+    (model,) = reading.load(path, values=not no_values)
 
     from bnstat.output.sink import show, writes_to_terminal
     from bnstat.output.terminal.screen import track
 
-    hidden = quiet or ((values or plot) and writes_to_terminal(output))
+    hidden = reading.quiet or ((values or plot) and writes_to_terminal(output))
     tracked = functools.partial(track, what="reading", hidden=hidden)
 
     def lines(screen: Screen) -> Iterator[str]:
@@ -94,7 +91,7 @@ def command(
             from bnstat.output.terminal.overview import overview
 
             yield from overview(model, screen, tracked)
-        elif model.undecided:
+        else:
             from bnstat.output.terminal.overview import undecided
 
             yield from undecided(model)
@@ -104,7 +101,7 @@ def command(
             yield from explanations(model, screen)
 
     show(lines, output)
-    code = options.exit_code(model, quiet)
-    if code and not verbose and not quiet and next(iter(model.stored), None) is not None:
+    code = reading.exit_code(model)
+    if code and not (verbose or reading.quiet) and next(iter(model.stored), None) is not None:
         say("-v lists every variable, and why it counts as batch norm, or why not")
     return code

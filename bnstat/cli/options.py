@@ -6,10 +6,10 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -32,34 +32,24 @@ _LONGEST_LINE = 2000
 
 
 def say(message: str) -> None:
-    """Print one line on standard error, with control characters escaped.
-
-    On a terminal, the message is wrapped between words.
-    """
+    """Print one line on standard error, escaped, and wrapped between words on a terminal."""
     from bnstat.model import printable
 
     if len(message) > _LONGEST_LINE:
         message = message[:_LONGEST_LINE] + "..."
     text = printable(message)
     if sys.stderr is not None and sys.stderr.isatty():
-        text = _wrapped(text, sys.stderr)
+        import textwrap
+
+        from bnstat.output.terminal.screen import Screen
+
+        width = Screen.of(sys.stderr).width or 80
+        # A path that is wider than the terminal stays whole, so that it can be copied.
+        text = textwrap.fill(
+            text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
     # The stream is named because click would otherwise write UTF-8 to one of another encoding.
     click.echo(text, file=sys.stderr, err=True)
-
-
-def _wrapped(text: str, terminal: TextIO) -> str:
-    import textwrap
-
-    from bnstat.output.terminal.screen import Screen
-
-    # A path that is wider than the terminal stays whole, so that it can be copied.
-    return textwrap.fill(
-        text,
-        Screen.of(terminal).width or 80,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 # Completions, for click's shell completion. Models are read by bnstat's own reader and without
@@ -99,10 +89,7 @@ def suggest_steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the codes of the rules and, once a letter is typed, their names.
-
-    In a list separated by commas, the last rule is completed.
-    """
+    """Return completions of the last rule in a list: codes and, once a letter is typed, names."""
     from bnstat.checks import RULES
 
     before, comma, word = incomplete.rpartition(",")
@@ -140,11 +127,7 @@ def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the paths typed in the command line, or the current folder by default.
-
-    If parsing ended early, for example at an option without a value, the unparsed arguments count
-    as paths.
-    """
+    """Return the typed paths, or else the unparsed arguments, or else the folder `.`."""
     paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""
@@ -200,6 +183,17 @@ def _threshold(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return a decorator that adds several options, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def as_dict(
@@ -354,77 +348,15 @@ _RULES = (
 )
 
 
-def _with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-class Reading(NamedTuple):
-    """The arguments of `bnstat.load` that are set by the options of `reading` or `reading_all`."""
-
-    reader: Literal["auto", "native", "tensorflow"]
-    patterns: tuple[tuple[str, str], ...]
-    include_shadows: bool
-    checkpoint: str | None = None
-    step: int | None = None
-    max_download: int = MAX_DOWNLOAD
-    storage_options: Mapping[str, Any] = MappingProxyType({})
-    config: str | None = None
-
-    def load(
-        self, path: str, layers: tuple[str, ...] = (), *, values: bool = True, quiet: bool = False
-    ) -> Model:
-        """Load a model with its arrays, with a progress bar if loading is slow.
-
-        Layers whose name matches none of the globs `layers` are not read. If `values` is False, no
-        arrays are read.
-
-        Raises:
-            BnstatError: the model cannot be read, or a glob matches no layer.
-        """
-        from bnstat.loading import load
-        from bnstat.output.terminal.screen import track
-
-        return load(
-            path,
-            layers=layers,
-            values=values,
-            eager=True,
-            track=functools.partial(track, what="reading", hidden=quiet),
-            **self._asdict(),
-        )
-
-    def for_all(self) -> dict[str, Any]:
-        """Return all arguments but `checkpoint` and `step`, as arguments of `bnstat.load_all`."""
-        single = ("checkpoint", "step")
-        return {name: value for name, value in self._asdict().items() if name not in single}
-
-    def load_all(
-        self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
-    ) -> Models:
-        """Load the checkpoints of a folder, the oldest first.
-
-        If `last` is a number, only this number of the newest checkpoints is loaded.
-
-        Raises:
-            BnstatError: the folder has no checkpoints.
-        """
-        from bnstat.loading import load_all
-
-        return load_all(path, layers=layers, last=last, **self.for_all())
-
-
 def _gathered(
     name: str,
     names: Sequence[str],
     build: Callable[..., object],
-    options: Sequence[Callable[[Any], Any]],
+    *options: Callable[[Any], Any],
 ) -> Callable[[Command], Command]:
-    """Return a decorator that adds options to a command, and combines their values.
+    """Return a decorator that adds options and passes their combined values as one argument `name`.
 
-    The command receives one argument `name`: the result of `build`, which is called with the
-    values of the options `names`.
+    The argument is the result of `build`, which is called with the values of the options `names`.
     """
 
     def add(command: Command) -> Command:
@@ -433,23 +365,108 @@ def _gathered(
             given = {each: kwargs.pop(each) for each in names if each in kwargs}
             return command(*args, **{name: build(**given)}, **kwargs)
 
-        return _with_options(wrapper, options)  # type: ignore[return-value]
+        return together(*options)(wrapper)  # type: ignore[return-value]
 
     return add
 
 
-reading_all = _gathered("reading", Reading._fields, Reading, (*_NAMES, *_READING))
+class Reading(NamedTuple):
+    """The options for reading models, as arguments of `bnstat.load`, and the option --quiet."""
+
+    quiet: bool
+    reader: Literal["auto", "native", "tensorflow"]
+    patterns: tuple[tuple[str, str], ...]
+    include_shadows: bool
+    layers: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    step: int | None = None
+    max_download: int = MAX_DOWNLOAD
+    storage_options: Mapping[str, Any] = MappingProxyType({})
+    config: str | None = None
+
+    def load(self, *paths: str, values: bool = True, command: str = "") -> list[Model]:
+        """Load models, with their arrays if `values` is True, and print each note of them once.
+
+        Hints in the notes that recommend `command`, the running command, are removed.
+        """
+        from bnstat.loading import load
+        from bnstat.output.terminal.screen import track
+
+        progress = functools.partial(track, what="reading", hidden=self.quiet)
+        arguments = self._without("quiet")
+        models = [
+            load(path, values=values, eager=True, track=progress, **arguments) for path in paths
+        ]
+        if not self.quiet:
+            advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
+            for note in dict.fromkeys(note for model in models for note in _notes(model)):
+                say(f"note: {advice.sub('', note)}")
+        return models
+
+    def for_all(self) -> dict[str, Any]:
+        """Return all arguments of `bnstat.load_all` except `layers`."""
+        return self._without("quiet", "layers", "checkpoint", "step")
+
+    def load_all(self, path: str, last: int | None = None) -> Models:
+        """Open the checkpoints of a folder, or only the `last` newest, from oldest to newest."""
+        from bnstat.loading import load_all
+
+        return load_all(path, layers=self.layers, last=last, **self.for_all())
+
+    def exit_code(self, model: Model) -> int:
+        """Return 0; if the model has no layers, print a message and return 1."""
+        if model.layers:
+            return 0
+        if not self.quiet:
+            with_statistics = " with both moving statistics" if _incomplete(model) else ""
+            say(f"no batch-norm layer{with_statistics} found in {model.source.path}")
+        return 1
+
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if name not in names}
+
+
+def _notes(model: Model) -> Iterator[str]:
+    yield from model.notes
+    incomplete = _incomplete(model)
+    old = [layer.name for layer in incomplete if "running_std" in layer.extra]
+    rest = [layer for layer in incomplete if layer.name not in old]
+    lost = [layer.name for layer in rest if not layer.uses_batch_statistics]
+    training = [layer.name for layer in incomplete if layer.uses_batch_statistics]
+    yield from _about(
+        *(old, "was", "were"),
+        "written before Keras 1.0, with gamma, beta, moving mean and a running standard "
+        "deviation, whose square is the variance + epsilon, but without a moving variance",
+    )
+    yield from _about(lost, "is", "are", "in the file without moving statistics")
+    yield from _about(
+        *(training, "was", "were"),
+        "exported in training mode (each batch is normalized by its own statistics, none are "
+        "stored or needed)",
+    )
+
+
+def _about(names: Sequence[str], one: str, several: str, text: str) -> Iterator[str]:
+    """Yield a note such as `2 batch-norm layers were ...`, unless `names` is empty."""
+    if names:
+        are = f"layer {one}" if len(names) == 1 else f"layers {several}"
+        more = ", ..." if len(names) > 3 else ""
+        yield f"{len(names)} batch-norm {are} {text}: {', '.join(names[:3])}{more}"
+
+
+def _incomplete(model: Model) -> list[BatchNorm]:
+    """Return the layers that are certainly batch norm but lack moving statistics."""
+    return [layer for layer in model.incomplete if layer.variables or not layer.undecided]
+
+
+reading_all = _gathered("reading", Reading._fields, Reading, *_NAMES, *_READING)
 """Adds the options for reading models. The command receives a `Reading` as `reading`."""
 
+reading = _gathered("reading", Reading._fields, Reading, *_CHECKPOINT, *_NAMES, *_READING)
+"""Adds the options of `reading_all`, and options that select a checkpoint of a folder."""
 
-def reading(command: Command) -> Command:
-    """Add the options of `reading_all`, and options that select a checkpoint of a folder."""
-    return _with_options(reading_all(command), _CHECKPOINT)
-
-
-def choosing(command: Command) -> Command:
-    """Add --checkpoint, --step, --pattern and --include-shadows, as arguments of `bnstat.load`."""
-    return _with_options(command, (*_CHECKPOINT, *_NAMES))
+choosing = together(*_CHECKPOINT, *_NAMES)
+"""Adds --checkpoint, --step, --pattern and --include-shadows, as arguments of `bnstat.load`."""
 
 
 class RuleOptions(NamedTuple):
@@ -469,15 +486,25 @@ class RuleOptions(NamedTuple):
 
         if self.config_file is not None and self.isolated:
             raise click.UsageError("--config-file and --isolated: choose one")
-        return Settings(_split(self.select), _split(self.ignore), self.thresholds, self.fail_on)
+        select, ignore = (
+            tuple(rule.strip() for text in texts for rule in text.split(",") if rule.strip())
+            for texts in (self.select, self.ignore)
+        )
+        return Settings(select, ignore, self.thresholds, self.fail_on)
 
 
-def _split(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(rule.strip() for text in values for rule in text.split(",") if rule.strip())
-
-
-rules = _gathered("rules", RuleOptions._fields, RuleOptions, _RULES)
+rules = _gathered("rules", RuleOptions._fields, RuleOptions, *_RULES)
 """Adds the options for rules. The command receives a `RuleOptions` as `rules`."""
+
+
+def refuse_terminal(output: str, content: str) -> None:
+    """Raise a usage error if the output is a terminal, which cannot show `content`."""
+    from bnstat.output.sink import writes_to_terminal
+
+    if writes_to_terminal(output):
+        raise click.UsageError(
+            f"a terminal cannot show {content}: name a file with -o, or use a pipe"
+        )
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
@@ -496,63 +523,4 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
         click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
         for name, text in helps.items()
     ]
-    return _gathered("format_", [f"as_{name}" for name in helps], chosen, options)
-
-
-def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
-    """Print the notes of models, each note once.
-
-    Hints in the notes that recommend `command`, the running command, are removed.
-    """
-    advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
-    if not quiet:
-        for note in dict.fromkeys(note for model in models for note in _notes(model)):
-            say(f"note: {advice.sub('', note)}")
-
-
-def _notes(model: Model) -> Iterator[str]:
-    yield from model.notes
-    incomplete = _incomplete(model)
-    old = [layer.name for layer in incomplete if "running_std" in layer.extra]
-    if old:
-        yield (
-            f"{_counted(old, 'was')} written before Keras 1.0, with gamma, beta, moving mean and a "
-            "running standard deviation, whose square is the variance + epsilon, but without a "
-            f"moving variance: {_first_names(old)}"
-        )
-    rest = [layer for layer in incomplete if layer.name not in old]
-    lost = [layer.name for layer in rest if not layer.uses_batch_statistics]
-    if lost:
-        what = _counted(lost, "is")
-        yield f"{what} in the file without moving statistics: {_first_names(lost)}"
-    training = [layer.name for layer in incomplete if layer.uses_batch_statistics]
-    if training:
-        yield (
-            f"{_counted(training, 'was')} exported in training mode (each batch is normalized by "
-            f"its own statistics, none are stored or needed): {_first_names(training)}"
-        )
-
-
-def _counted(layers: Sequence[str], verb: str) -> str:
-    if len(layers) == 1:
-        return f"1 batch-norm layer {verb}"
-    return f"{len(layers)} batch-norm layers {'were' if verb == 'was' else 'are'}"
-
-
-def _incomplete(model: Model) -> list[BatchNorm]:
-    """Return the layers that are certainly batch norm but lack moving statistics."""
-    return [layer for layer in model.incomplete if layer.variables or not layer.undecided]
-
-
-def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def exit_code(model: Model, quiet: bool) -> int:
-    """Return 0; if the model has no layers, print a message and return 1."""
-    if model.layers:
-        return 0
-    if not quiet:
-        with_statistics = " with both moving statistics" if _incomplete(model) else ""
-        say(f"no batch-norm layer{with_statistics} found in {model.source.path}")
-    return 1
+    return _gathered("format_", [f"as_{name}" for name in helps], chosen, *options)

@@ -83,16 +83,7 @@ def command(
             f"warning: the moments of batches of {size} are inaccurate, and errors add up from "
             f"layer to layer: use --exact, or batches of at least {_SMALL}"
         )
-    result = recalibrate(
-        model,
-        data,
-        copy,
-        exact=exact,
-        in_place=in_place,
-        force=force,
-        track=running_options.tracker(quiet),
-        **settings,
-    )
+    result = recalibrate(model, data, copy, exact=exact, in_place=in_place, force=force, **settings)
     written = model if in_place else copy
     if as_json:
         write_lines(results.recalibration_json(result, model, written), "-")

@@ -46,9 +46,7 @@ def command(
     drift: str | None,
     epsilon: float | None,
     output: str,
-    layers: tuple[str, ...],
     reading: options.Reading,
-    quiet: bool,
 ) -> int:
     """Write an HTML page about a model, a training run, or the difference of two models.
 
@@ -60,17 +58,15 @@ def command(
     in chronological order, the page shows how the statistics moved. For two paths it shows the
     differences.
     """
-    from bnstat.output.sink import open_text, writes_to_terminal
-
-    if writes_to_terminal(output):
-        raise click.UsageError("a terminal cannot show HTML: name a file with -o, or use a pipe")
+    options.refuse_terminal(output, "HTML")
     if drift is not None and len(paths) > 1:
         raise click.UsageError("--drift applies to one model")
     if epsilon is not None and len(paths) != 2:
         raise click.UsageError("--epsilon applies to two models")
-    content, code = _page(paths or (".",), layers, reading, drift, epsilon, quiet)
+    content, code = _page(paths or (".",), reading, drift, epsilon)
 
     from bnstat.output import page
+    from bnstat.output.sink import open_text
 
     with open_text(output) as file:
         page.write(content, file)
@@ -78,12 +74,7 @@ def command(
 
 
 def _page(
-    paths: tuple[str, ...],
-    layers: tuple[str, ...],
-    reading: options.Reading,
-    drift: str | None,
-    epsilon: float | None,
-    quiet: bool,
+    paths: tuple[str, ...], reading: options.Reading, drift: str | None, epsilon: float | None
 ) -> tuple[Page, int]:
     """Return the page about the models at the paths, and the exit code."""
     from bnstat.checks import check
@@ -91,11 +82,10 @@ def _page(
 
     is_one_model = drift is not None or reading.checkpoint is not None or reading.step is not None
     if len(paths) == 1 and not is_one_model:
-        run = reading.load_all(paths[0], layers)
+        run = reading.load_all(paths[0])
         if len(run) > 1:
-            return _run_page(paths[0], run, quiet)
-    models = [reading.load(path, layers, quiet=quiet) for path in paths]
-    options.print_notes(models, quiet)
+            return _run_page(paths[0], run, reading)
+    models = reading.load(*paths)
     findings = check(models[-1])
     if len(models) == 2:
         from bnstat.compare import diff
@@ -105,26 +95,26 @@ def _page(
         content = page.of_difference(difference, old, new, findings)
         if difference.layers or difference.folded:
             return content, 0
-        return content, max(options.exit_code(model, quiet) for model in models)
-    code = max(options.exit_code(model, quiet) for model in models)
+        return content, max(map(reading.exit_code, models))
+    code = max(map(reading.exit_code, models))
     if len(models) > 2:
-        return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
-    if drift is None:
-        return page.of_model(models[0], findings), code
-    return page.of_model(models[0], findings, page.load_measured(drift)), code
+        entries = list(zip(paths, models, strict=True))
+        return _run_page(f"{paths[0]} to {paths[-1]}", entries, reading)
+    measured = None if drift is None else page.load_measured(drift)
+    return page.of_model(models[0], findings, measured), code
 
 
-def _run_page(path: str, entries: Entries, quiet: bool) -> tuple[Page, int]:
+def _run_page(path: str, entries: Entries, reading: options.Reading) -> tuple[Page, int]:
     from bnstat.checks import check
     from bnstat.compare import history
     from bnstat.output import page
     from bnstat.output.terminal.screen import track
 
     frames = page.Frames(entries)
-    run = history(track(frames, "reading", hidden=quiet))
+    run = history(track(frames, "reading", hidden=reading.quiet))
     if not run.checkpoints:
         raise run.skipped[0].error
     for skipped in run.skipped:
         say(f"skipped: {skipped.error}")
     findings = [*check(run), *check(frames.newest)]
-    return page.of_history(path, run, frames, findings), options.exit_code(frames.newest, quiet)
+    return page.of_history(path, run, frames, findings), reading.exit_code(frames.newest)

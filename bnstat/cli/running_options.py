@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from bnstat.cli.options import as_dict
+from bnstat.cli.options import as_dict, together
 from bnstat.signals import ending_in_time
-
-if TYPE_CHECKING:
-    from bnstat.estimate.data.batches import Batch
-
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -164,27 +160,19 @@ _OPTIONS = (
 
 
 def options(command: Command) -> Command:
-    """Add the options of `drift` and `recalibrate` that control how a model is run over data.
+    """Add the options that `drift` and `recalibrate` share, as arguments of `bnstat.drift`.
 
-    The command receives the option --data as `data`, and the others as the attributes of
-    `bnstat.estimate.data.Settings`.
+    Progress is shown unless the command's option --quiet is set.
     """
 
     @functools.wraps(command)
     def wrapper(*args: Any, **settings: Any) -> Any:
         from bnstat.estimate.data.stored import Images
+        from bnstat.output.terminal.screen import track
 
-        images = Images(settings.pop("image_size"), settings.pop("scale"))
+        settings["images"] = Images(settings.pop("image_size"), settings.pop("scale"))
+        settings["track"] = functools.partial(track, hidden=settings["quiet"])
         with ending_in_time():
-            return command(*args, images=images, **settings)
+            return command(*args, **settings)
 
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper  # type: ignore[return-value]
-
-
-def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:
-    """Return a function that yields batches and, unless `hidden`, shows a progress bar."""
-    from bnstat.output.terminal.screen import track
-
-    return lambda batches, what: track(batches, what, hidden=hidden)
+    return together(*_OPTIONS)(wrapper)  # type: ignore[return-value]

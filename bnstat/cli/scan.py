@@ -91,7 +91,6 @@ def command(
     format_: str,
     reading: options.Reading,
     output: str,
-    quiet: bool,
 ) -> int:
     """Find every model below the ROOTs, check each, and print one line per model.
 
@@ -112,18 +111,18 @@ def command(
     from bnstat.scanning.scan import ScanOptions, open_state, scan
     from bnstat.scanning.walk import Choice
 
-    if format_ == "parquet" and writes_to_terminal(output):
-        raise click.UsageError("a terminal cannot show Parquet: name a file with -o, or use a pipe")
+    if format_ == "parquet":
+        options.refuse_terminal(output, "Parquet")
     scan_options = ScanOptions.of(
         roots, rules.settings, rules.config_file, rules.isolated, reading.for_all()
     )
     tally = Tally(scan_options.fail_on)
     with open_engine(engine, jobs) as workers, open_state(state, scan_options) as before:
         records = scan(roots, Choice(include, exclude, newest), scan_options, workers, before)
-        hidden = quiet or writes_to_terminal(output)
+        hidden = reading.quiet or writes_to_terminal(output)
         tracked = tally.counting(track(records, "scanning", hidden=hidden))
         _write(tracked, tally, format_, output)
-    if format_ not in ("text", "md") and not quiet:
+    if format_ not in ("text", "md") and not reading.quiet:
         for line in counts(tally, Screen()):
             say(line)
     return tally.code

@@ -16,14 +16,7 @@ from bnstat.model import Source
 from bnstat.output.documents import escaped, json_document, members, source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import (
-    GAP,
-    Column,
-    layer_table,
-    legend,
-    total_width,
-    wrapped,
-)
+from bnstat.output.terminal.table import GAP, Column, layer_table, total_width, wrapped
 
 if TYPE_CHECKING:
     from bnstat.mending.pairing import Applied, Change
@@ -59,7 +52,7 @@ _LEAST_NAME: Final = 8
 
 
 def text_lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
-    """Yield the lines that show a difference, if `everything` also equal layers and all names."""
+    """Yield the lines that show a difference; `everything` adds equal layers and complete lists."""
     yield from wrapped(f"old  {source_line(difference.old)}", screen)
     yield from wrapped(f"new  {source_line(difference.new)}", screen)
     yield ""
@@ -69,9 +62,7 @@ def text_lines(difference: Difference, screen: Screen, everything: bool = False)
             room = screen.width - len(GAP) - _LEAST_NAME
             while len(columns) > 2 and total_width(columns) > room:
                 columns.pop()
-        yield from layer_table([row[0] for row in rows], columns, screen, _LEAST_NAME)
-        yield ""
-        yield from legend([LEGEND], screen)
+        yield from layer_table([row[0] for row in rows], columns, [LEGEND], screen, _LEAST_NAME)
         yield ""
     for line in remarks(difference, everything):
         yield from wrapped(line, screen)
@@ -81,18 +72,15 @@ def text_lines(difference: Difference, screen: Screen, everything: bool = False)
 
 def source_line(source: Source) -> str:
     """Return the path, the format and the checkpoint of a model."""
-    parts = [source.format]
-    if source.checkpoint is not None:
-        parts.append(legible(source.checkpoint))
-    if source.step is not None:
-        parts.append(f"step {source.step}")
-    return f"{legible(source.path)} ({', '.join(parts)})"
+    step = None if source.step is None else f"step {source.step}"
+    parts = (source.format, source.checkpoint, step)
+    return f"{legible(source.path)} ({', '.join(legible(part) for part in parts if part)})"
 
 
 def remarks(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield one line for each list of renamed, removed, added or folded layers, and each cause.
+    """Yield lines on renamed, removed, added and folded layers, and on each cause of a difference.
 
-    Long lists are cut unless `everything` is True.
+    Long lists of names are cut unless `everything` is True.
     """
     listed = partial(_listed, everything=everything)
     if renamed := difference.renamed:
@@ -127,10 +115,7 @@ def remarks(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _listed(title: str, names: Iterable[str], everything: bool) -> Iterator[str]:
-    """Yield a line with a title and names; without names, yield nothing.
-
-    Only the first 10 names are listed unless `everything` is True.
-    """
+    """Yield a line with a title and names: all names if `everything` is True, else at most 10."""
     names = list(names)
     visible = names if everything else names[:_NAMES_SHOWN]
     more = len(names) - len(visible)
@@ -148,17 +133,11 @@ def _missing_epsilons(difference: Difference) -> Iterator[str]:
     names = _file_names(difference)
     sources = difference.old, difference.new
     for having, lacking in ((0, 1), (1, 0)):
-        pairs = [layer.epsilons for layer in difference.layers]
-        stored = {
-            f"{pair[having]:g}"
-            for pair in pairs
-            if pair[having] is not None and pair[lacking] is None
-        }
+        pairs = [(layer.epsilons[having], layer.epsilons[lacking]) for layer in difference.layers]
+        stored = {f"{own:g}" for own, other in pairs if own is not None and other is None}
         if stored:
-            defaults = ", ".join(
-                f"{library}'s default is {value}"
-                for library, value in _default_epsilons(sources[lacking])
-            )
+            libraries = _default_epsilons(sources[lacking])
+            defaults = ", ".join(f"{name}'s default is {value}" for name, value in libraries)
             yield (
                 f"epsilon: {names[having]} has {' and '.join(sorted(stored))}; {names[lacking]} "
                 f"stores none, and {defaults}: pass the epsilon of your code by --epsilon"
@@ -166,10 +145,7 @@ def _missing_epsilons(difference: Difference) -> Iterator[str]:
 
 
 def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines about layers for which no folding into the other model could be proven.
-
-    Either no weights match, or the missing epsilon prevents the test.
-    """
+    """Yield lines about layers for which no folding into the other model could be proven."""
     names = _file_names(difference)
     sources = difference.old, difference.new
     for own, side in enumerate(("old", "new")):
@@ -178,10 +154,8 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
         title = f"not found folded (no weights of {names[1 - own]} match)"
         yield from _listed(title, unmatched, everything)
         if len(unmatched) < len(unfolded):
-            defaults = " or ".join(
-                f"{value} ({library}'s default)"
-                for library, value in _default_epsilons(sources[own])
-            )
+            libraries = _default_epsilons(sources[own])
+            defaults = " or ".join(f"{value} ({name}'s default)" for name, value in libraries)
             yield (
                 f"{names[own]} stores no epsilon, so folding cannot be tested: "
                 f"pass --epsilon {defaults}"
@@ -189,11 +163,7 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _file_names(difference: Difference) -> tuple[str, str]:
-    """Return names for the old and the new file.
-
-    They are the last components of the paths, or `the old file` and `the new file` if these
-    components are equal or empty.
-    """
+    """Return names for the old and the new file: the ends of their paths, if these differ."""
     # PureWindowsPath splits at both separators, / and \.
     old, new = (
         legible(PureWindowsPath(source.path).name) for source in (difference.old, difference.new)
@@ -202,7 +172,7 @@ def _file_names(difference: Difference) -> tuple[str, str]:
 
 
 def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
-    """Return (library, its default epsilon) for each library that may have written a file."""
+    """Return the name and the default epsilon of each library that may have written a file."""
     if source.format == "pytorch":
         return [_PYTORCH_EPSILON]
     if source.format.startswith(("keras", "tf", "saved-model")):
@@ -218,7 +188,7 @@ def folded_text(layer: Folded) -> str:
 
 
 def _first_name(key: str) -> str:
-    """Return the first name in a key: TensorFlow Lite may join several names of a tensor by `;`."""
+    """Return the first name in a key; TensorFlow Lite may join several names by `;`."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
@@ -239,9 +209,9 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return a row (layer, role or setting, three cells) for each role and setting that changed.
+    """Return rows for changed roles and settings, and with `everything` also for equal roles.
 
-    With `everything`, equal roles have a row too.
+    A row contains the layer, the role or setting, and the three cells of `role_cells`.
     """
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
@@ -263,7 +233,7 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
-    """Return the columns that show the rows, except the first column, which contains the layer."""
+    """Return the columns of a table of rows, without the first column, which names the layers."""
     return [
         Column(title, [row[number] for row in rows], right=number > 1)
         for number, title in enumerate(titles, 1)
@@ -313,7 +283,7 @@ def _json_layer(layer: LayerChange) -> dict[str, Any]:
 
 
 def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
-    """Yield the lines of a difference as Markdown; `everything` is as in `text_lines`."""
+    """Yield the lines of a difference as Markdown, with `everything` as in `text_lines`."""
     yield f"**{escaped(difference.summary)}**"
     yield ""
     yield f"- old: {escaped(source_line(difference.old))}"
@@ -348,9 +318,9 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
         if change.moved
     ]
     if rows:
-        yield from layer_table([row[0] for row in rows], _columns(rows, TITLES[:3]), screen)
-        yield ""
-        yield from legend(["moved: values that changed; largest: the largest change"], screen)
+        columns = _columns(rows, TITLES[:3])
+        texts = ["moved: values that changed; largest: the largest change"]
+        yield from layer_table([row[0] for row in rows], columns, texts, screen)
         yield ""
     if pairs := _paired(applied.changes):
         yield from wrapped(pairs, screen)
@@ -365,18 +335,16 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
 
 
 def _paired(changes: Sequence[Change]) -> str:
-    """Return a line about layers that were paired despite different names; empty without them."""
+    """Return a line about layers that were paired despite different names, or an empty text."""
     by_layer = {change.layer: change for change in changes}
     renamed = [change for change in by_layer.values() if change.given_as != change.layer]
     if all(change.match == "name" for change in renamed):
         return ""
-    pairs = [
-        f"{legible(change.given_as)} -> {legible(change.layer)}"
-        for change in renamed[:_NAMES_SHOWN]
-    ]
-    more = ", ..." if len(renamed) > _NAMES_SHOWN else ""
+    pairs = [f"{legible(change.given_as)} -> {legible(change.layer)}" for change in renamed]
+    if len(pairs) > _NAMES_SHOWN:
+        pairs[_NAMES_SHOWN:] = ["..."]
     matches = _matches(change.match for change in by_layer.values())
-    return f"layers matched {matches}: {', '.join(pairs)}{more}"
+    return f"layers matched {matches}: {', '.join(pairs)}"
 
 
 def applied_json(applied: Applied) -> Iterator[str]:

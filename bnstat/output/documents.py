@@ -9,41 +9,33 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bnstat.model import Source
 
-if TYPE_CHECKING:
-    from bnstat.estimate.modes import ModeEvidence
-
 
 def json_document(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a JSON document of dicts, lists, strings, numbers, bools and None.
-
-    Each member of the outermost dict, and each dict in a list of dicts, has its own line.
-    """
+    """Yield the lines of a JSON document: one per member, and one per dict in a list of dicts."""
     start = "{"
     for number, (key, value) in enumerate(document.items(), 1):
         end = "}" if number == len(document) else ","
         if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
             yield f"{start}{json.dumps(key)}: ["
             for item in value[:-1]:
-                yield f"  {encode(item)},"
-            yield f"  {encode(value[-1])}]{end}"
+                yield f"  {_encode(item)},"
+            yield f"  {_encode(value[-1])}]{end}"
         else:
-            yield f"{start}{json.dumps(key)}: {encode(value)}{end}"
+            yield f"{start}{json.dumps(key)}: {_encode(value)}{end}"
         start = " "
 
 
-def encode(value: Any) -> str:
-    """Return a value as JSON in one line, with NaN and the infinities as strings."""
+def _encode(value: Any) -> str:
     return json.dumps(plain(value), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """Return a copy of nested JSON data with strings in place of NaN and the infinities."""
+    """Return a copy of JSON data with strings in place of NaN and the infinities."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -64,27 +56,16 @@ def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Ite
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
-    """Return a dict name -> value of the attributes `names` of an object."""
+    """Return a dict that maps `names` to the attributes of an object."""
     return {name: getattr(of, name) for name in names}
 
 
 def source(of: Source) -> dict[str, Any]:
-    """Return a model's source as a dict of path, format, checkpoint, step and writer."""
+    """Return a model's source as JSON data."""
     return members(of, "path", "format", "checkpoint", "step", "writer")
 
 
-def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
-    """Return the JSON members `trained_with`, the verdict, and `evidence`, its reasons."""
-    if evidence is None:
-        return {"trained_with": "unknown", "evidence": None}
-    data = None if evidence.data is None else asdict(evidence.data)
-    return {
-        "trained_with": evidence.trained_with,
-        "evidence": {"file": asdict(evidence.file), "data": data},
-    }
-
-
 def escaped(text: str) -> str:
-    """Return text with all markup of Markdown and HTML escaped."""
+    """Return a text with all markup of Markdown and HTML escaped."""
     marked = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -11,10 +12,10 @@ from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift, State
 from bnstat.estimate.modes import ModeEvidence, Modes, Outputs, percent
 from bnstat.estimate.recalibration import FAR, Mended, Recalibration
 from bnstat.exchange.csv import cell
-from bnstat.output.documents import csv_document, json_document, members, trained_with
+from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import Column, facts, layer_table, legend, wrapped
+from bnstat.output.terminal.table import Column, facts, layer_table, wrapped
 
 CHANNELS: Final = (
     *("stored_mean", "stored_variance", "mean", "variance"),
@@ -59,30 +60,24 @@ _UNKNOWN: Final = "-"
 """Shown if no channel has a value, because the statistics are invalid."""
 
 _MODES: Final = {
-    "batch-statistics": "layers still hold the initial mean 0 and variance 1, and the network was "
-    "trained with the statistics of each batch: inference is broken, and bnstat recalibrate "
-    "mends it",
-    "stored-statistics": "layers still hold the initial mean 0 and variance 1, and the network "
-    "was trained in inference mode, with these statistics: keep them; bnstat recalibrate would "
-    "break the network",
-    "unknown": "layers still hold the initial mean 0 and variance 1, which are far from the "
-    "statistics of their inputs. If the network was trained with the statistics of each batch, "
-    "bnstat recalibrate mends it; if it was trained in inference mode, recalibrating breaks it. "
-    "The evidence does not show which is true. --labels compares the accuracies",
+    "batch-statistics": ", and the network was trained with the statistics of each batch: "
+    "inference is broken, and bnstat recalibrate mends it",
+    "stored-statistics": ", and the network was trained in inference mode, with these statistics: "
+    "keep them; bnstat recalibrate would break the network",
+    "unknown": ", which are far from the statistics of their inputs. If the network was trained "
+    "with the statistics of each batch, bnstat recalibrate mends it; if it was trained in "
+    "inference mode, recalibrating breaks it. The evidence does not show which is true. --labels "
+    "compares the accuracies",
 }
 
 _BETTER: Final = {
-    "own": "layers still hold the initial mean 0 and variance 1. The evidence does not show how "
-    "the network was trained, but on this data it is right more often with the data's own "
-    "statistics, which bnstat recalibrate estimates",
-    "stored": "layers still hold the initial mean 0 and variance 1. The evidence does not show "
-    "how the network was trained, but on this data it is right more often with these "
-    "statistics: keep them",
+    "own": "the data's own statistics, which bnstat recalibrate estimates",
+    "stored": "these statistics: keep them",
 }
 
 
 def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
-    """Yield the lines that compare the stored statistics of `model` with the data's statistics."""
+    """Yield the lines that compare the stored statistics of a model with those of data."""
     header = [("path", legible(model)), ("data", f"{result.samples} samples")]
     if result.evidence is not None and result.evidence.data is not None:
         header += _modes(result.evidence.data, result.samples)
@@ -99,9 +94,7 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
         Column("J", [compact(layer.total, 3) for layer in layers], right=True, styles=styles),
         Column("", [layer.state.replace("-", " ") for layer in layers], styles=styles),
     ]
-    yield from layer_table([layer.layer for layer in layers], columns, screen)
-    yield ""
-    yield from legend([LEGEND], screen)
+    yield from layer_table([layer.layer for layer in layers], columns, [LEGEND], screen)
     yield ""
     if result.state == "never-updated":
         yield from wrapped(f"never updated: {_verdict(result.evidence)}", screen)
@@ -112,7 +105,6 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
 
 
 def _advice(result: Drift) -> str:
-    """Return the advice for a model whose stored statistics differ from the data's statistics."""
     evidence = result.evidence
     modes = None if evidence is None else evidence.data
     better = None if modes is None else modes.better
@@ -164,7 +156,7 @@ def _ratios(layer: LayerDrift) -> str:
 def recalibration_text(
     result: Recalibration, model: str, copy: str | None, screen: Screen
 ) -> Iterator[str]:
-    """Yield the lines that show the new statistics of `model`, and the path of the copy."""
+    """Yield the lines that show the new statistics of a model, and the path of its copy."""
     header = [("path", legible(model))]
     if copy is not None:
         header.append(("copy", legible(copy)))
@@ -179,51 +171,45 @@ def recalibration_text(
     yield ""
     layers = result.layers
     far = {row: "yellow" for row, layer in enumerate(layers) if layer.remains > FAR}
+    sign = screen.glyphs.plus_minus
+    errors = ["" if layer.error is None else f"{sign}{layer.error:.4f}" for layer in layers]
     columns = [
         Column("ch", [str(layer.mean.size) for layer in layers], right=True),
         Column("moved", [compact(layer.moved, 3) for layer in layers], right=True),
         Column("variance", [f"x{compact(layer.ratio, 3)}" for layer in layers], right=True),
-        Column("uncertainty", [_uncertainty(layer, screen) for layer in layers], right=True),
+        Column("uncertainty", errors, right=True),
         Column("residual", [f"{layer.remains:.4f}" for layer in layers], right=True, styles=far),
     ]
-    yield from layer_table([layer.layer for layer in layers], columns, screen)
-    yield ""
-    yield from legend(RECALIBRATION_LEGEND, screen)
+    names = [layer.layer for layer in layers]
+    yield from layer_table(names, columns, RECALIBRATION_LEGEND, screen)
     yield ""
     yield f"{len(layers)} of {len(layers) + len(result.left)} layers recalibrated"
 
 
-def _uncertainty(layer: Mended, screen: Screen) -> str:
-    return "" if layer.error is None else f"{screen.glyphs.plus_minus}{layer.error:.4f}"
-
-
 def notes(result: Recalibration) -> Iterator[str]:
     """Yield notes about layers that were not recalibrated, and warnings about the result."""
+    evidence = result.evidence
     for name, reason in result.left.items():
         yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
     elif (
         result.is_initial
-        and result.evidence.trained_with == "unknown"
-        and not (result.evidence.data and result.evidence.data.better == "own")
+        and evidence.trained_with == "unknown"
+        and not (evidence.data and evidence.data.better == "own")
     ):
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
-            f"is broken: compare both, or pass --labels ({'; '.join(result.evidence.reasons)})"
+            f"is broken: compare both, or pass --labels ({'; '.join(evidence.reasons)})"
         )
-    elif result.accuracy is None and result.evidence.trained_with == "stored-statistics":
+    elif result.accuracy is None and evidence.trained_with == "stored-statistics":
         yield (
             "warning: training used the stored statistics, so the old model is probably right and "
             "the new one broken: --labels measures whether new statistics are better "
-            f"({'; '.join(result.evidence.reasons)})"
+            f"({'; '.join(evidence.reasons)})"
         )
-    elif (
-        result.not_trainable
-        and result.accuracy is None
-        and result.evidence.trained_with == "unknown"
-    ):
+    elif result.not_trainable and result.accuracy is None and evidence.trained_with == "unknown":
         yield (
             f"warning: {len(result.not_trainable)} of {len(result.layers)} layers are stored as "
             "not trainable, so training probably used the stored statistics, and new ones may "
@@ -240,10 +226,7 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield pairs (label, text) that compare inference with the stored and the data's statistics.
-
-    `samples` is the number of samples in all of the data.
-    """
+    """Yield (label, text) pairs that compare the outputs for stored and measured statistics."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:
@@ -265,7 +248,6 @@ def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
 
 
 def _described(outputs: Outputs) -> str:
-    """Return a text with the range of outputs, their spread and the saturated fraction."""
     text = (
         f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
         f"{compact(outputs.spread, 3)} from sample to sample"
@@ -276,13 +258,17 @@ def _described(outputs: Outputs) -> str:
 
 
 def _verdict(evidence: ModeEvidence | None) -> str:
-    """Return the advice for a network whose layers hold the initial statistics."""
+    """Return the advice on a network whose layers hold the initial statistics."""
+    start = "layers still hold the initial mean 0 and variance 1"
     if evidence is None:
-        return _MODES["unknown"]
+        return start + _MODES["unknown"]
     text = _MODES[evidence.trained_with]
     if evidence.trained_with == "unknown" and evidence.data is not None and evidence.data.better:
-        text = _BETTER[evidence.data.better]
-    return f"{text} ({'; '.join(evidence.reasons)})"
+        text = (
+            ". The evidence does not show how the network was trained, but on this data it is "
+            f"right more often with {_BETTER[evidence.data.better]}"
+        )
+    return f"{start}{text} ({'; '.join(evidence.reasons)})"
 
 
 def json_lines(result: Drift, model: str) -> Iterator[str]:
@@ -298,19 +284,21 @@ def json_lines(result: Drift, model: str) -> Iterator[str]:
 
 
 def _shared(result: Drift | Recalibration) -> dict[str, Any]:
-    left = [{"layer": name, "reason": reason} for name, reason in result.left.items()]
-    return {**trained_with(result.evidence), "left": left}
+    evidence, shown = result.evidence, None
+    if evidence is not None:
+        data = None if evidence.data is None else asdict(evidence.data)
+        shown = {"file": asdict(evidence.file), "data": data}
+    return {
+        "trained_with": "unknown" if evidence is None else evidence.trained_with,
+        "evidence": shown,
+        "left": [{"layer": name, "reason": reason} for name, reason in result.left.items()],
+    }
 
 
 def _drift_layer(layer: LayerDrift) -> dict[str, Any]:
     channels = {name: getattr(layer, name).tolist() for name in CHANNELS}
     channels["divergences"] = channels.pop("divergence")
-    return {
-        "name": layer.layer,
-        "state": layer.state,
-        "divergence": layer.total,
-        **channels,
-    }
+    return {"name": layer.layer, "state": layer.state, "divergence": layer.total, **channels}
 
 
 def csv_lines(result: Drift) -> Iterator[str]:
@@ -326,7 +314,7 @@ def csv_lines(result: Drift) -> Iterator[str]:
 
 
 def recalibration_json(result: Recalibration, model: str, copy: str | None) -> Iterator[str]:
-    """Yield the lines of a recalibration, and the path of the copy, as JSON."""
+    """Yield the lines of a recalibration and the path of the copy as JSON."""
     before, after = result.accuracy or (None, None)
     document = {
         "schema": 1,

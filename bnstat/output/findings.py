@@ -3,9 +3,9 @@
 - GitHub Actions shows workflow commands as annotations
   (https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands).
 - SARIF 2.1.0 is the format of code scanning
-  (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html). A model has no lines: each
-  result refers to the model's path, and has the layer as its logical location. GitHub recognizes a
-  known result by the partial fingerprint, which consists of the rule and the layer.
+  (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html). A model has no lines, so each
+  result has the layer as its logical location. GitHub recognizes a known result by the partial
+  fingerprint.
 """
 
 from __future__ import annotations
@@ -23,18 +23,11 @@ from bnstat.checks import MODEL_RULES, Findings, trained_with
 from bnstat.checks.rule import Finding, Rule, all_of, counts
 from bnstat.model import Model, printable
 from bnstat.output.documents import json_document, members, source
+from bnstat.output.numbers import counted
+from bnstat.output.terminal import table
 from bnstat.output.terminal.overview import header
 from bnstat.output.terminal.screen import Screen, legible, sentence
-from bnstat.output.terminal.table import (
-    GAP,
-    Column,
-    legend,
-    rows,
-    shorten_all,
-    spread,
-    table,
-    text_width,
-)
+from bnstat.output.terminal.table import GAP, Column
 
 STYLES: Final = {"error": "red", "warning": "yellow", "info": "cyan"}
 
@@ -43,11 +36,18 @@ _CHANNELS_SHOWN: Final = 8
 _MODEL: Final = "(whole model)"
 
 
-def report(findings: Sequence[Finding], model: Model, screen: Screen) -> Iterator[str]:
-    """Yield the lines about a model and its findings."""
-    yield from header(model, screen)
-    yield ""
-    yield from text_lines(findings, screen)
+Checked = tuple[Sequence[Finding], Model]
+"""The findings in a model, and the model."""
+
+
+def report(checked: Sequence[Checked], screen: Screen) -> Iterator[str]:
+    """Yield the lines about some models and their findings."""
+    for number, (findings, model) in enumerate(checked):
+        if number:
+            yield ""
+        yield from header(model, screen)
+        yield ""
+        yield from text_lines(findings, screen)
 
 
 def text_lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
@@ -62,11 +62,11 @@ def text_lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
     yield summary(findings)
     if findings:
         hint = f"bnstat check --explain {findings[0].rule} explains what it means and what to do"
-        yield from legend([hint], screen)
+        yield from table.legend([hint], screen)
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return `2 errors, 1 warning, 17 info`, or the scope of the check if nothing was found."""
+    """Return the number of findings per severity, or the scope of the check if there are none."""
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
         for severity, number in counts(findings).items()
@@ -76,13 +76,12 @@ def summary(findings: Sequence[Finding]) -> str:
         return ", ".join(parts)
     if not isinstance(findings, Findings) or not findings.rules:
         return "no findings"
-    layers = "1 layer" if findings.layers == 1 else f"{findings.layers:,} layers"
-    rules = "1 rule" if findings.rules == 1 else f"{findings.rules} rules"
-    return f"{layers}, {rules}: no findings"
+    scope = (counted(findings.layers, "layer"), counted(findings.rules, "rule"))
+    return f"{', '.join(scope)}: no findings"
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """Yield lines with layer names on the left and messages on the right."""
+    """Yield lines with the layers of a rule's findings on the left and messages on the right."""
     names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
     messages = [sentence(finding.message) + channels_of(finding) for finding in group]
     if screen.width is None:
@@ -90,27 +89,24 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
     else:
         room = screen.width - len(_INDENT) - len(GAP) - 1
         different = list(dict.fromkeys(names))
-        short = shorten_all(different, max(8, room * 2 // 5), screen.glyphs.ellipsis)
+        short = table.shorten_all(different, max(8, room * 2 // 5), screen.glyphs.ellipsis)
         by_name = dict(zip(different, short, strict=True))
         names = [by_name[name] for name in names]
-        width = max(20, room - max(map(text_width, names)))
+        width = max(20, room - Column("", names).width)
         parts = [textwrap.wrap(message, width) for message in messages]
-    left = spread(names, list(map(len, parts)))
+    left = table.spread(names, list(map(len, parts)))
     right = [line for message_lines in parts for line in message_lines]
-    for line in rows([Column("", left), Column("", right)], screen):
+    for line in table.rows([Column("", left), Column("", right)], screen):
         yield _INDENT + line
 
 
 def channels_of(finding: Finding) -> str:
-    """Return the channels of a finding as text, such as ` (channels 0, 3)`.
-
-    The text is empty if there are more than 8 channels, or if the message names all of them.
-    """
+    """Return ` (channels 0, 3)` for at most 8 channels, unless the message names all channels."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""
-    noun = "channel" if number == 1 else "channels"
-    return f" ({noun} {', '.join(map(str, finding.channels.tolist()))})"
+    channels = ", ".join(map(str, finding.channels.tolist()))
+    return f" (channel{'s' * (number > 1)} {channels})"
 
 
 _PROSE_WIDTH: Final = 80
@@ -119,18 +115,14 @@ _PROSE_WIDTH: Final = 80
 
 def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
     """Yield the lines of a table of rules: code, name, most serious severity and title."""
-    severities = [rule.severity for rule in rules]
+    styles = {row: STYLES[rule.severity] for row, rule in enumerate(rules)}
     columns = [
         Column("code", [rule.code for rule in rules]),
         Column("name", [rule.name for rule in rules]),
-        Column(
-            "severity",
-            severities,
-            styles={row: STYLES[severity] for row, severity in enumerate(severities)},
-        ),
+        Column("severity", [rule.severity for rule in rules], styles=styles),
         Column("what it finds", [rule.title for rule in rules]),
     ]
-    yield from table(columns, screen)
+    yield from table.table(columns, screen)
     yield ""
     yield screen.style("BN0.. are applied by bnstat check, BN1.. by bnstat history", "dim")
 
@@ -149,25 +141,13 @@ def explained(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
             yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
 
 
-Checked = tuple[Sequence[Finding], Model]
-"""The findings in a model, and the model."""
-
-
 def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
-    """Yield the lines of the findings in a model as JSON.
-
-    The members are `schema`, `source`, `layers`, `counts`, `trained_with` (`batch-statistics`,
-    `stored-statistics` or `unknown`), `evidence` (its member `file` has the attributes of
-    `bnstat.checks.Evidence`) and `findings`.
-    """
+    """Yield the lines of the findings in a model as JSON."""
     return json_document(_document(findings, model))
 
 
 def json_of_several(checked: Sequence[Checked], unread: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of the findings in several models: `schema`, `models` and `errors`.
-
-    Each item of `models` is an object as in `json_lines`. `unread` is path -> error message.
-    """
+    """Yield the lines of the findings in several models; `unread` is path -> error message."""
     document = {
         "schema": 1,
         "models": [_document(findings, model) for findings, model in checked],
@@ -262,13 +242,18 @@ def _rule(rule: Rule[Model]) -> dict[str, Any]:
 
 
 def _result(finding: Finding, path: str) -> dict[str, Any]:
+    import hashlib
+    from urllib.parse import quote
+
+    if os.path.isabs(path):
+        uri = Path(path).as_uri()
+    else:
+        uri = quote(Path(path).as_posix(), errors="surrogateescape")
     location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": _uri(path)}, "region": {"startLine": 1}}
+        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
     }
     if finding.layer is not None:
         location["logicalLocations"] = [{"name": finding.layer, "kind": "member"}]
-    import hashlib
-
     identity = f"{finding.rule}\0{finding.layer}".encode("utf-8", "surrogatepass")
     return {
         "ruleId": finding.rule,
@@ -279,12 +264,3 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
         "partialFingerprints": {"ruleAndLayer/v1": hashlib.sha256(identity).hexdigest()},
         "properties": {"channels": finding.channels.tolist(), "numbers": finding.numbers},
     }
-
-
-def _uri(path: str) -> str:
-    """Convert a relative path to a relative reference, and an absolute path to a file URI."""
-    from urllib.parse import quote
-
-    if os.path.isabs(path):
-        return Path(path).as_uri()
-    return quote(Path(path).as_posix(), errors="surrogateescape")

@@ -1,9 +1,6 @@
 """The history of a run, as text with sparklines, JSON and CSV.
 
-In JSON, each list of a track has one entry per checkpoint: a number, or null if the checkpoint
-lacks the layer or the layer has no finite channel. CSV has one row per checkpoint, layer and role,
-and an empty cell instead of null. Names are escaped as in the CSV of a model; see
-`bnstat.exchange.csv`.
+JSON contains null, and CSV an empty cell, where a checkpoint lacks a layer or its finite channels.
 """
 
 from __future__ import annotations
@@ -19,14 +16,7 @@ from bnstat.output import findings
 from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import Scale, compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import (
-    GAP,
-    Column,
-    facts,
-    layer_table,
-    legend,
-    total_width,
-)
+from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 from bnstat.run_history import MEASURES, Floats, History, Track
 
 _ASCII_BLOCKS: Final = "_.:-=+*#"
@@ -53,19 +43,16 @@ def text_lines(
     yield ""
     tracks = list(history.tracks.values())
     columns = _fitting(tracks, len(checkpoints), screen)
-    yield from layer_table([track.layer for track in tracks], columns, screen, 6)
-    yield ""
-    yield from legend(_LEGEND, screen)
+    yield from layer_table([track.layer for track in tracks], columns, _LEGEND, screen, 6)
     if run_findings:
         yield ""
         yield from findings.text_lines(run_findings, screen)
 
 
 def sparkline(values: Floats, width: int, blocks: str) -> str:
-    """Return at most `width` characters that show numbers between their lowest and highest value.
+    """Return a line of at most `width` characters whose heights show numbers over time.
 
-    If there are more numbers than characters, a character shows the mean of several. A space stands
-    for a number that is not finite.
+    A character may show the mean of several numbers. A space shows that none is finite.
     """
     if values.size > width:
         values = np.array([_mean(part) for part in np.array_split(values, width)])
@@ -86,7 +73,7 @@ def _mean(values: Floats) -> float:
 
 
 def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column]:
-    """Return the columns, with sparklines as long as the screen permits."""
+    """Return columns with sparklines as long as the screen permits."""
     longest = min(count, _LONGEST_COURSE)
     if screen.width is None:
         return _columns(tracks, longest, False, screen)
@@ -101,16 +88,13 @@ def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column
 
 
 def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Screen) -> list[Column]:
-    """Return the columns, with sparklines of this length. A short layout omits the spread."""
-    if is_short:
-        roles = [track.role.removeprefix("moving_") for track in tracks]
-    else:
-        roles = [track.role.replace("_", " ") for track in tracks]
+    """Return columns with sparklines of this length. A short layout omits the spread."""
+    roles = [track.role.removeprefix("moving_" if is_short else "") for track in tracks]
     courses = {"mean": [track.mean for track in tracks]}
     if not is_short:
         courses["spread"] = [track.std for track in tracks]
     blocks = screen.glyphs.blocks or _ASCII_BLOCKS
-    columns = [Column("role", roles)]
+    columns = [Column("role", [role.replace("_", " ") for role in roles])]
     for title, values in courses.items():
         cells = [
             f"{sparkline(course, length, blocks)} {newest(track, course)}"
@@ -121,12 +105,12 @@ def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Scree
 
 
 def newest(track: Track, course: Floats) -> str:
-    """Return a course's last number as text, or `-` if the newest checkpoint lacks the layer."""
+    """Return the last number of a course, or `-` if the newest checkpoint lacks the layer."""
     return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
 
 
 def moves(track: Track) -> str:
-    """Return the change since the previous checkpoint: in percent, or from 10 on as `x10`."""
+    """Return the change since the previous checkpoint in percent, or as `x10` from 10 on."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

@@ -20,7 +20,7 @@ from bnstat.exchange.decimals import portable
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
 from bnstat.output import differences, findings
 from bnstat.output.history import moves, newest
-from bnstat.output.numbers import Floats, Scale, compact, compact_pair, finite
+from bnstat.output.numbers import Floats, Scale, compact, compact_pair, counted, finite
 from bnstat.output.terminal import overview
 from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.run_history import History
@@ -41,26 +41,22 @@ BREAK: Final = Markup("<br>")
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """Return an HTML element with these children and attributes.
-
-    In names of attributes, `_` becomes `-`, and a final `_` is removed: `fill_opacity`, `class_`.
-    """
+    """Return an HTML element. In the names of attributes, `_` becomes `-`: `fill_opacity`."""
     head = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{_text(str(value))}"'
-        for name, value in attributes.items()
+        f' {name.replace("_", "-")}="{_text(str(value))}"' for name, value in attributes.items()
     )
     return Markup(f"<{tag}{head}>{together(*children)}</{tag}>")
 
 
 def together(*children: str) -> Markup:
-    """Return the concatenation of elements and texts."""
+    """Join elements and texts, which are escaped."""
     return Markup(
         "".join(child if isinstance(child, Markup) else _text(child) for child in children)
     )
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Return a table with a header; empty markup if there are no rows."""
+    """Return a table with a header, or nothing if there are no rows."""
     style = "text-align:left;vertical-align:middle"
     body = [
         element("tr", *(element("td", content, style=style) for content in row)) for row in rows
@@ -94,7 +90,7 @@ def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
         for place, number in enumerate(counts.tolist())
         if number
     )
-    label = f"distribution of {_channels(values)} from {_range(scale)}"
+    label = f"distribution of {counted(values.size, 'channel')} from {_range(scale)}"
     return _svg(element("path", d=path, fill=_COLOUR), label, width, height)
 
 
@@ -104,7 +100,7 @@ def sorted_channels(array: Array, width: int, height: int) -> Markup:
     if not values.size:
         return Markup("")
     scale = Scale.of(values)
-    label = f"{_channels(values)} in order, from {_range(scale)}"
+    label = f"{counted(values.size, 'channel')} in order, from {_range(scale)}"
     return _line(values, scale, label, width, height)
 
 
@@ -126,11 +122,6 @@ def share(part: int, whole: int) -> Markup:
     )
     bar = element("rect", width=f"{filled:.2f}", height=height, fill=_COLOUR)
     return _svg(frame + bar, f"{part} of {whole}", width, height)
-
-
-def mark(colour: str, label: str) -> Markup:
-    """Return a coloured dot; `label` describes it to screen readers."""
-    return _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), label, 10, 10)
 
 
 def _line(values: Floats, scale: Scale, label: str, width: int, height: int) -> Markup:
@@ -174,17 +165,12 @@ def _svg(content: str, label: str, width: int, height: int) -> Markup:
     )
 
 
-def _channels(values: Floats) -> str:
-    return "1 channel" if values.size == 1 else f"{values.size:,} channels"
-
-
 def _range(scale: Scale) -> str:
     ends = f"{compact(scale.low, 3)} to {compact(scale.high, 3)}"
     return f"{ends}, logarithmic" if scale.logarithmic else ends
 
 
 MOST_ROWS: Final = 200
-"""The limit on rows; a line below the table gives the number of further rows."""
 
 _COLOURS: Final = {"error": "#ee6677", "warning": "#ccbb44", "info": "#66ccee"}
 _LARGE: Final = (220, 56)
@@ -266,9 +252,13 @@ def _row(layer: BatchNorm, role: str) -> Sequence[str]:
 
 def of_findings(shown: Sequence[Finding]) -> str:
     """Return a table with one row per finding, the most serious first."""
+    dots = {
+        severity: _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), severity, 10, 10)
+        for severity, colour in _COLOURS.items()
+    }
     rows = [
         [
-            together(mark(_COLOURS[finding.severity], finding.severity), f" {finding.severity}"),
+            together(dots[finding.severity], f" {finding.severity}"),
             f"{finding.rule} {finding.name}",
             "(whole model)" if finding.layer is None else legible(finding.layer),
             sentence(finding.message) + findings.channels_of(finding),
@@ -350,7 +340,7 @@ _MOST_BINS: Final = 40
 
 
 def figure(layer: BatchNorm) -> Any:
-    """See `BatchNorm.plot`."""
+    """Return the figure that `BatchNorm.plot` returns."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -409,7 +399,7 @@ _LIBRARIES: Final[tuple[Library, ...]] = ("pandas", "polars")
 
 
 def frame(model: Model, library: Library | None = None) -> Any:
-    """See `Model.to_frame`."""
+    """Return the data frame that `Model.to_frame` returns."""
     library = library or _default_library()
     if find_spec(library) is None:
         raise UnsupportedError(library, "is not installed", f"pip install {library}")
@@ -443,7 +433,7 @@ def frame(model: Model, library: Library | None = None) -> Any:
 
 
 def _default_library() -> Library:
-    """Return the data-frame library that is already imported, or else an installed one."""
+    """Return a data-frame library that is already imported, or else an installed one."""
     imported = [library for library in _LIBRARIES if library in sys.modules]
     for library in (*imported, *_LIBRARIES):
         if library in imported or find_spec(library) is not None:
@@ -454,9 +444,9 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the numbers of one role in all layers, and a mask of the stored numbers.
+    """Return the numbers of a role in all layers (0 if not stored), and a mask of stored numbers.
 
-    `sizes` contains the number of channels of each layer. A number that is not stored is 0.
+    `sizes` contains the number of channels of each layer.
     """
     flat = [None if array is None else portable(array).ravel() for array in arrays]
     kinds = [array.dtype for array in flat if array is not None]

@@ -1,4 +1,4 @@
-"""Formatting of numbers, and axes and histograms for charts."""
+"""Numbers as text, and the axes and histograms of charts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MOST_DIGITS: Final = 4
 
 
 def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
-    """Format a mean and its deviation for a table; the deviation has `digits` significant digits.
+    """Format a deviation with `digits` significant digits, and its mean with as many decimals.
 
-    The mean has as many decimals as the deviation, but at most 4 significant digits.
+    The mean has at most 4 significant digits.
     """
     spread = compact(deviation, digits)
     sizes = (abs(mean), deviation)
@@ -31,10 +31,7 @@ def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
 
 
 def compact(number: float, digits: int) -> str:
-    """Format a number for a table with `digits` significant digits.
-
-    The result has at most `digits + 1` decimals, and none if the number is an integer.
-    """
+    """Format a number with `digits` significant digits, but at most `digits + 1` decimals."""
     if not math.isfinite(number):
         return str(number)
     size = abs(number)
@@ -46,11 +43,12 @@ def compact(number: float, digits: int) -> str:
     return f"{number:.{_decimals(number, digits)}f}"
 
 
-def _decimals(number: float, digits: int) -> int:
-    """Return the number of decimals that shows `digits` significant digits of a nonzero number.
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun, such as `1 layer` and `1,234 layers`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
-    The result is at most `digits + 1`.
-    """
+
+def _decimals(number: float, digits: int) -> int:
     return min(max(0, digits - 1 - math.floor(math.log10(abs(number)))), digits + 1)
 
 
@@ -68,12 +66,7 @@ def finite(array: Array) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis from the smallest to the largest of several numbers.
-
-    Attributes:
-        low, high: the finite ends of the axis.
-        logarithmic: True if equal distances on the axis mean equal ratios of numbers.
-    """
+    """A linear or logarithmic axis from the smallest to the largest of several numbers."""
 
     low: float
     high: float
@@ -81,26 +74,19 @@ class Scale:
 
     @classmethod
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
-        """Return an axis that covers the finite numbers in `values`.
+        """Return an axis for finite numbers.
 
-        Args:
-            values: the numbers, at least one of them finite.
-            adaptive: False if the axis must be linear. By default, the axis is logarithmic for
-                positive numbers of very different sizes.
+        If `adaptive`, the axis is logarithmic for positive numbers of very different sizes.
         """
         low, high = float(values.min()), float(values.max())
         return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
 
     @property
     def is_point(self) -> bool:
-        """True if `low` and `high` are equal."""
         return self.low == self.high
 
     def places(self, values: Floats) -> Floats:
-        """Return the position of each number on the axis, from 0 at `low` to 1 at `high`.
-
-        If `low` and `high` are equal, all positions are 0.5.
-        """
+        """Return the position of each number on the axis, from 0 at `low` to 1 at `high`."""
         if self.is_point:
             return np.full_like(values, 0.5)
         low, high = self.low, self.high
@@ -117,13 +103,23 @@ class Scale:
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
-        """Return the number of values in each of several equal intervals of the axis.
-
-        The number of intervals grows with the number of values, up to `most`.
-        """
-        return self.counts(values, 5 if self.is_point else bins_for(values.size, most))
+        """Count the values in equal intervals. More values get more intervals, up to `most`."""
+        bins = 5 if self.is_point else min(most, math.ceil(2 * math.sqrt(values.size)))
+        return self.counts(values, max(1, bins))
 
 
-def bins_for(count: int, most: int) -> int:
-    """Return the number of bars of a histogram: twice the square root of `count`, up to `most`."""
-    return max(1, min(most, math.ceil(2 * math.sqrt(count))))
+def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
+    """Return the rows, from top to bottom, of a bar chart that is `width` columns wide.
+
+    The highest bar fills the height, and even a count of 1 is visible. `blocks` contains characters
+    of growing height; without them, bars consist of `#`.
+    """
+    blocks = blocks or "#"
+    steps = height * len(blocks)
+    heights = np.ceil(counts * (steps / max(1, counts.max()))).astype(int).tolist()
+    columns = [heights[column * len(heights) // width] for column in range(width)]
+    rows = []
+    for row in reversed(range(height)):
+        levels = [min(bar - row * len(blocks), len(blocks)) for bar in columns]
+        rows.append("".join(blocks[level - 1] if level > 0 else " " for level in levels))
+    return rows

@@ -33,10 +33,7 @@ _LEAST: Final = 12
 
 
 def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield a line per record, then the counts in `tally`.
-
-    Iterating over `records` must update `tally`.
-    """
+    """Yield a line per record, then the counts in `tally`, which iterating over records updates."""
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
@@ -101,10 +98,7 @@ def json_lines(records: Iterable[Record]) -> Iterator[str]:
 
 
 def csv_lines(records: Iterable[Record]) -> Iterator[str]:
-    """Yield the lines of a CSV document.
-
-    The cell `findings` contains each rule's code and number of findings: `BN001:3 BN009:1`.
-    """
+    """Yield the lines of a CSV document, with findings such as `BN001:3 BN009:1` in one cell."""
 
     def rows() -> Iterator[list[object]]:
         for record in records:
@@ -121,10 +115,7 @@ def _columns(record: Record) -> dict[str, Any]:
 
 
 def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
-    """Yield the lines of a Markdown table of the records, then the counts in `tally`.
-
-    Iterating over `records` must update `tally`.
-    """
+    """Yield the lines of a Markdown table, then the counts in `tally`. See `text_lines`."""
     yield "| model | format | layers | worst finding |"
     yield "| --- | --- | ---: | --- |"
     for record in records:
@@ -146,11 +137,7 @@ _BATCH: Final = 4096
 
 
 def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:
-    """Write the records as Parquet, with characters that are not printable escaped.
-
-    Raises:
-        BnstatError: `pyarrow` is not installed.
-    """
+    """Write the records as Parquet, with characters that are not printable escaped."""
     try:
         import pyarrow
         import pyarrow.parquet

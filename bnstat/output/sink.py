@@ -17,13 +17,10 @@ _STDOUT: Final = ("-", "/dev/stdout")
 
 @contextlib.contextmanager
 def open_binary(path: str) -> Iterator[BinaryIO]:
-    """Open `path` for writing bytes; `-` is standard output.
+    """Open a file, or standard output for `-`, to write bytes in a `with` block.
 
-    When the block ends without an error, a regular file is created, or replaced with unchanged
-    permissions. If the block raises, no file changes. A device or a FIFO is written directly.
-
-    Raises:
-        OSError: the file cannot be written.
+    A regular file is created, or replaced with unchanged permissions, when the block ends without
+    an error. A device or a FIFO is written directly.
     """
     if path in _STDOUT:
         stdout = _stdout()
@@ -61,10 +58,7 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def open_text(path: str) -> Iterator[TextIO]:
-    """Open `path` for writing text in UTF-8, with line ends unchanged. See `open_binary`.
-
-    `writelines` collects all lines in memory; write them one by one instead.
-    """
+    """Open a file as `open_binary` does, to write text in UTF-8 with unchanged line ends."""
     import codecs
 
     with open_binary(path) as file:
@@ -72,18 +66,15 @@ def open_text(path: str) -> Iterator[TextIO]:
 
 
 def writes_to_terminal(path: str) -> bool:
-    """Return True if output to `path` appears on the user's terminal."""
+    """Return True if output to this path appears on the user's terminal."""
     return path in _STDOUT and sys.stdout is not None and sys.stdout.isatty()
 
 
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
-    """Write the lines that `render` returns for the screen at `path`; `-` is standard output.
+    """Write the lines that `render` returns for a screen to a file, or standard output for `-`.
 
     Characters that the encoding of standard output lacks are written as escapes. A file is written
     in UTF-8, for a screen of unlimited width.
-
-    Raises:
-        OSError: the lines cannot be written.
     """
     if path not in _STDOUT:
         write_lines(render(Screen()), path)
@@ -94,13 +85,9 @@ def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
 
 
 def write_lines(lines: Iterable[str], path: str) -> None:
-    """Write the lines of a document for other programs, in UTF-8; `-` is standard output.
-
-    Raises:
-        OSError: the lines cannot be written.
-    """
+    """Write the lines of a document in UTF-8 to a file, or standard output for `-`."""
     with open_text(path) as file:
-        for line in lines:
+        for line in lines:  # `writelines` would collect all lines in memory.
             file.write(f"{line}\n")
 
 

@@ -62,10 +62,9 @@ class Events:
         self._write(Event(file_version="brain.Event:2"))
 
     def add(self, model: Model, step: int, findings: Sequence[Finding]) -> None:
-        """Write the layers of a model at a step, and the findings in it.
+        """Write the layers of a model at a step, and the findings in the model.
 
-        Raises:
-            BnstatError: an array cannot be read. The step is then not written at all.
+        The step is not written at all if an array cannot be read.
         """
         summaries = [Values(value=list(_values(layer))) for layer in model]
         for summary in summaries:
@@ -94,18 +93,10 @@ class Events:
 
 
 def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> History:
-    """Write a finished run to an event file, completely or not at all, replacing an older file.
+    """Write a finished run to an event file, and return the history of the run.
 
-    Args:
-        models: the checkpoints, as for `bnstat.history`. The step is the checkpoint's step, or else
-            its index.
-        logdir: the folder for the run `bnstat`, which is created if necessary.
-
-    Returns:
-        The history of the run. If it has no layers, no file is written.
-
-    Raises:
-        OSError: the file cannot be written.
+    The file, which replaces an older one, is written completely, or not at all if the run has no
+    layers. A checkpoint without a step is written at its index.
     """
     step = 0
 
@@ -143,11 +134,7 @@ class _NoLayersError(Exception):
 
 
 def growing_run(logdir: str) -> Events:
-    """Return a new event file for a run in progress; existing files are kept.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Return a new event file for a run in progress; existing files are kept."""
     folder = os.path.join(logdir, RUN)
     os.makedirs(folder, exist_ok=True)
     name = f"{_NAME}.{time.time():.6f}.{os.getpid()}.{RUN}"

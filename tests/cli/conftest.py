@@ -1,28 +1,12 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 import bnstat.loading
-from tests.builders.signals import heeded
-from tests.cli.files import command_line
-
-ROOT = Path(__file__).resolve().parents[2]
-
-DRIVER = """
-import atexit, signal, sys
-import bnstat.loading
-from tests.output.models import *
-
-MODEL = {model}
-bnstat.loading.load = lambda path, **options: MODEL
-from bnstat.__main__ import run
-run()
-"""
+from tests.cli.files import command_line, write_h5
+from tests.compare.ports import arrays_of, random_kernel, scale_and_shift, trained
+from tests.output.models import usual
 
 
 @pytest.fixture
@@ -51,37 +35,28 @@ def run():
 
 
 @pytest.fixture
-def clean_environment():
-    names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    return {**environment, "TERM": "xterm", "LANG": "C.UTF-8"}
+def sound(tmp_path):
+    return write_h5(tmp_path / "sound.h5", usual("bn"))
 
 
 @pytest.fixture
-def start(clean_environment):
-    """Start the command line as a process of its own that finds a given model everywhere."""
-    started = []
+def old(tmp_path):
+    return write_h5(tmp_path / "old.h5", usual("a", seed=1), usual("b", seed=2))
 
-    def start(arguments, model="model(usual('conv1/bn', 64), usual('conv2/bn'))", **options):
-        variables = options.pop("variables", {})
-        process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER.format(model=model), *arguments],
-            cwd=ROOT,
-            env={**clean_environment, **variables},
-            **{
-                "stdin": subprocess.DEVNULL,
-                "stderr": subprocess.PIPE,
-                "preexec_fn": heeded,
-                **options,
-            },
-        )
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+@pytest.fixture
+def new(tmp_path):
+    """The file `old` with other values of the layer `b`."""
+    return write_h5(tmp_path / "new.h5", usual("a", seed=1), usual("b", seed=3))
+
+
+@pytest.fixture
+def folded(tmp_path):
+    """A convolution with batch norm, and a convolution that contains the batch norm."""
+    norm, kernel = trained("bn", 6), random_kernel(3, 3, 4, 6)
+    scale, shift = scale_and_shift(norm)
+    own = {f"bn/{role}": array for role, array in arrays_of(norm).items()}
+    np.savez(tmp_path / "own.npz", **own, **{"conv/kernel": kernel})
+    product = (kernel * scale).transpose(3, 2, 0, 1)
+    np.savez(tmp_path / "folded.npz", **{"conv.weight": product, "conv.bias": shift})
+    return str(tmp_path / "own.npz"), str(tmp_path / "folded.npz")

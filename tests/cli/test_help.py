@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from bnstat.docs import TOPICS, read
 from bnstat.output.terminal.markdown import render
 from bnstat.output.terminal.screen import Screen
-from tests.terminal import ROOT, in_terminal
-
-LISTING = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+from tests.terminal import in_terminal
 
 
 def test_the_topics_are_listed(run):
@@ -61,8 +55,7 @@ def test_a_link_to_a_topic_names_the_command_that_shows_it(run):
 )
 def test_an_unknown_topic(run, typed, hint):
     result = run("help", typed)
-    assert result.exit_code == 2
-    assert result.stdout == ""
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"error: {typed!r}: unknown topic; {hint}\n"
 
 
@@ -89,18 +82,3 @@ def test_a_screen_bounds_the_lines():
     text = render(read("safety"), Screen(width=50))
     assert max(map(len, text.splitlines())) <= 50
     assert max(map(len, render(read("safety"), Screen(width=300)).splitlines())) <= 100
-
-
-@pytest.mark.parametrize(("arguments", "rendering"), [([], False), (["safety"], True)])
-def test_help_imports_no_more_than_it_needs(arguments, rendering):
-    process = subprocess.run(
-        [sys.executable, "-c", f"{LISTING}from bnstat.cli import main; main()", "help", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    loaded = set(process.stderr.split())
-    assert ("rich" in loaded) is rendering
-    assert not {"tensorflow", "h5py", "bnstat.formats.locate", "bnstat.loading"} & loaded

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.files import command_line, write_h5
-from tests.compare.ports import arrays_of, random_kernel, scale_and_shift, trained
-from tests.output.models import usual
+from tests.cli.files import command_line
 from tests.output.page.written import Shown
 from tests.terminal import ROOT
 
@@ -16,16 +14,6 @@ DATA = ROOT / "tests/data"
 
 
 run = partial(command_line, "report")
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> str:
-    return write_h5(tmp_path / "old.h5", usual("a", seed=1), usual("b", seed=2))
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> str:
-    return write_h5(tmp_path / "new.h5", usual("a", seed=1), usual("b", seed=3))
 
 
 def test_one_model(old: str, tmp_path: Path) -> None:
@@ -51,14 +39,8 @@ def test_two_models(old: str, new: str) -> None:
     assert "1 of 2 layers differ" in page.all("p", id="headline")
 
 
-def test_layers_that_were_folded(tmp_path: Path) -> None:
-    norm, kernel = trained("bn", 6), random_kernel(3, 3, 4, 6)
-    scale, shift = scale_and_shift(norm)
-    own = {f"bn/{role}": array for role, array in arrays_of(norm).items()}
-    np.savez(tmp_path / "own.npz", **own, **{"conv/kernel": kernel})
-    np.savez(tmp_path / "folded.npz", **{"conv.weight": kernel * scale, "conv.bias": shift})
-    pair = [tmp_path / "own.npz", tmp_path / "folded.npz"]
-    result = run(*pair, "--epsilon", "0.001", "-q")
+def test_layers_that_were_folded(folded: tuple[str, str]) -> None:
+    result = run(*folded, "--epsilon", "0.001", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
     page = Shown(result.stdout)
     assert page.all("p", id="headline") == [
@@ -66,20 +48,15 @@ def test_layers_that_were_folded(tmp_path: Path) -> None:
     ]
     (row,) = page.data["rows"]
     assert row["folded"] == "bn -> conv.weight + conv.bias"
-    assert run(*pair).exit_code == 1
-    assert run(pair[0], "--epsilon", "0.001").exit_code == 2
+    assert run(*folded).exit_code == 1
+    assert run(folded[0], "--epsilon", "0.001").exit_code == 2
 
 
 def test_a_training_folder() -> None:
     page = Shown(run(DATA / "digits/run").stdout)
     assert page.data["kind"] == "history"
-    assert [checkpoint["step"] for checkpoint in page.data["checkpoints"]] == [
-        0,
-        100,
-        200,
-        300,
-        400,
-    ]
+    steps = [checkpoint["step"] for checkpoint in page.data["checkpoints"]]
+    assert steps == [0, 100, 200, 300, 400]
 
 
 @pytest.mark.parametrize("options", [["--step", "200"], ["--checkpoint", "model-200"]])

@@ -8,47 +8,51 @@ import sys
 
 import pytest
 
+from tests.cli.files import write_h5
 from tests.output.models import model, usual
+from tests.terminal import ROOT
 
-LONG = "model(usual('bn', 300_000))"
+RUN = "tests/data/digits/run"
 WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
 
 
-@pytest.mark.parametrize("command", WRITING)
-def test_a_pipe_that_closes(start, command):
-    process = start(command.split(), model=LONG, stdout=-1)
-    process.stdout.read(10)
-    process.stdout.close()
-    assert process.wait(300) == 141
-    assert process.stderr.read() == b""
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("command", ["inspect", *WRITING, "export --csv -o /dev/full"])
-def test_a_full_disk(start, command):
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "--help", "--version", "inspect --help", f"inspect {RUN}"),
+        *(f"{command} {RUN}" for command in WRITING),
+        f"export --csv {RUN} -o /dev/full",
+    ],
+)
+def test_a_full_disk(command):
     with open("/dev/full", "wb") as full:
-        process = start(command.split(), stdout=full)
-        _, err = process.communicate(timeout=300)
+        process = subprocess.run(
+            [sys.executable, "-m", "bnstat", *command.split()],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
     assert process.returncode == 2
-    assert err.count(b"\n") == 1
-    assert b"No space left on device" in err
+    assert process.stderr.count(b"\n") == 1
+    assert b"No space left on device" in process.stderr
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "--help"], []])
-def test_help_on_a_full_disk(arguments):
-    command = [sys.executable, "-m", "bnstat", *arguments]
-    with open("/dev/full", "wb") as full:
-        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert process.returncode == 2
-    assert process.stderr == b"error: No space left on device\n"
-
-
-def test_closed_standard_output(start):
-    process = start(["inspect"], preexec_fn=lambda: os.close(1))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert err == b"error: standard output is closed\n"
+@pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["-v"]])
+def test_ascii_streams(tmp_path, options):
+    path = write_h5(tmp_path / "m.h5", usual("层/bn"))
+    for arguments in ([path, *options], ["层"]):
+        process = subprocess.run(
+            [sys.executable, "-m", "bnstat", "inspect", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            check=False,
+        )
+        shown = process.stdout + process.stderr
+        assert shown.isascii()
+        assert b"\\u5c42" in shown
 
 
 @pytest.mark.parametrize("command", ["export --npz", "scan --parquet", "report"])

@@ -63,21 +63,11 @@ def test_storage_options_are_json_or_text(run, monkeypatch):
 
     monkeypatch.setattr(stores, "connect", connect)
     options = ["anon=true", "key=abc", "port=80", "client_kwargs={'a': 1}", 'more={"a": 1}']
-    run(
-        "inspect",
-        "s3://x/y",
-        *[part for option in options for part in ("--storage-option", option)],
-    )
+    run("inspect", "s3://x/y", *[f"--storage-option={option}" for option in options])
     run("inspect", "s3://x/y", "--max-download", "1.5MiB")
-    assert given[0][0] == {
-        "anon": True,
-        "key": "abc",
-        "port": 80,
-        "client_kwargs": "{'a': 1}",
-        "more": {"a": 1},
-    }
-    assert given[0][1] == 256_000_000
-    assert given[1] == ({}, 1_572_864)
+    texts = {"key": "abc", "client_kwargs": "{'a': 1}"}
+    parsed = {"anon": True, "port": 80, "more": {"a": 1}, **texts}
+    assert given == [(parsed, 256_000_000), ({}, 1_572_864)]
 
 
 @pytest.mark.parametrize("command", ["apply {0} x.npz -o copy", "drift {0} --data x.npz"])

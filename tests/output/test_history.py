@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -12,11 +13,10 @@ from bnstat.compare import History, history
 from bnstat.errors import DamagedError
 from bnstat.model import Source
 from bnstat.output import history as text
-from bnstat.output.terminal.screen import ASCII, UNICODE, Screen
+from bnstat.output.terminal.screen import ASCII, UNICODE, Glyphs, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual
 
-BLOCKS = UNICODE.blocks
 NASTY = "a\x1b[31m\n[red]=1"
 
 
@@ -29,31 +29,24 @@ def run_of(*names: str, length: int = 4) -> History:
     return history(entries)
 
 
-class TestSparkline:
-    def line(self, *values: float, width: int = 10, blocks: str = BLOCKS) -> str:
-        return text.sparkline(np.array(values, float), width, blocks)
-
-    def test_from_the_lowest_to_the_highest(self) -> None:
-        assert self.line(0, 1, 2, 3, 4, 5, 6, 7) == "▁▂▃▄▅▆▇█"
-        assert self.line(7, 0, 7) == "█▁█"
-
-    def test_a_constant_is_flat(self) -> None:
-        assert self.line(3, 3, 3) == "▁▁▁"
-        assert self.line(3) == "▁"
-
-    def test_nan_is_a_gap(self) -> None:
-        assert self.line(0, math.nan, 7) == "▁ █"
-        assert self.line(0, math.inf, 7) == "▁ █"
-        assert self.line(math.nan, math.nan) == "  "
-
-    def test_many_numbers_are_put_together(self) -> None:
-        assert self.line(0, 0, 7, 7, width=2) == "▁█"
-        assert len(self.line(*range(1000), width=7)) == 7
-        assert self.line(*range(1000), width=8) == BLOCKS
-
-    def test_huge_and_tiny_numbers_are_drawn_too(self) -> None:
-        assert self.line(-1.7e308, 0, 1.7e308) == "▁▅█"
-        assert self.line(0, 5e-324) == "▁█"
+@pytest.mark.parametrize(
+    ("values", "width", "line"),
+    [
+        (range(8), 10, "▁▂▃▄▅▆▇█"),
+        ([7, 0, 7], 10, "█▁█"),
+        ([3, 3, 3], 10, "▁▁▁"),
+        ([3], 10, "▁"),
+        ([0, math.nan, 7], 10, "▁ █"),
+        ([0, math.inf, 7], 10, "▁ █"),
+        ([math.nan, math.nan], 10, "  "),
+        ([0, 0, 7, 7], 2, "▁█"),
+        (range(1000), 8, "▁▂▃▄▅▆▇█"),
+        ([-1.7e308, 0, 1.7e308], 10, "▁▅█"),
+        ([0, 5e-324], 10, "▁█"),
+    ],
+)
+def test_sparkline(values: Iterable[float], width: int, line: str) -> None:
+    assert text.sparkline(np.array(values, float), width, UNICODE.blocks) == line
 
 
 class TestText:
@@ -71,44 +64,27 @@ class TestText:
         ]
 
     def test_shows_the_newest_numbers_and_the_speed(self) -> None:
-        entries = [
-            (str(number), model(layer("bn", {"gamma": np.array([number, 3.0 * number])})))
-            for number in (1, 2, 3)
-        ]
-        run = history(entries)
+        gammas = [np.array([number, 3.0 * number]) for number in (1, 2, 3)]
+        run = history([(f"{gamma}", model(layer("bn", {"gamma": gamma}))) for gamma in gammas])
         row = self.lines(run)[4].split()
         speed = math.sqrt((1 + 9) / 2) / math.sqrt((9 + 81) / 2)
         assert row == ["bn", "gamma", "▁▅█", "6", "▁▅█", "3", f"{speed:.2%}"]
+        assert self.lines(run_of("bn", length=1))[4].endswith(" -")
 
-    def test_a_constant_moves_by_0(self) -> None:
-        run = history([(name, model(usual("bn"))) for name in "ab"])
-        assert {line.split()[-1] for line in self.lines(run)[4:8]} == {"0"}
-
-    def test_findings_follow(self) -> None:
-        run = history([(name, model(usual("bn"))) for name in "ab"])
-        assert any(line.startswith("info BN101 frozen") for line in self.lines(run))
+    def test_findings_follow_a_constant(self) -> None:
+        lines = self.lines(history([(name, model(usual("bn"))) for name in "ab"]))
+        assert {line.split()[-1] for line in lines[4:8]} == {"0"}
+        assert any(line.startswith("info BN101 frozen") for line in lines)
         assert not any("BN1" in line for line in self.lines(run_of("bn")))
 
-    def test_one_checkpoint(self) -> None:
-        lines = self.lines(run_of("bn", length=1))
-        assert lines[1] == "checkpoints  1: model-0"
-        assert lines[4].endswith(" -")
-
+    @pytest.mark.parametrize("glyphs", [UNICODE, ASCII])
     @pytest.mark.parametrize("width", [46, 80, 160])
     @pytest.mark.parametrize("length", [1, 3, 200])
-    def test_fits_the_screen(self, width: int, length: int) -> None:
+    def test_fits_the_screen(self, width: int, length: int, glyphs: Glyphs) -> None:
         run = run_of("first/" * 8 + "bn", "second/" * 8 + "bn", length=length)
-        for glyphs in (UNICODE, ASCII):
-            for line in self.lines(run, width=width, glyphs=glyphs, boxes=True):
-                assert text_width(line) <= width
-
-    def test_ascii(self) -> None:
-        lines = self.lines(run_of("bn"), glyphs=ASCII)
-        assert all(line.isascii() for line in lines)
-
-    def test_names_are_made_printable(self) -> None:
-        for line in self.lines(run_of(NASTY)):
-            assert line.isprintable()
+        lines = self.lines(run, width=width, glyphs=glyphs, boxes=True)
+        assert max(map(text_width, lines)) <= width
+        assert glyphs is UNICODE or "".join(lines).isascii()
 
 
 def test_csv() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstat.output.numbers import Scale, bins_for, compact, compact_pair
+from bnstat.output.numbers import Scale, compact, compact_pair
 
 
 @pytest.mark.parametrize(
@@ -66,23 +66,15 @@ def test_all_finite_numbers_have_a_position(numbers, bins):
     assert counts.sum() == values.size
 
 
-def test_the_ends_are_0_and_1():
-    values = np.array([-1e308, 0, 1e308])
-    assert Scale.of(values).places(values).tolist() == [0, 0.5, 1]
-    values = np.array([0, 5e-324])
-    assert Scale.of(values).places(values).tolist() == [0, 1]
-
-
-def test_equal_numbers_are_in_the_middle():
-    values = np.full(4, 7.0)
-    assert Scale.of(values).is_point
-    assert Scale.of(values).places(values).tolist() == [0.5] * 4
-    assert Scale.of(values).counts(values, 5).tolist() == [0, 0, 4, 0, 0]
-
-
-def test_counts_equal_numpys():
-    values = np.random.default_rng(0).normal(size=1000)
-    assert Scale.of(values).counts(values, 16).tolist() == np.histogram(values, 16)[0].tolist()
+@pytest.mark.parametrize(
+    ("numbers", "places"),
+    [([-1e308, 0, 1e308], [0, 0.5, 1]), ([0, 5e-324], [0, 1]), ([7, 7, 7], [0.5, 0.5, 0.5])],
+)
+def test_places_and_counts(numbers, places):
+    values = np.array(numbers, float)
+    scale = Scale.of(values)
+    assert scale.places(values).tolist() == places
+    assert scale.counts(values, 5).tolist() == np.histogram(places, 5, (0, 1))[0].tolist()
 
 
 def test_positive_numbers_of_very_different_sizes_have_a_logarithmic_scale():
@@ -96,4 +88,4 @@ def test_positive_numbers_of_very_different_sizes_have_a_logarithmic_scale():
 
 @pytest.mark.parametrize(("count", "bins"), [(1, 2), (9, 6), (64, 16), (100_000, 30)])
 def test_bins(count, bins):
-    assert bins_for(count, 30) == bins
+    assert Scale(0, 1).histogram(np.linspace(0, 1, count), 30).size == bins

@@ -95,6 +95,7 @@ def get(logdir):
 def test_the_run_is_beside_that_of_the_training(get):
     assert set(get("runs")) == {"bnstat", "train"}
     assert get("plugin/scalars/tags")["train"].keys() == {"loss"}
+    assert f"{HOSTILE}/moving_mean" in get("plugin/histograms/tags")["bnstat"]
 
 
 def test_scalars(get, run):
@@ -140,10 +141,6 @@ def test_findings(get):
     assert "<script>" not in shown[0]["text"]
     (whole,) = get("plugin/text/text", run="bnstat", tag="findings over time")
     assert whole["step"] == 30
-
-
-def test_layer_names_are_tags(get):
-    assert f"{HOSTILE}/moving_mean" in get("plugin/histograms/tags")["bnstat"]
 
 
 def test_writing_again_replaces_the_file(logdir, run):

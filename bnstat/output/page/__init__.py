@@ -1,8 +1,7 @@
-"""The content of a page, and the HTML file that holds it with style, scripts and numbers.
+"""HTML pages. A page is one file, which contains its style, scripts and numbers.
 
-The file is self-contained. Its Content-Security-Policy allows only the style sheet and the script
-with known hashes, so that names in a model can never run as code. Numbers are packed with the
-stored bits; the scripts compute all derived values.
+Its Content-Security-Policy allows only the style sheet and the script with known hashes, so that
+names in a model can never run as code. The scripts compute all values that are not stored.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple, Protocol
 
@@ -24,13 +24,13 @@ from bnstat.compare.diff import MEANINGS
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 from bnstat.output.differences import folded_text
-from bnstat.output.documents import plain
+from bnstat.output.documents import members, plain
 from bnstat.output.findings import summary
-from bnstat.output.numbers import Floats
+from bnstat.output.numbers import Floats, counted
 from bnstat.output.terminal.overview import footnotes
 
 Place = tuple[int, int, int]
-"""Bytes per number (4: float32, 8: float64), the number of numbers, and the offset in bytes."""
+"""Bytes per number, the number of numbers, and the offset in bytes."""
 
 Tone = Literal["good", "info", "warning", "error"]
 
@@ -45,19 +45,14 @@ MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
 
 
 class Packed:
-    """Arrays packed into one block of bytes.
-
-    Numbers that float32 represents exactly (float32, float16, bfloat16, the 8-bit floats, short
-    integers) are packed as float32, with float32 unchanged bit by bit. All other numbers are packed
-    as float64.
-    """
+    """Arrays packed into one block of bytes, as float32 if that is exact, or else as float64."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._end = 0
 
     def add(self, array: Array) -> Place:
-        """Pack an array of any numeric dtype, in C order, and return its place."""
+        """Pack an array in C order, and return its place."""
         small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
         kind = np.dtype("<f4" if small else "<f8")
         with np.errstate(invalid="ignore"):  # raised by a signalling NaN
@@ -68,51 +63,42 @@ class Packed:
         return place
 
     def text(self) -> str:
-        """Return all bytes in base64."""
+        """Return the bytes in base64."""
         return base64.b64encode(b"".join(self._pieces)).decode("ascii")
 
 
+@dataclass
 class Page:
-    """A page: a row for each layer, the findings, and what the template shows above the table.
+    """A page: a row for each layer, the findings, and the texts above the table.
 
     Attributes:
         kind: `model`, `history` or `difference`.
-        title: the path or paths.
         facts: label -> text, about the model or both models.
-        headline: the result in one line.
-        tone: the severity of the result.
         groups: a dict for each rule that has findings.
-        notes: remarks on the numbers.
         data: the input of the page's scripts, as JSON data.
         numbers: the packed arrays, whose places are in `data`.
+        places: name of a layer -> index of its row.
     """
 
+    kind: str
+    title: str
     facts: Mapping[str, str]
     headline: str
     tone: Tone
-    groups: Sequence[Mapping[str, Any]]
-    notes: list[str]
-    data: Mapping[str, Any]
-
-    def __init__(self, kind: str, title: str) -> None:
-        self.kind = kind
-        self.title = title
-        self.notes = []
-        self.numbers = Packed()
-        self.rows: list[dict[str, Any]] = []
-        self.places: dict[str, int] = {}
+    notes: list[str] = field(default_factory=list)
+    groups: Sequence[Mapping[str, Any]] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Packed = field(default_factory=Packed)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
 
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
-        """Add a row for a layer, with the description from the last model that has the layer.
-
-        The row's members: `name`, `channels`, `shape` (unless it is a vector), `facts` (title and
-        text), `epsilon` (one per model; null if not stored), `stored` (for each model: a list of
-        places of the `ROLES`, null for missing roles; null if the model lacks the layer).
+        """Add a row for a layer with the description from the last model that has the layer.
 
         Args:
-            frames: the layer in each model; None for a model that lacks it.
+            frames: the layer in each model; None for a model that lacks the layer.
             is_shown: True if findings about a layer of this name refer to this row.
-            more: further members.
+            more: further members of the row.
         """
         layer = next(frame for frame in reversed(frames) if frame is not None)
         if is_shown:
@@ -133,7 +119,7 @@ class Page:
         return [None if array is None else self.numbers.add(array) for array in arrays]
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
-        """Add the findings in `model` and the further members `data`, and return the page."""
+        """Add findings, the notes of a model and further members of the data; return the page."""
         self.groups = _grouped(findings, self.places)
         self.notes += [*model.notes, *footnotes(model)]
         self.data = {
@@ -163,11 +149,7 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
 
 
 def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return a dict for each rule: the rule, its findings, and their most serious severity.
-
-    `findings` contains the first findings, each with the index of its row in the table, or None.
-    `more` is the number of further findings.
-    """
+    """Return a dict for each rule with its findings, each with the index of its row or None."""
     rules = {rule.code: rule for rule in RULES}
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -184,15 +166,10 @@ def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dic
 
 
 def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the findings about layers for the page's scripts.
-
-    `runs` contains the affected channels, as start and length of each consecutive run.
-    """
+    """Return the findings about layers as JSON data."""
     return [
         {
-            "rule": finding.rule,
-            "name": finding.name,
-            "severity": finding.severity,
+            **members(finding, "rule", "name", "severity"),
             "row": places[finding.layer],
             "message": printable(finding.message),
             "runs": _runs(finding.channels.tolist()),
@@ -203,6 +180,7 @@ def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[
 
 
 def _runs(channels: Sequence[int]) -> list[int]:
+    """Return the start and the length of each consecutive run of channels, in one list."""
     runs: list[int] = []
     for channel in channels:
         if runs and channel == runs[-2] + runs[-1]:
@@ -218,15 +196,12 @@ def _headline(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
     if not numbers:
         return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
     nouns = {"error": "error", "warning": "warning", "info": "note"}
-    parts = [
-        f"{number:,} {nouns[severity]}{'' if number == 1 else 's'}"
-        for severity, number in numbers.items()
-    ]
+    parts = [counted(number, nouns[severity]) for severity, number in numbers.items()]
     return ", ".join(parts), next(iter(numbers))
 
 
 def _facts(model: Model) -> dict[str, str]:
-    """Return label -> text: the source, the size and the common settings of a model."""
+    """Return label -> text, about the source, the size and the common settings of a model."""
     source = model.source
     facts = {
         "format": source.format,
@@ -244,24 +219,17 @@ def _facts(model: Model) -> dict[str, str]:
 
 
 class Measured(NamedTuple):
-    """The measured statistics of a layer: float64 arrays [channels], and the layer's state."""
+    """The state of a layer, and its measured `mean`, `variance` and `divergence` per channel."""
 
-    mean: Floats
-    variance: Floats
-    divergence: Floats
     state: str
+    arrays: dict[str, Floats]
 
 
 def load_measured(path: str) -> dict[str, Measured]:
-    """Return layer -> measured statistics, from the JSON of `bnstat drift`.
-
-    Raises:
-        NotFoundError: the file does not exist.
-        DamagedError: the file is not the JSON of `bnstat drift`.
-    """
+    """Return layer -> measured statistics, from the JSON of `bnstat drift`."""
     try:
-        document = json.loads(Path(path).read_bytes())
-        return {_string(layer["name"]): _measured(layer) for layer in document["layers"]}
+        layers = json.loads(Path(path).read_bytes())["layers"]
+        return {layer["name"]: _measured(layer) for layer in layers}
     except FileNotFoundError:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
@@ -271,34 +239,27 @@ def load_measured(path: str) -> dict[str, Measured]:
 
 
 def _measured(layer: Any) -> Measured:
-    mean, variance, divergence = (
-        np.array([float(number) for number in layer[name]], np.float64)
+    arrays = {
+        name.removesuffix("s"): np.array([float(number) for number in layer[name]], np.float64)
         for name in ("mean", "variance", "divergences")
-    )
-    if not mean.size == variance.size == divergence.size:
+    }
+    if len({array.size for array in arrays.values()}) > 1:
         raise ValueError("the lists do not have the same length")
-    return Measured(mean, variance, divergence, _string(layer["state"]))
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a string")
-    return value
+    if not all(isinstance(layer[member], str) for member in ("name", "state")):
+        raise TypeError("the name or the state is not a string")
+    return Measured(layer["state"], arrays)
 
 
 def of_model(
     model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
 ) -> Page:
-    """Return the page of one model; `measured` is layer -> the statistics of data."""
-    page = Page("model", model.source.path)
-    page.facts = _facts(model)
-    page.headline, page.tone = _headline(model, findings)
+    """Return the page of one model; `measured` maps layers to the statistics of data."""
+    page = Page("model", model.source.path, _facts(model), *_headline(model, findings))
     for layer in model.layers:
         page.add([layer])
     for name, data in (measured or {}).items():
-        if name in page.places and data.mean.size == model[name].channels:
-            arrays = {"mean": data.mean, "variance": data.variance, "divergence": data.divergence}
-            packed = {key: page.numbers.add(array) for key, array in arrays.items()}
+        if name in page.places and data.arrays["mean"].size == model[name].channels:
+            packed = {key: page.numbers.add(array) for key, array in data.arrays.items()}
             page.rows[page.places[name]]["measured"] = {"state": data.state, **packed}
         else:
             page.notes.append(
@@ -310,13 +271,13 @@ def of_model(
 def of_difference(
     difference: Difference, old: Model, new: Model, findings: Sequence[Finding]
 ) -> Page:
-    """Return the page of two models; the findings are those in the new model."""
-    page = Page("difference", f"{old.source.path} → {new.source.path}")
+    """Return the page of two models with the findings in the new model."""
     before, after = _facts(old), _facts(new)
     both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
-    page.facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()}
-    page.headline = difference.summary
-    page.tone = "good" if difference.equivalent else "info"
+    facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()}
+    tone: Tone = "good" if difference.equivalent else "info"
+    title = f"{old.source.path} → {new.source.path}"
+    page = Page("difference", title, facts, difference.summary, tone)
     for change in difference.layers:
         page.add([old[change.old], new[change.new]], change=_change(change))
     folded = {(layer.side, layer.layer): layer for layer in difference.folded}
@@ -357,7 +318,7 @@ def _change(change: LayerChange) -> dict[str, Any]:
 
 
 def _folded(layer: Folded | None) -> str | None:
-    """Return a text: the weights that contain a folded layer, and the causes of a wrong folding."""
+    """Return the weights that contain a folded layer, and the causes if the folding is wrong."""
     if layer is None:
         return None
     return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
@@ -374,10 +335,9 @@ class Entries(Protocol):
 
 
 class Frames:
-    """Iterates over the checkpoints of a run, and keeps the checkpoints to be drawn by channel.
+    """Iterates over the checkpoints of a run, and keeps those that the page draws by channel.
 
-    If there are few checkpoints, all are kept; otherwise the first, the last, and equidistant
-    checkpoints between.
+    Of a run with many numbers, the first, the last, and equidistant checkpoints are kept.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -394,7 +354,7 @@ class Frames:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        total, chosen, last = len(self), None, None
+        total, chosen, number, newest = len(self), None, 0, None
         for place, (name, model) in enumerate(self._entries):
             try:
                 if isinstance(model, BnstatError):
@@ -407,13 +367,13 @@ class Frames:
                 numbers = len(ROLES) * max(1, model.channels)
                 number_kept = min(total, max(2, MOST_NUMBERS // numbers))
                 chosen = set(np.linspace(0, total - 1, number_kept).round().astype(int).tolist())
-            number = 0 if last is None else last[0] + 1
-            last = (number, name, model)
+            newest = (name, model)
             if place in chosen:
-                self.kept[number] = (name, model)
-            yield name, model
-        if last is not None:
-            self.kept[last[0]] = last[1:]
+                self.kept[number] = newest
+            number += 1
+            yield newest
+        if newest is not None:
+            self.kept[number - 1] = newest
 
 
 def of_history(path: str, history: History, frames: Frames, findings: Sequence[Finding]) -> Page:
@@ -421,12 +381,11 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
 
     The findings are those in the history and in the newest checkpoint.
     """
-    page = Page("history", path)
     checkpoints = history.checkpoints
     extent = f"{len(checkpoints):,}: {checkpoints[0].name} to {checkpoints[-1].name}"
-    page.facts = {**_facts(frames.newest), "checkpoints": extent}
-    page.headline, page.tone = _headline(frames.newest, findings)
-    page.notes = [f"skipped: {skipped.error}" for skipped in history.skipped]
+    facts = {**_facts(frames.newest), "checkpoints": extent}
+    notes = [f"skipped: {skipped.error}" for skipped in history.skipped]
+    page = Page("history", path, facts, *_headline(frames.newest, findings), notes)
     models = [model for _, model in frames.kept.values()]
     if len(models) < len(checkpoints):
         page.notes.append(
@@ -443,18 +402,13 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
             for track in tracks
         ]
         # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
-        epsilons = [
-            layer.epsilon for layer in layers if layer is not None and layer.epsilon is not None
-        ]
-        epsilon = epsilons[-1] if epsilons else None
+        epsilons = [None if layer is None else layer.epsilon for layer in reversed(layers)]
+        epsilon = next((each for each in epsilons if each is not None), None)
         page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
     return page.finish(
         frames.newest,
         findings,
-        checkpoints=[
-            {"name": printable(checkpoint.name), "step": checkpoint.step}
-            for checkpoint in checkpoints
-        ],
+        checkpoints=[{"name": printable(each.name), "step": each.step} for each in checkpoints],
         frames=[
             {"name": printable(name), "checkpoint": number}
             for number, (name, _) in frames.kept.items()
@@ -474,11 +428,7 @@ _ESCAPES: Final = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029
 
 
 def write(page: Page, file: IO[str]) -> None:
-    """Write a page as HTML.
-
-    Raises:
-        UnsupportedError: Jinja2 is not installed.
-    """
+    """Write a page as HTML."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError:

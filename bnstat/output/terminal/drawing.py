@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -10,39 +11,21 @@ from numpy.typing import NDArray
 
 from bnstat.exchange.decimals import labels
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
-from bnstat.output.numbers import Floats, Scale, bins_for, compact, compact_pair
-from bnstat.output.terminal.overview import footnotes, header
+from bnstat.output.numbers import Floats, Scale, bars, compact, compact_pair, counted
+from bnstat.output.terminal.overview import Track, footnotes, header
 from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
 from bnstat.output.terminal.table import shorten, wrapped
 
 _BRAILLE: Final = 0x2800
 _DOTS_DOWN: Final = 4
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Row and column of a dot in a Braille character -> bit. Source: Unicode, chapter 21."""
-
-
-def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
-    """Return the rows, from top to bottom, of a chart with a bar for each of up to `width` counts.
-
-    The highest bar fills the height, and even a count of 1 is visible. `blocks` contains characters
-    of growing height; if it is empty, the chart is drawn in ASCII.
-    """
-    blocks = blocks or "#"
-    steps = height * len(blocks)
-    heights = np.ceil(counts * (steps / max(1, counts.max()))).astype(int).tolist()
-    columns = [heights[column * len(heights) // width] for column in range(width)]
-    rows = []
-    for row in reversed(range(height)):
-        levels = [min(bar - row * len(blocks), len(blocks)) for bar in columns]
-        rows.append("".join(blocks[level - 1] if level > 0 else " " for level in levels))
-    return rows
+"""The bits of the dots in a Braille character, row by row. Source: Unicode, chapter 21."""
 
 
 def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
-    """Return the rows, from top to bottom, of a chart of numbers from 0 (bottom) to 1 (top).
+    """Return the rows, from top to bottom, of a chart that draws numbers from 0 to 1 as dots.
 
-    The numbers are drawn as dots from left to right. A character contains 2 by 4 dots in Braille;
-    if `braille` is False, it is one star.
+    A character contains 2 by 4 dots in Braille, or else one star.
     """
     across, down = (2, _DOTS_DOWN) if braille else (1, 1)
     chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
@@ -62,7 +45,7 @@ def row_of(place: float, height: int, braille: bool) -> int:
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return, for each place (0 to 1), its row of dots: an index into `count` rows from the top."""
+    """Return, for each place from 0 to 1, the index of its row of dots, counted from the top."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
@@ -73,14 +56,10 @@ def framed(
     width: int,
     screen: Screen,
 ) -> list[str]:
-    """Return the lines of a chart with its axes, `width` columns wide.
+    """Return the lines of a chart with axes and labels, in all `width` columns wide.
 
-    Args:
-        draw: takes a number of columns, and returns the rows of the chart from top to bottom.
-        beside: index of a row -> label on the left.
-        below: the labels under the left end, the middle and the right end.
-        width: the number of columns, including the labels and the axis.
-        screen: the screen.
+    `draw` takes a number of columns, and returns the rows of the chart. `beside` maps the index of
+    a row to its label. `below` contains the labels under the left end, the middle and the right.
     """
     tick, side, corner, rule = "┤│└─" if screen.boxes and screen.glyphs.blocks else "||+-"
     margin = max(map(len, beside.values()), default=0)
@@ -115,16 +94,8 @@ _MIN_WIDTH_OF_TWO: Final = 60
 _GAP: Final = "   "
 
 
-def drawings(
-    model: Model,
-    screen: Screen,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> Iterator[str]:
-    """Yield the lines of the charts of each layer, in ASCII if the screen has no boxes.
-
-    Raises:
-        BnstatError: a variable cannot be read.
-    """
+def drawings(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]:
+    """Yield the lines of the charts of each layer, in ASCII if the screen has no boxes."""
     yield from header(model, screen)
     for layer in track(model.layers):
         yield ""
@@ -152,7 +123,7 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
-    """Yield the lines above the charts of a role: its name and a summary of its values."""
+    """Yield lines with the name of a role and a summary of its values."""
     summary = Summary.of(array)
     parts = []
     if summary.min == summary.max:
@@ -161,7 +132,7 @@ def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
         mean, deviation = compact_pair(summary.mean, summary.std, 3)
         parts.append(f"{mean}{_plain(screen).plus_minus}{deviation}")
         parts.append(f"{compact(summary.min, 3)}..{compact(summary.max, 3)}")
-    parts.append("1 channel" if summary.count == 1 else f"{summary.count:,} channels")
+    parts.append(counted(summary.count, "channel"))
     if summary.bad:
         parts.append(f"{summary.bad:,} of them NaN or infinite")
     for line in wrapped(f"{role}: {', '.join(parts)}", screen):
@@ -169,7 +140,7 @@ def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
 
 
 def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) -> Iterator[str]:
-    """Yield the lines of two charts: the distribution, and the channels sorted by value."""
+    """Yield the lines of a histogram and of a chart of the channels sorted by value."""
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
     ends = [labels(shape, int(place), int(place) + 1)[0] for place in (order[0], order[-1])]
@@ -186,16 +157,13 @@ def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) 
 
 
 def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> list[str]:
-    bins = 5 if scale.is_point else bins_for(values.size, max(1, width // 2))
-    counts = scale.counts(values, bins)
+    counts = scale.histogram(values, width // 2)
     low, high = _ends(scale)
     beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
     kind = "logarithmic" if scale.logarithmic else ""
     below = ("", low, "") if scale.is_point else (low, kind, high)
-    blocks = _plain(screen).blocks
-    return framed(
-        lambda columns: bars(counts, columns, _HEIGHT, blocks), beside, below, width, screen
-    )
+    draw = partial(bars, counts, height=_HEIGHT, blocks=_plain(screen).blocks)
+    return framed(draw, beside, below, width, screen)
 
 
 def _channels(
@@ -210,9 +178,8 @@ def _channels(
     beside = dict(zip(rows, marks, strict=True))
     names = (f"ch {ends[0]}", "sorted", f"ch {ends[1]}")
     below = ("", names[0], "") if values.size == 1 else names
-    return framed(
-        lambda columns: dots(places, columns, _HEIGHT, braille), beside, below, width, screen
-    )
+    draw = partial(dots, places, height=_HEIGHT, braille=braille)
+    return framed(draw, beside, below, width, screen)
 
 
 def _ends(scale: Scale) -> tuple[str, str]:
@@ -220,5 +187,4 @@ def _ends(scale: Scale) -> tuple[str, str]:
 
 
 def _plain(screen: Screen) -> Glyphs:
-    """Return the characters for drawing: the screen's own if it has boxes, else ASCII."""
     return screen.glyphs if screen.boxes else ASCII

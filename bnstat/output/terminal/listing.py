@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from bnstat.errors import BnstatError
 from bnstat.exchange.decimals import chunks, labels, shortest
 from bnstat.model import ROLES, Array, BatchNorm, Explanation, Model, Variable
-from bnstat.output.terminal.overview import footnotes, header
+from bnstat.output.terminal.overview import Track, footnotes, header
 from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, total_width
 
@@ -23,7 +23,7 @@ _LEAST_KEY: Final = 16
 
 
 def variables(model: Model, screen: Screen) -> Iterator[str]:
-    """Yield the lines that list the layers and their variables, without reading values."""
+    """Yield the lines that list the layers and their variables."""
     yield from header(model, screen)
     pairs = {layer.name: list(_variables(layer)) for layer in model.layers}
     listed = [pair for layer in model.layers for pair in pairs[layer.name]]
@@ -43,18 +43,8 @@ def variables(model: Model, screen: Screen) -> Iterator[str]:
     yield from _notes(model)
 
 
-def values(
-    model: Model,
-    screen: Screen,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> Iterator[str]:
-    """Yield the lines with every value of every layer.
-
-    Each line of values begins with the channel of its first value.
-
-    Raises:
-        BnstatError: a variable cannot be read.
-    """
+def values(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]:
+    """Yield the lines with every value of every layer."""
     yield from header(model, screen)
     for layer in track(model.layers):
         yield from _heading(layer, screen)
@@ -67,7 +57,7 @@ def values(
 
 
 def explanations(model: Model, screen: Screen) -> Iterator[str]:
-    """Yield the lines that explain why each variable belongs to batch norm or does not."""
+    """Yield the lines that explain why each variable of the file counts as batch norm or not."""
     explanations = model.explain()
     keys = [legible(explanation.key) for explanation in explanations]
     types = [_type(model, explanation.key) for explanation in explanations]
@@ -87,7 +77,7 @@ def explanations(model: Model, screen: Screen) -> Iterator[str]:
 
 
 def _type(model: Model, key: str) -> str:
-    """Return dtype and shape of a variable as text; empty if they are not known."""
+    """Return the dtype and the shape of a variable; empty if they are not known."""
     try:
         variable = model.stored[key]
     except (KeyError, BnstatError):
@@ -107,17 +97,12 @@ def _heading(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 
 def _notes(model: Model) -> Iterator[str]:
-    for number, note in enumerate(footnotes(model)):
-        if number == 0:
-            yield ""
-        yield note
+    if notes := list(footnotes(model)):
+        yield from ("", *notes)
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
-    """Yield a pair (role, variable) for each variable of a layer.
-
-    A variable without a role has its label, or `role unknown`, in place of the role.
-    """
+    """Yield (role, variable) pairs; a variable without a role has a label in place of the role."""
     for role in ROLES:
         if role in layer.variables:
             yield role, layer.variables[role]
@@ -131,7 +116,7 @@ def _shape(variable: Variable) -> str:
 
 
 def _values(array: Array, screen: Screen) -> Iterator[str]:
-    """Yield lines with as many values as fit; each line begins with its first value's channel."""
+    """Yield lines of values, each with the channel of its first value."""
     start = 0
     for chunk in chunks(array, _CHUNK):
         texts = shortest(chunk, {})

@@ -51,7 +51,7 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """A code block whose lines are neither wrapped nor padded, so that output keeps its form."""
+    """A code block whose lines are neither wrapped nor padded."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()

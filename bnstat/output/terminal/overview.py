@@ -1,9 +1,4 @@
-"""Text about a model: a header, and a table with a row for each layer.
-
-The table shows the mean and the deviation of each statistic over the channels, and on a wider
-screen also the range and a histogram. Letters mark obvious defects; a legend below the table
-explains the letters.
-"""
+"""Text about a model: a header, and a table with a row for each layer."""
 
 from __future__ import annotations
 
@@ -14,36 +9,29 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
-from bnstat.output.numbers import compact, compact_pair
+from bnstat.output.numbers import bars, compact, compact_pair, counted
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
-from bnstat.output.terminal.table import GAP, Column, facts, layer_table, legend, total_width
+from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 
-BINS: Final = 8
+Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
+"""Wraps layers while they are read, for example to show progress."""
+
+_BINS: Final = 8
 
 
-def heights(array: Array, summary: Summary) -> list[int]:
-    """Return the heights, from 0 to 8, of the bars of a histogram of the finite values.
-
-    The bar of an interval that contains any value is at least 1. The list is empty if the largest
-    minus the smallest value is not finite.
-    """
+def _histogram(array: Array, summary: Summary, blocks: str) -> str:
+    """Return bars for the finite values; an interval with any value has a visible bar."""
     extent = summary.max - summary.min
     if not np.isfinite(extent):
-        return []
+        return ""
     if extent == 0:
-        return [8]
+        return blocks[-1]
     values = as_float64(array).ravel()
     if summary.bad:
         values = values[np.isfinite(values)]
-    bins = ((values - summary.min) / extent * BINS).astype(np.int64)
-    counts = np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
-    scaled: list[int] = np.ceil(counts * (8 / counts.max())).astype(int).tolist()
-    return scaled
-
-
-def draw(bars: Sequence[int], blocks: str) -> str:
-    """Return a line of bars with these heights; `blocks` contains characters of growing height."""
-    return "".join(blocks[height - 1] if height else " " for height in bars).ljust(BINS)
+    bins = ((values - summary.min) / extent * _BINS).astype(np.int64)
+    counts = np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+    return bars(counts, _BINS, 1, blocks)[0]
 
 
 _TITLES: Final = {
@@ -68,9 +56,7 @@ class _Layout(NamedTuple):
     Attributes:
         least_name: the width that the columns must leave for layer names.
         digits: the number of significant digits.
-        roles: the roles that are shown.
         spread, range, histogram: True to show the deviation, range or histogram beside the mean.
-        channels: True for a column with the number of channels.
         settings: True for columns with settings that differ between layers, such as epsilon.
     """
 
@@ -102,27 +88,26 @@ class _Row(NamedTuple):
     """A layer in the table.
 
     Attributes:
-        layer: the layer.
         summaries: role -> summary.
-        bars: role -> heights of a histogram's bars, from 0 to 8; empty if no histogram is drawn.
+        histograms: role -> histogram; empty if no histogram is drawn.
         defects: letter of an obvious defect -> roles with this defect.
     """
 
     layer: BatchNorm
     summaries: Mapping[str, Summary]
-    bars: Mapping[str, Sequence[int]]
+    histograms: Mapping[str, str]
     defects: Mapping[str, set[str]]
 
 
-def _row(layer: BatchNorm, histograms: bool) -> _Row:
+def _row(layer: BatchNorm, blocks: str) -> _Row:
     summaries = {}
-    bars = {}
+    histograms = {}
     for role in ROLES:
         array = layer.array(role)
         if array is not None:
             summaries[role] = Summary.of(array)
-            if histograms:
-                bars[role] = heights(array, summaries[role])
+            if blocks:
+                histograms[role] = _histogram(array, summaries[role], blocks)
     defects: dict[str, set[str]] = {}
     if bad := {role for role, summary in summaries.items() if summary.bad}:
         defects["N"] = bad
@@ -131,21 +116,13 @@ def _row(layer: BatchNorm, histograms: bool) -> _Row:
         defects["V"] = {"moving_variance"}
     if mean and variance and _is_constant(mean, 0) and _is_constant(variance, 1):
         defects["I"] = set(_MOVING)
-    return _Row(layer, summaries, bars, defects)
+    return _Row(layer, summaries, histograms, defects)
 
 
-def overview(
-    model: Model,
-    screen: Screen,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> Iterator[str]:
-    """Yield the lines that show a model: header, table, legend and notes.
-
-    Raises:
-        BnstatError: a variable cannot be read.
-    """
-    histograms = bool(screen.glyphs.blocks) and (screen.width is None or screen.width >= 140)
-    rows = [_row(layer, histograms) for layer in track(model.layers)]
+def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]:
+    """Yield the lines that show a model: header, table, legend and notes."""
+    blocks = screen.glyphs.blocks if screen.width is None or screen.width >= 140 else ""
+    rows = [_row(layer, blocks) for layer in track(model.layers)]
     yield from header(model, screen)
     yield ""
     longest = Column("layer", [legible(layer.name) for layer in model.layers]).width
@@ -155,9 +132,9 @@ def overview(
             break
         if screen.width - total_width(columns) - len(GAP) >= min(longest, layout.least_name):
             break
-    yield from layer_table([layer.name for layer in model.layers], columns, screen, least=6)
-    yield ""
-    yield from legend(_legend(model, rows, layout, screen.glyphs), screen)
+    names = [layer.name for layer in model.layers]
+    texts = _legend(model, rows, layout, screen.glyphs)
+    yield from layer_table(names, columns, texts, screen, least=6)
 
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
@@ -170,7 +147,7 @@ def header(model: Model, screen: Screen) -> Iterator[str]:
         lines["checkpoint"] = legible(source.checkpoint)
     if source.step is not None:
         lines["step"] = str(source.step)
-    lines["layers"] = f"{len(model):,} with {_count(model.channels, 'channel')}"
+    lines["layers"] = f"{len(model):,} with {counted(model.channels, 'channel')}"
     common = {name: texts[0] for name, texts in _settings(model).items() if len(set(texts)) == 1}
     if settings := ", ".join(f"{name} {text}" for name, text in common.items()):
         lines["settings"] = settings
@@ -191,7 +168,7 @@ def footnotes(model: Model) -> Iterator[str]:
         if len(names) == len(model):
             yield f"all layers: {sentence(fact)}"
         else:
-            more = f" and {_count(len(names) - 2, 'other')}" if len(names) > 3 else ""
+            more = f" and {counted(len(names) - 2, 'other')}" if len(names) > 3 else ""
             visible = names[:2] if more else names
             yield f"{', '.join(map(legible, visible))}{more}: {sentence(fact)}"
     yield from undecided(model)
@@ -200,7 +177,7 @@ def footnotes(model: Model) -> Iterator[str]:
 def undecided(model: Model) -> Iterator[str]:
     """Yield a line for each layer that may be batch norm, with the layer's variables."""
     for layer in model.undecided:
-        what = _count(len(layer.undecided), "variable")
+        what = counted(len(layer.undecided), "variable")
         place = layer.undecided[0].key.rpartition("/")[0]
         shape = ",".join(map(str, layer.shape))
         unsure = " may be batch norm" if layer.evidence == "name" else ""
@@ -208,10 +185,7 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Return setting -> list with one text per layer.
-
-    A setting that the file records for no layer is left out.
-    """
+    """Return setting -> one text per layer, for settings that the file records for any layer."""
     texts = {name: [_setting(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
     return {name: column for name, column in texts.items() if set(column) - {"-"}}
 
@@ -225,7 +199,6 @@ def _setting(value: object) -> str:
 
 
 def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> list[Column]:
-    """Return all columns of the table except the layer names."""
     columns = []
     if any(row.defects for row in rows):
         marks = ["".join(row.defects) for row in rows]
@@ -273,14 +246,14 @@ def _role_columns(
     if layout.range:
         yield _pairs("range", ranges, "..", styles)
     if layout.histogram and glyphs.blocks:
-        drawn = [draw(row.bars.get(role, ()), glyphs.blocks) for row in rows]
+        drawn = [row.histograms.get(role, "").ljust(_BINS) for row in rows]
         yield Column("", drawn, styles=styles)
 
 
 def _pairs(
     title: str, pairs: Sequence[tuple[str, str]], between: str, styles: Mapping[int, str]
 ) -> Column:
-    """Return a column of pairs that are aligned at their separator, under a centred title."""
+    """Return a column of pairs that are aligned at `between`, under a centred title."""
     left = max((len(first) for first, _ in pairs), default=0)
     right = max((len(second) for _, second in pairs), default=0)
     width = max(len(title), left + len(between) + right)
@@ -300,22 +273,12 @@ def _legend(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs)
     yield f"{content} over the channels"
     for letter, meaning in _MARKS.items():
         if count := sum(letter in row.defects for row in rows):
-            if letter == "I" and count == len(rows) and _are_rewritten(model):
-                meaning = _REWRITTEN
-            yield f"{letter}  {meaning} ({_count(count, 'layer')})"
+            if letter == "I" and count == len(rows) and model.source.is_converted:
+                from bnstat.checks.updates import rewritten
+
+                meaning = _REWRITTEN if rewritten(model) == "surely" else meaning
+            yield f"{letter}  {meaning} ({counted(count, 'layer')})"
     yield from footnotes(model)
-
-
-def _are_rewritten(model: Model) -> bool:
-    if not model.source.is_converted:
-        return False
-    from bnstat.checks.updates import rewritten
-
-    return rewritten(model) == "surely"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _is_constant(summary: Summary, value: float) -> bool:

@@ -19,14 +19,7 @@ from bnstat.model import printable
 
 
 class Glyphs(NamedTuple):
-    """The characters used for drawing.
-
-    Attributes:
-        plus_minus: between a mean and its deviation.
-        ellipsis: marks a shortened name.
-        rule: the character that draws the line under the header of a table.
-        blocks: bars of growing height, for histograms; empty if the encoding has none.
-    """
+    """Characters for drawing; `blocks` contains bars of growing height, or is empty."""
 
     plus_minus: str
     ellipsis: str
@@ -47,9 +40,7 @@ class Screen(NamedTuple):
 
     Attributes:
         width: the number of columns; None if rows can have any length.
-        colour: True if the stream shows colours.
         boxes: True if lines are drawn in tables and charts.
-        glyphs: the characters that the stream's encoding supports.
     """
 
     width: int | None = None
@@ -59,19 +50,19 @@ class Screen(NamedTuple):
 
     @classmethod
     def of(cls, stream: TextIO) -> Screen:
-        """Return the abilities of a stream. Environment variables can override them."""
-        terminal = stream.isatty()
+        """Return the abilities of a stream, which environment variables can override."""
+        terminal, drawn = stream.isatty(), "".join(UNICODE)
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
         return cls(
-            width=_width(stream, terminal),
+            width=_width(stream),
             colour=coloured and not os.environ.get("NO_COLOR"),
             boxes=terminal or forced,
-            glyphs=UNICODE if _has_unicode(stream) else ASCII,
+            glyphs=UNICODE if encodable(drawn, stream) == drawn else ASCII,
         )
 
     def style(self, text: str, style: str) -> str:
-        """Return `text` in a style: `bold`, `dim` or the name of a colour."""
+        """Return a text in a style: `bold`, `dim` or the name of a colour."""
         if not self.colour or not style:
             return text
         if style in ("bold", "dim"):
@@ -85,32 +76,21 @@ def legible(name: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a message, which may contain names from a file, as printable text.
-
-    A message of more than 8192 characters is cut in the middle.
-    """
+    """Return a message as printable text, cut in the middle if it is very long."""
     return printable(text, _LONGEST_SENTENCE)
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """Return `text` with escapes for characters that the stream's encoding lacks."""
+    """Return a text with escapes for characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _width(stream: TextIO, terminal: bool) -> int | None:
+def _width(stream: TextIO) -> int | None:
     columns = os.environ.get("COLUMNS", "")
     if columns.isascii() and columns.isdecimal() and int(columns) > 0:
         return int(columns)
-    return (os.get_terminal_size(stream.fileno()).columns or 80) if terminal else None
-
-
-def _has_unicode(stream: TextIO) -> bool:
-    try:
-        "".join(UNICODE).encode(stream.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
 
 
 Item = TypeVar("Item")
@@ -119,47 +99,35 @@ _DELAY = 1.0
 
 
 def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator[Item]:
-    """Yield the items. On a terminal, show a bar with the number of finished items after a second.
+    """Yield the items. On a terminal, show a progress bar after a second unless `hidden`.
 
-    Args:
-        items: the items; if they have a length, the bar also shows the number of remaining items.
-        what: the description of the task, such as `reading`.
-        hidden: True to show nothing, for example because output goes to the same terminal.
+    The bar shows the task `what`, such as `reading`, and the number of finished items.
     """
     if hidden or sys.stderr is None or not sys.stderr.isatty():
         yield from items
         return
-    bar = _Bar(what, len(items) if isinstance(items, Sized) else None)
-    try:
-        for item in items:
-            yield item
-            bar.done += 1
-    finally:
-        bar.close()
+    done = 0
+    closed = threading.Event()
 
-
-class _Bar:
-    """A progress bar in a thread, which appears even during a slow first item."""
-
-    def __init__(self, what: str, total: int | None) -> None:
-        self.done = 0
-        self._what = what
-        self._total = total
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def _show(self) -> None:
-        if self._closed.wait(_DELAY):
+    def show() -> None:
+        """Show the bar. A thread does so even during a slow first item."""
+        if closed.wait(_DELAY):
             return
         from rich.console import Console
         from rich.progress import Progress
 
+        total = len(items) if isinstance(items, Sized) else None
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(self._what, total=self._total)
-            while not self._closed.wait(0.1):
-                progress.update(task, completed=self.done)
+            task = progress.add_task(what, total=total)
+            while not closed.wait(0.1):
+                progress.update(task, completed=done)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        for item in items:
+            yield item
+            done += 1
+    finally:
+        closed.set()
+        thread.join()

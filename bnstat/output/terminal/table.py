@@ -1,7 +1,6 @@
 """Aligned columns and wrapped lines that fit a screen.
 
-`layer_table` escapes the names of layers. All other texts are shown unchanged: callers pass names
-from files through `legible` or `sentence` first.
+Only `layer_table` escapes texts; callers pass other names from files through `legible`.
 """
 
 from __future__ import annotations
@@ -11,20 +10,19 @@ import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from bnstat.output.terminal.screen import Screen, legible
 
 GAP: Final = "  "
 
 
-class Column(NamedTuple):
-    """A column of a table.
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, with a text for each row.
 
     Attributes:
-        title: the header.
-        cells: a text for each row.
         right: True to align the texts on the right.
         styles: index of a row -> style for `Screen.style`.
     """
@@ -32,9 +30,9 @@ class Column(NamedTuple):
     title: str
     cells: Sequence[str]
     right: bool = False
-    styles: Mapping[int, str] = MappingProxyType({})
+    styles: Mapping[int, str] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """The width of the column on the screen."""
         return max(map(text_width, (self.title, *self.cells)))
@@ -42,27 +40,19 @@ class Column(NamedTuple):
 
 def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     """Yield the lines of a table: the header, a rule if the screen has boxes, and the rows."""
-    widths = [column.width for column in columns]
-    titles = [
-        _pad(column.title, width, column.right)
-        for column, width in zip(columns, widths, strict=True)
-    ]
+    titles = [_pad(column.title, column) for column in columns]
     yield screen.style(GAP.join(titles).rstrip(), "bold")
     if screen.boxes:
-        rules = [screen.glyphs.rule * width for width in widths]
+        rules = [screen.glyphs.rule * column.width for column in columns]
         yield screen.style(GAP.join(rules), "dim")
-    yield from _lines(columns, widths, screen)
+    yield from rows(columns, screen)
 
 
 def rows(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     """Yield the lines of a table without the header."""
-    yield from _lines(columns, [column.width for column in columns], screen)
-
-
-def _lines(columns: Sequence[Column], widths: Sequence[int], screen: Screen) -> Iterator[str]:
     padded = []
-    for column, width in zip(columns, widths, strict=True):
-        cells = [_pad(cell, width, column.right) for cell in column.cells]
+    for column in columns:
+        cells = [_pad(cell, column) for cell in column.cells]
         for row, style in column.styles.items():
             cells[row] = screen.style(cells[row], style)
         padded.append(cells)
@@ -76,13 +66,16 @@ def total_width(columns: Sequence[Column]) -> int:
 
 
 def layer_table(
-    layers: Sequence[str], columns: Sequence[Column], screen: Screen, least: int = 8
+    layers: Sequence[str],
+    columns: Sequence[Column],
+    texts: Iterable[str],
+    screen: Screen,
+    least: int = 8,
 ) -> Iterator[str]:
-    """Yield the lines of a table whose first column contains names of layers.
+    """Yield the lines of a table, whose first column names the layer of each row, and of a legend.
 
-    `layers` contains the layer's name for each row. If consecutive rows have the same name, only
-    the first row shows the name. Names are shortened to the width that the other columns leave, but
-    not below `least`.
+    Consecutive rows of the same layer show the name once. Names are shortened to the width that the
+    other columns leave, but not below `least`. The legend consists of `texts`.
     """
     names, counts = [], []
     for name, group in itertools.groupby(layers):
@@ -92,13 +85,12 @@ def layer_table(
         room = screen.width - total_width(columns) - len(GAP)
         names = shorten_all(names, max(least, room), screen.glyphs.ellipsis)
     yield from table([Column("layer", spread(names, counts)), *columns], screen)
+    yield ""
+    yield from legend(texts, screen)
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return the cells of a column that names each group of rows in the group's first row.
-
-    `counts` contains the number of rows of each group. The cells of the other rows are empty.
-    """
+    """Return cells with each name in the first row of its group; `counts` contains group sizes."""
     return [
         name if number == 0 else ""
         for name, count in zip(names, counts, strict=True)
@@ -107,7 +99,7 @@ def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
 
 
 def facts(pairs: Iterable[tuple[str, str]], screen: Screen, width: int) -> Iterator[str]:
-    """Yield a line for each pair of a label and a text; `width` is the width of the labels."""
+    """Yield a line for each label, `width` columns wide, and its text."""
     for label, text in pairs:
         yield f"{screen.style(f'{label:{width}}', 'dim' if label else '')}  {text}"
 
@@ -120,7 +112,7 @@ def legend(texts: Iterable[str], screen: Screen) -> Iterator[str]:
 
 
 def wrapped(line: str, screen: Screen) -> list[str]:
-    """Split a line between words into lines that fit the screen."""
+    """Split a text between words into lines that fit the screen."""
     if screen.width is None or text_width(line) <= screen.width:
         return [line]
     import textwrap
@@ -136,7 +128,7 @@ def text_width(text: str) -> int:
 
 
 def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
-    """Return printable text, cut in the middle if it is wider than `width`, which is at least 1.
+    """Cut a text in the middle if it is wider than `width`, which is at least 1.
 
     The start of the text gets the fraction `head` of the width, and the end gets the rest.
     """
@@ -175,19 +167,17 @@ def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
 
 def _without(name: str, parts: set[str], ellipsis: str) -> str:
     """Return a name with an ellipsis in place of each run of components that are in `parts`."""
-    kept = []
-    for is_cut, run in itertools.groupby(name.split("/"), parts.__contains__):
-        kept.append(ellipsis if is_cut else "/".join(run))
-    return "".join(kept)
+    runs = itertools.groupby(name.split("/"), parts.__contains__)
+    return "".join(ellipsis if is_cut else "/".join(run) for is_cut, run in runs)
 
 
-def _pad(text: str, width: int, right: bool) -> str:
-    space = " " * (width - text_width(text))
-    return space + text if right else text + space
+def _pad(text: str, column: Column) -> str:
+    space = " " * (column.width - text_width(text))
+    return space + text if column.right else text + space
 
 
 def _fitting(text: str, width: int) -> str:
-    """Return the longest prefix of `text` that is at most `width` columns wide."""
+    """Return the longest start of a text that is at most `width` columns wide."""
     taken = 0
     for position, char in enumerate(text):
         taken += _char_width(char)

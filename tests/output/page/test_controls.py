@@ -70,22 +70,25 @@ def test_light_and_dark(scheme: str, show: Show) -> None:
     assert page.evaluate(background) == next(iter(colours.values()))
 
 
-def test_a_printed_page_is_light_open_and_complete(show: Show) -> None:
-    arrays = {"moving_mean": np.zeros(2, np.float32), "moving_variance": np.float32([-1, 1])}
-    page = show(
-        of_model(model(*(layer(f"bn{place}", arrays) for place in range(200)))), color_scheme="dark"
-    )
-    assert len(rows(page)) < 100
-    page.emulate_media(media="print")
-    frame(page)
-    assert len(rows(page)) == 200
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
-    assert page.evaluate("[...document.querySelectorAll('details.rule')].every(e => e.open)")
-    page.emulate_media(media="screen")
-    frame(page)
-    assert len(rows(page)) < 100
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert not page.evaluate("[...document.querySelectorAll('details.rule')].some(e => e.open)")
+@pytest.mark.parametrize(("layers", "printed"), [(200, 200), (5_001, 5_000)])
+def test_a_printed_page_is_light_open_and_complete(layers: int, printed: int, show: Show) -> None:
+    arrays = {"moving_mean": np.zeros(1, np.float32), "moving_variance": -np.ones(1, np.float32)}
+    text = of_model(model(*(layer(f"bn{place}", arrays) for place in range(layers))))
+    page = show(text, color_scheme="dark")
+    theme = "document.documentElement.dataset.theme"
+    opened = "[...document.querySelectorAll('details.rule')].map(e => e.open)"
+    for media, is_printed in (("screen", False), ("print", True), ("screen", False)):
+        page.emulate_media(media=media)
+        frame(page)
+        assert len(rows(page)) == printed if is_printed else len(rows(page)) < 100
+        assert page.evaluate(theme) == ("light" if is_printed else "dark")
+        assert set(page.evaluate(opened)) == {is_printed}
+        assert page.is_visible("#table .rest") == (is_printed and layers > printed)
+        if is_printed and layers > printed:
+            rest = page.text_content("#table .rest")
+            assert rest.startswith("The first 5,000 of 5,001 rows; ")
+            bottom = "document.querySelector('#table .spacer:last-child').offsetHeight"
+            assert page.evaluate(bottom) < 30
 
 
 def test_findings_lead_to_their_layers(show: Show) -> None:
@@ -172,17 +175,3 @@ def test_the_pointer_selects_a_channel_in_all_charts(show: Show) -> None:
     said = page.eval_on_selector_all("figure .said", "all => all.map(e => e.textContent)")
     assert said[0] == f"channel 8: {shortest(shown[0].gamma)[8]}"
     assert said[3] == f"channel 8: {shortest(shown[0].moving_variance)[8]}"
-
-
-def test_a_printed_page_has_a_limited_number_of_rows(show: Show) -> None:
-    arrays = {"moving_mean": np.zeros(1, np.float32), "moving_variance": np.ones(1, np.float32)}
-    page = show(of_model(model(*(layer(f"bn{place}", arrays) for place in range(5_001)))))
-    assert not page.is_visible("#table .rest")
-    page.emulate_media(media="print")
-    frame(page)
-    assert len(rows(page)) == 5_000
-    assert page.text_content("#table .rest").startswith("The first 5,000 of 5,001 rows; ")
-    assert page.evaluate("document.querySelector('#table .spacer:last-child').offsetHeight") < 30
-    page.emulate_media(media="screen")
-    frame(page)
-    assert not page.is_visible("#table .rest")

@@ -39,26 +39,27 @@ def of_run(*models: Model) -> str:
 
 
 class Parts(HTMLParser):
-    """The elements of a page: tag, attributes, text."""
+    """The elements of a page: tag, attributes, text. Elements must be nested correctly."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self._open: list[list[str]] = []
+        self._open: list[tuple[str, list[str]]] = []
         self.feed(text)
         self.close()
+        assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         pieces: list[str] = []
         self.elements.append((tag, dict(attrs), pieces))
         if tag not in ("meta", "input", "link", "br", "img"):
-            self._open.append(pieces)
+            self._open.append((tag, pieces))
 
     def handle_endtag(self, tag: str) -> None:
-        self._open.pop()
+        assert self._open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
-        for pieces in self._open:
+        for _, pieces in self._open:
             pieces.append(data)
 
     def all(self, tag: str, **attributes: str) -> list[str]:
@@ -68,6 +69,10 @@ class Parts(HTMLParser):
             for name, attrs, pieces in self.elements
             if name == tag and attributes.items() <= attrs.items()
         ]
+
+    @property
+    def texts(self) -> list[str]:
+        return ["".join(pieces) for *_, pieces in self.elements]
 
     @property
     def policy(self) -> str:

@@ -29,17 +29,14 @@ def pipe(encoding="utf-8"):
     return io.TextIOWrapper(io.BytesIO(), encoding)
 
 
-def test_a_terminal():
+def test_widths_and_abilities(monkeypatch):
     assert Screen.of(Terminal()) == Screen(72, colour=True, boxes=True, glyphs=UNICODE)
-
-
-def test_a_pipe(monkeypatch):
     assert Screen.of(pipe()) == Screen(72, colour=False, boxes=False, glyphs=UNICODE)
     for columns in ("0", "-3", "many", "", "\u0663"):
         monkeypatch.setenv("COLUMNS", columns)
-        assert Screen.of(pipe()).width is None
-    monkeypatch.delenv("COLUMNS")
-    assert Screen.of(pipe()) == Screen(None, colour=False, boxes=False, glyphs=UNICODE)
+        assert Screen.of(pipe()) == Screen(None, colour=False, boxes=False, glyphs=UNICODE)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Screen.of(pipe()).width is None
 
 
 @pytest.mark.parametrize(
@@ -62,12 +59,6 @@ def test_colours(monkeypatch, variables, terminal_colour, pipe_colour):
     assert Screen.of(pipe()).colour == pipe_colour
 
 
-def test_a_forced_pipe_keeps_its_long_rows(monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.delenv("COLUMNS")
-    assert Screen.of(pipe()).width is None
-
-
 @pytest.mark.parametrize(
     ("encoding", "glyphs"), [("ascii", ASCII), ("latin-1", ASCII), ("utf-8", UNICODE)]
 )
@@ -77,11 +68,9 @@ def test_glyphs_are_those_that_the_encoding_has(encoding, glyphs):
 
 def test_styles():
     screen = Screen(colour=True)
-    assert screen.style("a", "bold") == "\x1b[1ma\x1b[0m"
-    assert screen.style("a", "dim") == "\x1b[2ma\x1b[0m"
-    assert screen.style("a", "red") == "\x1b[31ma\x1b[0m"
-    assert screen.style("a", "") == "a"
-    assert Screen().style("a", "red") == "a"
+    for style, code in (("bold", 1), ("dim", 2), ("red", 31)):
+        assert screen.style("a", style) == f"\x1b[{code}ma\x1b[0m"
+    assert screen.style("a", "") == Screen().style("a", "red") == "a"
 
 
 def test_encodable():
@@ -97,9 +86,6 @@ def test_legible():
     assert len(long) < 600
     assert long.startswith("aaa")
     assert long.endswith("\\x1b")
-
-
-def test_sentence():
     words = " ".join(map(str, range(500)))
     assert sentence(f"{words}\x1b") == f"{words}\\x1b"
     assert len(sentence("a" * 10_000_000)) < 10_000
@@ -111,19 +97,19 @@ class Errors(io.StringIO):
 
 
 @pytest.fixture
-def patience(monkeypatch):
-    """How long work takes before it shows: next to no time."""
+def shown_while(monkeypatch):
+    """Return a function that works for longer than a bar needs, and returns standard error."""
     monkeypatch.setattr(screen, "_DELAY", 0.01)
-    monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
+    def shown_while(work, stderr):
+        # pytest replaces standard error after fixtures.
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            work()
+        return "" if stderr is None else stderr.getvalue()
 
-def shown_while(work, monkeypatch, stderr):
-    """Return the output to standard error, which pytest replaces after fixtures."""
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", stderr)
-        work()
-    return stderr.getvalue()
+    return shown_while
 
 
 def slowly(**options):
@@ -131,39 +117,23 @@ def slowly(**options):
         time.sleep(0.5)
 
 
-@pytest.mark.usefixtures("patience")
-def test_long_work_shows_a_bar(monkeypatch):
-    shown = shown_while(slowly, monkeypatch, Errors())
+def test_long_work_shows_a_bar(shown_while):
+    shown = shown_while(slowly, Errors())
     assert "exporting" in shown
     assert "50%" in shown
 
 
-def test_short_work_shows_nothing(monkeypatch):
+def test_short_hidden_and_piped_work_shows_nothing(shown_while, monkeypatch):
+    assert shown_while(lambda: slowly(hidden=True), Errors()) == ""
+    assert shown_while(slowly, io.StringIO()) == ""
+    assert shown_while(slowly, None) == ""
     before = time.monotonic()
     monkeypatch.setattr(screen, "_DELAY", 600)
-    shown = shown_while(lambda: list(screen.track("ab", "exporting")), monkeypatch, Errors())
-    assert shown == ""
+    assert shown_while(lambda: list(screen.track("ab", "exporting")), Errors()) == ""
     assert time.monotonic() - before < screen._DELAY / 2
 
 
-@pytest.mark.usefixtures("patience")
-def test_hidden_work_shows_nothing(monkeypatch):
-    assert shown_while(lambda: slowly(hidden=True), monkeypatch, Errors()) == ""
-
-
-@pytest.mark.usefixtures("patience")
-def test_a_pipe_shows_nothing(monkeypatch):
-    assert shown_while(slowly, monkeypatch, io.StringIO()) == ""
-
-
-def test_closed_standard_error(monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", None)
-        assert list(screen.track("ab", "exporting")) == ["a", "b"]
-
-
-@pytest.mark.usefixtures("patience")
-def test_the_bar_ends_with_an_error(monkeypatch):
+def test_the_bar_ends_with_an_error(shown_while):
     def work():
         for _ in screen.track("ab", "exporting"):
             time.sleep(0.5)
@@ -171,7 +141,7 @@ def test_the_bar_ends_with_an_error(monkeypatch):
 
     terminal = Errors()
     with pytest.raises(RuntimeError):
-        shown_while(work, monkeypatch, terminal)
+        shown_while(work, terminal)
     shown = terminal.getvalue()
     assert "exporting" in shown
     time.sleep(0.3)
