@@ -54,11 +54,7 @@ def largest_shape(arrays: Iterable[Array | None]) -> tuple[int, ...]:
 
 
 def cell(name: str) -> str:
-    """Return a name as a cell that neither spreadsheets nor terminals interpret.
-
-    Raises:
-        UnsupportedError: the name does not fit into a spreadsheet cell.
-    """
+    """Return a name as a cell that neither spreadsheets nor terminals interpret."""
     text = printable(name[: _LONGEST_NAME + 1])
     if len(text) > _LONGEST_NAME:
         raise UnsupportedError(
@@ -111,17 +107,13 @@ def read_table(
     rows: Iterable[tuple[str, Sequence[object]]],
     as_cell: Callable[[str], str],
 ) -> Document:
-    """Read the values in a table with one row per channel.
+    """Return the values in a table with one row per channel.
 
     Args:
         path: the path of the file, for messages.
         columns: the column names, in the naming of any framework.
         rows: pairs (position in the file, such as `line 2`; cells). Numbers may be strings.
         as_cell: returns the cell that `dump` writes for a layer's name.
-
-    Raises:
-        DamagedError: the table does not have the form that `dump` writes.
-        UnsupportedError: the table has scale and shift, which no variable stores.
     """
     names = [name.strip() for name in columns]
     if {*PARTS_FOLDED} <= {*names}:
@@ -159,7 +151,7 @@ def read_table(
 
 
 def _number(value: object, where: str) -> str | float | None:
-    """Return a cell as a number or a string that is not empty; None for an empty cell."""
+    """Return a cell as a number or text; None for an empty cell."""
     if isinstance(value, str):
         return value.strip() or None
     if value is None or isinstance(value, float):
@@ -197,7 +189,7 @@ def _layer(
 
 
 def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """Return the shape of a layer's variables, from the channels; raise if a channel is missing."""
+    """Return the shape of a layer's variables; raise if a channel is missing."""
     indices = []
     for channel in table:
         parts = channel.split(":")

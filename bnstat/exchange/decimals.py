@@ -32,28 +32,16 @@ def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
 
 
 def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
-    """Return, for each element, the shortest decimal number that reads back as the element.
+    """Return the shortest decimal number that reads back as each element of a vector.
 
     The number is read back in the array's dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
-
-    Args:
-        array: integers, booleans or floats (also bfloat16, float8, ...), of one dimension.
-        words: the words for `nan`, `inf` and `-inf`.
-
-    Raises:
-        UnsupportedError: the elements are neither integers, booleans nor floats.
+    `words` maps `nan`, `inf` and `-inf` to the words that are written instead.
     """
     return _encode(array, words)[1:-1].split(",") if array.size else []
 
 
 def nested_json(array: Array) -> str:
-    """Return an array of at least one dimension as nested lists in JSON.
-
-    The numbers are as in `shortest`; NaN and the infinities are strings.
-
-    Raises:
-        UnsupportedError: the elements are neither integers, booleans nor floats.
-    """
+    """Return an array of at least one dimension as nested JSON lists, with NaN as a string."""
     return _encode(array, _QUOTED).replace(",", ", ")
 
 
@@ -104,10 +92,7 @@ def _shortest_float32(array: Array) -> Array:
 
 
 def portable(array: Array) -> Array:
-    """Convert numbers exactly to a dtype that NumPy has without ml_dtypes.
-
-    bfloat16 and smaller floats become float32; small integers become int8.
-    """
+    """Convert numbers exactly to a dtype of NumPy: small floats to float32, integers to int8."""
     if array.dtype.isbuiltin != 2:
         return array
     is_integer = isinstance(np.zeros((), array.dtype).item(), int)
@@ -118,8 +103,7 @@ def portable(array: Array) -> Array:
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
     """Return the names of every `step`-th channel from `start` to `stop`, counted in C order.
 
-    A channel of a vector is named by its index, even if the stored shape has further dimensions of
-    size 1 (`[1, 1, 1, 32]`). Otherwise the name is one index per dimension: `0:3:1`.
+    The name is one index per dimension (`0:3:1`), or a single index if at most one size is not 1.
     """
     positions = np.arange(start, stop, step)
     if sum(size != 1 for size in shape) <= 1:
@@ -130,11 +114,6 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     """Return the nearest number of a dtype for each string; half-way, the even last bit wins.
-
-    Args:
-        texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
-        dtype: a floating-point type.
-        where: the name of the variable, for messages.
 
     Raises:
         DamagedError: a string is not a number, or the number is too large for the dtype.
@@ -171,5 +150,5 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
 
 
 def channel_of(array: Array, position: int, where: str) -> str:
-    """Return `WHERE, channel N` for the element at an index in C order, for messages."""
+    """Return `WHERE, channel N` for the element at an index in C order."""
     return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"

@@ -97,7 +97,7 @@ class ExportOptions:
         folded: True to write each layer's scale and shift instead of the four roles.
         epsilon: computes scale and shift of layers whose file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
-        values: False for names, shapes and dtypes alone (JSON only).
+        values: False for names, shapes and dtypes alone; only for formats with `is_document`.
         track: wraps the iteration over layers, for example to show progress.
     """
 
@@ -110,7 +110,6 @@ class ExportOptions:
 
     @property
     def naming(self) -> Naming:
-        """The naming of the chosen framework."""
         return NAMINGS[self.names or "keras"]
 
     @property
@@ -149,11 +148,7 @@ class ExportOptions:
         return layer.scale_and_shift(self.epsilon_of(layer))[PARTS_FOLDED.index(part)]
 
     def epsilon_of(self, layer: BatchNorm) -> float:
-        """Return the epsilon used for a layer's scale.
-
-        Raises:
-            BnstatError: epsilon is unknown.
-        """
+        """Return the epsilon for a layer's scale; raise a `BnstatError` if epsilon is unknown."""
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
         if epsilon is None:
             raise BnstatError(
@@ -162,11 +157,7 @@ class ExportOptions:
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:
-        """Check, before anything is written, that the layers can be exported with these options.
-
-        Raises:
-            BnstatError: two layers or tensors would have one name, or a needed epsilon is unknown.
-        """
+        """Raise a `BnstatError` if two tensors would get one name, or an epsilon is missing."""
         names: dict[str, str] = {}
         for layer in layers:
             earlier = names.setdefault(self.name(layer), layer.name)
@@ -193,10 +184,10 @@ _LARGEST_MAP: Final = 1 << 26
 
 
 def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
-    """Write a line OLD,NEW with the name of each old layer and of its counterpart in the new model.
+    """Write a line OLD,NEW for each old layer; a layer without a counterpart keeps its name.
 
-    Old layers without a counterpart keep their names. If the new model is an ONNX file, whose
-    tensors are not named after their layer, a line for each tensor is added: `LAYER/ROLE,TENSOR`.
+    If the new model is an ONNX file, whose tensors are not named after their layer, a line for each
+    tensor is added: `LAYER/ROLE,TENSOR`.
     """
     writer = csv.writer(file, lineterminator="\n")
     for pair in difference.layers:
@@ -209,13 +200,7 @@ def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
 
 
 def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
-    """Return old name -> new name, for layers and tensors; see `ExportOptions.renamed`.
-
-    Raises:
-        DamagedError: the file is not a CSV file of lines OLD,NEW, or names a layer twice.
-        NotFoundError: a line names a layer that is not among `layers`.
-        OSError: the file does not exist or cannot be read.
-    """
+    """Return old name -> new name, for layers and tensors; see `ExportOptions.renamed`."""
     with open(path, "rb") as file:
         data = file.read(_LARGEST_MAP + 1)
     if len(data) > _LARGEST_MAP:

@@ -20,10 +20,10 @@ _MOST_WHOLE: Final = 1 << 53
 
 
 def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Convert numbers exactly to a floating-point type; `where` names the variable.
+    """Convert numbers exactly to a floating-point dtype; `where` names the variable.
 
     Raises:
-        UnsupportedError: the type cannot represent a number exactly, or a type is not real.
+        UnsupportedError: the dtype cannot represent a number exactly, or a dtype is not real.
     """
     if array.dtype == dtype:
         return array
@@ -64,7 +64,7 @@ class Given:
         array: numbers, or an object array of decimal strings.
         dtype: for strings, the name of the dtype to which each string is rounded first; None for
             the variable's dtype.
-        any_rank: True if the file does not store dimensions of size 1, so that they may differ.
+        any_rank: True if the file does not store dimensions of size 1.
     """
 
     array: Array
@@ -77,19 +77,10 @@ class Given:
         return self.array.dtype == object
 
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
-        """Return the values in the variable's shape and dtype.
+        """Return the values in the variable's shape and dtype; `stored` is the variable's array.
 
         Where the new and the stored value are both NaN, the stored bits are kept, unless the new
         values have the stored dtype.
-
-        Args:
-            variable: the target variable.
-            stored: the variable's stored array.
-            where: the variable's name, for messages.
-
-        Raises:
-            DamagedError: the values have another shape.
-            UnsupportedError: the variable's dtype cannot represent a value exactly.
         """
         array = self.array
         if array.shape != variable.shape:
@@ -136,10 +127,7 @@ def refused_folded(where: str) -> UnsupportedError:
 
 
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    """Raise if a number has more digits than a narrow dtype holds.
-
-    Numbers for float32 and wider types may have any number of digits.
-    """
+    """Raise if a number for a dtype of less than 4 bytes has more digits than the dtype holds."""
     if dtype.itemsize >= 4:
         return
     import ml_dtypes

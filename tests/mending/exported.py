@@ -15,6 +15,8 @@ from bnstat.model import BatchNorm, Model, Source
 from tests.output import models
 
 KINDS = [row.name for row in FORMATS]
+DOCUMENTS = [row.name for row in FORMATS if row.is_document]
+"""The formats that also contain undecided variables."""
 
 
 def dtype(name: str) -> np.dtype[Any]:
