@@ -41,16 +41,12 @@ class Options:
         """Return the contents and the batch-norm layers of one of the models at a path.
 
         The notes of `access` are added to the contents.
-
-        Raises:
-            BnstatError: as `load`.
         """
         access = access or Access()
         configure = self.configure
         with access.reading():
             contents = _open(path, stored, self.reader, self.values)
-            if access.notes:
-                contents = replace(contents, notes=[*contents.notes, *access.notes])
+            contents = replace(contents, notes=[*contents.notes, *access.notes])
             if configure is not None:
                 contents = configure(contents)
             model = discover(
@@ -70,11 +66,7 @@ class Options:
 
     @cached_property
     def configure(self) -> Callable[[Contents], Contents] | None:
-        """A function that adds the architecture in the file `config` to contents; None without it.
-
-        Raises:
-            BnstatError: the file does not contain an architecture.
-        """
+        """A function that adds the architecture in the file `config` to contents, or None."""
         return None if self.config is None else _configurer(self.config)
 
 
@@ -151,10 +143,9 @@ def load(
             "access": access is not None,
             "config": config is not None,
         }
-        if any(for_files.values()):
-            names = ", ".join(name for name, is_given in for_files.items() if is_given)
+        if given := ", ".join(name for name, is_given in for_files.items() if is_given):
             raise BnstatError(
-                live.source.path, f"{names}: not available for a model in memory", "omit this"
+                live.source.path, f"{given}: not available for a model in memory", "omit this"
             )
         if eager and values:
             options.read(live)
@@ -182,12 +173,12 @@ def load(
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return a value that changes if a training job replaces a stored model: its name and times."""
+    """Return the name and times of a stored model, which change if a training job replaces it."""
     return stored.name, stored.modified, stored.times()
 
 
 def _access(path: str, storage_options: Mapping[str, Any] | None, max_download: int) -> Access:
-    """Return a new `Access`; if `storage_options` are passed for a local path, add a note to it."""
+    """Return a new `Access`, with a note if `storage_options` are passed for a local path."""
     access = Access(storage_options, max_download)
     if storage_options and not is_url(path):
         access.notes.append("storage options apply only to URLs, and are ignored for a local path")
@@ -307,9 +298,6 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
     """Return a copy of the model with only the layers whose name matches one of the globs.
 
     Without globs, or if the model has no batch-norm layers, return the model unchanged.
-
-    Raises:
-        NotFoundError: the model has batch-norm layers, but one of the globs matches none of them.
     """
     if not globs or not model.layers:
         return model
@@ -325,16 +313,14 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
 
 def _open(path: str, stored: StoredModel, reader: Reader, values: bool) -> Contents:
     source = Source(redact(path), "", stored.name, stored.step)
-    if is_url(path):
-        if reader == "tensorflow":
-            raise BnstatError(
-                source.path, "TensorFlow's reader reads local files only", "leave --reader out"
-            )
-        return stored.open(source, Reading(values))
+    if is_url(path) and reader == "tensorflow":
+        raise BnstatError(
+            source.path, "TensorFlow's reader reads local files only", "leave --reader out"
+        )
     try:
         return stored.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:
-        if reader != "auto":
+        if reader != "auto" or is_url(path):
             raise
         try:
             contents = stored.open(source, Reading(values, tensorflow=True))

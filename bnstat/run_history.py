@@ -1,10 +1,8 @@
 """The change of statistics over the checkpoints of a run.
 
-Each checkpoint is reduced to a few numbers per layer and role. All arrays of a checkpoint are
-joined to one long vector with a segment for each role of each layer, and are reduced together:
-NumPy is called a few dozen times per checkpoint, not per array. Only the previous checkpoint's
-vector and its difference from the vector before are kept, so a history needs the memory of a few
-checkpoints.
+All arrays of a checkpoint are joined to one vector with a segment for each role of each layer, and
+are reduced together: NumPy is called a few dozen times per checkpoint, not per array. Only the
+previous checkpoint's vector and its difference from the vector before are kept.
 """
 
 from __future__ import annotations
@@ -165,11 +163,7 @@ class Recorder:
         self._checkpoints.append(Checkpoint(name, model.source.step))
 
     def history(self) -> History:
-        """Return the history so far.
-
-        If a checkpoint lacks a layer, the layer's track is NaN at this checkpoint. Layers of the
-        newest checkpoint come first, in the order of that checkpoint.
-        """
+        """Return the history so far; layers of the newest checkpoint come first."""
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
         indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
         numbers = np.full((len(indices), len(MEASURES), len(self._rows)), np.nan)
@@ -221,10 +215,7 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` of this layout in the order of another layout.
-
-        Segments that this layout lacks, or has in another shape, are filled with `missing`.
-        """
+        """Return `values` in the order of another layout; segments not in both become `missing`."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
@@ -237,7 +228,6 @@ class _Layout:
         return fitted
 
     def sums(self, values: Floats) -> Floats:
-        """Return the sum of each segment."""
         return np.add.reduceat(values, self.starts)
 
     def counts(self, mask: NDArray[np.bool_]) -> Floats:

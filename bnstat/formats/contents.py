@@ -1,7 +1,4 @@
-"""The common form of a model file's contents: variables and structure.
-
-This module has no knowledge of batch norm.
-"""
+"""The common form of a model file's contents, without knowledge of batch norm."""
 
 from __future__ import annotations
 
@@ -62,10 +59,7 @@ class Node(NamedTuple):
 
 
 class Objects(Sequence[Node]):
-    """The nodes of an object graph; node 0 is the root.
-
-    The subclass for a large graph parses only the nodes that are needed.
-    """
+    """The nodes of an object graph, whose root is node 0; a subclass may parse nodes on demand."""
 
     def __init__(self, nodes: Sequence[Node] = ()) -> None:
         self._nodes = nodes
@@ -85,7 +79,6 @@ class Objects(Sequence[Node]):
         return self.node(index)
 
     def node(self, index: int) -> Node:
-        """Return a node."""
         return self._nodes[index]
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:
@@ -94,15 +87,10 @@ class Objects(Sequence[Node]):
         return [(name, child) for name, child in children if self[child].children]
 
     def has_child(self, index: int, label: str) -> bool:
-        """Return True if a node has a child of this name."""
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return the nodes of at least the variables whose full name or key has one of the endings.
-
-        This method returns all variables; a subclass may return fewer.
-        """
-        del endings
+        """Return the nodes of at least the variables whose full name or key has an ending."""
         return (node for node in self if node.key)
 
 

@@ -1,7 +1,6 @@
 """Finders: each finds the models of one or several formats in folders and files.
 
-`locate` asks each finder about a path. A finder returns the models that it finds, or None. A finder
-reads only as much of a file as recognition needs.
+`locate` asks each finder about a path. A finder reads only as much of a file as recognition needs.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
@@ -36,9 +35,7 @@ class StoredModel(NamedTuple):
             the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
-        open: opens the model.
-        times: returns name -> time of the last change, for the files of a model of several files;
-            an empty dict for a single file.
+        times: returns name -> time of the last change, for the files of a model of several files.
     """
 
     name: str | None
@@ -55,11 +52,7 @@ class ModelSet(NamedTuple):
     default: StoredModel
 
     def choose(self, path: str, checkpoint: str | None, step: int | None) -> StoredModel:
-        """Return the model with the given name, step or both; the default model if both are None.
-
-        Raises:
-            NotFoundError: no model has this name and step.
-        """
+        """Return the model with a name, a step or both; the default model if both are None."""
         if checkpoint is None and step is None:
             return self.default
         for model in self.models:
@@ -121,7 +114,6 @@ class Finder:
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
         """Return the names in a folder's list of checkpoints if all are missing, oldest first."""
-        del folder
         return ()
 
     def first(self, name: str) -> str | None:
@@ -133,7 +125,6 @@ class Finder:
 
     def has_inside(self, name: str) -> bool:
         """Return True if the subfolder `name` of a model's folder belongs to the model."""
-        del name
         return True
 
     def display_name(self, name: str) -> str:
@@ -152,11 +143,11 @@ class SingleFile(Finder):
     """
 
     def __init__(self, row: FileFormat) -> None:
-        self._module = f"bnstat.formats.{row.module}"
+        self._module = row.module
         self.is_data_beside_models = row.is_data_beside_models
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        module = import_module(self._module)
+        module = import_module(f"bnstat.formats.{self._module}")
         if not module.matches(file):
             return None
 
@@ -173,11 +164,14 @@ class SingleFile(Finder):
 def finders() -> Sequence[Finder]:
     """Return all finders, in the order that `locate` asks them."""
     names = dict.fromkeys(finder for row in FORMATS for finder in row.finders)
-    parts = [name.rpartition(".") for name in names]
-    several: list[Finder] = [
-        getattr(import_module(f"bnstat.formats.{module}"), name)() for module, _, name in parts
-    ]
+    several: list[Finder] = [imported(name)() for name in names]
     return [*several, *(SingleFile(row) for row in FORMATS if row.module)]
+
+
+def imported(name: str) -> Any:
+    """Import a function or a class by its dotted name below `bnstat.formats`."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(f"bnstat.formats.{module}"), attribute)
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
@@ -191,12 +185,9 @@ def single(model: StoredModel) -> ModelSet:
 
 
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
-    """Return a set of models sorted by step, then by time.
+    """Return at least one model as a set sorted by step, then by time.
 
-    Args:
-        models: at least one model.
-        newest: the name of the default model. If no model has this name, the last model is the
-            default.
+    The default is the model named `newest` or, without such a model, the last one.
     """
 
     def age(model: StoredModel) -> tuple[object, ...]:
@@ -213,13 +204,9 @@ def models_in_files(
     names: Iterable[str],
     model_in_file: Callable[[Folder, File], StoredModel | None],
 ) -> list[StoredModel]:
-    """Return the models in the named files of a folder, each once.
+    """Return the models that `model_in_file` finds in the named files of a folder, each once.
 
-    Args:
-        folder: the folder.
-        names: names of files; names of folders are skipped.
-        model_in_file: finds the model in a file. If the file is damaged, the error is raised
-            when the model is opened.
+    If a file is damaged, the error is raised when the model is opened.
     """
     models: dict[str | None, StoredModel] = {}
     for name in names:
@@ -254,15 +241,11 @@ def series_of(name: str) -> str | None:
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return the models, without a step if the number in the name is not a step.
+    """Return models of a folder, without a step if the number in the name is not a step.
 
-    The number is a step if several names differ only in this number: `model-100.h5` and
-    `model-200.h5` are checkpoints of a run. The number of a single `resnet-50.h5` belongs to the
-    name.
-
-    Args:
-        models: models in one folder, each with the step in its name.
-        names: the names of all files in this folder.
+    The number is a step if several of `names`, the names of all files in the folder, differ only in
+    this number: `model-100.h5` and `model-200.h5` are checkpoints of a run. The number of a single
+    `resnet-50.h5` belongs to the name.
     """
     times = Counter(map(series_of, set(names)))
     return [
@@ -272,10 +255,7 @@ def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[Stor
 
 
 def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener:
-    """Return an opener that calls `open_(stored, source)`.
-
-    The opener raises an error if TensorFlow's reader is requested, which cannot read the format.
-    """
+    """Return an opener that calls `open_(stored, source)`, and refuses TensorFlow's reader."""
 
     def open_model(source: Source, reading: Reading) -> Contents:
         if reading.tensorflow:

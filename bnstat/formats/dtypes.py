@@ -27,49 +27,29 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.model import Variable
 from bnstat.storage.files import File, Range
 
-_NUMPY: Final[dict[str, type[np.generic]]] = {
-    "bool": np.bool_,
-    "int8": np.int8,
-    "int16": np.int16,
-    "int32": np.int32,
-    "int64": np.int64,
-    "uint8": np.uint8,
-    "uint16": np.uint16,
-    "uint32": np.uint32,
-    "uint64": np.uint64,
-    "float16": np.float16,
-    "float32": np.float32,
-    "float64": np.float64,
-    "complex64": np.complex64,
-    "complex128": np.complex128,
-    "qint8": np.int8,
-    "qint16": np.int16,
-    "qint32": np.int32,
-    "quint8": np.uint8,
-    "quint16": np.uint16,
+_NUMPY: Final = {
+    name: np.dtype(name)
+    for name in (
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+_DTYPES: Final = _NUMPY | {
+    f"q{name}": _NUMPY[name] for name in ("int8", "int16", "int32", "uint8", "uint16")
 }
-_ML_DTYPES: Final = frozenset(
-    {
-        "bfloat16",
-        "float4_e2m1fn",
-        "float6_e2m3fn",
-        "float6_e3m2fn",
-        "float8_e3m4",
-        "float8_e4m3",
-        "float8_e4m3b11fnuz",
-        "float8_e4m3fn",
-        "float8_e4m3fnuz",
-        "float8_e5m2",
-        "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-        "int2",
-        "int4",
-        "uint2",
-        "uint4",
-    }
-)
-NUMERIC: Final = frozenset(_NUMPY) | _ML_DTYPES
+_ML_DTYPES: Final = {
+    "bfloat16", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e3m4", "float8_e4m3",
+    "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+    "float8_e8m0fnu", "int2", "int4", "uint2", "uint4",
+}  # fmt: skip
+NUMERIC: Final = frozenset(_DTYPES) | _ML_DTYPES
 """The names of all numeric types."""
+
+
+def _by_code(names: str) -> dict[int, str]:
+    """Return code -> name, for names in the order of their codes from 0 on; `-` for no type."""
+    return {code: name for code, name in enumerate(names.split()) if name != "-"}
+
 
 DATA_TYPES: Final = """
 INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
@@ -132,57 +112,26 @@ TORCH_STORAGES: Final = {
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
 }
-"""PyTorch's storage class -> name of the type.
-
-The types that pack several elements into a byte (`quint4x2`) are not in `NUMERIC`.
-"""
+"""PyTorch's storage class -> name of the type; types that share bytes are not in `NUMERIC`."""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
 """PyTorch's name of a type -> NumPy's name, for types whose names differ."""
 
-ONNX: Final = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-    14: "complex64",
-    15: "complex128",
-    16: "bfloat16",
-    17: "float8_e4m3fn",
-    18: "float8_e4m3fnuz",
-    19: "float8_e5m2",
-    20: "float8_e5m2fnuz",
-    24: "float8_e8m0fnu",
-}
+ONNX: Final = _by_code(
+    """
+    - float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64
+    complex64 complex128 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz - - -
+    float8_e8m0fnu
+    """
+)
 """Value of ONNX's `DataType` -> name, for types whose elements take whole bytes."""
 
-TFLITE: Final = {
-    0: "float32",
-    1: "float16",
-    2: "int32",
-    3: "uint8",
-    4: "int64",
-    6: "bool",
-    7: "int16",
-    8: "complex64",
-    9: "int8",
-    10: "float64",
-    11: "complex128",
-    12: "uint64",
-    15: "uint32",
-    16: "uint16",
-    17: "int4",
-    18: "bfloat16",
-}
+TFLITE: Final = _by_code(
+    """
+    float32 float16 int32 uint8 int64 - bool int16 complex64 int8 float64 complex128 uint64 - -
+    uint32 uint16 int4 bfloat16
+    """
+)
 """Value of TensorFlow Lite's `TensorType` -> name, for numeric types.
 
 Two int4 elements share a byte; the first has the low bits.
@@ -193,7 +142,7 @@ TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "ui
 
 _DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
 _DESCR_KINDS: Final = {"?": np.dtype(np.bool_)} | {
-    np.dtype(kind).str[1:]: np.dtype(kind) for kind in _NUMPY.values()
+    dtype.str[1:]: dtype for dtype in _NUMPY.values()
 }
 """NumPy's code of a kind and a size (`f4`) -> dtype."""
 
@@ -204,11 +153,7 @@ def dtype_name(code: int) -> str:
 
 
 def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
-    """Return the dtype of a numeric type.
-
-    Raises:
-        UnsupportedError: the name is not one of `NUMERIC`; `where` names the tensor.
-    """
+    """Return the dtype of a numeric type; raise an UnsupportedError about `where` for others."""
     dtype = find_dtype(name)
     if dtype is None:
         raise UnsupportedError(where, f"bnstat does not read elements of type {name[:_SHOWN]}")
@@ -226,8 +171,8 @@ def find_dtype(name: str) -> np.dtype[np.generic] | None:
 
 @cache
 def _dtype(name: str) -> np.dtype[np.generic]:
-    if name in _NUMPY:
-        return np.dtype(_NUMPY[name])
+    if name in _DTYPES:
+        return _DTYPES[name]
     import ml_dtypes
 
     kind: type[np.generic] = getattr(ml_dtypes, name)
@@ -235,9 +180,9 @@ def _dtype(name: str) -> np.dtype[np.generic]:
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
-    """Return the dtype, with byte order, that a string of NumPy such as `<f4` describes.
+    """Return the dtype, with byte order, for a string of NumPy such as `<f4` or `float32`.
 
-    A plain name such as `float32` is accepted too. Return None if the type is not numeric.
+    Return None if the type is not numeric.
     """
     match = _DESCR.fullmatch(descr)
     if match is None:
@@ -292,17 +237,10 @@ def from_little_endian(
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Return the extent of the array that the `length` bytes from `start` on contain.
+    """Return the extent of an array in the `length` bytes from `start` on; none if compressed.
 
-    Return an empty tuple if the file stores these bytes in compressed form.
-
-    Args:
-        file: the file.
-        start: the offset of the first byte.
-        length: the number of bytes.
-        dtype: the dtype of contiguous little-endian elements; None if the bytes are stored
-            differently. The extent then has no `part`; see `Variable.extents`.
-        shape: the shape of the array.
+    `dtype` is the dtype of contiguous little-endian elements; None if the bytes are stored
+    differently. The extent then has no `part`; see `Variable.extents`.
     """
     is_plain = dtype is not None and length == bytes_needed(shape, dtype)
     part = tuple(slice(0, size) for size in shape) if is_plain else None
@@ -356,7 +294,6 @@ class Scales(NamedTuple):
     Attributes:
         scales: one scale, or one for each index along `axis`.
         zeros: one zero point, or one for each index along `axis`.
-        axis: the axis of the array along which the scales and the zero points vary.
     """
 
     scales: NDArray[np.float64]
@@ -364,22 +301,14 @@ class Scales(NamedTuple):
     axis: int = 0
 
     def unpack(self, stored: NDArray[np.generic], where: str) -> NDArray[np.float32]:
-        """Return the values of stored integers, computed in float64 and then rounded to float32.
-
-        Raises:
-            DamagedError: the number of scales does not fit the shape; `where` names the tensor.
-        """
+        """Return the values of stored integers, computed in float64 and then rounded to float32."""
         scales = self._along(self.scales, stored.shape, where)
         zeros = self._along(self.zeros, stored.shape, where)
         with np.errstate(over="ignore", invalid="ignore"):
             return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
 
     def step(self, shape: Sequence[int], where: str) -> NDArray[np.float64]:
-        """Return the quantization step, as an array that broadcasts to `shape`.
-
-        Raises:
-            DamagedError: the number of scales does not fit the shape.
-        """
+        """Return the quantization step, as an array that broadcasts to `shape`."""
         return np.abs(self._along(self.scales, shape, where))
 
     def _along(

@@ -23,6 +23,7 @@ from bnstat.formats.detection import (
     Finder,
     ModelSet,
     StoredModel,
+    imported,
     is_json_with,
     native_opener,
     step_of,
@@ -47,22 +48,19 @@ class _Indexed(Finder):
 
     Attributes:
         marks: byte strings that every index contains.
+        opener: the dotted name, below `bnstat.formats`, of the function that opens an index.
     """
 
     marks: tuple[bytes, ...]
+    opener: str
 
     def index_of(self, name: str) -> str | None:
-        """Return the name that the index has if the file `name` belongs to a model, or None."""
+        """Return the name of the index if the file `name` belongs to a model, or None."""
         return self.first(name)
 
     def prefix(self, index: str) -> str:
-        """Return the prefix of the names of all files that belong to the index named `index`."""
-        del index
+        """Return the prefix of the names of all files that belong to an index."""
         return ""
-
-    def open_index(self, index: File, source: Source) -> Contents:
-        """Open the model of an index."""
-        raise NotImplementedError
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         name = self.index_of(file.name)
@@ -75,7 +73,7 @@ class _Indexed(Finder):
             name,
             step_of(name),
             folder.modified(name),
-            native_opener(self.open_index, index),
+            native_opener(imported(self.opener), index),
             lambda: folder.times(self.prefix(name)),
         )
 
@@ -84,6 +82,7 @@ class Sharded(_Indexed):
     """Shards of a safetensors or PyTorch file."""
 
     marks = (b'"weight_map"',)
+    opener = "arrays.safetensors.open_sharded"
 
     def first(self, name: str) -> str | None:
         if (part := _PART.fullmatch(name)) is not None:
@@ -93,16 +92,12 @@ class Sharded(_Indexed):
     def prefix(self, index: str) -> str:
         return _PARTS_INDEX.sub(r"\g<stem>", index)
 
-    def open_index(self, index: File, source: Source) -> Contents:
-        from bnstat.formats.arrays.safetensors import open_sharded
-
-        return open_sharded(index, source)
-
 
 class ShardedWeights(_Indexed):
     """Shards of the weights of a Keras model."""
 
     marks = (b'"weight_map"', b'.h5"')
+    opener = "keras.weights.open_contents"
 
     def first(self, name: str) -> str | None:
         return name if name.endswith(INDEX) else index_of_shard(name)
@@ -110,27 +105,18 @@ class ShardedWeights(_Indexed):
     def prefix(self, index: str) -> str:
         return index.removesuffix(INDEX) + "_"
 
-    def open_index(self, index: File, source: Source) -> Contents:
-        from bnstat.formats.keras.weights import open_contents
-
-        return open_contents(index, source)
-
 
 class TensorflowJs(_Indexed):
     """A JSON file of any name; the path of a shard opens the `model.json` beside it."""
 
     marks = (b'"weightsManifest"',)
+    opener = "tfjs.open_model"
 
     def first(self, name: str) -> str | None:
         return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
 
     def index_of(self, name: str) -> str | None:
         return self.first(name) or name
-
-    def open_index(self, index: File, source: Source) -> Contents:
-        from bnstat.formats.tfjs import open_model
-
-        return open_model(index, source)
 
 
 class Unzipped(Finder):
@@ -139,13 +125,7 @@ class Unzipped(Finder):
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         if not is_keras_folder(folder):
             return None
-        return unnamed(native_opener(_open_unzipped, folder), folder.times)
-
-
-def _open_unzipped(folder: Folder, source: Source) -> Contents:
-    from bnstat.formats.keras.archive import open_folder
-
-    return open_folder(folder, source)
+        return unnamed(native_opener(imported("keras.archive.open_folder"), folder), folder.times)
 
 
 class DistributedPyTorch(Finder):

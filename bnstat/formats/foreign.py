@@ -44,11 +44,7 @@ def is_core_ml(head: bytes) -> bool:
 
 
 def refuse_foreign(file: File) -> None:
-    """Raise an error that names the kind of the file, if the kind is known but is not a model.
-
-    Raises:
-        UnknownFormatError: the file is compressed, empty, a web page or another known kind.
-    """
+    """Raise an error that names the kind of the file, if the kind is known but is not a model."""
     from bnstat.formats.hdf5.file import is_hdf5
 
     head = file.head(_HEAD)

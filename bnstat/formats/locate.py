@@ -21,15 +21,12 @@ from bnstat.formats.detection import (
     models_in_files,
     single,
     sorted_by_age,
-    step_of,
     with_steps,
 )
 from bnstat.formats.registry import known_formats
 from bnstat.storage.access import Access, redact
 from bnstat.storage.files import Entry, File, Folder, Spot
 from bnstat.storage.local import find
-
-__all__ = ["Group", "ModelSet", "StoredModel", "group_files", "locate", "step_of"]
 
 _NUMBER = re.compile(r"^\d{1,18}$")
 _MOST_SUBFOLDERS = 200
@@ -38,11 +35,7 @@ _LONGEST_NAME = 80
 
 
 def locate(path: str, access: Access | None = None) -> ModelSet:
-    """Return the models at a path or URL.
-
-    Args:
-        path: the path.
-        access: how remote files are read.
+    """Return the models at a path or URL; `access` reads remote files.
 
     Raises:
         NotFoundError: the path does not exist, or contains no model.
@@ -118,13 +111,11 @@ def _in_archive(folder: Folder) -> ModelSet:
 
 
 def _of_folder(folder: Folder) -> StoredModel | None:
-    """Return the model stored as this folder, or None."""
     models = (finder.model_of_folder(folder) for finder in finders())
     return next((model for model in models if model is not None), None)
 
 
 def _model_files(folder: Folder) -> list[StoredModel]:
-    """Return the models in the files of a folder."""
     names = [name for name in folder.names() if not name.startswith(_beside())]
 
     def models(are_data: bool) -> list[StoredModel]:
@@ -204,7 +195,6 @@ class Group(NamedTuple):
         name: the name of the model in its folder, as the last part of a path for `load`.
         file: the name of the file whose content shows if this is a model; empty if the names show
             that already.
-        members: all files of the group.
     """
 
     name: str
@@ -221,11 +211,7 @@ def model_folder(folder: Folder) -> Finder | None:
 
 
 def group_files(files: Iterable[Entry]) -> list[Group]:
-    """Group the files of a folder by name. Files that are certainly not models are left out.
-
-    Args:
-        files: all files of the folder, sorted by name.
-    """
+    """Group the sorted files of a folder by name, without files that are certainly not models."""
     by_first: dict[str, list[Entry]] = {}
     for file in files:
         by_first.setdefault(_first(file.name), []).append(file)
@@ -248,11 +234,7 @@ def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
 
 
 def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
-    """Return the kind of a file, judged by its content; "data" is a file of arrays of any kind.
-
-    Raises:
-        BnstatError: the file is a damaged model, or it cannot be read.
-    """
+    """Return the kind of a file, judged by its content; "data" is a file of arrays of any kind."""
     file.refuse_lfs_pointer()
     for finder in finders():
         if finder.model_in_file(folder, file) is not None:

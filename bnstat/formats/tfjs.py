@@ -50,13 +50,7 @@ class _Quantization(NamedTuple):
 
 
 def open_model(file: File, source: Source) -> Contents:
-    """Return the weights of a model, with its layers or its graph.
-
-    Raises:
-        DamagedError: the file and its shards are inconsistent.
-        NotFoundError: a shard is missing.
-        BnstatError: a shard is a link that leads out of the folder.
-    """
+    """Return the weights of a model, with its layers or its graph."""
     document = parse_json(file.read(), file.path)
     if not isinstance(document, dict):
         raise DamagedError(file.path, "is not a TensorFlow.js model")
@@ -182,10 +176,7 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Locate `length` bytes that start at offset `at` of the concatenated shards.
-
-    The yielded ranges have fewer bytes in total if the shards end earlier.
-    """
+    """Locate `length` bytes, or fewer at the end, from offset `at` of the joined shards on."""
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:
@@ -195,9 +186,9 @@ def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
 
 
 def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> int:
-    """Return the offset after the `count` strings that start at offset `at`.
+    """Return the offset in the concatenated shards after the `count` strings that start at `at`.
 
-    Offsets are in the concatenated shards. A string is its length as a uint32, then its bytes.
+    A string is its length as a uint32, then its bytes.
     """
     size = sum(file.size for file in shards)
     if count > size:

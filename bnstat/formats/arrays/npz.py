@@ -105,20 +105,12 @@ class _Npy:
 
     Attributes:
         path: the file and the member, for messages.
-        shape: the dimensions.
         descr: the element type as the file writes it.
         dtype: the element type; None if it is not numeric.
     """
 
     def __init__(self, file: File, info: ZipInfo) -> None:
-        """Read the header.
-
-        NumPy's own parser is not used, because it builds whatever dtype a header describes.
-
-        Raises:
-            DamagedError: the header is damaged.
-            UnsupportedError: the member is encrypted or compressed by another method than deflate.
-        """
+        """Read the header; NumPy's parser would build whatever dtype a header describes."""
         from zipfile import ZIP_DEFLATED, ZIP_STORED
 
         packed = packed_slice_of(file, info)
@@ -169,13 +161,7 @@ class _Npy:
         return () if place is None else (place,)
 
     def read(self) -> Array:
-        """Return the array, in the machine's byte order.
-
-        Raises:
-            DamagedError: the bytes do not fit the shape or the checksum, or claim an implausible
-                size.
-            UnsupportedError: the elements are not numbers.
-        """
+        """Return the array, in the machine's byte order."""
         size, packed_size = self._info.file_size, self._packed.size
         if self.dtype is None:
             raise UnsupportedError(self.path, f"holds {self.descr}, not numbers")

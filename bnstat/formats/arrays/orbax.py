@@ -47,10 +47,9 @@ _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 _NOT_NUMBERS: Final = frozenset("SUVOMm")
 """NumPy's kinds of strings, bytes, objects and times."""
 _LARGEST: Final = 1 << 30
-"""Bytes of the largest array that is read; a few bytes of metadata can claim any number of
-zeros."""
+"""The limit on the bytes of an array, because small metadata can claim any number of zeros."""
 _LARGEST_CHUNK: Final = 1 << 26
-"""Bytes that the head of a compressed chunk may claim: tensorstore allocates this size at once."""
+"""The limit on the size that a compressed chunk claims, because tensorstore allocates this size."""
 _BLOSC_SIZE: Final = slice(4, 8)
 """The decompressed size in the header of a Blosc chunk, little-endian."""
 _FAILURES: Final = (
@@ -156,9 +155,7 @@ class _Array:
     """An array of a store.
 
     Attributes:
-        name: the name in the store.
         driver: tensorstore's driver for the array.
-        dtype, shape: as in the array's metadata.
         has_blosc: True if Blosc may compress its chunks.
     """
 
@@ -170,8 +167,6 @@ class _Array:
 
 
 class _Store:
-    """The arrays of an item."""
-
     def __init__(self, folder: Folder) -> None:
         tree = folder.file(_TREE)
         if tree is None or tree.local_path is None:
@@ -197,7 +192,6 @@ class _Store:
         self._tensorstore: Any = tensorstore
 
     def arrays(self) -> Iterator[_Array]:
-        """Yield the descriptions of all arrays."""
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
             keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())
@@ -228,12 +222,7 @@ class _Store:
         return _Array(name, driver, kind, shape, b"blosc" in text)
 
     def read(self, array: _Array) -> NDArray[np.generic]:
-        """Return the elements of an array.
-
-        Raises:
-            DamagedError: the chunks are damaged, or do not match the metadata.
-            UnsupportedError: the array is too large, or not numeric.
-        """
+        """Return the elements of an array."""
         where = f"{self._path}: {array.name}"
         dtype = find_dtype(array.dtype)
         if dtype is None or prod(array.shape) * dtype.itemsize > _LARGEST:

@@ -75,13 +75,7 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
 
 
 def open_sharded(index: File, source: Source) -> Contents:
-    """Return the tensors that an index lists, from the files beside it.
-
-    Raises:
-        DamagedError: the index or a file is inconsistent, or a listed tensor is missing.
-        NotFoundError: a file is missing.
-        BnstatError: a file is a link that leads out of the folder.
-    """
+    """Return the tensors that an index lists, from the files beside it."""
     parsed: Any = parse_json(index.read(), index.path)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(n, str) for n in entries.values()):

@@ -51,12 +51,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors and the graph of a file.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file is too large, or its graphs are nested too deeply.
-    """
+    """Return the tensors and the graph of a file."""
     from bnstat.formats.onnx.evaluation import evaluate
     from bnstat.formats.onnx.graphs import Inlined
     from bnstat.formats.onnx.tensors import dtype_of, find_array, read_array, shape_of
@@ -91,10 +86,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def _writer(model: Any) -> str | None:
-    """Return the program that wrote the file and the opset, such as `pytorch 2.1 (opset 17)`.
-
-    Return None if the file records neither.
-    """
+    """Return the program that wrote the file and the opset, such as `pytorch 2.1 (opset 17)`."""
     versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     opsets = [f"(opset {version})" for version in versions if version]
     parts = (model.producer_name, model.producer_version, *opsets[-1:])

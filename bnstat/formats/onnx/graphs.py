@@ -1,17 +1,16 @@
 """The graph of an ONNX model as ops, with each call replaced by the body of the called function.
 
-ONNX names tensors, not outputs of nodes. A body of `If`, `Loop` or `Scan` can use the tensors of
-the graphs around it; a function's body can use only the function's inputs. bnstat gives each node a
-unique name. It names the first output of a node `node`, and the second `node:1`. An initializer
-becomes an op of type `Const`.
+A body of `If`, `Loop` or `Scan` can use the tensors of the graphs around it; a function's body can
+use only the function's inputs. bnstat gives each node a unique name, which is also the name of the
+node's first output; the second output is `node:1`. An initializer becomes an op of type `Const`.
 
 Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bodies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.contents import Op
 from bnstat.formats.onnx.tensors import (
     GRAPH,
     TENSOR,
@@ -48,21 +46,6 @@ _NAMES_PER_NODE: Final = 10
 """This many names of tensors and attributes count as one node of `_MAX_INLINED`."""
 
 _MAX_DEPTH: Final = 50
-"""The maximum nesting of calls and bodies."""
-
-
-@dataclass
-class _PlainOp:
-    """An op without attributes: a stored tensor (`Const`), an input of the model (`Placeholder`),
-    or an output of a node with several bodies (`Merge`).
-    """
-
-    name: str
-    type: str
-    inputs: Sequence[str] = ()
-
-    def attribute(self, name: str) -> None:
-        """Return None, because a plain op has no attributes."""
 
 
 @dataclass
@@ -71,10 +54,9 @@ class _Scope:
 
     Attributes:
         tensors: name of a tensor in the scope -> its name in the inlined graph.
-        outer: the enclosing scope, whose tensors can be used too; None for a function and at the
-            top level.
+        outer: the enclosing scope of the body of an `If`, `Loop` or `Scan`.
         call: for a function's body: the node that calls the function, the scope of that node, and
-            the default attributes of the function; else None.
+            the default attributes of the function.
     """
 
     tensors: dict[str, str]
@@ -91,10 +73,7 @@ class _Scope:
         return ""
 
     def attribute(self, node: Any, name: str) -> Any | None:
-        """Return a node's attribute `name`, or None.
-
-        If the attribute refers to an attribute of the calling node, return the latter.
-        """
+        """Return a node's attribute, or the attribute of the calling node that it refers to."""
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
@@ -114,13 +93,19 @@ def _named(attributes: Sequence[Any], name: str) -> Any | None:
 
 @dataclass
 class NodeOp:
-    """An op that stands for a node of the file, with the scope of the node."""
+    """An op of the inlined graph.
+
+    Attributes:
+        node: the node of the file; None for a stored tensor (`Const`), an input of the model
+            (`Placeholder`) or an output of a node with several bodies (`Merge`).
+        scope: the scope of `node`.
+    """
 
     name: str
     type: str
-    inputs: Sequence[str]
-    node: Any
-    scope: _Scope
+    inputs: Sequence[str] = ()
+    node: Any = None
+    scope: _Scope = field(default_factory=lambda: _Scope({}))
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return an attribute that is a number or a string; None for other attributes."""
@@ -129,7 +114,7 @@ class NodeOp:
 
     def find(self, name: str) -> Any | None:
         """Return the AttributeProto of an attribute, or None."""
-        return self.scope.attribute(self.node, name)
+        return None if self.node is None else self.scope.attribute(self.node, name)
 
 
 class Constant(NamedTuple):
@@ -152,7 +137,6 @@ class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
     Attributes:
-        file: the model's file.
         ops: name of an op -> op.
         constants: name of a `Const` op -> constant.
 
@@ -163,7 +147,7 @@ class Inlined:
 
     def __init__(self, model: Any, file: File) -> None:
         self.file = file
-        self.ops: dict[str, Op] = {}
+        self.ops: dict[str, NodeOp] = {}
         self.constants: dict[str, Constant] = {}
         self._functions = {
             (_domain(each), each.name, each.overload): each for each in model.functions
@@ -181,19 +165,13 @@ class Inlined:
 
     def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
         """Replace the op `name` by a constant; `label` is the constant's name in the file."""
-        key = label
-        while key in self._keys:
-            self._uses_of_keys[label] = self._uses_of_keys.get(label, 1) + 1
-            key = f"{label}#{self._uses_of_keys[label]}"
+        key = _unused(label, self._keys, self._uses_of_keys)
         self._keys.add(key)
-        self.ops[name] = _PlainOp(name, "Const")
+        self.ops[name] = NodeOp(name, "Const")
         self.constants[name] = Constant(label, key, None, array)
 
     def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
-        """Return the values of a `Const`; None if it cannot be read.
-
-        Stored tensors with more than `largest` elements are not read.
-        """
+        """Return the values of a `Const`; None if they are unreadable or more than `largest`."""
         if name not in self.constants:
             return None
         stored = self.constants[name]
@@ -219,10 +197,7 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes or tensors, and names, towards `_MAX_INLINED`; raise if there are too many.
-
-        Call this before adding them.
-        """
+        """Count nodes and names towards `_MAX_INLINED`; raise if there are too many."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
             raise UnsupportedError(
@@ -234,7 +209,7 @@ class Inlined:
         for name in inputs:
             if name not in scope.tensors:
                 given = scope.tensors[name] = self._unique(name)
-                self.ops[given] = _PlainOp(given, "Placeholder")
+                self.ops[given] = NodeOp(given, "Placeholder")
 
     def _nodes(self, nodes: Sequence[Any], scope: _Scope, depth: int, prefix: str) -> None:
         if depth > _MAX_DEPTH:
@@ -275,10 +250,7 @@ class Inlined:
         return [inner.tensor(name) for name in function.output]
 
     def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add the bodies of an `If`, `Loop` or `Scan`, and a `Merge` for each of its outputs.
-
-        Return the names of the `Merge` ops.
-        """
+        """Add the bodies of an `If`, `Loop` or `Scan`; return a `Merge` op for each output."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
             body = self._message(scope.attribute(node, name), GRAPH)
@@ -294,15 +266,12 @@ class Inlined:
         for index in range(len(node.output)):
             choices = [outputs[index] for outputs in results if index < len(outputs)]
             name = self._unique(f"{base}/{index}")
-            self.ops[name] = _PlainOp(name, "Merge", [*filter(None, choices)])
+            self.ops[name] = NodeOp(name, "Merge", [*filter(None, choices)])
             merged.append(name)
         return merged
 
     def _constant_node(self, node: Any, scope: _Scope) -> str:
-        """Add a `Const` op for a `Constant` node, and return its name.
-
-        If the node stores strings, add nothing, and return an unused name.
-        """
+        """Add a `Const` op for a `Constant` node, except for strings; return its name."""
         label = _default_name(node)
         tensor = self._message(scope.attribute(node, "value"), TENSOR)
         if tensor is not None:
@@ -312,16 +281,13 @@ class Inlined:
             array = None if attribute is None else _numbers_of(self.file, attribute, name)
             if array is not None:
                 given = self._unique(label)
-                self.ops[given] = _PlainOp(given, "Const")
+                self.ops[given] = NodeOp(given, "Const")
                 self._numbers.append((given, label, array))
                 return given
         return self._unique(node.name or label)
 
     def _message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
-        """Return the tensor or graph in an attribute, or None.
-
-        It is read once, even if the function that contains it is called often.
-        """
+        """Return the tensor or graph in an attribute; each is read only once."""
         if attribute is None:
             return None
         key = attribute.begin, kind
@@ -334,7 +300,7 @@ class Inlined:
         if tensor.begin not in self._names:
             name = self._names[tensor.begin] = self._unique(label)
             tensor.name = label
-            self.ops[name] = _PlainOp(name, "Const")
+            self.ops[name] = NodeOp(name, "Const")
             number = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
             key = f"{label}#{number}" if number else label
             self.constants[name] = Constant(label, key, tensor)
@@ -356,19 +322,25 @@ class Inlined:
 
     def _unique(self, label: str) -> str:
         """Return an unused op name made from `label`, without `:`."""
-        name = base = label.replace(":", "_")
-        while not name or name in self.ops:
-            self._uses[base] = self._uses.get(base, 1) + 1
-            name = f"{base}#{self._uses[base]}"
-        return name
+        return _unused(label.replace(":", "_"), self.ops, self._uses)
+
+
+def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
+    """Return `base`, with a number such as `#2` appended if the name is empty or in `used`.
+
+    `uses` maps a base to its last number, so that many equal names take linear time.
+    """
+    name = base
+    while not name or name in used:
+        uses[base] = uses.get(base, 1) + 1
+        name = f"{base}#{uses[base]}"
+    return name
 
 
 def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
-    """Sort nodes topologically; a sorted list stays as it is.
+    """Sort nodes topologically, because runtimes accept any order although ONNX requires this one.
 
     Of the nodes whose inputs are complete, the first in the file comes next.
-
-    ONNX requires topological order, but runtimes accept any order.
     """
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
@@ -395,10 +367,7 @@ def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
 
 
 def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
-    """Return the number or numbers in an attribute of a `Constant` node, or None.
-
-    `name` is one of `_NUMBERS`.
-    """
+    """Return the number or numbers in an attribute of a `Constant` node, or None."""
     if name.endswith("s"):
         return numbers_in(file, attribute)
     number = value_of(attribute)
@@ -413,7 +382,7 @@ def _domain(message: Any) -> str:
 
 
 def _default_name(node: Any) -> str:
-    """Return a default name for an unnamed node: the name of its first output, or its type.
+    """Return a name for an unnamed node: the name of its first output, or its type.
 
     If the output's name is a number, the type is prepended: `Conv_12`.
     """

@@ -62,14 +62,7 @@ def shape_of(tensor: Any) -> tuple[int, ...] | None:
 
 
 def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
-    """Read the numbers of a tensor, in the stored shape and dtype.
-
-    Raises:
-        DamagedError: the number of bytes does not fit the shape, or the tensor is stored in an
-            external file at an invalid offset.
-        NotFoundError: the external file is missing.
-        UnsupportedError: the elements are not numbers, or take less than a byte.
-    """
+    """Read the numbers of a tensor, in the stored shape and dtype."""
     where = f"{file.path}: {tensor.name}"
     dtype, shape = numpy_dtype(dtype_of(tensor), where), shape_of(tensor)
     if shape is None:
@@ -88,8 +81,7 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
     """Return the ranges of a tensor's bytes; empty if the dtype or the shape is invalid.
 
-    If the values are stored as a list, the range contains the tensor's message. Raises the same
-    errors as `read_array`.
+    If the values are stored as a list, the range contains the tensor's message.
     """
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
@@ -110,10 +102,7 @@ def _raw(file: File, tensor: Any) -> Field | None:
 
 
 def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, int]:
-    """Return the external file that stores a tensor, and the offset of the tensor's bytes.
-
-    The file must be in or below the model's folder. `needed` is the tensor's size in bytes.
-    """
+    """Return the external file of a tensor of `needed` bytes, and the offset of the bytes."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     offset = _number(entries.get("offset", "0"), where)
@@ -177,11 +166,7 @@ def value_of(attribute: Any) -> float | int | str | None:
 
 
 def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
-    """Return an attribute's list of numbers, as float32 or int64; None if empty or very long.
-
-    Raises:
-        DamagedError: the attribute is damaged.
-    """
+    """Return an attribute's list of numbers, as float32 or int64; None if empty or very long."""
     length = attribute.end - attribute.begin
     if length > _LONGEST_LIST:
         return None
@@ -192,13 +177,9 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
 
 
 def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
-    """Return the skeleton (see `protos.skeleton`) of the tensor or graph in an attribute.
+    """Return the skeleton (see `protos.skeleton`) of the tensor or graph in an attribute, or None.
 
-    `kind` is `TENSOR` or `GRAPH`. Return None if the attribute stores something else.
-
-    Raises:
-        DamagedError: the attribute is damaged.
-        UnsupportedError: the message is too large.
+    `kind` is `TENSOR` or `GRAPH`.
     """
     number, name = kind
     fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
