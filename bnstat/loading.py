@@ -67,7 +67,28 @@ class Options:
     @cached_property
     def configure(self) -> Callable[[Contents], Contents] | None:
         """A function that adds the architecture in the file `config` to contents, or None."""
-        return None if self.config is None else _configurer(self.config)
+        if self.config is None:
+            return None
+        from bnstat.discovery.configuration import find_misfit
+        from bnstat.formats.keras.config import read_architecture
+
+        path = fspath(self.config)
+        layers = read_architecture(path)
+
+        def configure(contents: Contents) -> Contents:
+            if contents.configured is None:
+                note = f"{path} is ignored: the model file contains its own architecture"
+                return replace(contents, notes=[*contents.notes, note])
+            configured = contents.configured(layers)
+            if (reason := find_misfit(configured)) is not None:
+                raise BnstatError(
+                    path,
+                    f"the architecture does not fit {contents.source.path}: {reason}",
+                    "pass the architecture that these weights were saved from",
+                )
+            return replace(configured, configured=None)
+
+        return configure
 
 
 def load(
@@ -262,29 +283,6 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
             return narrow(model, self._options.layers)
         except BnstatError as error:
             return error
-
-
-def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
-    from bnstat.discovery.configuration import find_misfit
-    from bnstat.formats.keras.config import read_architecture
-
-    path = fspath(config)
-    layers = read_architecture(path)
-
-    def configure(contents: Contents) -> Contents:
-        if contents.configured is None:
-            note = f"{path} is ignored: the model file contains its own architecture"
-            return replace(contents, notes=[*contents.notes, note])
-        configured = contents.configured(layers)
-        if (reason := find_misfit(configured)) is not None:
-            raise BnstatError(
-                path,
-                f"the architecture does not fit {contents.source.path}: {reason}",
-                "pass the architecture that these weights were saved from",
-            )
-        return replace(configured, configured=None)
-
-    return configure
 
 
 def open_contents(

@@ -21,7 +21,6 @@ _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
 _LONGEST: Final = 1000
-_WORDS: Final = frozenset(WORDS.values())
 
 
 def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
@@ -121,7 +120,7 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):
-        if text not in _WORDS and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
+        if text not in WORDS.values() and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
             place = channel_of(texts, position, where)
             raise DamagedError(place, f"{text[:40]!r} is not a number")
         doubles.flat[position] = float(text)
@@ -130,7 +129,7 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         rounded = result.astype(np.float64)
     for position in np.flatnonzero(~np.isfinite(rounded)).tolist():
         text = listed[position]
-        if text not in _WORDS:
+        if text not in WORDS.values():
             place = channel_of(texts, position, where)
             raise DamagedError(place, f"{text[:40]} is too large for {dtype.name}")
     # The number was rounded twice. If the first rounding moved it half-way between two elements of

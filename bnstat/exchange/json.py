@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.decimals import CHUNK, nested_json
+from bnstat.exchange.decimals import CHUNK, WORDS, nested_json
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import numpy_dtype
@@ -62,7 +62,7 @@ def encode(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(encode, value))}]"
     text = json.dumps(value)
-    return f'"{text}"' if text in _WORDS else text
+    return f'"{text}"' if text in WORDS.values() else text
 
 
 def _members(**items: object) -> str:
@@ -152,7 +152,6 @@ _LAYER: Final = {
     "undecided", "notes", *ROLES,
 }  # fmt: skip
 _VARIABLE: Final = {"name", "variable", "dtype", "shape", "values"}
-_WORDS: Final = {"NaN", "Infinity", "-Infinity"}
 _MOST_DIMS: Final = 32
 _MOST_ELEMENTS: Final = 1 << 59
 """The largest product of the non-zero sizes, because NumPy has no larger array of objects."""
@@ -310,7 +309,7 @@ def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
 def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:
     """Yield the strings in nested lists of this shape, in C order."""
     if not shape:
-        if not isinstance(values, str) or not (type(values) is Number or values in _WORDS):
+        if not isinstance(values, str) or not (type(values) is Number or values in WORDS.values()):
             raise _wrong(path, place, "is not a number")
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:

@@ -71,11 +71,6 @@ class Given:
     dtype: str | None = None
     any_rank: bool = False
 
-    @property
-    def is_text(self) -> bool:
-        """True if the values are decimal strings."""
-        return self.array.dtype == object
-
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
         """Return the values in the variable's shape and dtype; `stored` is the variable's array.
 
@@ -91,7 +86,7 @@ class Given:
                 )
             array = array.reshape(variable.shape)
         numbers = array
-        if self.is_text:
+        if array.dtype == object:
             dtype = stored.dtype if self.dtype is None else numpy_dtype(self.dtype, where)
             if self.dtype is None:
                 _refuse_long(array, dtype, where)

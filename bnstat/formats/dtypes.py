@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from math import prod
 from typing import Final, NamedTuple
 
@@ -71,47 +71,21 @@ STRING: Final = 7
 """TensorFlow's code of strings."""
 
 SAFETENSORS: Final = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-    "C64": "complex64",
-}
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+    "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+}  # fmt: skip
 
 TORCH_STORAGES: Final = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "UntypedStorage": "uint8",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
+    "BoolStorage": "bool", "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16",
+    "IntStorage": "int32", "LongStorage": "int64", "UntypedStorage": "uint8",
+    "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
+    "DoubleStorage": "float64", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+}  # fmt: skip
 """PyTorch's storage class -> name of the type; types that share bytes are not in `NUMERIC`."""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
@@ -156,27 +130,18 @@ def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
     """Return the dtype of a numeric type; raise an UnsupportedError about `where` for others."""
     dtype = find_dtype(name)
     if dtype is None:
-        raise UnsupportedError(where, f"bnstat does not read elements of type {name[:_SHOWN]}")
+        raise UnsupportedError(where, f"bnstat does not read elements of type {name:.40}")
     return dtype
-
-
-_SHOWN: Final = 40
-"""Characters of an unknown name that an error quotes."""
 
 
 def find_dtype(name: str) -> np.dtype[np.generic] | None:
     """Return the dtype of a numeric type, or None if the name is not one of `NUMERIC`."""
-    return _dtype(name) if name in NUMERIC else None
-
-
-@cache
-def _dtype(name: str) -> np.dtype[np.generic]:
-    if name in _DTYPES:
-        return _DTYPES[name]
+    if name not in _ML_DTYPES:
+        return _DTYPES.get(name)
     import ml_dtypes
 
-    kind: type[np.generic] = getattr(ml_dtypes, name)
-    return np.dtype(kind)
+    dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+    return dtype
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:

@@ -19,6 +19,7 @@ from bnstat.formats.detection import (
     finders,
     listed,
     models_in_files,
+    refuse_foreign,
     single,
     sorted_by_age,
     with_steps,
@@ -81,7 +82,6 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
     for finder in finders():
         if (model := finder.model_in_file(folder, file)) is not None:
             return single(model if finder.named else _unnamed(folder, model))
-    from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
 
     if (archive := open_archive(file)) is not None:

@@ -18,7 +18,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, UnknownFormatError
-from bnstat.formats.foreign import refuse_foreign
+from bnstat.formats.detection import refuse_foreign
 from bnstat.storage.local import LocalFile
 from tests.builders.tables import varint
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -114,11 +114,12 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
         store = _Store(folder)
         paths = _paths(folder)
         start = f"{item}/" if len(items) > 1 and item not in _UNNAMED_ITEMS else ""
-        for array in store.arrays():
-            key = start + array.name
-            names[key] = name_of_path(paths.get(array.name) or array.name.split("."))
-            reader = partial(store.read, array)
-            variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
+        for name, driver, metadata in store.arrays():
+            dtype, shape = _described(driver, metadata, f"{folder.path}/{name}")
+            key = start + name
+            names[key] = name_of_path(paths.get(name) or name.split("."))
+            reader = partial(store.read, name, driver, dtype, shape, b"blosc" in metadata)
+            variables[key] = Variable(key, names[key], dtype, shape, reader)
     contents = Contents(replace(source, format="orbax"), variables, names=names)
     if config is None:
         return contents
@@ -150,20 +151,20 @@ def _paths(folder: Folder) -> dict[str, list[str]]:
     return paths
 
 
-@dataclass(frozen=True, slots=True)
-class _Array:
-    """An array of a store.
-
-    Attributes:
-        driver: tensorstore's driver for the array.
-        has_blosc: True if Blosc may compress its chunks.
-    """
-
-    name: str
-    driver: str
-    dtype: str
-    shape: tuple[int, ...]
-    has_blosc: bool
+def _described(driver: str, metadata: bytes, where: str) -> tuple[str, tuple[int, ...]]:
+    """Return the dtype and the shape of an array from the metadata that the driver reads."""
+    parsed = parse_json(metadata, where)
+    fields: Mapping[str, Any] = parsed if isinstance(parsed, dict) else {}
+    kind, shape = fields.get("data_type", fields.get("dtype")), as_shape(fields.get("shape"))
+    if isinstance(kind, str) and driver == "zarr" and kind[:1] in "<>|":
+        dtype = dtype_of_descr(kind)
+        if dtype is not None:
+            kind = dtype.name
+        elif kind[1:2] not in _NOT_NUMBERS:
+            kind = None
+    if not isinstance(kind, str) or shape is None:
+        raise DamagedError(where, "does not describe an array")
+    return kind, shape
 
 
 class _Store:
@@ -191,56 +192,39 @@ class _Store:
             ) from None
         self._tensorstore: Any = tensorstore
 
-    def arrays(self) -> Iterator[_Array]:
+    def arrays(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the name, the driver and the metadata of each array."""
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
             keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())
-            futures = [
-                (key, store.read(key)) for key in keys if key.rpartition("/")[2] in _METADATA
-            ]
-            texts = [(key, bytes(future.result().value)) for key, future in futures]
+            parts = [(key, *key.rpartition("/")[::2]) for key in keys]
+            futures = [(name, end, store.read(key)) for key, name, end in parts if end in _METADATA]
+            texts = [(name, end, bytes(future.result().value)) for name, end, future in futures]
         except _FAILURES as error:
             raise self._damaged(error) from error
-        for key, text in texts:
-            name, _, end = key.rpartition("/")
-            if name:
-                yield self._described(name, _METADATA[end], text, f"{self._path}/{key}")
+        return ((name, _METADATA[end], text) for name, end, text in texts if name)
 
-    @staticmethod
-    def _described(name: str, driver: str, text: bytes, where: str) -> _Array:
-        parsed = parse_json(text, where)
-        fields: Mapping[str, Any] = parsed if isinstance(parsed, dict) else {}
-        kind, shape = fields.get("data_type", fields.get("dtype")), as_shape(fields.get("shape"))
-        if isinstance(kind, str) and driver == "zarr" and kind[:1] in "<>|":
-            dtype = dtype_of_descr(kind)
-            if dtype is not None:
-                kind = dtype.name
-            elif kind[1:2] not in _NOT_NUMBERS:
-                kind = None
-        if not isinstance(kind, str) or shape is None:
-            raise DamagedError(where, "does not describe an array")
-        return _Array(name, driver, kind, shape, b"blosc" in text)
-
-    def read(self, array: _Array) -> NDArray[np.generic]:
-        """Return the elements of an array."""
-        where = f"{self._path}: {array.name}"
-        dtype = find_dtype(array.dtype)
-        if dtype is None or prod(array.shape) * dtype.itemsize > _LARGEST:
+    def read(
+        self, name: str, driver: str, kind: str, shape: tuple[int, ...], has_blosc: bool
+    ) -> NDArray[np.generic]:
+        """Return the elements of an array; `has_blosc` is True if Blosc may compress the chunks."""
+        where = f"{self._path}: {name}"
+        dtype = find_dtype(kind)
+        if dtype is None or prod(shape) * dtype.itemsize > _LARGEST:
             raise UnsupportedError(
-                where,
-                f"bnstat does not read an array of type {array.dtype} and shape {array.shape}",
+                where, f"bnstat does not read an array of type {kind} and shape {shape}"
             )
-        inside = f"{array.name}/"
+        inside = f"{name}/"
         path = inside if self._is_database else self._spec["path"] + inside
-        spec = {"driver": array.driver, "kvstore": {**self._spec, "path": path}}
+        spec = {"driver": driver, "kvstore": {**self._spec, "path": path}}
         try:
-            if array.has_blosc:
+            if has_blosc:
                 self._refuse_large_chunks(inside, where)
             opened = self._tensorstore.open(spec).result()
             numbers: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
             raise self._damaged(error) from error
-        if numbers.shape != array.shape or numbers.dtype != dtype:
+        if numbers.shape != shape or numbers.dtype != dtype:
             raise DamagedError(where, "the shape or the dtype differs from the metadata")
         return numbers
 

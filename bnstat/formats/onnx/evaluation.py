@@ -117,11 +117,8 @@ def _sizes(array: Array) -> tuple[int, ...]:
     sizes = tuple(int(size) for size in array.ravel().tolist())
     if array.dtype.kind not in "iu" or len(sizes) > 32 or min(sizes, default=0) < -1:
         raise ValueError("not a shape")
-    count = 1
-    for size in sizes:
-        count *= abs(size)
-        if count > _MAX_ELEMENTS:
-            raise ValueError("too many elements")
+    if prod(map(abs, sizes)) > _MAX_ELEMENTS:
+        raise ValueError("too many elements")
     return sizes
 
 

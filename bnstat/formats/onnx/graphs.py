@@ -316,7 +316,7 @@ class Inlined:
         if len(labels) < 2:
             return ""
         shared = min(labels)
-        while shared and not all(label.startswith(shared) for label in labels):
+        while not all(label.startswith(shared) for label in labels):
             shared = shared[:-1]
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
 
