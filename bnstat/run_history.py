@@ -22,7 +22,6 @@ from bnstat.model import ROLES, Array, Model, as_float64
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
-"""A layer's name and a role."""
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change", "turn")
 """The names of the numbers of one role of one layer; `Track` documents each."""
@@ -231,11 +230,9 @@ class _Layout:
         return np.add.reduceat(values, self.starts)
 
     def counts(self, mask: NDArray[np.bool_]) -> Floats:
-        """Return the number of True elements in each segment."""
         return self.sizes.astype(float) if mask.all() else self.sums(mask.astype(float))
 
     def all(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return True for each segment whose elements are all True."""
         return np.logical_and.reduceat(mask, self.starts)
 
     def units(self, summary: Mapping[str, Floats]) -> Floats:

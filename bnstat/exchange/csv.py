@@ -1,12 +1,9 @@
 """The values of a model as CSV (RFC 4180, with plain line ends): one row per channel.
 
-The columns are `layer`, `channel` and one for each role, such as `gamma`. A cell is empty if the
-layer lacks the role. `channel` is the index of the channel or, if the variables of the layer have
-several dimensions, one index per dimension: `0:3:1`. Numbers have the fewest digits that read back
-to the stored bits.
-
-A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so an apostrophe is
-prepended to such a layer name. Characters that are not printable are written as escapes.
+The columns are `layer`, `channel` and one for each role. A cell is empty if the layer lacks the
+role. `channel` is an index or, if the variables have several dimensions, one index per dimension:
+`0:3:1`. A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so an
+apostrophe is prepended to such a layer name. Characters that are not printable are escaped.
 """
 
 from __future__ import annotations
@@ -151,7 +148,6 @@ def read_table(
 
 
 def _number(value: object, where: str) -> str | float | None:
-    """Return a cell as a number or text; None for an empty cell."""
     if isinstance(value, str):
         return value.strip() or None
     if value is None or isinstance(value, float):
@@ -164,10 +160,7 @@ def _layer(
     table: Mapping[str, tuple[str, Sequence[str | float | None]]],
     where: str,
 ) -> dict[str, Given]:
-    """Return role -> values of a layer.
-
-    `table` is channel -> (position of its row in the file, one number for each of `roles`).
-    """
+    """Return role -> values; `table` maps a channel to (position of its row, number per role)."""
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
@@ -189,7 +182,6 @@ def _layer(
 
 
 def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """Return the shape of a layer's variables; raise if a channel is missing."""
     indices = []
     for channel in table:
         parts = channel.split(":")

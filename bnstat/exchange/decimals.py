@@ -112,10 +112,9 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return the nearest number of a dtype for each string; half-way, the even last bit wins.
+    """Return the number of a dtype nearest to each string; half-way, the even last bit wins.
 
-    Raises:
-        DamagedError: a string is not a number, or the number is too large for the dtype.
+    A string that is not a number, or too large for the dtype, raises a `DamagedError`.
     """
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()

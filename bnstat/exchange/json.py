@@ -1,8 +1,7 @@
 """The values of a model as JSON, lossless; `schema.json` beside this module is the schema.
 
 Numbers have the fewest digits that read back to the stored bits; NaN and the infinities are
-strings. `values` contains lists nested as `shape` specifies; for an empty tensor, it is `[]`.
-Characters that are not printable are written as escapes.
+strings. Characters that are not printable are written as escapes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
 from bnstat.storage.files import File
 
 _SCHEMA: Final = 1
-"""The version of the schema."""
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
@@ -127,7 +125,6 @@ def _variable(variable: Variable, array: Array | None, **named: str) -> Iterator
 
 
 def _values(array: Array) -> Iterator[str]:
-    """Yield an array as nested lists, in pieces of about `CHUNK` elements."""
     if not array.ndim:
         yield nested_json(array.reshape(1))[1:-1]
         return
@@ -267,7 +264,6 @@ def _parse(file: File) -> object:
 
 
 def _given(item: object, path: str, place: str) -> Given:
-    """Return the values in the JSON object of a variable."""
     variable = _object(item, _VARIABLE, path, place)
     if "values" not in variable:
         raise _wrong(path, f"{place}.values", "is missing", "export without --no-values")
@@ -307,7 +303,6 @@ def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
 
 
 def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:
-    """Yield the strings in nested lists of this shape, in C order."""
     if not shape:
         if not isinstance(values, str) or not (type(values) is Number or values in WORDS.values()):
             raise _wrong(path, place, "is not a number")

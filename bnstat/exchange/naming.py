@@ -45,7 +45,6 @@ class Naming(NamedTuple):
     has_new_share: bool = False
 
     def spell(self, name: str) -> str:
-        """Return a layer's name with the framework's separator."""
         if self.separator is None:
             return name
         return name.replace("." if self.separator == "/" else "/", self.separator)
@@ -119,15 +118,12 @@ class ExportOptions:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the parts without a layer's name."""
         return [self.naming.label(part) for part in self.parts]
 
     def name(self, layer: BatchNorm) -> str:
-        """Return the name to write for a layer."""
         return self.renamed.get(layer.name, self.naming.spell(layer.name))
 
     def key(self, layer: BatchNorm, part: str) -> str:
-        """Return the name to write for the tensor of a part."""
         key = self.naming.keys[part].replace("{}", self.name(layer))
         return self.renamed.get(f"{layer.name}/{part}", key)
 
@@ -138,17 +134,12 @@ class ExportOptions:
         return float(f"{1 - layer.momentum:.12g}")
 
     def array(self, layer: BatchNorm, part: str) -> Array | None:
-        """Return a part of a layer: a role, or the scale or shift; None if the layer lacks it.
-
-        Raises:
-            BnstatError: the array cannot be read, or epsilon is unknown but needed for the scale.
-        """
+        """Return a role of a layer or, if folded, its scale or shift; None for a missing part."""
         if not self.folded:
             return layer.array(part)
         return layer.scale_and_shift(self.epsilon_of(layer))[PARTS_FOLDED.index(part)]
 
     def epsilon_of(self, layer: BatchNorm) -> float:
-        """Return the epsilon for a layer's scale; raise a `BnstatError` if epsilon is unknown."""
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
         if epsilon is None:
             raise BnstatError(

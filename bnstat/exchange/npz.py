@@ -1,11 +1,8 @@
 """The values of a model as NPZ, NumPy's archive of arrays, with the keys `LAYER/ROLE`.
 
 Arrays are stored bit for bit. A type that NumPy lacks is converted exactly to another type:
-bfloat16 and 8-bit floats as float32, 4-bit integers as int8. The output is deterministic.
-
-The archive is a ZIP of uncompressed `.npy` members
-(https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html). Names of members cannot
-contain a zero byte or a lone surrogate, so these characters are written as escapes.
+bfloat16 and 8-bit floats as float32, 4-bit integers as int8. Names of members cannot contain a zero
+byte or a lone surrogate, so these characters are written as escapes.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _ENDING: Final = ".npy"
 _LONGEST_NAME: Final = 65535
 _LARGEST: Final = 1 << 30
-"""The limit on the bytes of all arrays in a file."""
 
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:

@@ -145,7 +145,6 @@ Values = Mapping[str, Mapping[str, ArrayLike | None]]
 """A layer's name -> role -> array; None leaves the role unchanged."""
 
 _LARGEST: Final = 1 << 30
-"""The limit on the bytes of a file of values."""
 
 
 def values_of(values: Values | Model | str | PathLike[str]) -> Document | Model:
@@ -190,9 +189,6 @@ def as_exported(model: Model) -> Model:
     `batch_stats/x/mean` and `batch_stats/x/var` without a scale and a bias. However, if every
     tensor has a name that `export` writes, and every layer has both moving statistics, the file is
     an export. Other models are returned unchanged.
-
-    Raises:
-        UnsupportedError: the tensors are scales and shifts.
     """
     for naming in NAMINGS.values():
         layers = _layers(naming, model.stored.values())
@@ -210,7 +206,6 @@ def as_exported(model: Model) -> Model:
 
 
 def _layers(naming: Naming, tensors: Iterable[Variable]) -> dict[str, dict[str, Variable]]:
-    """Return layer name -> part -> tensor; empty if any tensor's name does not follow `naming`."""
     layers: dict[str, dict[str, Variable]] = {}
     for tensor in tensors:
         parsed = naming.parse(tensor.key)

@@ -16,15 +16,10 @@ from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array, Variable, as_float64, squeezed
 
 _MOST_WHOLE: Final = 1 << 53
-"""The limit up to which float64 represents every integer."""
 
 
 def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Convert numbers exactly to a floating-point dtype; `where` names the variable.
-
-    Raises:
-        UnsupportedError: the dtype cannot represent a number exactly, or a dtype is not real.
-    """
+    """Convert numbers exactly to a floating-point dtype, or raise an `UnsupportedError`."""
     if array.dtype == dtype:
         return array
     if not _is_float(dtype):
@@ -74,8 +69,7 @@ class Given:
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
         """Return the values in the variable's shape and dtype; `stored` is the variable's array.
 
-        Where the new and the stored value are both NaN, the stored bits are kept, unless the new
-        values have the stored dtype.
+        A stored NaN keeps its bits where the new value is NaN too, unless the dtypes are equal.
         """
         array = self.array
         if array.shape != variable.shape:
@@ -103,7 +97,6 @@ class Document:
     """Values from a file or from memory.
 
     Attributes:
-        where: the path, for messages.
         layers: layer name in the document's spelling -> role -> values. For an undecided variable,
             the key in the model's file takes the place of the role.
         spelt: converts a layer's name in a model to the document's spelling.
@@ -122,7 +115,6 @@ def refused_folded(where: str) -> UnsupportedError:
 
 
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    """Raise if a number for a dtype of less than 4 bytes has more digits than the dtype holds."""
     if dtype.itemsize >= 4:
         return
     import ml_dtypes

@@ -30,8 +30,7 @@ class Layer:
             variable's name in the layer (`gamma`) or, if the file has only numbers, `0`, `1`, ...
         key: the layer's location in the file (`layers/batch_normalization_1`), for messages. For a
             layer of an architecture: the path that its group has in a `.weights.h5`.
-        sublayers: the layers directly inside this layer, in network order; empty if the layer is
-            not from an architecture.
+        sublayers: the layers directly inside a layer of an architecture, in network order.
     """
 
     name: str

@@ -72,8 +72,7 @@ class Finder:
     """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
-        named: True if `StoredModel.name` is kept when the user passes one of the model's files, as
-            for checkpoints.
+        named: True if `StoredModel.name` is kept when the user passes one of the model's files.
         beside: prefixes of the names of files that lie beside models but are not models.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models.
@@ -90,13 +89,10 @@ class Finder:
         """
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        """Return the model that contains a file, judged by the file's content.
+        """Return the model that contains a file; None if the file's content is of another format.
 
-        Return None if the file is not of this format. For each file of one model, the returned
-        model has the same name.
-
-        Raises:
-            DamagedError: the file is of this format but damaged.
+        For each file of one model, the returned model has the same name. A damaged file of this
+        format raises a `DamagedError`.
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
@@ -318,10 +314,7 @@ _CORE_ML: Final = re.compile(
 
 
 def is_core_ml(head: bytes) -> bool:
-    """Return True if a file starts like a Core ML model.
-
-    Version 1 starts like a SavedModel too, so the recognition of SavedModels excludes such files.
-    """
+    """Return True if a file starts like a Core ML model, which resembles a SavedModel."""
     return _CORE_ML.match(head) is not None
 
 

@@ -68,7 +68,6 @@ TENSORFLOW: Final = {
 """Value of TensorFlow's `DataType` -> name of the type."""
 
 STRING: Final = 7
-"""TensorFlow's code of strings."""
 
 SAFETENSORS: Final = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",

@@ -55,7 +55,6 @@ class _Indexed(Finder):
     opener: str
 
     def index_of(self, name: str) -> str | None:
-        """Return the name of the index if the file `name` belongs to a model, or None."""
         return self.first(name)
 
     def prefix(self, index: str) -> str:

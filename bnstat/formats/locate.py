@@ -32,18 +32,10 @@ from bnstat.storage.local import find
 _NUMBER = re.compile(r"^\d{1,18}$")
 _MOST_SUBFOLDERS = 200
 _LONGEST_NAME = 80
-"""Characters of a name from a file that a message quotes."""
 
 
 def locate(path: str, access: Access | None = None) -> ModelSet:
-    """Return the models at a path or URL; `access` reads remote files.
-
-    Raises:
-        NotFoundError: the path does not exist, or contains no model.
-        UnknownFormatError: the file is not in a format that bnstat reads.
-        DamagedError: the file is a git-lfs pointer or a damaged archive.
-        BnstatError: the path cannot be read.
-    """
+    """Return the models at a path or URL; `access` reads remote files."""
     spot = find(path, access or Access())
     if spot.parent is not None:
         if (file := spot.parent.file(spot.name)) is not None:
@@ -245,10 +237,7 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
-    """Return the names of a training run's checkpoints, and the name of the newest.
-
-    Return an empty set and None if the folder does not contain a run.
-    """
+    """Return the names of a run's checkpoints and of the newest; an empty set and None if no run."""
     for finder in finders():
         if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name

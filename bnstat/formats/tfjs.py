@@ -36,13 +36,7 @@ _MOST_SMALL: Final = 1 << 12
 
 
 class _Quantization(NamedTuple):
-    """How the numbers of a quantized weight are stored.
-
-    Attributes:
-        dtype: the dtype of the stored numbers.
-        minimum: the value that a stored 0 represents.
-        scale: the step between the values that consecutive integers represent.
-    """
+    """The dtype of a quantized weight's stored numbers; a value is `number * scale + minimum`."""
 
     dtype: np.dtype[np.generic]
     minimum: float

@@ -107,10 +107,9 @@ def _variable(window: Window, item: Item) -> Variable:
 
 
 def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[Item]:
-    """Yield the values of the document between two offsets; a map or list precedes its values.
+    """Yield the values between two offsets in document order, without the keys of maps.
 
-    The keys of a map are not yielded, but are part of the paths. Raises a `WireError` if the bytes
-    are not a MessagePack document, or end too early.
+    Raises a `WireError` if the bytes are not a MessagePack document, or end too early.
     """
     values = _nested(window, start, window.file.size if end is None else end, ())
     yield from islice(values, _MOST_ITEMS)

@@ -39,7 +39,6 @@ _LONGEST_HEADER: Final = 10_000
 """Bytes of a header, as in NumPy, because longer ones take long to parse."""
 _LONG: Final = re.compile(r"(?<=\d)L\b")
 _SHOWN: Final = 60
-"""Characters of a header that a message quotes."""
 _USUAL_HEADER: Final = 256
 """Bytes that nearly every header fits into, compressed or not."""
 
@@ -156,12 +155,10 @@ class _Npy:
         self.dtype = dtype_of_descr(descr) if is_plain else None
 
     def extents(self) -> Sequence[Range]:
-        """Return the range of the stored bytes, which may be compressed."""
         place = self._packed.place(0, self._packed.size)
         return () if place is None else (place,)
 
     def read(self) -> Array:
-        """Return the array, in the machine's byte order."""
         size, packed_size = self._info.file_size, self._packed.size
         if self.dtype is None:
             raise UnsupportedError(self.path, f"holds {self.descr}, not numbers")
@@ -183,7 +180,6 @@ class _Npy:
         return self._inflated(self._packed.head(length), length)
 
     def _inflated(self, data: bytes, length: int) -> bytes:
-        """Return up to `length` bytes of the member, given its stored bytes."""
         if not self._is_deflated:
             return data
         try:

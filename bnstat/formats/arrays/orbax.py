@@ -45,13 +45,11 @@ _MOST_ITEMS: Final = 100
 _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 """The file that describes an array -> tensorstore's driver for the array."""
 _NOT_NUMBERS: Final = frozenset("SUVOMm")
-"""NumPy's kinds of strings, bytes, objects and times."""
 _LARGEST: Final = 1 << 30
 """The limit on the bytes of an array, because small metadata can claim any number of zeros."""
 _LARGEST_CHUNK: Final = 1 << 26
 """The limit on the size that a compressed chunk claims, because tensorstore allocates this size."""
 _BLOSC_SIZE: Final = slice(4, 8)
-"""The decompressed size in the header of a Blosc chunk, little-endian."""
 _FAILURES: Final = (
     ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError,
 )  # fmt: skip
@@ -86,10 +84,7 @@ class Orbax(Finder):
 
 
 def _items(folder: Folder) -> dict[str, Folder]:
-    """Return name -> folder of a checkpoint's items; empty if the folder is not a checkpoint.
-
-    If the folder is itself an item, the name is empty.
-    """
+    """Return name -> folder of a checkpoint's items; the name is empty if the folder is an item."""
     if folder.file(_TREE) is not None:
         return {"": folder}
     if folder.file(_CHECKPOINT) is None:
@@ -229,10 +224,7 @@ class _Store:
         return numbers
 
     def _refuse_large_chunks(self, inside: str, where: str) -> None:
-        """Raise an error if a chunk claims a decompressed size that could exhaust the memory.
-
-        Source of a chunk's header: Blosc 1, README_HEADER.rst.
-        """
+        """Raise if a chunk claims a huge size in its header (Blosc 1, README_HEADER.rst)."""
         store = self._tensorstore.KvStore.open(self._spec).result()
         keys = store.list(self._tensorstore.KvStore.KeyRange(inside, inside + "\xff")).result()
         names = (key.decode("utf-8", "replace").rpartition("/")[2] for key in keys)

@@ -19,7 +19,6 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
 _KINDS: Final = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-"""Number of a field of a ModelProto -> wire type of the field."""
 
 _GRAPH_FIELDS: Final = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 """The numbers of the fields of a GraphProto, which all have wire type 2."""

@@ -37,7 +37,6 @@ _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
-"""The attributes of a `Constant` node that store numbers without a tensor."""
 
 _MAX_INLINED: Final = 300_000
 """The maximum number of nodes and stored tensors; a few nested functions can expand to billions."""
@@ -108,12 +107,10 @@ class NodeOp:
     scope: _Scope = field(default_factory=lambda: _Scope({}))
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number or a string; None for other attributes."""
         attribute = self.find(name)
         return None if attribute is None else value_of(attribute)
 
     def find(self, name: str) -> Any | None:
-        """Return the AttributeProto of an attribute, or None."""
         return None if self.node is None else self.scope.attribute(self.node, name)
 
 
@@ -139,10 +136,6 @@ class Inlined:
     Attributes:
         ops: name of an op -> op.
         constants: name of a `Const` op -> constant.
-
-    Raises:
-        UnsupportedError: bodies are nested too deeply, or the inlined graph has too many nodes.
-        DamagedError: an attribute is damaged.
     """
 
     def __init__(self, model: Any, file: File) -> None:
@@ -205,7 +198,6 @@ class Inlined:
             )
 
     def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
-        """Add a placeholder for each input that the caller does not pass."""
         for name in inputs:
             if name not in scope.tensors:
                 given = scope.tensors[name] = self._unique(name)
@@ -307,10 +299,7 @@ class Inlined:
         return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
-        """Return the common prefix of the names of a node's stored tensors, such as `layer1.bn`.
-
-        The result is empty if the node has fewer than two stored tensors, or they share no prefix.
-        """
+        """Return the common prefix of the names of two or more tensors, such as `layer1.bn`."""
         constants = self.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
@@ -321,7 +310,6 @@ class Inlined:
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
 
     def _unique(self, label: str) -> str:
-        """Return an unused op name made from `label`, without `:`."""
         return _unused(label.replace(":", "_"), self.ops, self._uses)
 
 
@@ -367,7 +355,6 @@ def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
 
 
 def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
-    """Return the number or numbers in an attribute of a `Constant` node, or None."""
     if name.endswith("s"):
         return numbers_in(file, attribute)
     number = value_of(attribute)
@@ -377,7 +364,6 @@ def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | 
 
 
 def _domain(message: Any) -> str:
-    """Return the domain of a node or function; empty for `ai.onnx`, ONNX's own domain."""
     return "" if message.domain == "ai.onnx" else str(message.domain)
 
 

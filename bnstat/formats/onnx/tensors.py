@@ -35,7 +35,6 @@ GRAPH: Final = (6, "OnnxGraph")
 """The field number and the message type of a tensor or graph that an attribute stores."""
 
 _LONGEST_LIST: Final = 1 << 17
-"""The maximum size in bytes of an attribute whose list of numbers is read."""
 
 _RAW: Final = 9
 _EXTERNAL: Final = 1
@@ -79,10 +78,7 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
 
 
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the ranges of a tensor's bytes; empty if the dtype or the shape is invalid.
-
-    If the values are stored as a list, the range contains the tensor's message.
-    """
+    """Return the ranges of a tensor's bytes, or of the whole message for a list of values."""
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()
@@ -96,7 +92,6 @@ def find_array(file: File, tensor: Any) -> Sequence[Range]:
 
 
 def _raw(file: File, tensor: Any) -> Field | None:
-    """Return the field with a tensor's raw bytes; None if its values are stored elsewhere."""
     fields = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
     return fields[-1] if fields else None
 
