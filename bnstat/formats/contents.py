@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, overload
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,18 +66,7 @@ class Objects(Sequence[Node]):
     def __len__(self) -> int:
         return len(self._nodes)
 
-    @overload
-    def __getitem__(self, index: int) -> Node: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Node]: ...
-
-    def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
-        if isinstance(index, slice):
-            return [self.node(number) for number in range(*index.indices(len(self)))]
-        return self.node(index)
-
-    def node(self, index: int) -> Node:
+    def __getitem__(self, index: int) -> Node:  # type: ignore[override]  # no slices
         return self._nodes[index]
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:

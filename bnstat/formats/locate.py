@@ -237,7 +237,7 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
-    """Return the names of a run's checkpoints and of the newest; an empty set and None if no run."""
+    """Return the names of a run's checkpoints and of the newest; empty and None without a run."""
     for finder in finders():
         if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name

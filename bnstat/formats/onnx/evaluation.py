@@ -164,26 +164,10 @@ def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, .
     return None if numbers is None else tuple(map(int, numbers.ravel().tolist())) or None
 
 
-def _squeeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
-    return np.squeeze(x, _integers(op, file, "axes", *axes))
-
-
-def _unsqueeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
-    return np.expand_dims(x, _integers(op, file, "axes", *axes) or ())
-
-
-def _transpose(op: NodeOp, file: File, x: Array) -> Array:
-    return np.transpose(x, _integers(op, file, "perm"))
-
-
 def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
     if sum(part.size for part in parts) > _MAX_ELEMENTS:
         raise ValueError("too many elements")
     return np.concatenate(parts, int(op.attribute("axis") or 0))
-
-
-def _shape(op: NodeOp, file: File, x: Array) -> Array:
-    return np.array(x.shape, np.int64)
 
 
 def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -209,11 +193,13 @@ _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
     "Identity": lambda op, file, x: x,
     "Cast": _cast,
     "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
+    "Squeeze": lambda op, file, x, *axes: np.squeeze(x, _integers(op, file, "axes", *axes)),
+    "Unsqueeze": lambda op, file, x, *axes: np.expand_dims(
+        x, _integers(op, file, "axes", *axes) or ()
+    ),
+    "Transpose": lambda op, file, x: np.transpose(x, _integers(op, file, "perm")),
     "Concat": _concat,
-    "Shape": _shape,
+    "Shape": lambda op, file, x: np.array(x.shape, np.int64),
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),

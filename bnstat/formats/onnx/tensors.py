@@ -27,7 +27,6 @@ from bnstat.formats.dtypes import (
     numpy_dtype,
 )
 from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
-from bnstat.formats.protobuf.wire import Field
 from bnstat.storage.files import File, Range
 
 TENSOR: Final = (5, "OnnxTensor")
@@ -67,14 +66,13 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
     if shape is None:
         raise DamagedError(where, "has an impossible shape")
     needed = bytes_needed(shape, dtype)
-    if tensor.data_location == _EXTERNAL:
-        external_file, offset = _external(file, tensor, needed, where)
-        return from_little_endian(external_file.read(offset, needed), dtype, shape)
-    if (raw := _raw(file, tensor)) is None:
+    place = _place(file, tensor, needed)
+    if place is None:
         return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
-    if raw.end - raw.start != needed:
-        raise DamagedError(where, f"has {raw.end - raw.start} bytes, but its shape needs {needed}")
-    return from_little_endian(file.read(raw.start, needed), dtype, shape)
+    holder, start, length = place
+    if length != needed:
+        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
+    return from_little_endian(holder.read(start, needed), dtype, shape)
 
 
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
@@ -82,28 +80,25 @@ def find_array(file: File, tensor: Any) -> Sequence[Range]:
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()
-    if tensor.data_location == _EXTERNAL:
-        needed = bytes_needed(shape, dtype)
-        external_file, offset = _external(file, tensor, needed, f"{file.path}: {tensor.name}")
-        return extents(external_file, offset, needed, dtype, shape)
-    if (raw := _raw(file, tensor)) is not None:
-        return extents(file, raw.start, raw.end - raw.start, dtype, shape)
-    return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+    place = _place(file, tensor, bytes_needed(shape, dtype))
+    if place is None:
+        return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+    return extents(*place, dtype, shape)
 
 
-def _raw(file: File, tensor: Any) -> Field | None:
-    fields = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
-    return fields[-1] if fields else None
+def _place(file: File, tensor: Any, needed: int) -> tuple[File, int, int] | None:
+    """Return the file, the offset and the length of a tensor's bytes; None for a list of values.
 
-
-def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, int]:
-    """Return the external file of a tensor of `needed` bytes, and the offset of the bytes."""
+    An external file must be in or below the model's folder. `needed` is the default length.
+    """
+    if tensor.data_location != _EXTERNAL:
+        raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
+        return (file, raw[-1].start, raw[-1].end - raw[-1].start) if raw else None
+    where = f"{file.path}: {tensor.name}"
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     offset = _number(entries.get("offset", "0"), where)
     length = _number(entries.get("length", str(needed)), where)
-    if length != needed:
-        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
     external_file = file.part(location)
     if external_file is None:
         raise NotFoundError(
@@ -111,7 +106,7 @@ def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, i
             "the file with the model's tensors is missing",
             "copy it too",
         )
-    return external_file, offset
+    return external_file, offset, length
 
 
 def _number(digits: str, where: str) -> int:
