@@ -236,13 +236,12 @@ def test_a_dropped_layer_is_reported(name: str, one: str, ports: dict[str, Model
     assert difference.misfolded == ()
 
 
-@pytest.mark.parametrize("names", [port("pytorch"), "onnx", "flax", "keras"])
+@pytest.mark.parametrize("names", [port("pytorch"), "onnx"])
 def test_exports_have_the_names_of_their_counterparts(
     names: str, network: Any, ports: dict[str, Model], tmp_path: Path
 ) -> None:
     """An export with the name map of `diff` has the names and values of the other file."""
-    others = {"pytorch": "pytorch", "onnx": "onnx", "flax": "h5", "keras": "h5"}
-    other, written = ports[others[names]], tmp_path / "m.safetensors"
+    other, written = ports[names], tmp_path / "m.safetensors"
     load_file = pytest.importorskip("safetensors.numpy").load_file
     difference = bnstat.diff(ports["h5"], other, epsilon=EPSILON)
     with (tmp_path / "names.csv").open("w") as file:
@@ -262,18 +261,9 @@ def test_exports_have_the_names_of_their_counterparts(
         state = {key: torch.from_numpy(array) for key, array in tensors.items()}
         assert module.load_state_dict(state, strict=False).unexpected_keys == []
         found = {key: tensor.numpy() for key, tensor in module.state_dict().items()}
-    elif names == "onnx":
+    else:
         proto = onnx.load(other.source.path)
         found = {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}
-    else:
-        flax = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
-        own = {layer.name: dict(zip(ROLES, layer.get_weights(), strict=True))
-               for layer in network.layers if layer.name in NORMS}  # fmt: skip
-        found = {
-            (f"{name}/{role}" if names == "keras" else key.format(name)): arrays[role]
-            for name, arrays in own.items()
-            for role, key in zip(ROLES, flax, strict=True)
-        }
     assert len(tensors) == 4 * len(layers) >= 20
     for key, tensor in tensors.items():
         assert np.array_equal(found[key], tensor), key

@@ -652,12 +652,11 @@ def with_dims(path: Path, dims: Sequence[int]) -> Contents:
     return open_contents(LocalFile(path), Source("", ""))
 
 
-@pytest.mark.parametrize("dims", [[4], [2**40, 2**40]])
-def test_bytes_that_do_not_fit_the_shape(tmp_path: Path, dims: list[int]) -> None:
+@pytest.mark.parametrize("dims", [[4], [2**40, 2**40], [-3], [1] * 40], ids=str)
+def test_invalid_shapes(tmp_path: Path, dims: list[int]) -> None:
+    contents = with_dims(tmp_path / "m", dims)
+    if dims[0] == -3 or len(dims) == 40:
+        assert list(contents.variables) == [f"bn.{role}" for role in ROLES[1:]]
+        return
     with pytest.raises(DamagedError):
-        with_dims(tmp_path / "m", dims).variables["bn.gamma"].read()
-
-
-@pytest.mark.parametrize("dims", [[-3], [1] * 40])
-def test_impossible_shapes(tmp_path: Path, dims: list[int]) -> None:
-    assert list(with_dims(tmp_path / "m", dims).variables) == [f"bn.{role}" for role in ROLES[1:]]
+        contents.variables["bn.gamma"].read()
