@@ -252,35 +252,33 @@ def load_all(
     return Models(text, models, options, access)
 
 
+@dataclass(frozen=True)
 class Models(Iterable[tuple[str, Model | BnstatError]]):
     """(name, model or error) pairs for the models at a path; `len` loads no model."""
 
-    def __init__(
-        self, path: str, stored: Sequence[StoredModel], options: Options, access: Access
-    ) -> None:
-        self._path = path
-        self._stored = stored
-        self._options = options
-        self._access = access
+    path: str
+    stored: Sequence[StoredModel]
+    options: Options
+    access: Access
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self.stored)
 
     @property
     def checkpoints(self) -> list[tuple[str, int | None]]:
         """(name, training step) of each model that has a name; None for an unknown step."""
-        return [(stored.name, stored.step) for stored in self._stored if stored.name is not None]
+        return [(stored.name, stored.step) for stored in self.stored if stored.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
-        is_remote = is_url(self._path)
-        models = ahead(self._load, self._stored) if is_remote else map(self._load, self._stored)
-        for stored, model in zip(self._stored, models, strict=True):
-            yield stored.name if stored.name is not None else redact(self._path), model
+        is_remote = is_url(self.path)
+        models = ahead(self._load, self.stored) if is_remote else map(self._load, self.stored)
+        for stored, model in zip(self.stored, models, strict=True):
+            yield stored.name if stored.name is not None else redact(self.path), model
 
     def _load(self, stored: StoredModel) -> Model | BnstatError:
         try:
-            _, model = self._options.open(self._path, stored, self._access)
-            return narrow(model, self._options.layers)
+            _, model = self.options.open(self.path, stored, self.access)
+            return narrow(model, self.options.layers)
         except BnstatError as error:
             return error
 

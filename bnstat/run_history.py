@@ -84,7 +84,6 @@ class History(Displayed):
     """The checkpoints of a run, in the order in which they were passed, and the layers' tracks.
 
     Attributes:
-        checkpoints: the checkpoints that were read.
         skipped: the checkpoints that could not be read.
         tracks: (layer, role) -> track, in the order of the newest checkpoint's layers.
     """
@@ -134,10 +133,7 @@ class Recorder:
         self._last_differences: Floats = np.empty(0)
 
     def add(self, name: str, model: Model | BnstatError) -> None:
-        """Add a checkpoint, or the error that occurred while it was read.
-
-        A checkpoint whose arrays cannot be read is listed in `skipped`.
-        """
+        """Add a checkpoint; list a checkpoint that cannot be read in `skipped`."""
         try:
             if isinstance(model, BnstatError):
                 raise model
@@ -176,10 +172,7 @@ class Recorder:
     def _compare(
         self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
     ) -> dict[str, Floats]:
-        """Return the `change` and the `turn` of each segment, as `Track` defines them.
-
-        Stores the differences from the previous checkpoint for the next call.
-        """
+        """Return the `change` and the `turn` of each segment, as `Track` defines them."""
         former = self._layout.fit(self._values, layout, missing=np.nan)
         last = self._layout.fit(self._last_differences, layout, missing=0)
         differences = values - former
@@ -201,11 +194,11 @@ class Recorder:
 
 
 class _Layout:
-    """The segments of a checkpoint's vector.
+    """The segments of a checkpoint's vector, none of them empty.
 
     Attributes:
         shapes: (layer, role) of each segment in order -> the array's shape.
-        starts, sizes: the start and the length of each segment; no segment is empty.
+        starts, sizes: the start and the length of each segment.
     """
 
     def __init__(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:
@@ -246,10 +239,7 @@ class _Layout:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """Four arrays of segment indices: moving means, their variances, betas, their gammas.
-
-        The index of a missing gamma is -1; a moving mean without variance is left out.
-        """
+        """The indices of moving means, their variances, betas, and their gammas (-1 for none)."""
         indices = {key: index for index, key in enumerate(self.shapes)}
         means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():

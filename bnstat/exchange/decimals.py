@@ -70,10 +70,7 @@ _MOST_DECIMALS: Final = 9
 
 
 def _shortest_float32(array: Array) -> Array:
-    """Return float32 numbers whose shortest decimal form restores elements of a narrower type.
-
-    Each number is the float32 nearest to the element rounded to the fewest decimal digits.
-    """
+    """Return float32 numbers whose shortest decimals restore the elements of a narrower type."""
     with np.errstate(all="ignore"):
         exact = array.astype(np.float64)
         result = exact.astype(np.float32)
@@ -100,10 +97,7 @@ def portable(array: Array) -> Array:
 
 
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
-    """Return the names of every `step`-th channel from `start` to `stop`, counted in C order.
-
-    The name is one index per dimension (`0:3:1`), or a single index if at most one size is not 1.
-    """
+    """Return the names of channels in C order: `3`, or one index per dimension `0:3:1`."""
     positions = np.arange(start, stop, step)
     if sum(size != 1 for size in shape) <= 1:
         return list(map(str, positions.tolist()))
@@ -112,10 +106,7 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return the number of a dtype nearest to each string; half-way, the even last bit wins.
-
-    A string that is not a number, or too large for the dtype, raises a `DamagedError`.
-    """
+    """Return the number of a dtype nearest to each string; half-way, the even last bit wins."""
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):

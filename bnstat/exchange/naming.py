@@ -1,9 +1,6 @@
 """The parts of a layer that `export` writes, and their names in each framework.
 
-Gamma and beta are `weight` and `bias` in PyTorch's `BatchNorm2d`, `scale` and `B` in ONNX's
-`BatchNormalization`, `scale` and `bias` in Flax's `BatchNorm`. PyTorch's momentum is the share of
-the new statistics; in other frameworks, it is the share of the old statistics.
-
+PyTorch's momentum is the share of the new statistics; in other frameworks, of the old statistics.
 Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/normalization.py.
 
 `diff --map` writes a CSV file of lines OLD,NEW with the names of paired layers; `export --map`
@@ -175,11 +172,7 @@ _LARGEST_MAP: Final = 1 << 26
 
 
 def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
-    """Write a line OLD,NEW for each old layer; a layer without a counterpart keeps its name.
-
-    If the new model is an ONNX file, whose tensors are not named after their layer, a line for each
-    tensor is added: `LAYER/ROLE,TENSOR`.
-    """
+    """Write a line OLD,NEW for each old layer; a layer without a counterpart keeps its name."""
     writer = csv.writer(file, lineterminator="\n")
     for pair in difference.layers:
         writer.writerow((printable(pair.old), printable(pair.new)))

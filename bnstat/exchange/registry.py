@@ -185,10 +185,9 @@ def read_values(path: str) -> Document | Model:
 def as_exported(model: Model) -> Model:
     """Return the model of an exported file, with the layers that the tensors' names describe.
 
-    Names alone do not prove that tensors belong to batch norm, for example Flax's
-    `batch_stats/x/mean` and `batch_stats/x/var` without a scale and a bias. However, if every
-    tensor has a name that `export` writes, and every layer has both moving statistics, the file is
-    an export. Other models are returned unchanged.
+    Names alone do not prove batch norm, for example Flax's `batch_stats/x/mean` without a scale.
+    However, a file is an export if every tensor has a name that `export` writes, and every layer
+    has both moving statistics. Other models are returned unchanged.
     """
     for naming in NAMINGS.values():
         layers = _layers(naming, model.stored.values())

@@ -57,8 +57,7 @@ class Given:
 
     Attributes:
         array: numbers, or an object array of decimal strings.
-        dtype: for strings, the name of the dtype to which each string is rounded first; None for
-            the variable's dtype.
+        dtype: the name of the dtype to which strings are rounded first; None for the variable's.
         any_rank: True if the file does not store dimensions of size 1.
     """
 

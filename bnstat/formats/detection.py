@@ -31,8 +31,7 @@ class StoredModel(NamedTuple):
     """A model at a path, not opened yet.
 
     Attributes:
-        name: the name of the checkpoint or file in its folder; None if the path alone identifies
-            the model.
+        name: the name in the folder; None if the path alone identifies the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
         times: returns name -> time of the last change, for the files of a model of several files.
@@ -181,10 +180,7 @@ def single(model: StoredModel) -> ModelSet:
 
 
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
-    """Return at least one model as a set sorted by step, then by time.
-
-    The default is the model named `newest` or, without such a model, the last one.
-    """
+    """Return models as a set sorted by step, then time; the default is `newest` or the last."""
 
     def age(model: StoredModel) -> tuple[object, ...]:
         step = -1 if model.step is None else model.step
@@ -200,10 +196,7 @@ def models_in_files(
     names: Iterable[str],
     model_in_file: Callable[[Folder, File], StoredModel | None],
 ) -> list[StoredModel]:
-    """Return the models that `model_in_file` finds in the named files of a folder, each once.
-
-    If a file is damaged, the error is raised when the model is opened.
-    """
+    """Return the models in the named files, each once; a damaged file raises when it is opened."""
     models: dict[str | None, StoredModel] = {}
     for name in names:
         if (file := folder.file(name)) is None:
@@ -239,9 +232,8 @@ def series_of(name: str) -> str | None:
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
     """Return models of a folder, without a step if the number in the name is not a step.
 
-    The number is a step if several of `names`, the names of all files in the folder, differ only in
-    this number: `model-100.h5` and `model-200.h5` are checkpoints of a run. The number of a single
-    `resnet-50.h5` belongs to the name.
+    The number is a step if several of the folder's files `names` differ only in this number:
+    `model-100.h5` and `model-200.h5`. The number of a single `resnet-50.h5` belongs to the name.
     """
     times = Counter(map(series_of, set(names)))
     return [
@@ -266,10 +258,7 @@ def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener
 
 
 def first_in_zip(file: File) -> bytes | None:
-    """Return the name of a zip's first member, even if the zip is cut short; None for other files.
-
-    The local header before a member has the length of the name at byte 26, and the name at byte 30.
-    """
+    """Return the name of a zip's first member, even of a truncated zip; None for other files."""
     head = file.head(30)
     if not head.startswith(b"PK\x03\x04"):
         return None

@@ -1,10 +1,8 @@
 """The element types of every format: one fixed table of dtypes, and each format's names for them.
 
-A name or code that a file contains is looked up here and never passed to NumPy, whose own parser
-also accepts objects, structures and comma-separated lists.
-
-Types that NumPy lacks come from ml_dtypes, as in TensorFlow and JAX. A quantized type is the
-integer type that it is stored as. In an array, each element of 4 or 2 bits takes a whole byte.
+A name or code in a file is looked up here and never passed to NumPy, whose own parser also accepts
+objects and structures. Types that NumPy lacks come from ml_dtypes. A quantized type is the integer
+type that it is stored as. In an array, each element of 4 or 2 bits takes a whole byte.
 
 Sources: tensorflow/core/framework/types.proto; safetensors README, "Format"; torch/storage.py;
 onnx.proto, `TensorProto.DataType`; tensorflow/lite/schema/schema.fbs, `TensorType`;
@@ -105,10 +103,7 @@ TFLITE: Final = _by_code(
     uint32 uint16 int4 bfloat16
     """
 )
-"""Value of TensorFlow Lite's `TensorType` -> name, for numeric types.
-
-Two int4 elements share a byte; the first has the low bits.
-"""
+"""Value of TensorFlow Lite's `TensorType` -> name; two int4 elements share a byte."""
 
 TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "uint8", "uint16"})
 """The types of TensorFlow.js, under NumPy's names."""
@@ -144,10 +139,7 @@ def find_dtype(name: str) -> np.dtype[np.generic] | None:
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
-    """Return the dtype, with byte order, for a string of NumPy such as `<f4` or `float32`.
-
-    Return None if the type is not numeric.
-    """
+    """Return the dtype with byte order for NumPy's `<f4` or `float32`; None if not numeric."""
     match = _DESCR.fullmatch(descr)
     if match is None:
         return find_dtype(descr)
@@ -165,9 +157,8 @@ def within_budget(
 ) -> dict[str, Variable]:
     """Return the variables; those that need too much memory raise an `UnsupportedError` when read.
 
-    A tensor may repeat one number, as after `expand`, or share bytes with others. All tensors
-    together may take twice the bytes of the file plus 256 MiB; the smallest tensors count first.
-    `sizes` maps a variable's key to the bytes that reading the variable takes.
+    `sizes` maps a key to the bytes of the array, which the file need not store if numbers repeat.
+    All arrays may take twice the bytes of the file plus 256 MiB; the smallest count first.
     """
     left = _BYTES_PER_BYTE * file.size + _BYTES_FLOOR
     limited = dict(variables)
@@ -203,8 +194,7 @@ def extents(
 ) -> Sequence[Range]:
     """Return the extent of an array in the `length` bytes from `start` on; none if compressed.
 
-    `dtype` is the dtype of contiguous little-endian elements; None if the bytes are stored
-    differently. The extent then has no `part`; see `Variable.extents`.
+    A `dtype` of None means that the bytes are not contiguous elements, so the extent has no `part`.
     """
     is_plain = dtype is not None and length == bytes_needed(shape, dtype)
     part = tuple(slice(0, size) for size in shape) if is_plain else None
@@ -229,11 +219,7 @@ def contiguous_variable(
     key: str,
     name: str | None = None,
 ) -> Variable:
-    """Return the variable whose elements are the `length` bytes from `start` on, little-endian.
-
-    Reading the variable raises `DamagedError` if the length does not fit the shape, and
-    `UnsupportedError` if the dtype is not numeric.
-    """
+    """Return the variable whose elements are the `length` bytes from `start` on, little-endian."""
     where = f"{file.path}: {key}"
 
     def read() -> NDArray[np.generic]:
@@ -255,9 +241,7 @@ def contiguous_variable(
 class Scales(NamedTuple):
     """An array's quantization: value = (stored - zero) * scale.
 
-    Attributes:
-        scales: one scale, or one for each index along `axis`.
-        zeros: one zero point, or one for each index along `axis`.
+    `scales` and `zeros` contain one number, or one for each index along `axis`.
     """
 
     scales: NDArray[np.float64]

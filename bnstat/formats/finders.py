@@ -1,12 +1,11 @@
 """Finders of models that consist of several files.
 
-- Safetensors and PyTorch files may be split into `NAME-00001-of-00003.safetensors` and so on, with
-  an index `NAME.safetensors.index.json`.
-- The shards of a Keras model's weights are `NAME_00000.weights.h5` and so on, with an index
-  `NAME.weights.json`. Keras's `save(..., zipped=False)` writes the members of a `.keras` as files.
-- A TensorFlow.js model is a `model.json` with shards beside it.
-- torch.distributed.checkpoint distributes the tensors over files `__0_0.distcp`, ..., and writes
-  `.metadata` beside them.
+- Safetensors and PyTorch: `NAME-00001-of-00003.safetensors`, ... and an index
+  `NAME.safetensors.index.json`.
+- Keras: `NAME_00000.weights.h5`, ... and an index `NAME.weights.json`; or the members of a
+  `.keras` as files, by `save(..., zipped=False)`.
+- TensorFlow.js: a `model.json` with shards beside it.
+- torch.distributed.checkpoint: `__0_0.distcp`, ... and `.metadata`.
 
 Sources: transformers/modeling_utils.py, `save_pretrained`; keras/src/saving/saving_lib.py;
 tfjs-core/src/io/types.ts.

@@ -1,8 +1,7 @@
 """Find the models at a path, and group the files of a folder into models.
 
-A path may be a model file, one of a checkpoint's files, a checkpoint's prefix, a SavedModel, or a
-folder with checkpoints, Keras files or numbered SavedModels. The content of a file decides its
-format; file names only decide which files belong together. Each format defines its own file names.
+The content of a file decides its format; file names only decide which files belong together. Each
+format defines its own file names.
 """
 
 from __future__ import annotations
@@ -171,11 +170,7 @@ _NOT_MODELS: Final = (
     *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".tif", ".tiff", ".pdf"),
     *(".mp3", ".mp4", ".wav", ".ogg", ".flac", ".webm", ".tfrecord", ".tfrecords", ".lock"),
 )
-"""Endings of files that are not opened in a tree of folders.
-
-A `.meta` belongs to the checkpoint beside it and contains no weights.
-"""
-
+"""Endings of files that are not opened in a tree of folders; a `.meta` contains no weights."""
 _METADATA: Final = ("checkpoint", "keras_metadata.pb", "fingerprint.pb")
 """Files that lie beside weights but contain no weights."""
 
@@ -185,8 +180,7 @@ class Group(NamedTuple):
 
     Attributes:
         name: the name of the model in its folder, as the last part of a path for `load`.
-        file: the name of the file whose content shows if this is a model; empty if the names show
-            that already.
+        file: the file whose content shows if this is a model; empty if the names show that.
     """
 
     name: str

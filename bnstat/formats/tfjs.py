@@ -180,10 +180,7 @@ def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
 
 
 def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> int:
-    """Return the offset in the concatenated shards after the `count` strings that start at `at`.
-
-    A string is its length as a uint32, then its bytes.
-    """
+    """Return the offset after `count` strings: each is its length as a uint32, then bytes."""
     size = sum(file.size for file in shards)
     if count > size:
         raise DamagedError(where, "lists more strings than its shards can contain")

@@ -36,7 +36,6 @@ _SIZES: Final[dict[int, tuple[Kind, int]]] = {
     0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("map", 2), 0xDF: ("map", 4),
 }  # fmt: skip
 """Codes of values that begin with a length -> the kind, and the size of the length in bytes."""
-
 _FIXED: Final[dict[int, int]] = {
     0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
     0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
@@ -45,12 +44,10 @@ _FIXED: Final[dict[int, int]] = {
 
 
 class Item(NamedTuple):
-    """A value of the document.
+    """A value of the document, with the keys and indices that lead to the value as path.
 
-    Attributes:
-        path: the keys, and indices in lists, that lead to the value.
-        value: the number, the length of a map or list, or the type of an extension; else 0.
-        start, end: the offsets of the contents of a string, a bytes value or an extension.
+    `value` is the number, the length of a map or list, or the type of an extension; else 0. The
+    contents of a string, a bytes value or an extension are between `start` and `end`.
     """
 
     kind: Kind
@@ -107,10 +104,7 @@ def _variable(window: Window, item: Item) -> Variable:
 
 
 def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[Item]:
-    """Yield the values between two offsets in document order, without the keys of maps.
-
-    Raises a `WireError` if the bytes are not a MessagePack document, or end too early.
-    """
+    """Yield the values between two offsets in document order, without the keys of maps."""
     values = _nested(window, start, window.file.size if end is None else end, ())
     yield from islice(values, _MOST_ITEMS)
     if next(values, None) is not None:

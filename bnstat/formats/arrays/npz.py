@@ -100,13 +100,7 @@ def members(file: File) -> Sequence[ZipInfo]:
 
 
 class _Npy:
-    """A `.npy` in the zip.
-
-    Attributes:
-        path: the file and the member, for messages.
-        descr: the element type as the file writes it.
-        dtype: the element type; None if it is not numeric.
-    """
+    """A `.npy` in the zip; `descr` is the type as written, `dtype` is None if it is not numeric."""
 
     def __init__(self, file: File, info: ZipInfo) -> None:
         """Read the header; NumPy's parser would build whatever dtype a header describes."""
@@ -190,10 +184,7 @@ class _Npy:
     def _literal(self, text: str) -> Any:
         """Return the value of a Python literal. Integers of Python 2 may end in L."""
         try:
-            try:
-                return ast.literal_eval(text.strip())
-            except SyntaxError:
-                return ast.literal_eval(_LONG.sub("", text.strip()))
+            return ast.literal_eval(_LONG.sub("", text.strip()))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise self._damaged("its header is not a Python literal") from error
 

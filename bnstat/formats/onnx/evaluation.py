@@ -1,9 +1,8 @@
 """Evaluation of the nodes of an ONNX graph that depend only on constants.
 
 Exporters write a vector of ones as `ConstantOfShape`, broadcast a scalar with `Expand`, or leave
-arithmetic on initializers to the runtime. bnstat evaluates such nodes up to a limit, and replaces
-them by constants. Nodes that only pass on a stored tensor (`Identity`, `Cast`, `Reshape`) are not
-replaced, because only a stored tensor has bytes in the file that `apply` can change.
+arithmetic on initializers to the runtime. Nodes that only pass on a stored tensor (`Identity`,
+`Cast`, `Reshape`) are not replaced, because only a stored tensor has bytes that `apply` can change.
 
 Source: docs/Operators.md of ONNX.
 """
@@ -28,12 +27,9 @@ Array = NDArray[np.generic]
 
 _MAX_ELEMENTS: Final = 1 << 14
 """The maximum number of elements of an evaluated tensor; batch norm has one for each channel."""
-
 _MAX_TOTAL: Final = 1 << 22
 """The maximum number of elements of all evaluated tensors of a model."""
-
 _MAX_DEPTH: Final = 50
-
 _FILLS: Final = frozenset({"ConstantOfShape", "Expand"})
 _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
 
@@ -80,11 +76,7 @@ class _Evaluation:
         self._left = _MAX_TOTAL
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """Return the values of a tensor.
-
-        Return None if the tensor depends on an input of the model or on an unsupported operator, or
-        has too many elements.
-        """
+        """Return the values of a tensor; None if they depend on an input or are too many."""
         if tensor not in self._results:
             self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
@@ -152,10 +144,7 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 
 def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, ...] | None:
-    """Return the integers in the optional input or, without input, in the attribute `name`.
-
-    Since opset 13, the axes of `Squeeze` and `Unsqueeze` are an input instead of an attribute.
-    """
+    """Return the integers in the input (since opset 13) or in the attribute `name` of a node."""
     attribute = op.find(name)
     if inputs:
         numbers: Array | None = inputs[0]

@@ -19,13 +19,10 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
 _KINDS: Final = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-
 _GRAPH_FIELDS: Final = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 """The numbers of the fields of a GraphProto, which all have wire type 2."""
-
 _LATEST_IR: Final = 100
 """An upper bound for the format's version (`ir_version`), which reached 13 in ten years."""
-
 _MAX_SMALL: Final = 1 << 12
 """Tensors with at most this many elements are read as constants of the graph, such as shapes."""
 

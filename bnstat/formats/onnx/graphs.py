@@ -35,15 +35,11 @@ _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
     "Loop": ("body",),
     "Scan": ("body",),
 }
-
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
-
 _MAX_INLINED: Final = 300_000
 """The maximum number of nodes and stored tensors; a few nested functions can expand to billions."""
-
 _NAMES_PER_NODE: Final = 10
 """This many names of tensors and attributes count as one node of `_MAX_INLINED`."""
-
 _MAX_DEPTH: Final = 50
 
 
@@ -51,11 +47,8 @@ _MAX_DEPTH: Final = 50
 class _Scope:
     """The tensors and attributes that the nodes of a graph or a function can refer to.
 
-    Attributes:
-        tensors: name of a tensor in the scope -> its name in the inlined graph.
-        outer: the enclosing scope of the body of an `If`, `Loop` or `Scan`.
-        call: for a function's body: the node that calls the function, the scope of that node, and
-            the default attributes of the function.
+    `tensors` maps a name to the name in the inlined graph. A body of an `If`, `Loop` or `Scan` has
+    an `outer` scope; a function has the `call`: node, scope of the node, default attributes.
     """
 
     tensors: dict[str, str]
@@ -94,10 +87,8 @@ def _named(attributes: Sequence[Any], name: str) -> Any | None:
 class NodeOp:
     """An op of the inlined graph.
 
-    Attributes:
-        node: the node of the file; None for a stored tensor (`Const`), an input of the model
-            (`Placeholder`) or an output of a node with several bodies (`Merge`).
-        scope: the scope of `node`.
+    A stored tensor (`Const`), an input of the model (`Placeholder`) and an output of a node with
+    several bodies (`Merge`) have no `node`; other ops have the node of the file and its scope.
     """
 
     name: str
@@ -115,13 +106,9 @@ class NodeOp:
 
 
 class Constant(NamedTuple):
-    """A tensor that the file stores, or that is computed from stored tensors.
+    """A tensor that the file stores, or an array that is computed or stored without a tensor.
 
-    Attributes:
-        label: the tensor's name in the file.
-        key: the label; if labels repeat, `#2` is appended to the second, and so on.
-        tensor: the stored tensor; None if there is an array.
-        array: the numbers that are computed, or that a `Constant` node stores without a tensor.
+    `label` is the name in the file. If labels repeat, `#2` is appended to the second `key`.
     """
 
     label: str
@@ -133,9 +120,7 @@ class Constant(NamedTuple):
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    Attributes:
-        ops: name of an op -> op.
-        constants: name of a `Const` op -> constant.
+    `ops` and `constants` map the name of an op to the op and to its constant.
     """
 
     def __init__(self, model: Any, file: File) -> None:
@@ -270,7 +255,7 @@ class Inlined:
             return self._constant(tensor, label)
         for name in _NUMBERS:
             attribute = scope.attribute(node, name)
-            array = None if attribute is None else _numbers_of(self.file, attribute, name)
+            array = None if attribute is None else numbers_in(self.file, attribute)
             if array is not None:
                 given = self._unique(label)
                 self.ops[given] = NodeOp(given, "Const")
@@ -326,10 +311,7 @@ def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
 
 
 def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
-    """Sort nodes topologically, because runtimes accept any order although ONNX requires this one.
-
-    Of the nodes whose inputs are complete, the first in the file comes next.
-    """
+    """Sort nodes topologically, because runtimes accept any order; ties keep their order."""
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in filter(None, node.output):
@@ -354,24 +336,12 @@ def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
     return [nodes[index] for index in (*order, *sorted(left))]
 
 
-def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
-    if name.endswith("s"):
-        return numbers_in(file, attribute)
-    number = value_of(attribute)
-    if not isinstance(number, float | int):
-        return None
-    return np.array(number, np.float32 if name == "value_float" else np.int64)
-
-
 def _domain(message: Any) -> str:
     return "" if message.domain == "ai.onnx" else str(message.domain)
 
 
 def _default_name(node: Any) -> str:
-    """Return a name for an unnamed node: the name of its first output, or its type.
-
-    If the output's name is a number, the type is prepended: `Conv_12`.
-    """
+    """Return the name of a node's first output or, after the node's type, its number: `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)

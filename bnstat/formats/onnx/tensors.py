@@ -32,9 +32,7 @@ from bnstat.storage.files import File, Range
 TENSOR: Final = (5, "OnnxTensor")
 GRAPH: Final = (6, "OnnxGraph")
 """The field number and the message type of a tensor or graph that an attribute stores."""
-
 _LONGEST_LIST: Final = 1 << 17
-
 _RAW: Final = 9
 _EXTERNAL: Final = 1
 _LISTS: Final[Mapping[str, type[np.generic]]] = {
@@ -45,7 +43,6 @@ _LISTS: Final[Mapping[str, type[np.generic]]] = {
     "uint64_data": np.uint64,
 }
 """Field of a TensorProto that lists values -> dtype of the listed values."""
-
 _DECIMAL_DIGITS: Final = 18
 
 
@@ -87,10 +84,7 @@ def find_array(file: File, tensor: Any) -> Sequence[Range]:
 
 
 def _place(file: File, tensor: Any, needed: int) -> tuple[File, int, int] | None:
-    """Return the file, the offset and the length of a tensor's bytes; None for a list of values.
-
-    An external file must be in or below the model's folder. `needed` is the default length.
-    """
+    """Return the file, the offset and the length of a tensor's bytes; None for a list of values."""
     if tensor.data_location != _EXTERNAL:
         raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
         return (file, raw[-1].start, raw[-1].end - raw[-1].start) if raw else None
@@ -120,8 +114,7 @@ def _listed(
 ) -> NDArray[np.generic]:
     """Return the values that a tensor stores as a list: a vector of `count` elements.
 
-    The list contains two values for a complex number, int32 for smaller integers, and bit patterns
-    as int32 for floats smaller than float32.
+    A complex number takes two values; small floats are bit patterns in int32.
     """
     is_complex = dtype.kind == "c"
     part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
@@ -142,10 +135,7 @@ def _listed(
 
 
 def value_of(attribute: Any) -> float | int | str | None:
-    """Return the number or string that an attribute stores; None if it stores anything else.
-
-    A float32 becomes the float with the fewest digits that identify it, such as 1e-05.
-    """
+    """Return an attribute's number or string, or None; a float has the fewest digits (1e-05)."""
     if attribute.HasField("f"):
         return float(str(np.float32(attribute.f)))
     if attribute.HasField("i"):
@@ -156,7 +146,11 @@ def value_of(attribute: Any) -> float | int | str | None:
 
 
 def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
-    """Return an attribute's list of numbers, as float32 or int64; None if empty or very long."""
+    """Return an attribute's number or numbers, as float32 or int64; None for a long list."""
+    if attribute.HasField("f"):
+        return np.array(attribute.f, np.float32)
+    if attribute.HasField("i"):
+        return np.array(attribute.i, np.int64)
     length = attribute.end - attribute.begin
     if length > _LONGEST_LIST:
         return None
@@ -167,10 +161,7 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
 
 
 def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
-    """Return the skeleton (see `protos.skeleton`) of the tensor or graph in an attribute, or None.
-
-    `kind` is `TENSOR` or `GRAPH`.
-    """
+    """Return the skeleton of the tensor or graph in an attribute, or None."""
     number, name = kind
     fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
     return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None

@@ -33,9 +33,10 @@ def test_layers_by_name_in_stored_order(tmp_path: Path, save: object) -> None:
     save(tmp_path / "m.npz", **held)  # type: ignore[operator]
     model = bnstat.load(tmp_path / "m.npz")
     assert model.source.format == "npz"
-    assert model.keys() == ["stem/bn", "b/bn10", "b/bn9"]
-    assert_layers(model, {name: arrays(seed) for seed, name in enumerate(model.keys())})
-    assert [layer.variables["gamma"].key for layer in model] == [f"{n}/gamma" for n in model.keys()]
+    names = ["stem/bn", "b/bn10", "b/bn9"]
+    assert model.keys() == names
+    assert_layers(model, {name: arrays(seed) for seed, name in enumerate(names)})
+    assert [layer.variables["gamma"].key for layer in model] == [f"{name}/gamma" for name in names]
 
 
 @pytest.mark.parametrize("key", ["{}/{}:0", "{}_{}", "{}/{}"])
