@@ -15,20 +15,8 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.formats import locate as locating
-from bnstat.formats.contents import Contents
-from bnstat.formats.detection import (
-    Finder,
-    ModelSet,
-    StoredModel,
-    finders,
-    sorted_by_age,
-    step_of,
-    unnamed,
-)
+from bnstat.formats.detection import step_of
 from bnstat.formats.locate import locate
-from bnstat.model import Source
-from bnstat.storage.files import File, Folder
 from tests.builders import named, tables
 from tests.builders.oracle import assert_layers
 
@@ -263,76 +251,15 @@ def test_sharded_weights_are_one_model(tmp_path: Path) -> None:
         assert mean_of(path) == 2
 
 
-class Toy(Finder):
-    """Finds models in pairs of files, `NAME.toy` and `NAME.more`, by their first three bytes."""
-
-    beside = ("toys.log",)
-
-    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        return self._model(folder, file.name) if file.head(3) == b"TOY" else None
-
-    def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
-        return self._model(folder, prefix) if folder.file(f"{prefix}.toy") else None
-
-    def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        return unnamed(self._open) if folder.file("one.toybox") else None
-
-    def models_within(self, folder: Folder) -> ModelSet | None:
-        names = [name for name in folder.names() if name.endswith(".toy")]
-        return sorted_by_age([self._model(folder, name) for name in names], "b") if names else None
-
-    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        return folder if file.name == "toys" else None
-
-    def display_name(self, name: str) -> str:
-        return name.split(".")[0]
-
-    def _model(self, folder: Folder, name: str) -> StoredModel:
-        return StoredModel(name.split(".")[0], None, folder.modified(name), self._open)
-
-    @staticmethod
-    def _open(source: Source, reading: object) -> Contents:
-        return Contents(source, {})
-
-
-@pytest.fixture
-def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(locating, "finders", lambda: [*finders(), Toy()])
-    for name in ("a.toy", "a.more", "b.toy", "b.more"):
-        (tmp_path / name).write_bytes(b"TOY")
-    (tmp_path / "toys").touch()
-    (tmp_path / "above/7").mkdir(parents=True)
-    (tmp_path / "above/7/one.toybox").touch()
-    return tmp_path
-
-
-def test_a_format_finds_its_models(toys: Path) -> None:
-    for path in ("", "toys"):
-        place = locate(f"{toys}/{path}")
-        assert {model.name for model in place.models} == {"a", "b"}
-        assert place.default.name == "b"
-    assert locate(f"{toys}/a").default.name == "a"
-    assert locate(f"{toys}/a.more").default.name is None
-    assert locate(f"{toys}/above/7").default.name is None
-    assert [(model.name, model.step) for model in locate(f"{toys}/above").models] == [("7", 7)]
-    (toys / "abc.toy").touch()
-    with pytest.raises(bnstat.BnstatError, match=r"did you mean .*/abc\?"):
-        locate(f"{toys}/abd")
-
-
-def test_files_of_one_name_are_one_model(toys: Path) -> None:
-    (toys / "toys.log").write_bytes(b"TOY")
-    for name in ("a.toy", "b.toy", "toys"):
-        (toys / name).rename(toys / f"{name}.bak")
-    place = locate(str(toys))
-    assert [model.name for model in place.models] == ["a", "b"]
-
-
-def test_the_hint_names_a_folder_below(toys: Path) -> None:
-    (toys / "outer/inner").mkdir(parents=True)
-    (toys / "outer/inner/one.toybox").touch()
-    with pytest.raises(bnstat.BnstatError, match=r"there are models in .*outer/inner"):
-        locate(f"{toys}/outer")
+def test_numbered_folders_of_any_format(tmp_path: Path) -> None:
+    for number in (9, 10):
+        (tmp_path / str(number)).mkdir()
+        norm(number).save(tmp_path / str(number), zipped=False)
+    assert [(model.name, model.step) for model in locate(str(tmp_path)).models] == [
+        ("9", 9),
+        ("10", 10),
+    ]
+    assert mean_of(tmp_path, step=9) == 9
 
 
 def test_checkpoints_come_before_single_files(tmp_path: Path) -> None:
