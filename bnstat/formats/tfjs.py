@@ -30,7 +30,6 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
 
-_STRING: Final = "string"
 _MOST_SMALL: Final = 1 << 12
 """Weights with at most this many elements are read as constants of the graph, such as epsilons."""
 
@@ -91,7 +90,7 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
                 raise DamagedError(
                     model.path, "a weight in its weightsManifest has no valid name or shape"
                 )
-            if fields.get("dtype") == _STRING:
+            if fields.get("dtype") == "string":
                 at = _after_strings(shards, at, prod(shape), model.path)
                 continue
             where = f"{model.path}: {name}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph
@@ -73,17 +73,13 @@ def open_contents(file: File, source: Source) -> Contents:
         variables[key], keys[name] = variable, key
     small = partial(inlined.constant, largest=_MAX_SMALL)
     graph = Graph("", inlined.ops, keys, small)
+    versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opsets = [f"(opset {version})" for version in versions if version]
+    # For example `pytorch 2.1 (opset 17)`.
+    parts = filter(None, (model.producer_name, model.producer_version, *opsets[-1:]))
     return Contents(
-        replace(source, format="onnx", writer=_writer(model)),
+        replace(source, format="onnx", writer=" ".join(parts) or None),
         variables,
         names={key: variable.name for key, variable in variables.items()},
         graphs=lambda: (graph,),
     )
-
-
-def _writer(model: Any) -> str | None:
-    """Return the program that wrote the file and the opset, such as `pytorch 2.1 (opset 17)`."""
-    versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    opsets = [f"(opset {version})" for version in versions if version]
-    parts = (model.producer_name, model.producer_version, *opsets[-1:])
-    return " ".join(part for part in parts if part) or None
