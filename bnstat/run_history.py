@@ -1,8 +1,7 @@
 """The change of statistics over the checkpoints of a run.
 
-All arrays of a checkpoint are joined to one vector with a segment for each role of each layer, and
-are reduced together: NumPy is called a few dozen times per checkpoint, not per array. Only the
-previous checkpoint's vector and its difference from the vector before are kept.
+All arrays of a checkpoint are joined to one vector, with a segment for each role of each layer, and
+reduced together. Only the previous vector and the last differences are kept.
 """
 
 from __future__ import annotations
@@ -52,20 +51,17 @@ class Track:
     The fields after `role` have the names and the order of `MEASURES`.
 
     Attributes:
-        layer: the layer's name.
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
         mean, std, min, max: statistics of the finite channels; NaN if the checkpoint lacks the
             layer or has no finite channel.
         bad: the number of channels that are NaN or infinite; NaN if the checkpoint lacks the layer.
         change: the root mean square of the channels' changes since the previous checkpoint, divided
-            by a unit. The unit is the square root of the mean moving variance for the moving mean,
-            the root mean square of gamma for beta (1 without gamma), and the role's own root mean
-            square for other roles. Exactly 0 if and only if no channel changed. NaN if the previous
-            checkpoint lacks the role or stores it in another shape, or if no channel is finite in
-            both checkpoints.
-        turn: the cosine of the angle between two vectors: the channels' changes since the previous
-            checkpoint, and their changes in the interval before. Near 1 if the values drift in one
-            direction; about -0.5 if they scatter about a fixed point.
+            by a unit: the square root of the mean moving variance for the moving mean, the root
+            mean square of gamma for beta (1 without gamma), and the role's own root mean square for
+            other roles. Exactly 0 if and only if no channel changed. NaN if the previous checkpoint
+            lacks the role or its shape, or if no channel is finite in both checkpoints.
+        turn: the cosine of the angle between the channels' changes since the previous checkpoint
+            and their changes in the interval before. Near 1 if the values drift in one direction;
+            about -0.5 if they scatter about a fixed point.
     """
 
     layer: str

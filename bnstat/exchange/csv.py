@@ -106,11 +106,8 @@ def read_table(
 ) -> Document:
     """Return the values in a table with one row per channel.
 
-    Args:
-        path: the path of the file, for messages.
-        columns: the column names, in the naming of any framework.
-        rows: pairs (position in the file, such as `line 2`; cells). Numbers may be strings.
-        as_cell: returns the cell that `dump` writes for a layer's name.
+    A row is a pair (position in the file, such as `line 2`; cells), and numbers may be strings.
+    `as_cell` returns the cell that `dump` writes for a layer's name.
     """
     names = [name.strip() for name in columns]
     if {*PARTS_FOLDED} <= {*names}:

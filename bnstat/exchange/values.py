@@ -96,8 +96,8 @@ class Document:
     """Values from a file or from memory.
 
     Attributes:
-        layers: layer name in the document's spelling -> role -> values. For an undecided variable,
-            the key in the model's file takes the place of the role.
+        layers: layer name in the document's spelling -> role, or key of an undecided variable ->
+            values.
         spelt: converts a layer's name in a model to the document's spelling.
     """
 

@@ -84,7 +84,7 @@ class Finder:
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         """Return the models that a file's name stands for, or the folder that contains them.
 
-        Return None if the name says nothing. The file may be a git-lfs pointer.
+        The file may be a git-lfs pointer.
         """
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
@@ -114,8 +114,7 @@ class Finder:
     def first(self, name: str) -> str | None:
         """Return the name of a model's main file, given the name of any of the model's files.
 
-        A model of several files is opened by its main file. The result is None for a name that no
-        file of such a model can have.
+        Return None for a name that no file of such a model can have.
         """
 
     def has_inside(self, name: str) -> bool:

@@ -1,11 +1,8 @@
 """TensorFlow.js: `model.json` with a topology and a manifest, and shards of weights.
 
-The manifest lists groups of weights. Concatenated, the shards of a group contain its weights in the
-listed order. A quantized weight is stored as float16, or as integers: its values are
-`integer * scale + min`, computed in float64 and rounded to float32.
-
-The topology of a layers model is Keras's configuration. The topology of a graph model is a GraphDef
-as JSON, whose `Const` nodes have the names of the weights but no values.
+Concatenated, the shards of a group in the manifest contain its weights in order. A quantized weight
+is stored as float16, or as integers: its values are `integer * scale + min`, computed in float64.
+The topology is Keras's configuration, or a GraphDef as JSON with `Const` nodes without values.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
 (`decodeWeights`); tfjs-converter/python/tensorflowjs.

@@ -5,11 +5,9 @@
      "__metadata__": {"format": "pt"}}
     the tensors' bytes; `data_offsets` count from the end of the header
 
-Hugging Face's libraries save large models in several safetensors or PyTorch files, with an index
-whose `weight_map` maps each tensor to the file that contains it.
+The `weight_map` of an index maps each tensor to the file that contains it.
 
-Sources: https://github.com/huggingface/safetensors, "Format"; transformers/modeling_utils.py,
-`save_pretrained`; huggingface_hub/serialization.
+Sources: https://github.com/huggingface/safetensors, "Format"; huggingface_hub/serialization.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def evaluate(inlined: Inlined) -> None:
     """Replace nodes that depend only on constants by constants.
 
     Arithmetic is replaced only if its result is an input of another kind of operator, such as
-    `BatchNormalization`. Normalization that is composed of arithmetic operators stays recognizable.
+    `BatchNormalization`, so that normalization by arithmetic operators stays recognizable.
     """
     other_inputs = {
         tensor for op in inlined.ops.values() if op.type not in _OPERATORS for tensor in op.inputs
