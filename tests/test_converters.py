@@ -213,29 +213,6 @@ def test_the_cause_of_a_difference_is_found(
     assert [cause.kind for _, causes in wrong for cause in causes] == [kind]
 
 
-@pytest.mark.parametrize("other", OTHERS)
-def test_another_epsilon_is_found(other: str, ports: dict[str, Model]) -> None:
-    model = bnstat.load(ports["h5"].source.path)
-    for layer in model:
-        layer.epsilon = 1e-5
-    difference = bnstat.diff(model, ports[other], epsilon=EPSILON)
-    assert not difference.equivalent
-    causes = [layer.causes for layer in difference.different]
-    causes += [each.causes for each in difference.misfolded]
-    assert [[cause.kind for cause in each] for each in causes] == [["epsilon"]] * len(NORMS)
-
-
-@pytest.mark.parametrize("name", NORMS)
-@pytest.mark.parametrize("one", [*map(port, (*WHOLE, "rewritten"))])
-def test_a_dropped_layer_is_reported(name: str, one: str, ports: dict[str, Model]) -> None:
-    whole = ports["h5"]
-    kept = whole.select([layer for layer in whole if layer.name != name])
-    difference = bnstat.diff(ports[one], kept, epsilon=EPSILON)
-    is_missing = not (name == "dense_bn" and one in ("onnx", "rewritten"))
-    assert len(difference.removed) == is_missing
-    assert difference.misfolded == ()
-
-
 @pytest.mark.parametrize("names", [port("pytorch"), "onnx"])
 def test_exports_have_the_names_of_their_counterparts(
     names: str, network: Any, ports: dict[str, Model], tmp_path: Path
