@@ -31,7 +31,7 @@ def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
 
 
 def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
-    """Return the shortest decimal number that reads back as each element of a vector.
+    """Return each element of a vector as the shortest decimal number that reads back the same.
 
     The number is read back in the array's dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
     `words` maps `nan`, `inf` and `-inf` to the words that are written instead.
@@ -106,7 +106,7 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return the number of a dtype nearest to each string; half-way, the even last bit wins."""
+    """Round decimal strings to the nearest numbers of a dtype; ties go to the even last bit."""
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):

@@ -155,7 +155,7 @@ _MOST_ELEMENTS: Final = 1 << 59
 
 
 class Number(str):
-    """A number as text, with the digits in the document, so that no rounding precedes `apply`'s."""
+    """A number as text, with the document's digits, so that only `apply` rounds the number."""
 
     __slots__ = ()
 

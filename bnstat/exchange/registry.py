@@ -82,7 +82,7 @@ class ExportFormat(NamedTuple):
 
     @property
     def is_rounded(self) -> bool:
-        """True if `apply` rounds a file's numbers to the stored type; False if they must fit."""
+        """True if `apply` rounds numbers to the stored type; False if they must fit exactly."""
         return self.is_document or not self.is_binary
 
     @property

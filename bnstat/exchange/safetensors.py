@@ -1,4 +1,4 @@
-"""The values of a model as safetensors, with the keys `LAYER/ROLE`; `apply` reads a model.
+"""The values of a model as safetensors, with keys `LAYER/ROLE`; `apply` reads them as a model.
 
 The metadata entry `bnstat` contains each layer's epsilon and momentum as JSON.
 

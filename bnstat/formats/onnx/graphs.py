@@ -65,7 +65,7 @@ class _Scope:
         return ""
 
     def attribute(self, node: Any, name: str) -> Any | None:
-        """Return a node's attribute, or the attribute of the calling node that it refers to."""
+        """Return a node's attribute, or the calling node's attribute that the attribute names."""
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
@@ -248,7 +248,7 @@ class Inlined:
         return merged
 
     def _constant_node(self, node: Any, scope: _Scope) -> str:
-        """Add a `Const` op for a `Constant` node, except for strings; return its name."""
+        """Add a `Const` op for a `Constant` node, except for strings; return the op's name."""
         label = _default_name(node)
         tensor = self._message(scope.attribute(node, "value"), TENSOR)
         if tensor is not None:
@@ -341,7 +341,7 @@ def _domain(message: Any) -> str:
 
 
 def _default_name(node: Any) -> str:
-    """Return the name of a node's first output or, after the node's type, its number: `Conv_12`."""
+    """Return the name of a node's first output, with the node's type before a number: `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)
