@@ -8,6 +8,7 @@ byte or a lone surrogate, so these characters are written as escapes.
 from __future__ import annotations
 
 import zipfile
+from types import SimpleNamespace
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -28,7 +29,9 @@ _LARGEST: Final = 1 << 30
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as NPZ; see `ExportModule.dump`."""
-    with zipfile.ZipFile(cast(BinaryIO, _Forward(file)), "w", zipfile.ZIP_STORED) as archive:
+    # Devices such as `/dev/null` report wrong positions, so zipfile must not see `tell`.
+    stream = cast(BinaryIO, SimpleNamespace(write=file.write, flush=file.flush))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for layer in options.track(model.layers):
             for part in options.parts:
                 array = options.array(layer, part)
@@ -36,14 +39,6 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
                     info = zipfile.ZipInfo(f"{_member(options.key(layer, part))}{_ENDING}", _EPOCH)
                     with archive.open(info, "w", force_zip64=True) as target:
                         np.lib.format.write_array(target, portable(array), allow_pickle=False)
-
-
-class _Forward:
-    """A stream without `tell`, because devices such as `/dev/null` report wrong positions."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
-        self.flush = file.flush
 
 
 def _member(key: str) -> str:
