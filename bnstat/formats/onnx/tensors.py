@@ -93,6 +93,9 @@ def _place(file: File, tensor: Any, needed: int) -> tuple[File, int, int] | None
     location = entries.get("location", "")
     offset = _number(entries.get("offset", "0"), where)
     length = _number(entries.get("length", str(needed)), where)
+    if length != needed:
+        # Extents are fetched before a tensor is read, so a false length must not become one.
+        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
     external_file = file.part(location)
     if external_file is None:
         raise NotFoundError(

@@ -613,6 +613,9 @@ def test_invalid_external_data(
     layer = bnstat.load(with_external_data(tmp_path / "below/m.onnx", **entries))[0]
     with pytest.raises(error):
         layer.read()
+    if entries["location"] != "w" or "length" in entries:
+        with pytest.raises(error):
+            layer.variables["gamma"].extents()
 
 
 def test_only_batch_norm_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
