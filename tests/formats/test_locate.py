@@ -175,6 +175,12 @@ def test_paths_without_a_model(tmp_path: Path, path: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_hint_for_an_unknown_file_lists_the_formats(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("hello " * 100)
+    with pytest.raises(BnstatError, match="bnstat reads SavedModel, checkpoint, ONNX"):
+        bnstat.load(tmp_path / "notes")
+
+
 def test_pipes_and_pointers(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BnstatError, match="neither a file nor a folder"):
