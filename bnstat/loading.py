@@ -41,16 +41,12 @@ class Options:
         """Return the contents and the batch-norm layers of one of the models at a path.
 
         The notes of `access` are added to the contents.
-
-        Raises:
-            BnstatError: as `load`.
         """
         access = access or Access()
         configure = self.configure
         with access.reading():
             contents = _open(path, stored, self.reader, self.values)
-            if access.notes:
-                contents = replace(contents, notes=[*contents.notes, *access.notes])
+            contents = replace(contents, notes=[*contents.notes, *access.notes])
             if configure is not None:
                 contents = configure(contents)
             model = discover(
@@ -70,12 +66,29 @@ class Options:
 
     @cached_property
     def configure(self) -> Callable[[Contents], Contents] | None:
-        """A function that adds the architecture in the file `config` to contents; None without it.
+        """A function that adds the architecture in the file `config` to contents, or None."""
+        if self.config is None:
+            return None
+        from bnstat.discovery.configuration import find_misfit
+        from bnstat.formats.keras.config import read_architecture
 
-        Raises:
-            BnstatError: the file does not contain an architecture.
-        """
-        return None if self.config is None else _configurer(self.config)
+        path = fspath(self.config)
+        layers = read_architecture(path)
+
+        def configure(contents: Contents) -> Contents:
+            if contents.configured is None:
+                note = f"{path} is ignored: the model file contains its own architecture"
+                return replace(contents, notes=[*contents.notes, note])
+            configured = contents.configured(layers)
+            if (reason := find_misfit(configured)) is not None:
+                raise BnstatError(
+                    path,
+                    f"the architecture does not fit {contents.source.path}: {reason}",
+                    "pass the architecture that these weights were saved from",
+                )
+            return replace(configured, configured=None)
+
+        return configure
 
 
 def load(
@@ -151,10 +164,9 @@ def load(
             "access": access is not None,
             "config": config is not None,
         }
-        if any(for_files.values()):
-            names = ", ".join(name for name, is_given in for_files.items() if is_given)
+        if given := ", ".join(name for name, is_given in for_files.items() if is_given):
             raise BnstatError(
-                live.source.path, f"{names}: not available for a model in memory", "omit this"
+                live.source.path, f"{given}: not available for a model in memory", "omit this"
             )
         if eager and values:
             options.read(live)
@@ -182,12 +194,12 @@ def load(
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return a value that changes if a training job replaces a stored model: its name and times."""
+    """Return the name and times of a stored model, which change if a training job replaces it."""
     return stored.name, stored.modified, stored.times()
 
 
 def _access(path: str, storage_options: Mapping[str, Any] | None, max_download: int) -> Access:
-    """Return a new `Access`; if `storage_options` are passed for a local path, add a note to it."""
+    """Return a new `Access`, with a note if `storage_options` are passed for a local path."""
     access = Access(storage_options, max_download)
     if storage_options and not is_url(path):
         access.notes.append("storage options apply only to URLs, and are ignored for a local path")
@@ -240,60 +252,35 @@ def load_all(
     return Models(text, models, options, access)
 
 
+@dataclass(frozen=True)
 class Models(Iterable[tuple[str, Model | BnstatError]]):
     """(name, model or error) pairs for the models at a path; `len` loads no model."""
 
-    def __init__(
-        self, path: str, stored: Sequence[StoredModel], options: Options, access: Access
-    ) -> None:
-        self._path = path
-        self._stored = stored
-        self._options = options
-        self._access = access
+    path: str
+    stored: Sequence[StoredModel]
+    options: Options
+    access: Access
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self.stored)
 
     @property
     def checkpoints(self) -> list[tuple[str, int | None]]:
         """(name, training step) of each model that has a name; None for an unknown step."""
-        return [(stored.name, stored.step) for stored in self._stored if stored.name is not None]
+        return [(stored.name, stored.step) for stored in self.stored if stored.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
-        is_remote = is_url(self._path)
-        models = ahead(self._load, self._stored) if is_remote else map(self._load, self._stored)
-        for stored, model in zip(self._stored, models, strict=True):
-            yield stored.name if stored.name is not None else redact(self._path), model
+        is_remote = is_url(self.path)
+        models = ahead(self._load, self.stored) if is_remote else map(self._load, self.stored)
+        for stored, model in zip(self.stored, models, strict=True):
+            yield stored.name if stored.name is not None else redact(self.path), model
 
     def _load(self, stored: StoredModel) -> Model | BnstatError:
         try:
-            _, model = self._options.open(self._path, stored, self._access)
-            return narrow(model, self._options.layers)
+            _, model = self.options.open(self.path, stored, self.access)
+            return narrow(model, self.options.layers)
         except BnstatError as error:
             return error
-
-
-def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
-    from bnstat.discovery.configuration import find_misfit
-    from bnstat.formats.keras.config import read_architecture
-
-    path = fspath(config)
-    layers = read_architecture(path)
-
-    def configure(contents: Contents) -> Contents:
-        if contents.configured is None:
-            note = f"{path} is ignored: the model file contains its own architecture"
-            return replace(contents, notes=[*contents.notes, note])
-        configured = contents.configured(layers)
-        if (reason := find_misfit(configured)) is not None:
-            raise BnstatError(
-                path,
-                f"the architecture does not fit {contents.source.path}: {reason}",
-                "pass the architecture that these weights were saved from",
-            )
-        return replace(configured, configured=None)
-
-    return configure
 
 
 def open_contents(
@@ -307,9 +294,6 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
     """Return a copy of the model with only the layers whose name matches one of the globs.
 
     Without globs, or if the model has no batch-norm layers, return the model unchanged.
-
-    Raises:
-        NotFoundError: the model has batch-norm layers, but one of the globs matches none of them.
     """
     if not globs or not model.layers:
         return model
@@ -325,16 +309,14 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
 
 def _open(path: str, stored: StoredModel, reader: Reader, values: bool) -> Contents:
     source = Source(redact(path), "", stored.name, stored.step)
-    if is_url(path):
-        if reader == "tensorflow":
-            raise BnstatError(
-                source.path, "TensorFlow's reader reads local files only", "leave --reader out"
-            )
-        return stored.open(source, Reading(values))
+    if is_url(path) and reader == "tensorflow":
+        raise BnstatError(
+            source.path, "TensorFlow's reader reads local files only", "leave --reader out"
+        )
     try:
         return stored.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:
-        if reader != "auto":
+        if reader != "auto" or is_url(path):
             raise
         try:
             contents = stored.open(source, Reading(values, tensorflow=True))

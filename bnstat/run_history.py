@@ -1,10 +1,7 @@
 """The change of statistics over the checkpoints of a run.
 
-Each checkpoint is reduced to a few numbers per layer and role. All arrays of a checkpoint are
-joined to one long vector with a segment for each role of each layer, and are reduced together:
-NumPy is called a few dozen times per checkpoint, not per array. Only the previous checkpoint's
-vector and its difference from the vector before are kept, so a history needs the memory of a few
-checkpoints.
+All arrays of a checkpoint are joined to one vector, with a segment for each role of each layer, and
+reduced together. Only the previous vector and the last differences are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +21,6 @@ from bnstat.model import ROLES, Array, Model, as_float64
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
-"""A layer's name and a role."""
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change", "turn")
 """The names of the numbers of one role of one layer; `Track` documents each."""
@@ -55,20 +51,17 @@ class Track:
     The fields after `role` have the names and the order of `MEASURES`.
 
     Attributes:
-        layer: the layer's name.
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
         mean, std, min, max: statistics of the finite channels; NaN if the checkpoint lacks the
             layer or has no finite channel.
         bad: the number of channels that are NaN or infinite; NaN if the checkpoint lacks the layer.
         change: the root mean square of the channels' changes since the previous checkpoint, divided
-            by a unit. The unit is the square root of the mean moving variance for the moving mean,
-            the root mean square of gamma for beta (1 without gamma), and the role's own root mean
-            square for other roles. Exactly 0 if and only if no channel changed. NaN if the previous
-            checkpoint lacks the role or stores it in another shape, or if no channel is finite in
-            both checkpoints.
-        turn: the cosine of the angle between two vectors: the channels' changes since the previous
-            checkpoint, and their changes in the interval before. Near 1 if the values drift in one
-            direction; about -0.5 if they scatter about a fixed point.
+            by a unit: the square root of the mean moving variance for the moving mean, the root
+            mean square of gamma for beta (1 without gamma), and the role's own root mean square for
+            other roles. Exactly 0 if and only if no channel changed. NaN if the previous checkpoint
+            lacks the role or its shape, or if no channel is finite in both checkpoints.
+        turn: the cosine of the angle between the channels' changes since the previous checkpoint
+            and their changes in the interval before. Near 1 if the values drift in one direction;
+            about -0.5 if they scatter about a fixed point.
     """
 
     layer: str
@@ -87,7 +80,6 @@ class History(Displayed):
     """The checkpoints of a run, in the order in which they were passed, and the layers' tracks.
 
     Attributes:
-        checkpoints: the checkpoints that were read.
         skipped: the checkpoints that could not be read.
         tracks: (layer, role) -> track, in the order of the newest checkpoint's layers.
     """
@@ -137,10 +129,7 @@ class Recorder:
         self._last_differences: Floats = np.empty(0)
 
     def add(self, name: str, model: Model | BnstatError) -> None:
-        """Add a checkpoint, or the error that occurred while it was read.
-
-        A checkpoint whose arrays cannot be read is listed in `skipped`.
-        """
+        """Add a checkpoint; list a checkpoint that cannot be read in `skipped`."""
         try:
             if isinstance(model, BnstatError):
                 raise model
@@ -165,11 +154,7 @@ class Recorder:
         self._checkpoints.append(Checkpoint(name, model.source.step))
 
     def history(self) -> History:
-        """Return the history so far.
-
-        If a checkpoint lacks a layer, the layer's track is NaN at this checkpoint. Layers of the
-        newest checkpoint come first, in the order of that checkpoint.
-        """
+        """Return the history so far; layers of the newest checkpoint come first."""
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
         indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
         numbers = np.full((len(indices), len(MEASURES), len(self._rows)), np.nan)
@@ -183,10 +168,7 @@ class Recorder:
     def _compare(
         self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
     ) -> dict[str, Floats]:
-        """Return the `change` and the `turn` of each segment, as `Track` defines them.
-
-        Stores the differences from the previous checkpoint for the next call.
-        """
+        """Return the `change` and the `turn` of each segment, as `Track` defines them."""
         former = self._layout.fit(self._values, layout, missing=np.nan)
         last = self._layout.fit(self._last_differences, layout, missing=0)
         differences = values - former
@@ -208,11 +190,11 @@ class Recorder:
 
 
 class _Layout:
-    """The segments of a checkpoint's vector.
+    """The segments of a checkpoint's vector, none of them empty.
 
     Attributes:
         shapes: (layer, role) of each segment in order -> the array's shape.
-        starts, sizes: the start and the length of each segment; no segment is empty.
+        starts, sizes: the start and the length of each segment.
     """
 
     def __init__(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:
@@ -221,10 +203,7 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` of this layout in the order of another layout.
-
-        Segments that this layout lacks, or has in another shape, are filled with `missing`.
-        """
+        """Return `values` in the order of another layout; segments not in both become `missing`."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
@@ -237,15 +216,12 @@ class _Layout:
         return fitted
 
     def sums(self, values: Floats) -> Floats:
-        """Return the sum of each segment."""
         return np.add.reduceat(values, self.starts)
 
     def counts(self, mask: NDArray[np.bool_]) -> Floats:
-        """Return the number of True elements in each segment."""
         return self.sizes.astype(float) if mask.all() else self.sums(mask.astype(float))
 
     def all(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return True for each segment whose elements are all True."""
         return np.logical_and.reduceat(mask, self.starts)
 
     def units(self, summary: Mapping[str, Floats]) -> Floats:
@@ -259,10 +235,7 @@ class _Layout:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """Four arrays of segment indices: moving means, their variances, betas, their gammas.
-
-        The index of a missing gamma is -1; a moving mean without variance is left out.
-        """
+        """The indices of moving means, their variances, betas, and their gammas (-1 for none)."""
         indices = {key: index for index, key in enumerate(self.shapes)}
         means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():

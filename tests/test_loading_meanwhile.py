@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -70,54 +69,43 @@ def test_a_model_is_read_at_most_twice(tmp_path: Path, job: Callable[..., None])
         bnstat.load(tmp_path)
 
 
-def _bundle(folder: Path) -> Path:
-    tensors = {f"bn/{role}": array for role, array in handmade.values().items()}
-    for name, content in handmade.bundle(tensors, shards=2).items():
-        (folder / name).write_bytes(content)
-    return folder / "m.data-00001-of-00002"
+def _folder(path: Path, prefix: str = "") -> dict[str, bytes]:
+    files = (each for each in path.rglob("*") if each.is_file())
+    return {f"{prefix}{each.relative_to(path)}": each.read_bytes() for each in files}
 
 
-def _saved_model(folder: Path) -> Path:
-    shutil.copytree(DATA / "digits/saved_model", folder, dirs_exist_ok=True)
-    return folder / "variables/variables.data-00000-of-00001"
-
-
-def _numbered(folder: Path) -> Path:
-    return _saved_model(folder / "1")
-
-
-def _shards(folder: Path) -> Path:
-    for name, content in handmade.sharded().items():
-        (folder / name).write_bytes(content)
-    return folder / "m_00001.weights.h5"
-
-
-def _single_file(folder: Path) -> Path:
-    path = folder / "m.h5"
-    path.write_bytes(handmade.hdf5_files()["legacy.h5"])
-    return path
-
-
-def _unzipped(folder: Path) -> Path:
+def _unzipped() -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(handmade.keras_archive())) as archive:
-        archive.extractall(folder)
-    return folder / "model.weights.h5"
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+_TENSORS = {f"bn/{role}": array for role, array in handmade.values().items()}
+_DATA = "variables/variables.data-00000-of-00001"
+MODELS = {
+    "m.data-00001-of-00002": handmade.bundle(_TENSORS, shards=2),
+    _DATA: _folder(DATA / "digits/saved_model"),
+    f"1/{_DATA}": _folder(DATA / "digits/saved_model", "1/"),
+    "m_00001.weights.h5": handmade.sharded(),
+    "model.weights.h5": _unzipped(),
+    "m.h5": {"m.h5": handmade.hdf5_files()["legacy.h5"]},
+}
+"""Name of the half-written file -> the files of a model."""
 
 
 Torn = tuple[Path, Path, bytes]
 
 
-@pytest.mark.parametrize(
-    "build", [_bundle, _saved_model, _numbered, _shards, _unzipped, _single_file]
-)
+@pytest.mark.parametrize("name", MODELS)
 class TestOverwrittenInPlace:
     """A job has written half of one file of a model, and the times of other files do not change."""
 
     @pytest.fixture
-    def torn(self, build: Callable[[Path], Path], tmp_path: Path) -> Torn:
+    def torn(self, name: str, tmp_path: Path) -> Torn:
         """Return the path of a model, its half-written file, and the file's whole content."""
-        half = build(tmp_path)
-        content = half.read_bytes()
+        for file, content in MODELS[name].items():
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).write_bytes(content)
+        half, content = tmp_path / name, MODELS[name][name]
         # The tensors of a bundle start at offset 0; HDF5 starts with its signature.
         start = 0 if ".data-" in half.name else len(content) // 2
         half.write_bytes(content[:start].ljust(len(content), b"\0"))

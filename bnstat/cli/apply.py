@@ -12,17 +12,18 @@ from bnstat.exchange.registry import FORMATS
 from bnstat.model import ROLES
 
 
-def _titles(*, is_binary: bool) -> str:
-    return ", ".join(row.title for row in FORMATS if row.is_binary == is_binary)
+def _titles(*, is_rounded: bool) -> str:
+    return ", ".join(row.title for row in FORMATS if row.is_rounded == is_rounded)
 
 
 _EPILOG = f"""\b
 VALUES is one of these, identified by content:
-  {_titles(is_binary=False)}  as bnstat export writes them, edited or not. A role that is null
+  {_titles(is_rounded=True)}
+             as bnstat export writes them, edited or not. A role that is null
              (in CSV: empty) or missing keeps its stored values; so does a
              missing layer. Decimals are rounded to the nearest number of the
              stored type.
-  {_titles(is_binary=True)}
+  {_titles(is_rounded=False)}
              as bnstat export writes them. The stored type must hold every
              number exactly.
   a model    of any format. Its layers are paired as bnstat diff pairs them.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 
 import click
 
 from bnstat.cli import options
+from bnstat.exchange.naming import NAMINGS
 from bnstat.exchange.registry import FORMATS, ExportFormat
-
-_NAMES = ("keras", "pytorch", "onnx", "flax")
 
 
 def _described(row: ExportFormat) -> str:
@@ -45,7 +43,7 @@ Examples:
 )
 @click.option(
     "--names",
-    type=click.Choice(_NAMES),
+    type=click.Choice([*NAMINGS]),
     help="Use the tensor names and the meaning of momentum of this framework.",
 )
 @click.option(
@@ -91,9 +89,14 @@ def command(
     """
     if format_ and chosen:
         raise click.UsageError(f"--{format_} and --format {chosen}: choose one")
-    name = format_ or chosen or os.path.splitext(output)[1][1:].lower()
-    row = next((row for row in FORMATS if row.name == name), FORMATS[0])
-    if no_values and (row.name != "json" or folded):
+    name = format_ or chosen
+    rows = (
+        row
+        for row in FORMATS
+        if (row.name == name if name else output.lower().endswith(f".{row.ending}"))
+    )
+    row = next(rows, FORMATS[0])
+    if no_values and (folded or not row.is_document):
         what = "scale and shift" if folded else row.name.upper()
         raise click.UsageError(f"--no-values leaves nothing to write as {what}: use --json")
     if epsilon is not None and not folded:

@@ -1,12 +1,9 @@
 """The values of a model as CSV (RFC 4180, with plain line ends): one row per channel.
 
-The columns are `layer`, `channel` and one for each role, such as `gamma`. A cell is empty if the
-layer lacks the role. `channel` is the index of the channel or, if the variables of the layer have
-several dimensions, one index per dimension: `0:3:1`. Numbers have the fewest digits that read back
-to the stored bits.
-
-A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so an apostrophe is
-prepended to such a layer name. Characters that are not printable are written as escapes.
+The columns are `layer`, `channel` and one for each role. A cell is empty if the layer lacks the
+role. `channel` is an index or, if the variables have several dimensions, one index per dimension:
+`0:3:1`. A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so an
+apostrophe is prepended to such a layer name. Characters that are not printable are escaped.
 """
 
 from __future__ import annotations
@@ -54,11 +51,7 @@ def largest_shape(arrays: Iterable[Array | None]) -> tuple[int, ...]:
 
 
 def cell(name: str) -> str:
-    """Return a name as a cell that neither spreadsheets nor terminals interpret.
-
-    Raises:
-        UnsupportedError: the name does not fit into a spreadsheet cell.
-    """
+    """Return a name as a cell that neither spreadsheets nor terminals interpret."""
     text = printable(name[: _LONGEST_NAME + 1])
     if len(text) > _LONGEST_NAME:
         raise UnsupportedError(
@@ -111,17 +104,10 @@ def read_table(
     rows: Iterable[tuple[str, Sequence[object]]],
     as_cell: Callable[[str], str],
 ) -> Document:
-    """Read the values in a table with one row per channel.
+    """Return the values in a table with one row per channel.
 
-    Args:
-        path: the path of the file, for messages.
-        columns: the column names, in the naming of any framework.
-        rows: pairs (position in the file, such as `line 2`; cells). Numbers may be strings.
-        as_cell: returns the cell that `dump` writes for a layer's name.
-
-    Raises:
-        DamagedError: the table does not have the form that `dump` writes.
-        UnsupportedError: the table has scale and shift, which no variable stores.
+    A row is a pair (position in the file, such as `line 2`; cells), and numbers may be strings.
+    `as_cell` returns the cell that `dump` writes for a layer's name.
     """
     names = [name.strip() for name in columns]
     if {*PARTS_FOLDED} <= {*names}:
@@ -159,7 +145,6 @@ def read_table(
 
 
 def _number(value: object, where: str) -> str | float | None:
-    """Return a cell as a number or a string that is not empty; None for an empty cell."""
     if isinstance(value, str):
         return value.strip() or None
     if value is None or isinstance(value, float):
@@ -172,10 +157,7 @@ def _layer(
     table: Mapping[str, tuple[str, Sequence[str | float | None]]],
     where: str,
 ) -> dict[str, Given]:
-    """Return role -> values of a layer.
-
-    `table` is channel -> (position of its row in the file, one number for each of `roles`).
-    """
+    """Return role -> values; `table` maps a channel to (position of its row, number per role)."""
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
@@ -197,7 +179,6 @@ def _layer(
 
 
 def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """Return the shape of a layer's variables, from the channels; raise if a channel is missing."""
     indices = []
     for channel in table:
         parts = channel.split(":")

@@ -21,7 +21,6 @@ _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
 _LONGEST: Final = 1000
-_WORDS: Final = frozenset(WORDS.values())
 
 
 def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
@@ -32,28 +31,16 @@ def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
 
 
 def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
-    """Return, for each element, the shortest decimal number that reads back as the element.
+    """Return each element of a vector as the shortest decimal number that reads back the same.
 
     The number is read back in the array's dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
-
-    Args:
-        array: integers, booleans or floats (also bfloat16, float8, ...), of one dimension.
-        words: the words for `nan`, `inf` and `-inf`.
-
-    Raises:
-        UnsupportedError: the elements are neither integers, booleans nor floats.
+    `words` maps `nan`, `inf` and `-inf` to the words that are written instead.
     """
     return _encode(array, words)[1:-1].split(",") if array.size else []
 
 
 def nested_json(array: Array) -> str:
-    """Return an array of at least one dimension as nested lists in JSON.
-
-    The numbers are as in `shortest`; NaN and the infinities are strings.
-
-    Raises:
-        UnsupportedError: the elements are neither integers, booleans nor floats.
-    """
+    """Return an array of at least one dimension as nested JSON lists, with NaN as a string."""
     return _encode(array, _QUOTED).replace(",", ", ")
 
 
@@ -83,10 +70,7 @@ _MOST_DECIMALS: Final = 9
 
 
 def _shortest_float32(array: Array) -> Array:
-    """Return float32 numbers whose shortest decimal form restores elements of a narrower type.
-
-    Each number is the float32 nearest to the element rounded to the fewest decimal digits.
-    """
+    """Return float32 numbers whose shortest decimals restore the elements of a narrower type."""
     with np.errstate(all="ignore"):
         exact = array.astype(np.float64)
         result = exact.astype(np.float32)
@@ -104,10 +88,7 @@ def _shortest_float32(array: Array) -> Array:
 
 
 def portable(array: Array) -> Array:
-    """Convert numbers exactly to a dtype that NumPy has without ml_dtypes.
-
-    bfloat16 and smaller floats become float32; small integers become int8.
-    """
+    """Convert numbers exactly to a dtype of NumPy: small floats to float32, integers to int8."""
     if array.dtype.isbuiltin != 2:
         return array
     is_integer = isinstance(np.zeros((), array.dtype).item(), int)
@@ -116,11 +97,7 @@ def portable(array: Array) -> Array:
 
 
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
-    """Return the names of every `step`-th channel from `start` to `stop`, counted in C order.
-
-    A channel of a vector is named by its index, even if the stored shape has further dimensions of
-    size 1 (`[1, 1, 1, 32]`). Otherwise the name is one index per dimension: `0:3:1`.
-    """
+    """Return the names of channels in C order: `3`, or one index per dimension `0:3:1`."""
     positions = np.arange(start, stop, step)
     if sum(size != 1 for size in shape) <= 1:
         return list(map(str, positions.tolist()))
@@ -129,20 +106,11 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return the nearest number of a dtype for each string; half-way, the even last bit wins.
-
-    Args:
-        texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
-        dtype: a floating-point type.
-        where: the name of the variable, for messages.
-
-    Raises:
-        DamagedError: a string is not a number, or the number is too large for the dtype.
-    """
+    """Round decimal strings to the nearest numbers of a dtype; ties go to the even last bit."""
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):
-        if text not in _WORDS and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
+        if text not in WORDS.values() and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
             place = channel_of(texts, position, where)
             raise DamagedError(place, f"{text[:40]!r} is not a number")
         doubles.flat[position] = float(text)
@@ -151,7 +119,7 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         rounded = result.astype(np.float64)
     for position in np.flatnonzero(~np.isfinite(rounded)).tolist():
         text = listed[position]
-        if text not in _WORDS:
+        if text not in WORDS.values():
             place = channel_of(texts, position, where)
             raise DamagedError(place, f"{text[:40]} is too large for {dtype.name}")
     # The number was rounded twice. If the first rounding moved it half-way between two elements of
@@ -171,5 +139,5 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
 
 
 def channel_of(array: Array, position: int, where: str) -> str:
-    """Return `WHERE, channel N` for the element at an index in C order, for messages."""
+    """Return `WHERE, channel N` for the element at an index in C order."""
     return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"

@@ -1,8 +1,7 @@
 """The values of a model as JSON, lossless; `schema.json` beside this module is the schema.
 
 Numbers have the fewest digits that read back to the stored bits; NaN and the infinities are
-strings. `values` contains lists nested as `shape` specifies; for an empty tensor, it is `[]`.
-Characters that are not printable are written as escapes.
+strings. Characters that are not printable are written as escapes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.decimals import CHUNK, nested_json
+from bnstat.exchange.decimals import CHUNK, WORDS, nested_json
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import numpy_dtype
@@ -23,7 +22,6 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
 from bnstat.storage.files import File
 
 _SCHEMA: Final = 1
-"""The version of the schema."""
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
@@ -48,12 +46,10 @@ def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None
 
 
 def _write_layers(layers: Iterable[BatchNorm], file: IO[str], options: ExportOptions) -> None:
-    separator = "\n"
-    for layer in layers:
-        file.write(separator)
+    for number, layer in enumerate(layers):
+        file.write(",\n" if number else "\n")
         for piece in _folded(layer, options) if options.folded else _layer(layer, options):
             file.write(piece)
-        separator = ",\n"
 
 
 def encode(value: object) -> str:
@@ -64,7 +60,7 @@ def encode(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(encode, value))}]"
     text = json.dumps(value)
-    return f'"{text}"' if text in _WORDS else text
+    return f'"{text}"' if text in WORDS.values() else text
 
 
 def _members(**items: object) -> str:
@@ -86,15 +82,13 @@ def _folded(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
 
 
 def _layer(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
-    described = _members(
-        name=options.name(layer),
-        channels=layer.channels,
-        epsilon=layer.epsilon,
-        momentum=options.momentum(layer),
-        axis=layer.axis,
-        evidence=layer.evidence,
-    )
-    yield f"  {{{described}"
+    settings = {
+        "epsilon": layer.epsilon,
+        "momentum": options.momentum(layer),
+        "axis": layer.axis,
+        "evidence": layer.evidence,
+    }
+    yield f"  {{{_members(name=options.name(layer), channels=layer.channels, **settings)}"
     for role in ROLES:
         yield f',\n   "{role}": '
         if role in layer.variables:
@@ -105,18 +99,16 @@ def _layer(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
             yield "null"
     yield f',\n   "trainable": {encode(layer.trainable)}'
     if layer.extra:
-        separator = ',\n   "extra": {'
-        for label, variable in layer.extra.items():
-            yield f"{separator}{encode(label)}: "
+        yield ',\n   "extra": {'
+        for number, (label, variable) in enumerate(layer.extra.items()):
+            yield f"{', ' if number else ''}{encode(label)}: "
             yield from _variable(variable, variable.read() if options.values else None)
-            separator = ", "
         yield "}"
     if layer.undecided:
-        separator = ',\n   "undecided": ['
-        for variable in layer.undecided:
-            yield separator
+        yield ',\n   "undecided": ['
+        for number, variable in enumerate(layer.undecided):
+            yield ", " if number else ""
             yield from _variable(variable, variable.read() if options.values else None)
-            separator = ", "
         yield "]"
     if layer.notes:
         yield f',\n   "notes": {encode(list(layer.notes))}'
@@ -133,7 +125,6 @@ def _variable(variable: Variable, array: Array | None, **named: str) -> Iterator
 
 
 def _values(array: Array) -> Iterator[str]:
-    """Yield the elements as nested JSON lists, in pieces of about `CHUNK` elements."""
     if not array.ndim:
         yield nested_json(array.reshape(1))[1:-1]
         return
@@ -151,20 +142,20 @@ def _values(array: Array) -> Iterator[str]:
     yield "]"
 
 
-_DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
+DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
+"""The members of the document."""
 _LAYER: Final = {
     "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
     "undecided", "notes", *ROLES,
 }  # fmt: skip
 _VARIABLE: Final = {"name", "variable", "dtype", "shape", "values"}
-_WORDS: Final = {"NaN", "Infinity", "-Infinity"}
 _MOST_DIMS: Final = 32
 _MOST_ELEMENTS: Final = 1 << 59
-"""The limit on the product of all sizes but 0, above which NumPy has no array of objects."""
+"""The largest product of the non-zero sizes, because NumPy has no larger array of objects."""
 
 
-class _Number(str):
-    """A number as a string, with the digits as they are in the document."""
+class Number(str):
+    """A number as text, with the document's digits, so that only `apply` rounds the number."""
 
     __slots__ = ()
 
@@ -178,9 +169,23 @@ def matches(file: File) -> bool:
 
 def read(file: File) -> Document:
     """Read the values in a file; see `ExportModule.read`."""
-    path = file.path
-    document = _object(_parse(file), _DOCUMENT, path, "")
-    if document.get("schema", _Number(_SCHEMA)) != _Number(_SCHEMA):
+    return read_document(_parse(file), file.path)
+
+
+def read_document(parsed: object, path: str) -> Document:
+    """Return the values in a document that a parser has read, also for other encodings than JSON.
+
+    Args:
+        parsed: the document as dicts with strings as keys, lists, strings, None and bools, with
+            each number as a `Number`.
+        path: the path of the file, for messages.
+
+    Raises:
+        DamagedError: the document is not like `schema.json`, or a shape does not fit its values.
+        UnsupportedError: the document has another schema version, or contains scales and shifts.
+    """
+    document = _object(parsed, DOCUMENT, path, "")
+    if document.get("schema", Number(_SCHEMA)) != Number(_SCHEMA):
         raise UnsupportedError(path, f"schema is not {_SCHEMA}", "export it again")
     layers: dict[str, Mapping[str, Given]] = {}
     for place, item in (
@@ -217,7 +222,7 @@ def read(file: File) -> Document:
 def _items(
     parent: Mapping[str, Any], member: str, path: str, within: str = ""
 ) -> Iterator[tuple[str, object]]:
-    """Yield a pair (position, element) for the list `member`; a position is like `layers[0]`."""
+    """Yield pairs (position such as `layers[0]`, element) for the list `member` of an object."""
     place, elements = f"{within}{member}", parent.get(member)
     if not isinstance(elements, list):
         raise _wrong(path, place, "is not a list")
@@ -242,8 +247,8 @@ def _parse(file: File) -> object:
     try:
         parsed: object = json.loads(
             file.read().decode("utf-8-sig"),
-            parse_float=_Number,
-            parse_int=_Number,
+            parse_float=Number,
+            parse_int=Number,
             parse_constant=constant,
             object_pairs_hook=members,
         )
@@ -259,7 +264,6 @@ def _parse(file: File) -> object:
 
 
 def _given(item: object, path: str, place: str) -> Given:
-    """Return the values in the JSON object of a variable."""
     variable = _object(item, _VARIABLE, path, place)
     if "values" not in variable:
         raise _wrong(path, f"{place}.values", "is missing", "export without --no-values")
@@ -287,7 +291,7 @@ def _given(item: object, path: str, place: str) -> Given:
 
 def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
     if not isinstance(sizes, list) or not all(
-        isinstance(size, _Number) and size.isdecimal() for size in sizes
+        isinstance(size, Number) and size.isdecimal() for size in sizes
     ):
         raise _wrong(path, place, "is not a list of sizes")
     if len(sizes) > _MOST_DIMS or sum(map(len, sizes)) > 200:
@@ -299,15 +303,14 @@ def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
 
 
 def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:
-    """Yield the strings in nested lists of this shape, in C order."""
     if not shape:
-        if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
+        if not isinstance(values, str) or not (type(values) is Number or values in WORDS.values()):
             raise _wrong(path, place, "is not a number")
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:
         count = len(values) if isinstance(values, list) else "no"
         raise _wrong(path, place, f"has {count} elements, but the shape requires {shape[0]}")
-    elif len(shape) == 1 and all(type(item) is _Number for item in values):
+    elif len(shape) == 1 and all(type(item) is Number for item in values):
         yield from values
     else:
         for number, item in enumerate(values):
@@ -315,7 +318,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iter
 
 
 def _object(item: object, known: set[str], path: str, place: str) -> dict[str, Any]:
-    """Return an item; raise if it is not a JSON object, or has members that are not in `known`."""
+    """Return a JSON object; raise if the item is not one, or has an unknown member."""
     if not isinstance(item, dict):
         raise _wrong(path, place or "the document", "is not an object")
     for name in item:

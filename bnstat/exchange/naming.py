@@ -1,9 +1,6 @@
 """The parts of a layer that `export` writes, and their names in each framework.
 
-Gamma and beta are `weight` and `bias` in PyTorch's `BatchNorm2d`, `scale` and `B` in ONNX's
-`BatchNormalization`, `scale` and `bias` in Flax's `BatchNorm`. PyTorch's momentum is the share of
-the new statistics; in other frameworks, it is the share of the old statistics.
-
+PyTorch's momentum is the share of the new statistics; in other frameworks, of the old statistics.
 Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/normalization.py.
 
 `diff --map` writes a CSV file of lines OLD,NEW with the names of paired layers; `export --map`
@@ -45,7 +42,6 @@ class Naming(NamedTuple):
     has_new_share: bool = False
 
     def spell(self, name: str) -> str:
-        """Return a layer's name with the framework's separator."""
         if self.separator is None:
             return name
         return name.replace("." if self.separator == "/" else "/", self.separator)
@@ -97,7 +93,7 @@ class ExportOptions:
         folded: True to write each layer's scale and shift instead of the four roles.
         epsilon: computes scale and shift of layers whose file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
-        values: False for names, shapes and dtypes alone (JSON only).
+        values: False for names, shapes and dtypes alone; only for formats with `is_document`.
         track: wraps the iteration over layers, for example to show progress.
     """
 
@@ -110,7 +106,6 @@ class ExportOptions:
 
     @property
     def naming(self) -> Naming:
-        """The naming of the chosen framework."""
         return NAMINGS[self.names or "keras"]
 
     @property
@@ -120,15 +115,12 @@ class ExportOptions:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the parts without a layer's name."""
         return [self.naming.label(part) for part in self.parts]
 
     def name(self, layer: BatchNorm) -> str:
-        """Return the name to write for a layer."""
         return self.renamed.get(layer.name, self.naming.spell(layer.name))
 
     def key(self, layer: BatchNorm, part: str) -> str:
-        """Return the name to write for the tensor of a part."""
         key = self.naming.keys[part].replace("{}", self.name(layer))
         return self.renamed.get(f"{layer.name}/{part}", key)
 
@@ -139,21 +131,12 @@ class ExportOptions:
         return float(f"{1 - layer.momentum:.12g}")
 
     def array(self, layer: BatchNorm, part: str) -> Array | None:
-        """Return a part of a layer: a role, or the scale or shift; None if the layer lacks it.
-
-        Raises:
-            BnstatError: the array cannot be read, or epsilon is unknown but needed for the scale.
-        """
+        """Return a role of a layer or, if folded, its scale or shift; None for a missing part."""
         if not self.folded:
             return layer.array(part)
         return layer.scale_and_shift(self.epsilon_of(layer))[PARTS_FOLDED.index(part)]
 
     def epsilon_of(self, layer: BatchNorm) -> float:
-        """Return the epsilon used for a layer's scale.
-
-        Raises:
-            BnstatError: epsilon is unknown.
-        """
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
         if epsilon is None:
             raise BnstatError(
@@ -162,11 +145,7 @@ class ExportOptions:
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:
-        """Check, before anything is written, that the layers can be exported with these options.
-
-        Raises:
-            BnstatError: two layers or tensors would have one name, or a needed epsilon is unknown.
-        """
+        """Raise a `BnstatError` if two tensors would get one name, or an epsilon is missing."""
         names: dict[str, str] = {}
         for layer in layers:
             earlier = names.setdefault(self.name(layer), layer.name)
@@ -193,11 +172,7 @@ _LARGEST_MAP: Final = 1 << 26
 
 
 def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
-    """Write a line OLD,NEW with the name of each old layer and of its counterpart in the new model.
-
-    Old layers without a counterpart keep their names. If the new model is an ONNX file, whose
-    tensors are not named after their layer, a line for each tensor is added: `LAYER/ROLE,TENSOR`.
-    """
+    """Write a line OLD,NEW for each old layer; a layer without a counterpart keeps its name."""
     writer = csv.writer(file, lineterminator="\n")
     for pair in difference.layers:
         writer.writerow((printable(pair.old), printable(pair.new)))
@@ -209,13 +184,7 @@ def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
 
 
 def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
-    """Return old name -> new name, for layers and tensors; see `ExportOptions.renamed`.
-
-    Raises:
-        DamagedError: the file is not a CSV file of lines OLD,NEW, or names a layer twice.
-        NotFoundError: a line names a layer that is not among `layers`.
-        OSError: the file does not exist or cannot be read.
-    """
+    """Return old name -> new name, for layers and tensors; see `ExportOptions.renamed`."""
     with open(path, "rb") as file:
         data = file.read(_LARGEST_MAP + 1)
     if len(data) > _LARGEST_MAP:

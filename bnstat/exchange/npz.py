@@ -1,16 +1,14 @@
 """The values of a model as NPZ, NumPy's archive of arrays, with the keys `LAYER/ROLE`.
 
 Arrays are stored bit for bit. A type that NumPy lacks is converted exactly to another type:
-bfloat16 and 8-bit floats as float32, 4-bit integers as int8. The output is deterministic.
-
-The archive is a ZIP of uncompressed `.npy` members
-(https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html). Names of members cannot
-contain a zero byte or a lone surrogate, so these characters are written as escapes.
+bfloat16 and 8-bit floats as float32, 4-bit integers as int8. Names of members cannot contain a zero
+byte or a lone surrogate, so these characters are written as escapes.
 """
 
 from __future__ import annotations
 
 import zipfile
+from types import SimpleNamespace
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -27,12 +25,13 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _ENDING: Final = ".npy"
 _LONGEST_NAME: Final = 65535
 _LARGEST: Final = 1 << 30
-"""The limit on the bytes of all arrays in a file."""
 
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as NPZ; see `ExportModule.dump`."""
-    with zipfile.ZipFile(cast(BinaryIO, _Forward(file)), "w", zipfile.ZIP_STORED) as archive:
+    # Devices such as `/dev/null` report wrong positions, so zipfile must not see `tell`.
+    stream = cast(BinaryIO, SimpleNamespace(write=file.write, flush=file.flush))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for layer in options.track(model.layers):
             for part in options.parts:
                 array = options.array(layer, part)
@@ -40,14 +39,6 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
                     info = zipfile.ZipInfo(f"{_member(options.key(layer, part))}{_ENDING}", _EPOCH)
                     with archive.open(info, "w", force_zip64=True) as target:
                         np.lib.format.write_array(target, portable(array), allow_pickle=False)
-
-
-class _Forward:
-    """A stream without `tell`, because devices such as `/dev/null` report wrong positions."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
-        self.flush = file.flush
 
 
 def _member(key: str) -> str:

@@ -1,7 +1,7 @@
 """The formats that `export` writes and `apply` reads, one row each.
 
-The options and the help of `export` and `apply`, the table in docs/export.md, the readers of
-`apply` and the tests of all formats are derived from the rows.
+The options and help of `export`, the help and readers of `apply`, the table in `docs/export.md`
+and the tests of all formats are derived from the rows.
 """
 
 from __future__ import annotations
@@ -60,20 +60,30 @@ class ExportFormat(NamedTuple):
     """A format of values.
 
     Attributes:
-        name: the name of the module in this package, the value of `--format`, and the file ending.
+        name: the name of the module in this package, and the value of `--format`.
+        ending: the ending of file names, without the dot, that selects the format.
         title: the name in messages and help.
-        content: what a file contains, for the help of `export`.
+        content: what a file contains, for the help of `export` and the documentation.
         is_binary: True if `dump` writes bytes, False if it writes text.
         flag: the help of the option `--NAME`; empty if only `--format` selects the format.
+        is_document: True if a file contains everything that `schema.json` describes, so that it is
+            also of use without values.
         is_model: True if `apply` reads the file like any model, so that the module has only `dump`.
     """
 
     name: str
+    ending: str
     title: str
     content: str
     is_binary: bool
     flag: str = ""
+    is_document: bool = False
     is_model: bool = False
+
+    @property
+    def is_rounded(self) -> bool:
+        """True if `apply` rounds numbers to the stored type; False if they must fit exactly."""
+        return self.is_document or not self.is_binary
 
     @property
     def module(self) -> ExportModule:
@@ -83,18 +93,21 @@ class ExportFormat(NamedTuple):
 
 FORMATS: Final = (
     ExportFormat(
-        "json",
-        "JSON",
-        """\
+        name="json",
+        ending="json",
+        title="JSON",
+        content="""\
 one object; its schema is schema.json in bnstat/exchange.
 Numbers read back to the stored bits; NaN and infinities are strings.""",
         is_binary=False,
         flag="Write JSON, losslessly. The default.",
+        is_document=True,
     ),
     ExportFormat(
-        "csv",
-        "CSV",
-        """\
+        name="csv",
+        ending="csv",
+        title="CSV",
+        content="""\
 one row per channel: layer, channel, gamma, beta, moving_mean,
 moving_variance. If variables have several dimensions, a channel is
 one index per dimension, such as 0:3:1. A layer name that a
@@ -103,23 +116,26 @@ spreadsheet would run as a formula gets a ' before it.""",
         flag="Write CSV: one row per channel.",
     ),
     ExportFormat(
-        "npz",
-        "NPZ",
-        "keys LAYER/ROLE, for numpy.load. bfloat16 becomes float32, exactly.",
+        name="npz",
+        ending="npz",
+        title="NPZ",
+        content="keys LAYER/ROLE, for numpy.load. bfloat16 becomes float32, exactly.",
         is_binary=True,
         flag="Write NPZ, NumPy's archive of arrays.",
     ),
     ExportFormat(
-        "safetensors",
-        "safetensors",
-        "the same keys, with every type as it is stored.",
+        name="safetensors",
+        ending="safetensors",
+        title="safetensors",
+        content="the same keys, with every type as it is stored.",
         is_binary=True,
         is_model=True,
     ),
     ExportFormat(
-        "parquet",
-        "Parquet",
-        "the table of CSV; needs pyarrow (pip install pyarrow).",
+        name="parquet",
+        ending="parquet",
+        title="Parquet",
+        content="the table of CSV; needs pyarrow (pip install pyarrow).",
         is_binary=True,
     ),
 )
@@ -129,15 +145,10 @@ Values = Mapping[str, Mapping[str, ArrayLike | None]]
 """A layer's name -> role -> array; None leaves the role unchanged."""
 
 _LARGEST: Final = 1 << 30
-"""The limit on the bytes of a file of values."""
 
 
 def values_of(values: Values | Model | str | PathLike[str]) -> Document | Model:
-    """Return the values that the caller of `apply` passes: a mapping, a model, or a path to read.
-
-    Raises:
-        BnstatError: the path does not exist, or the file cannot be read.
-    """
+    """Return the values that a caller of `apply` passes: a mapping, a model, or a path to read."""
     if isinstance(values, Model):
         return values
     if not isinstance(values, Mapping):
@@ -150,11 +161,7 @@ def values_of(values: Values | Model | str | PathLike[str]) -> Document | Model:
 
 
 def read_values(path: str) -> Document | Model:
-    """Read the values at a path: a file that `export` wrote, or any model.
-
-    Raises:
-        BnstatError: the path does not exist, or the file cannot be read.
-    """
+    """Read the values at a path: a file that `export` wrote, or any model."""
     if kind_of(path) == stat.S_IFREG:
         file = LocalFile(path)
         for row in FORMATS:
@@ -178,13 +185,9 @@ def read_values(path: str) -> Document | Model:
 def as_exported(model: Model) -> Model:
     """Return the model of an exported file, with the layers that the tensors' names describe.
 
-    Names alone do not prove that tensors belong to batch norm, for example Flax's
-    `batch_stats/x/mean` and `batch_stats/x/var` without a scale and a bias. However, if every
-    tensor has a name that `export` writes, and every layer has both moving statistics, the file is
-    an export. Other models are returned unchanged.
-
-    Raises:
-        UnsupportedError: the tensors are scales and shifts.
+    Names alone do not prove batch norm, for example Flax's `batch_stats/x/mean` without a scale.
+    However, a file is an export if every tensor has a name that `export` writes, and every layer
+    has both moving statistics. Other models are returned unchanged.
     """
     for naming in NAMINGS.values():
         layers = _layers(naming, model.stored.values())
@@ -202,7 +205,6 @@ def as_exported(model: Model) -> Model:
 
 
 def _layers(naming: Naming, tensors: Iterable[Variable]) -> dict[str, dict[str, Variable]]:
-    """Return layer name -> part -> tensor; empty if any tensor's name does not follow `naming`."""
     layers: dict[str, dict[str, Variable]] = {}
     for tensor in tensors:
         parsed = naming.parse(tensor.key)

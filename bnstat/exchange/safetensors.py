@@ -1,8 +1,6 @@
-"""The values of a model as safetensors: a length, a JSON header, then the tensors' bytes.
+"""The values of a model as safetensors, with keys `LAYER/ROLE`; `apply` reads them as a model.
 
-The keys are `LAYER/ROLE`, or the names that the framework in `--names` uses. Arrays are stored bit
-for bit. The metadata entry `bnstat` contains each layer's epsilon and momentum as JSON.
-`apply` reads the file like any safetensors model.
+The metadata entry `bnstat` contains each layer's epsilon and momentum as JSON.
 
 Source: https://github.com/huggingface/safetensors, "Format".
 """

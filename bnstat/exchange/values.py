@@ -16,15 +16,10 @@ from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array, Variable, as_float64, squeezed
 
 _MOST_WHOLE: Final = 1 << 53
-"""The limit up to which float64 represents every integer."""
 
 
 def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Convert numbers exactly to a floating-point type; `where` names the variable.
-
-    Raises:
-        UnsupportedError: the type cannot represent a number exactly, or a type is not real.
-    """
+    """Convert numbers exactly to a floating-point dtype, or raise an `UnsupportedError`."""
     if array.dtype == dtype:
         return array
     if not _is_float(dtype):
@@ -62,34 +57,18 @@ class Given:
 
     Attributes:
         array: numbers, or an object array of decimal strings.
-        dtype: for strings, the name of the dtype to which each string is rounded first; None for
-            the variable's dtype.
-        any_rank: True if the file does not store dimensions of size 1, so that they may differ.
+        dtype: the name of the dtype to which strings are rounded first; None for the variable's.
+        any_rank: True if the file does not store dimensions of size 1.
     """
 
     array: Array
     dtype: str | None = None
     any_rank: bool = False
 
-    @property
-    def is_text(self) -> bool:
-        """True if the values are decimal strings."""
-        return self.array.dtype == object
-
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
-        """Return the values in the variable's shape and dtype.
+        """Return the values in the variable's shape and dtype; `stored` is the variable's array.
 
-        Where the new and the stored value are both NaN, the stored bits are kept, unless the new
-        values have the stored dtype.
-
-        Args:
-            variable: the target variable.
-            stored: the variable's stored array.
-            where: the variable's name, for messages.
-
-        Raises:
-            DamagedError: the values have another shape.
-            UnsupportedError: the variable's dtype cannot represent a value exactly.
+        A stored NaN keeps its bits where the new value is NaN too, unless the dtypes are equal.
         """
         array = self.array
         if array.shape != variable.shape:
@@ -100,7 +79,7 @@ class Given:
                 )
             array = array.reshape(variable.shape)
         numbers = array
-        if self.is_text:
+        if array.dtype == object:
             dtype = stored.dtype if self.dtype is None else numpy_dtype(self.dtype, where)
             if self.dtype is None:
                 _refuse_long(array, dtype, where)
@@ -117,9 +96,8 @@ class Document:
     """Values from a file or from memory.
 
     Attributes:
-        where: the path, for messages.
-        layers: layer name in the document's spelling -> role -> values. For an undecided variable,
-            the key in the model's file takes the place of the role.
+        layers: layer name in the document's spelling -> role, or key of an undecided variable ->
+            values.
         spelt: converts a layer's name in a model to the document's spelling.
     """
 
@@ -136,10 +114,6 @@ def refused_folded(where: str) -> UnsupportedError:
 
 
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    """Raise if a number has more digits than a narrow dtype holds.
-
-    Numbers for float32 and wider types may have any number of digits.
-    """
     if dtype.itemsize >= 4:
         return
     import ml_dtypes

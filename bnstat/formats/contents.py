@@ -1,13 +1,10 @@
-"""The common form of a model file's contents: variables and structure.
-
-This module has no knowledge of batch norm.
-"""
+"""The common form of a model file's contents, without knowledge of batch norm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, overload
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +26,11 @@ class Layer:
             `CALL:OUTPUT` (empty if not recorded); empty if the file records no inputs.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
         config: the arguments of the constructor; empty if the file does not record them.
-        variables: label -> key, for the layer's own variables, in stored order. A label is the
-            variable's name in the layer (`gamma`) or, if the file has only numbers, `0`, `1`, ...
-        key: the layer's location in the file (`layers/batch_normalization_1`), for messages. For a
-            layer of an architecture: the path that its group has in a `.weights.h5`.
-        sublayers: the layers directly inside this layer, in network order; empty if the layer is
-            not from an architecture.
+        variables: label -> key, in stored order. A label is the variable's name in the layer
+            (`gamma`) or, if the file has only numbers, `0`, `1`, ...
+        key: the layer's location in the file, for messages. For a layer of an architecture: the
+            path that its group has in a `.weights.h5`.
+        sublayers: the layers directly inside a layer of an architecture, in network order.
     """
 
     name: str
@@ -50,10 +46,8 @@ class Layer:
 class Node(NamedTuple):
     """An object of the object graph.
 
-    Attributes:
-        children: local name -> index of the child, in stored order.
-        key: the checkpoint key of a variable; None for other objects.
-        full_name: the variable's name in the program (`block/bn/gamma`); may be empty.
+    `children` maps the local name to the index of the child, in stored order. A variable has a
+    checkpoint `key`, and may have the `full_name` of the program (`block/bn/gamma`).
     """
 
     children: Mapping[str, int]
@@ -62,10 +56,7 @@ class Node(NamedTuple):
 
 
 class Objects(Sequence[Node]):
-    """The nodes of an object graph; node 0 is the root.
-
-    The subclass for a large graph parses only the nodes that are needed.
-    """
+    """The nodes of an object graph, whose root is node 0; a subclass may parse nodes on demand."""
 
     def __init__(self, nodes: Sequence[Node] = ()) -> None:
         self._nodes = nodes
@@ -73,19 +64,7 @@ class Objects(Sequence[Node]):
     def __len__(self) -> int:
         return len(self._nodes)
 
-    @overload
-    def __getitem__(self, index: int) -> Node: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Node]: ...
-
-    def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
-        if isinstance(index, slice):
-            return [self.node(number) for number in range(*index.indices(len(self)))]
-        return self.node(index)
-
-    def node(self, index: int) -> Node:
-        """Return a node."""
+    def __getitem__(self, index: int) -> Node:  # type: ignore[override]  # no slices
         return self._nodes[index]
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:
@@ -94,15 +73,10 @@ class Objects(Sequence[Node]):
         return [(name, child) for name, child in children if self[child].children]
 
     def has_child(self, index: int, label: str) -> bool:
-        """Return True if a node has a child of this name."""
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return the nodes of at least the variables whose full name or key has one of the endings.
-
-        This method returns all variables; a subclass may return fewer.
-        """
-        del endings
+        """Return the nodes of at least the variables whose full name or key has an ending."""
         return (node for node in self if node.key)
 
 
@@ -133,15 +107,12 @@ class Graph:
 
     Attributes:
         name: the name of the function; empty for a top-level graph.
-        ops: the operations by name, in stored order.
         variables: name of an op or argument -> key of the variable that it represents.
         constant: returns the value of the op with a given name; None if the op is not a constant,
             or the value is too large.
-        parts: name of an op -> a slice for each axis of the variable, for an op that represents
-            only a part of its variable.
-        controls: returns the control inputs of the op with a given name: the names of the ops that
-            must run before it. A returned name that is not in `ops` stands for a called function:
-            it is the prefix of the names of the function's ops.
+        parts: name of an op -> a slice for each axis, for an op that is a part of its variable.
+        controls: returns the names of the ops that must run before an op. A returned name that is
+            not in `ops` stands for a called function: it is the prefix of the function's ops.
     """
 
     name: str
@@ -157,10 +128,8 @@ class Contents:
     """The contents of a model file.
 
     Attributes:
-        source: the path, the format and other facts about the file.
         variables: every stored tensor by its key in the file.
-        names: key -> the best known name of a variable. A variable without an entry is named by
-            its key.
+        names: key -> the best known name of a variable, if it is not the key.
         layers: the layers that the file describes (Keras files, Keras metadata).
         layers_in_order: True if `layers` are in network order.
         objects: the object graph of a TensorFlow 2 checkpoint.

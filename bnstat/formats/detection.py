@@ -1,7 +1,6 @@
 """Finders: each finds the models of one or several formats in folders and files.
 
-`locate` asks each finder about a path. A finder returns the models that it finds, or None. A finder
-reads only as much of a file as recognition needs.
+`locate` asks each finder about a path. A finder reads only as much of a file as recognition needs.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.registry import FORMATS, FileFormat
 from bnstat.model import Source
@@ -32,13 +31,10 @@ class StoredModel(NamedTuple):
     """A model at a path, not opened yet.
 
     Attributes:
-        name: the name of the checkpoint or file in its folder; None if the path alone identifies
-            the model.
+        name: the name in the folder; None if the path alone identifies the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
-        open: opens the model.
-        times: returns name -> time of the last change, for the files of a model of several files;
-            an empty dict for a single file.
+        times: returns name -> time of the last change, for the files of a model of several files.
     """
 
     name: str | None
@@ -55,11 +51,7 @@ class ModelSet(NamedTuple):
     default: StoredModel
 
     def choose(self, path: str, checkpoint: str | None, step: int | None) -> StoredModel:
-        """Return the model with the given name, step or both; the default model if both are None.
-
-        Raises:
-            NotFoundError: no model has this name and step.
-        """
+        """Return the model with a name, a step or both; the default model if both are None."""
         if checkpoint is None and step is None:
             return self.default
         for model in self.models:
@@ -79,8 +71,7 @@ class Finder:
     """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
-        named: True if `StoredModel.name` is kept when the user passes one of the model's files, as
-            for checkpoints.
+        named: True if `StoredModel.name` is kept when the user passes one of the model's files.
         beside: prefixes of the names of files that lie beside models but are not models.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models.
@@ -93,17 +84,14 @@ class Finder:
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         """Return the models that a file's name stands for, or the folder that contains them.
 
-        Return None if the name says nothing. The file may be a git-lfs pointer.
+        The file may be a git-lfs pointer.
         """
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        """Return the model that contains a file, judged by the file's content.
+        """Return the model that contains a file; None if the file's content is of another format.
 
-        Return None if the file is not of this format. For each file of one model, the returned
-        model has the same name.
-
-        Raises:
-            DamagedError: the file is of this format but damaged.
+        For each file of one model, the returned model has the same name. A damaged file of this
+        format raises a `DamagedError`.
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
@@ -121,19 +109,16 @@ class Finder:
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
         """Return the names in a folder's list of checkpoints if all are missing, oldest first."""
-        del folder
         return ()
 
     def first(self, name: str) -> str | None:
         """Return the name of a model's main file, given the name of any of the model's files.
 
-        A model of several files is opened by its main file. The result is None for a name that no
-        file of such a model can have.
+        Return None for a name that no file of such a model can have.
         """
 
     def has_inside(self, name: str) -> bool:
         """Return True if the subfolder `name` of a model's folder belongs to the model."""
-        del name
         return True
 
     def display_name(self, name: str) -> str:
@@ -152,11 +137,11 @@ class SingleFile(Finder):
     """
 
     def __init__(self, row: FileFormat) -> None:
-        self._module = f"bnstat.formats.{row.module}"
+        self._module = row.module
         self.is_data_beside_models = row.is_data_beside_models
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        module = import_module(self._module)
+        module = import_module(f"bnstat.formats.{self._module}")
         if not module.matches(file):
             return None
 
@@ -173,11 +158,14 @@ class SingleFile(Finder):
 def finders() -> Sequence[Finder]:
     """Return all finders, in the order that `locate` asks them."""
     names = dict.fromkeys(finder for row in FORMATS for finder in row.finders)
-    parts = [name.rpartition(".") for name in names]
-    several: list[Finder] = [
-        getattr(import_module(f"bnstat.formats.{module}"), name)() for module, _, name in parts
-    ]
+    several: list[Finder] = [imported(name)() for name in names]
     return [*several, *(SingleFile(row) for row in FORMATS if row.module)]
+
+
+def imported(name: str) -> Any:
+    """Import a function or a class by its dotted name below `bnstat.formats`."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(f"bnstat.formats.{module}"), attribute)
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
@@ -191,13 +179,7 @@ def single(model: StoredModel) -> ModelSet:
 
 
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
-    """Return a set of models sorted by step, then by time.
-
-    Args:
-        models: at least one model.
-        newest: the name of the default model. If no model has this name, the last model is the
-            default.
-    """
+    """Return models as a set sorted by step, then time; the default is `newest` or the last."""
 
     def age(model: StoredModel) -> tuple[object, ...]:
         step = -1 if model.step is None else model.step
@@ -213,14 +195,7 @@ def models_in_files(
     names: Iterable[str],
     model_in_file: Callable[[Folder, File], StoredModel | None],
 ) -> list[StoredModel]:
-    """Return the models in the named files of a folder, each once.
-
-    Args:
-        folder: the folder.
-        names: names of files; names of folders are skipped.
-        model_in_file: finds the model in a file. If the file is damaged, the error is raised
-            when the model is opened.
-    """
+    """Return the models in the named files, each once; a damaged file raises when it is opened."""
     models: dict[str | None, StoredModel] = {}
     for name in names:
         if (file := folder.file(name)) is None:
@@ -254,15 +229,10 @@ def series_of(name: str) -> str | None:
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return the models, without a step if the number in the name is not a step.
+    """Return models of a folder, without a step if the number in the name is not a step.
 
-    The number is a step if several names differ only in this number: `model-100.h5` and
-    `model-200.h5` are checkpoints of a run. The number of a single `resnet-50.h5` belongs to the
-    name.
-
-    Args:
-        models: models in one folder, each with the step in its name.
-        names: the names of all files in this folder.
+    The number is a step if several of the folder's files `names` differ only in this number:
+    `model-100.h5` and `model-200.h5`. The number of a single `resnet-50.h5` belongs to the name.
     """
     times = Counter(map(series_of, set(names)))
     return [
@@ -272,10 +242,7 @@ def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[Stor
 
 
 def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener:
-    """Return an opener that calls `open_(stored, source)`.
-
-    The opener raises an error if TensorFlow's reader is requested, which cannot read the format.
-    """
+    """Return an opener that calls `open_(stored, source)`, and refuses TensorFlow's reader."""
 
     def open_model(source: Source, reading: Reading) -> Contents:
         if reading.tensorflow:
@@ -290,10 +257,7 @@ def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener
 
 
 def first_in_zip(file: File) -> bytes | None:
-    """Return the name of a zip's first member, even if the zip is cut short; None for other files.
-
-    The local header before a member has the length of the name at byte 26, and the name at byte 30.
-    """
+    """Return the name of a zip's first member, even of a truncated zip; None for other files."""
     head = file.head(30)
     if not head.startswith(b"PK\x03\x04"):
         return None
@@ -311,3 +275,48 @@ def is_json_with(file: File, *marks: bytes) -> bool:
 def listed(names: Sequence[str]) -> str:
     """Return the last six names as text for a message."""
     return ("..., " if len(names) > 6 else "") + ", ".join(names[-6:])
+
+
+_FOREIGN_HEAD: Final = 1 << 16
+_UNPACK: Final = "unpack it first"
+
+_STARTS: Final = (
+    (rb"\Z", "empty", "copy or download it again"),
+    (rb"\x93NUMPY", "a single NumPy array",
+     "save the arrays by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."),
+    (rb"\x1f\x8b", "compressed by gzip, but not a tar archive", _UNPACK),
+    (rb"BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd", "compressed by bzip2, xz or zstd", _UNPACK),
+    (rb"7z\xbc\xaf\x27\x1c|Rar!", "a 7-Zip or RAR archive", _UNPACK),
+    (rb"\s*(<\?xml|<!DOCTYPE|<html|<)[^\0]*\Z", "a web page or XML", "download the file itself"),
+    (rb'\s*"?\{.*"class_name\\?"\s*:.*"config\\?"\s*:',
+     "the architecture of a Keras model alone, without weights",
+     "pass the file of weights, and this file as --config"),
+)  # fmt: skip
+"""A pattern of the first bytes of a file, what the file is, and what to do."""
+
+_LENGTH: Final = rb"[\x80-\xff]{0,4}[\0-\x7f]"
+_CORE_ML: Final = re.compile(
+    rb"\x08[\x01-\x0f]\x12" + _LENGTH + rb"\x0a" + _LENGTH + rb"\x0a[\x01-\x7f][ -~]+\x1a"
+)
+"""`specificationVersion`, then a `description` whose first input has a name and a type."""
+
+
+def is_core_ml(head: bytes) -> bool:
+    """Return True if a file starts like a Core ML model, which resembles a SavedModel."""
+    return _CORE_ML.match(head) is not None
+
+
+def refuse_foreign(file: File) -> None:
+    """Raise an error that names the kind of the file, if the kind is known but is not a model."""
+    from bnstat.formats.hdf5.file import is_hdf5
+
+    head = file.head(_FOREIGN_HEAD)
+    for pattern, what, hint in _STARTS:
+        if re.match(pattern, head, re.DOTALL):
+            raise UnknownFormatError(file.path, f"is {what}", hint)
+    if is_core_ml(head):
+        hint = "pass the TensorFlow or Keras model that it was converted from"
+        raise UnknownFormatError(file.path, "is a Core ML model", hint)
+    if is_hdf5(file):
+        hint = "pass the .h5 file that contains the weights"
+        raise UnknownFormatError(file.path, "is an HDF5 file without arrays of numbers", hint)

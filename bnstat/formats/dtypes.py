@@ -1,10 +1,8 @@
 """The element types of every format: one fixed table of dtypes, and each format's names for them.
 
-A name or code that a file contains is looked up here and never passed to NumPy, whose own parser
-also accepts objects, structures and comma-separated lists.
-
-Types that NumPy lacks come from ml_dtypes, as in TensorFlow and JAX. A quantized type is the
-integer type that it is stored as. In an array, each element of 4 or 2 bits takes a whole byte.
+A name or code in a file is looked up here and never passed to NumPy, whose own parser also accepts
+objects and structures. Types that NumPy lacks come from ml_dtypes. A quantized type is the integer
+type that it is stored as. In an array, each element of 4 or 2 bits takes a whole byte.
 
 Sources: tensorflow/core/framework/types.proto; safetensors README, "Format"; torch/storage.py;
 onnx.proto, `TensorProto.DataType`; tensorflow/lite/schema/schema.fbs, `TensorType`;
@@ -16,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from math import prod
 from typing import Final, NamedTuple
 
@@ -27,49 +25,29 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.model import Variable
 from bnstat.storage.files import File, Range
 
-_NUMPY: Final[dict[str, type[np.generic]]] = {
-    "bool": np.bool_,
-    "int8": np.int8,
-    "int16": np.int16,
-    "int32": np.int32,
-    "int64": np.int64,
-    "uint8": np.uint8,
-    "uint16": np.uint16,
-    "uint32": np.uint32,
-    "uint64": np.uint64,
-    "float16": np.float16,
-    "float32": np.float32,
-    "float64": np.float64,
-    "complex64": np.complex64,
-    "complex128": np.complex128,
-    "qint8": np.int8,
-    "qint16": np.int16,
-    "qint32": np.int32,
-    "quint8": np.uint8,
-    "quint16": np.uint16,
+_NUMPY: Final = {
+    name: np.dtype(name)
+    for name in (
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+        "float16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+_DTYPES: Final = _NUMPY | {
+    f"q{name}": _NUMPY[name] for name in ("int8", "int16", "int32", "uint8", "uint16")
 }
-_ML_DTYPES: Final = frozenset(
-    {
-        "bfloat16",
-        "float4_e2m1fn",
-        "float6_e2m3fn",
-        "float6_e3m2fn",
-        "float8_e3m4",
-        "float8_e4m3",
-        "float8_e4m3b11fnuz",
-        "float8_e4m3fn",
-        "float8_e4m3fnuz",
-        "float8_e5m2",
-        "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-        "int2",
-        "int4",
-        "uint2",
-        "uint4",
-    }
-)
-NUMERIC: Final = frozenset(_NUMPY) | _ML_DTYPES
+_ML_DTYPES: Final = {
+    "bfloat16", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e3m4", "float8_e4m3",
+    "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+    "float8_e8m0fnu", "int2", "int4", "uint2", "uint4",
+}  # fmt: skip
+NUMERIC: Final = frozenset(_DTYPES) | _ML_DTYPES
 """The names of all numeric types."""
+
+
+def _by_code(names: str) -> dict[int, str]:
+    """Return code -> name, for names in the order of their codes from 0 on; `-` for no type."""
+    return {code: name for code, name in enumerate(names.split()) if name != "-"}
+
 
 DATA_TYPES: Final = """
 INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
@@ -88,112 +66,51 @@ TENSORFLOW: Final = {
 """Value of TensorFlow's `DataType` -> name of the type."""
 
 STRING: Final = 7
-"""TensorFlow's code of strings."""
 
 SAFETENSORS: Final = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-    "C64": "complex64",
-}
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+    "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+}  # fmt: skip
 
 TORCH_STORAGES: Final = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "UntypedStorage": "uint8",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
-"""PyTorch's storage class -> name of the type.
-
-The types that pack several elements into a byte (`quint4x2`) are not in `NUMERIC`.
-"""
+    "BoolStorage": "bool", "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16",
+    "IntStorage": "int32", "LongStorage": "int64", "UntypedStorage": "uint8",
+    "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
+    "DoubleStorage": "float64", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+}  # fmt: skip
+"""PyTorch's storage class -> name of the type; types that share bytes are not in `NUMERIC`."""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
 """PyTorch's name of a type -> NumPy's name, for types whose names differ."""
 
-ONNX: Final = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-    14: "complex64",
-    15: "complex128",
-    16: "bfloat16",
-    17: "float8_e4m3fn",
-    18: "float8_e4m3fnuz",
-    19: "float8_e5m2",
-    20: "float8_e5m2fnuz",
-    24: "float8_e8m0fnu",
-}
+ONNX: Final = _by_code(
+    """
+    - float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64
+    complex64 complex128 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz - - -
+    float8_e8m0fnu
+    """
+)
 """Value of ONNX's `DataType` -> name, for types whose elements take whole bytes."""
 
-TFLITE: Final = {
-    0: "float32",
-    1: "float16",
-    2: "int32",
-    3: "uint8",
-    4: "int64",
-    6: "bool",
-    7: "int16",
-    8: "complex64",
-    9: "int8",
-    10: "float64",
-    11: "complex128",
-    12: "uint64",
-    15: "uint32",
-    16: "uint16",
-    17: "int4",
-    18: "bfloat16",
-}
-"""Value of TensorFlow Lite's `TensorType` -> name, for numeric types.
-
-Two int4 elements share a byte; the first has the low bits.
-"""
+TFLITE: Final = _by_code(
+    """
+    float32 float16 int32 uint8 int64 - bool int16 complex64 int8 float64 complex128 uint64 - -
+    uint32 uint16 int4 bfloat16
+    """
+)
+"""Value of TensorFlow Lite's `TensorType` -> name; two int4 elements share a byte."""
 
 TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "uint8", "uint16"})
 """The types of TensorFlow.js, under NumPy's names."""
 
 _DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
 _DESCR_KINDS: Final = {"?": np.dtype(np.bool_)} | {
-    np.dtype(kind).str[1:]: np.dtype(kind) for kind in _NUMPY.values()
+    dtype.str[1:]: dtype for dtype in _NUMPY.values()
 }
 """NumPy's code of a kind and a size (`f4`) -> dtype."""
 
@@ -204,41 +121,25 @@ def dtype_name(code: int) -> str:
 
 
 def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
-    """Return the dtype of a numeric type.
-
-    Raises:
-        UnsupportedError: the name is not one of `NUMERIC`; `where` names the tensor.
-    """
+    """Return the dtype of a numeric type; raise an UnsupportedError about `where` for others."""
     dtype = find_dtype(name)
     if dtype is None:
-        raise UnsupportedError(where, f"bnstat does not read elements of type {name[:_SHOWN]}")
+        raise UnsupportedError(where, f"bnstat does not read elements of type {name:.40}")
     return dtype
-
-
-_SHOWN: Final = 40
-"""Characters of an unknown name that an error quotes."""
 
 
 def find_dtype(name: str) -> np.dtype[np.generic] | None:
     """Return the dtype of a numeric type, or None if the name is not one of `NUMERIC`."""
-    return _dtype(name) if name in NUMERIC else None
-
-
-@cache
-def _dtype(name: str) -> np.dtype[np.generic]:
-    if name in _NUMPY:
-        return np.dtype(_NUMPY[name])
+    if name not in _ML_DTYPES:
+        return _DTYPES.get(name)
     import ml_dtypes
 
-    kind: type[np.generic] = getattr(ml_dtypes, name)
-    return np.dtype(kind)
+    dtype: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+    return dtype
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
-    """Return the dtype, with byte order, that a string of NumPy such as `<f4` describes.
-
-    A plain name such as `float32` is accepted too. Return None if the type is not numeric.
-    """
+    """Return the dtype with byte order for NumPy's `<f4` or `float32`; None if not numeric."""
     match = _DESCR.fullmatch(descr)
     if match is None:
         return find_dtype(descr)
@@ -256,9 +157,8 @@ def within_budget(
 ) -> dict[str, Variable]:
     """Return the variables; those that need too much memory raise an `UnsupportedError` when read.
 
-    A tensor may repeat one number, as after `expand`, or share bytes with others. All tensors
-    together may take twice the bytes of the file plus 256 MiB; the smallest tensors count first.
-    `sizes` maps a variable's key to the bytes that reading the variable takes.
+    `sizes` maps a key to the bytes of the array, which the file need not store if numbers repeat.
+    All arrays may take twice the bytes of the file plus 256 MiB; the smallest count first.
     """
     left = _BYTES_PER_BYTE * file.size + _BYTES_FLOOR
     limited = dict(variables)
@@ -292,17 +192,9 @@ def from_little_endian(
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Return the extent of the array that the `length` bytes from `start` on contain.
+    """Return the extent of an array in the `length` bytes from `start` on; none if compressed.
 
-    Return an empty tuple if the file stores these bytes in compressed form.
-
-    Args:
-        file: the file.
-        start: the offset of the first byte.
-        length: the number of bytes.
-        dtype: the dtype of contiguous little-endian elements; None if the bytes are stored
-            differently. The extent then has no `part`; see `Variable.extents`.
-        shape: the shape of the array.
+    A `dtype` of None means that the bytes are not contiguous elements, so the extent has no `part`.
     """
     is_plain = dtype is not None and length == bytes_needed(shape, dtype)
     part = tuple(slice(0, size) for size in shape) if is_plain else None
@@ -327,11 +219,7 @@ def contiguous_variable(
     key: str,
     name: str | None = None,
 ) -> Variable:
-    """Return the variable whose elements are the `length` bytes from `start` on, little-endian.
-
-    Reading the variable raises `DamagedError` if the length does not fit the shape, and
-    `UnsupportedError` if the dtype is not numeric.
-    """
+    """Return the variable whose elements are the `length` bytes from `start` on, little-endian."""
     where = f"{file.path}: {key}"
 
     def read() -> NDArray[np.generic]:
@@ -353,10 +241,7 @@ def contiguous_variable(
 class Scales(NamedTuple):
     """An array's quantization: value = (stored - zero) * scale.
 
-    Attributes:
-        scales: one scale, or one for each index along `axis`.
-        zeros: one zero point, or one for each index along `axis`.
-        axis: the axis of the array along which the scales and the zero points vary.
+    `scales` and `zeros` contain one number, or one for each index along `axis`.
     """
 
     scales: NDArray[np.float64]
@@ -364,22 +249,14 @@ class Scales(NamedTuple):
     axis: int = 0
 
     def unpack(self, stored: NDArray[np.generic], where: str) -> NDArray[np.float32]:
-        """Return the values of stored integers, computed in float64 and then rounded to float32.
-
-        Raises:
-            DamagedError: the number of scales does not fit the shape; `where` names the tensor.
-        """
+        """Return the values of stored integers, computed in float64 and then rounded to float32."""
         scales = self._along(self.scales, stored.shape, where)
         zeros = self._along(self.zeros, stored.shape, where)
         with np.errstate(over="ignore", invalid="ignore"):
             return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
 
     def step(self, shape: Sequence[int], where: str) -> NDArray[np.float64]:
-        """Return the quantization step, as an array that broadcasts to `shape`.
-
-        Raises:
-            DamagedError: the number of scales does not fit the shape.
-        """
+        """Return the quantization step, as an array that broadcasts to `shape`."""
         return np.abs(self._along(self.scales, shape, where))
 
     def _along(

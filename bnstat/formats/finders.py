@@ -1,12 +1,11 @@
 """Finders of models that consist of several files.
 
-- Safetensors and PyTorch files may be split into `NAME-00001-of-00003.safetensors` and so on, with
-  an index `NAME.safetensors.index.json`.
-- The shards of a Keras model's weights are `NAME_00000.weights.h5` and so on, with an index
-  `NAME.weights.json`. Keras's `save(..., zipped=False)` writes the members of a `.keras` as files.
-- A TensorFlow.js model is a `model.json` with shards beside it.
-- torch.distributed.checkpoint distributes the tensors over files `__0_0.distcp`, ..., and writes
-  `.metadata` beside them.
+- Safetensors and PyTorch: `NAME-00001-of-00003.safetensors`, ... and an index
+  `NAME.safetensors.index.json`.
+- Keras: `NAME_00000.weights.h5`, ... and an index `NAME.weights.json`; or the members of a
+  `.keras` as files, by `save(..., zipped=False)`.
+- TensorFlow.js: a `model.json` with shards beside it.
+- torch.distributed.checkpoint: `__0_0.distcp`, ... and `.metadata`.
 
 Sources: transformers/modeling_utils.py, `save_pretrained`; keras/src/saving/saving_lib.py;
 tfjs-core/src/io/types.ts.
@@ -23,6 +22,7 @@ from bnstat.formats.detection import (
     Finder,
     ModelSet,
     StoredModel,
+    imported,
     is_json_with,
     native_opener,
     step_of,
@@ -47,22 +47,18 @@ class _Indexed(Finder):
 
     Attributes:
         marks: byte strings that every index contains.
+        opener: the dotted name, below `bnstat.formats`, of the function that opens an index.
     """
 
     marks: tuple[bytes, ...]
+    opener: str
 
     def index_of(self, name: str) -> str | None:
-        """Return the name that the index has if the file `name` belongs to a model, or None."""
         return self.first(name)
 
     def prefix(self, index: str) -> str:
-        """Return the prefix of the names of all files that belong to the index named `index`."""
-        del index
+        """Return the prefix of the names of all files that belong to an index."""
         return ""
-
-    def open_index(self, index: File, source: Source) -> Contents:
-        """Open the model of an index."""
-        raise NotImplementedError
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         name = self.index_of(file.name)
@@ -75,7 +71,7 @@ class _Indexed(Finder):
             name,
             step_of(name),
             folder.modified(name),
-            native_opener(self.open_index, index),
+            native_opener(imported(self.opener), index),
             lambda: folder.times(self.prefix(name)),
         )
 
@@ -84,6 +80,7 @@ class Sharded(_Indexed):
     """Shards of a safetensors or PyTorch file."""
 
     marks = (b'"weight_map"',)
+    opener = "arrays.safetensors.open_sharded"
 
     def first(self, name: str) -> str | None:
         if (part := _PART.fullmatch(name)) is not None:
@@ -93,16 +90,12 @@ class Sharded(_Indexed):
     def prefix(self, index: str) -> str:
         return _PARTS_INDEX.sub(r"\g<stem>", index)
 
-    def open_index(self, index: File, source: Source) -> Contents:
-        from bnstat.formats.arrays.safetensors import open_sharded
-
-        return open_sharded(index, source)
-
 
 class ShardedWeights(_Indexed):
     """Shards of the weights of a Keras model."""
 
     marks = (b'"weight_map"', b'.h5"')
+    opener = "keras.weights.open_contents"
 
     def first(self, name: str) -> str | None:
         return name if name.endswith(INDEX) else index_of_shard(name)
@@ -110,27 +103,18 @@ class ShardedWeights(_Indexed):
     def prefix(self, index: str) -> str:
         return index.removesuffix(INDEX) + "_"
 
-    def open_index(self, index: File, source: Source) -> Contents:
-        from bnstat.formats.keras.weights import open_contents
-
-        return open_contents(index, source)
-
 
 class TensorflowJs(_Indexed):
     """A JSON file of any name; the path of a shard opens the `model.json` beside it."""
 
     marks = (b'"weightsManifest"',)
+    opener = "tfjs.open_model"
 
     def first(self, name: str) -> str | None:
         return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
 
     def index_of(self, name: str) -> str | None:
         return self.first(name) or name
-
-    def open_index(self, index: File, source: Source) -> Contents:
-        from bnstat.formats.tfjs import open_model
-
-        return open_model(index, source)
 
 
 class Unzipped(Finder):
@@ -139,13 +123,7 @@ class Unzipped(Finder):
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         if not is_keras_folder(folder):
             return None
-        return unnamed(native_opener(_open_unzipped, folder), folder.times)
-
-
-def _open_unzipped(folder: Folder, source: Source) -> Contents:
-    from bnstat.formats.keras.archive import open_folder
-
-    return open_folder(folder, source)
+        return unnamed(native_opener(imported("keras.archive.open_folder"), folder), folder.times)
 
 
 class DistributedPyTorch(Finder):

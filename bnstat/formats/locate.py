@@ -1,8 +1,7 @@
 """Find the models at a path, and group the files of a folder into models.
 
-A path may be a model file, one of a checkpoint's files, a checkpoint's prefix, a SavedModel, or a
-folder with checkpoints, Keras files or numbered SavedModels. The content of a file decides its
-format; file names only decide which files belong together. Each format defines its own file names.
+The content of a file decides its format; file names only decide which files belong together. Each
+format defines its own file names.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from bnstat.formats.detection import (
     finders,
     listed,
     models_in_files,
+    refuse_foreign,
     single,
     sorted_by_age,
-    step_of,
     with_steps,
 )
 from bnstat.formats.registry import known_formats
@@ -29,27 +28,13 @@ from bnstat.storage.access import Access, redact
 from bnstat.storage.files import Entry, File, Folder, Spot
 from bnstat.storage.local import find
 
-__all__ = ["Group", "ModelSet", "StoredModel", "group_files", "locate", "step_of"]
-
 _NUMBER = re.compile(r"^\d{1,18}$")
 _MOST_SUBFOLDERS = 200
 _LONGEST_NAME = 80
-"""Characters of a name from a file that a message quotes."""
 
 
 def locate(path: str, access: Access | None = None) -> ModelSet:
-    """Return the models at a path or URL.
-
-    Args:
-        path: the path.
-        access: how remote files are read.
-
-    Raises:
-        NotFoundError: the path does not exist, or contains no model.
-        UnknownFormatError: the file is not in a format that bnstat reads.
-        DamagedError: the file is a git-lfs pointer or a damaged archive.
-        BnstatError: the path cannot be read.
-    """
+    """Return the models at a path or URL; `access` reads remote files."""
     spot = find(path, access or Access())
     if spot.parent is not None:
         if (file := spot.parent.file(spot.name)) is not None:
@@ -88,7 +73,6 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
     for finder in finders():
         if (model := finder.model_in_file(folder, file)) is not None:
             return single(model if finder.named else _unnamed(folder, model))
-    from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
 
     if (archive := open_archive(file)) is not None:
@@ -118,13 +102,11 @@ def _in_archive(folder: Folder) -> ModelSet:
 
 
 def _of_folder(folder: Folder) -> StoredModel | None:
-    """Return the model stored as this folder, or None."""
     models = (finder.model_of_folder(folder) for finder in finders())
     return next((model for model in models if model is not None), None)
 
 
 def _model_files(folder: Folder) -> list[StoredModel]:
-    """Return the models in the files of a folder."""
     names = [name for name in folder.names() if not name.startswith(_beside())]
 
     def models(are_data: bool) -> list[StoredModel]:
@@ -188,11 +170,7 @@ _NOT_MODELS: Final = (
     *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".tif", ".tiff", ".pdf"),
     *(".mp3", ".mp4", ".wav", ".ogg", ".flac", ".webm", ".tfrecord", ".tfrecords", ".lock"),
 )
-"""Endings of files that are not opened in a tree of folders.
-
-A `.meta` belongs to the checkpoint beside it and contains no weights.
-"""
-
+"""Endings of files that are not opened in a tree of folders; a `.meta` contains no weights."""
 _METADATA: Final = ("checkpoint", "keras_metadata.pb", "fingerprint.pb")
 """Files that lie beside weights but contain no weights."""
 
@@ -202,9 +180,7 @@ class Group(NamedTuple):
 
     Attributes:
         name: the name of the model in its folder, as the last part of a path for `load`.
-        file: the name of the file whose content shows if this is a model; empty if the names show
-            that already.
-        members: all files of the group.
+        file: the file whose content shows if this is a model; empty if the names show that.
     """
 
     name: str
@@ -221,11 +197,7 @@ def model_folder(folder: Folder) -> Finder | None:
 
 
 def group_files(files: Iterable[Entry]) -> list[Group]:
-    """Group the files of a folder by name. Files that are certainly not models are left out.
-
-    Args:
-        files: all files of the folder, sorted by name.
-    """
+    """Group the sorted files of a folder by name, without files that are certainly not models."""
     by_first: dict[str, list[Entry]] = {}
     for file in files:
         by_first.setdefault(_first(file.name), []).append(file)
@@ -248,11 +220,7 @@ def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
 
 
 def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
-    """Return the kind of a file, judged by its content; "data" is a file of arrays of any kind.
-
-    Raises:
-        BnstatError: the file is a damaged model, or it cannot be read.
-    """
+    """Return the kind of a file, judged by its content; "data" is a file of arrays of any kind."""
     file.refuse_lfs_pointer()
     for finder in finders():
         if finder.model_in_file(folder, file) is not None:
@@ -263,10 +231,7 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
-    """Return the names of a training run's checkpoints, and the name of the newest.
-
-    Return an empty set and None if the folder does not contain a run.
-    """
+    """Return the names of a run's checkpoints and of the newest; empty and None without a run."""
     for finder in finders():
         if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name

@@ -1,11 +1,8 @@
 """TensorFlow.js: `model.json` with a topology and a manifest, and shards of weights.
 
-The manifest lists groups of weights. Concatenated, the shards of a group contain its weights in the
-listed order. A quantized weight is stored as float16, or as integers: its values are
-`integer * scale + min`, computed in float64 and rounded to float32.
-
-The topology of a layers model is Keras's configuration. The topology of a graph model is a GraphDef
-as JSON, whose `Const` nodes have the names of the weights but no values.
+Concatenated, the shards of a group in the manifest contain its weights in order. A quantized weight
+is stored as float16, or as integers: its values are `integer * scale + min`, computed in float64.
+The topology is Keras's configuration, or a GraphDef as JSON with `Const` nodes without values.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
 (`decodeWeights`); tfjs-converter/python/tensorflowjs.
@@ -30,19 +27,12 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
 
-_STRING: Final = "string"
 _MOST_SMALL: Final = 1 << 12
 """Weights with at most this many elements are read as constants of the graph, such as epsilons."""
 
 
 class _Quantization(NamedTuple):
-    """How the numbers of a quantized weight are stored.
-
-    Attributes:
-        dtype: the dtype of the stored numbers.
-        minimum: the value that a stored 0 represents.
-        scale: the step between the values that consecutive integers represent.
-    """
+    """The dtype of a quantized weight's stored numbers; a value is `number * scale + minimum`."""
 
     dtype: np.dtype[np.generic]
     minimum: float
@@ -50,13 +40,7 @@ class _Quantization(NamedTuple):
 
 
 def open_model(file: File, source: Source) -> Contents:
-    """Return the weights of a model, with its layers or its graph.
-
-    Raises:
-        DamagedError: the file and its shards are inconsistent.
-        NotFoundError: a shard is missing.
-        BnstatError: a shard is a link that leads out of the folder.
-    """
+    """Return the weights of a model, with its layers or its graph."""
     document = parse_json(file.read(), file.path)
     if not isinstance(document, dict):
         raise DamagedError(file.path, "is not a TensorFlow.js model")
@@ -103,7 +87,7 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
                 raise DamagedError(
                     model.path, "a weight in its weightsManifest has no valid name or shape"
                 )
-            if fields.get("dtype") == _STRING:
+            if fields.get("dtype") == "string":
                 at = _after_strings(shards, at, prod(shape), model.path)
                 continue
             where = f"{model.path}: {name}"
@@ -182,10 +166,7 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Locate `length` bytes that start at offset `at` of the concatenated shards.
-
-    The yielded ranges have fewer bytes in total if the shards end earlier.
-    """
+    """Locate `length` bytes, or fewer at the end, from offset `at` of the joined shards on."""
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:
@@ -195,10 +176,7 @@ def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
 
 
 def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> int:
-    """Return the offset after the `count` strings that start at offset `at`.
-
-    Offsets are in the concatenated shards. A string is its length as a uint32, then its bytes.
-    """
+    """Return the offset after `count` strings: each is its length as a uint32, then bytes."""
     size = sum(file.size for file in shards)
     if count > size:
         raise DamagedError(where, "lists more strings than its shards can contain")

@@ -11,6 +11,14 @@ import numpy as np
 
 Tree = Mapping[tuple[str, ...], np.ndarray]
 
+FLAX = {
+    ("params", "BatchNorm_0", "scale"): "gamma",
+    ("params", "BatchNorm_0", "bias"): "beta",
+    ("batch_stats", "BatchNorm_0", "mean"): "moving_mean",
+    ("batch_stats", "BatchNorm_0", "var"): "moving_variance",
+}
+"""Path of a variable in Flax's tree -> role."""
+
 
 def write_item(folder: Path, tree: Tree, layout: str = "ocdbt-zarr") -> Path:
     """Write an item of a checkpoint: the arrays of a tree, and its metadata."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 from importlib.resources import files
@@ -9,11 +8,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from bnstat.errors import DamagedError
-from bnstat.exchange import json as output
-from bnstat.exchange.naming import ExportOptions
+from bnstat.errors import BnstatError, DamagedError
+from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.registry import read_values
 from bnstat.model import Source
+from tests.mending.exported import dumped
 from tests.output.models import layer, model, usual, variable
 
 SCHEMA = json.loads(files("bnstat.exchange").joinpath("schema.json").read_text("utf-8"))
@@ -23,15 +22,13 @@ def refuse(word):
     raise AssertionError(f"{word} is not JSON")
 
 
-def document_of(a_model, values=True):
-    file = io.StringIO()
-    output.dump(a_model, file, ExportOptions(values=values))
-    return json.loads(file.getvalue().encode("utf-8"), parse_constant=refuse)
+def document_of(a_model, options=DEFAULTS):
+    return json.loads(dumped(a_model, "json", options), parse_constant=refuse)
 
 
-def written(a_model, values=True):
+def written(a_model, options=DEFAULTS):
     """Return the document, checked against the schema."""
-    document = document_of(a_model, values)
+    document = document_of(a_model, options)
     jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
     return document
 
@@ -55,15 +52,9 @@ def test_the_whole_document():
     )
 
     def stored(role, values):
-        return {
-            "variable": f"stem/bn/{role}",
-            "dtype": "float32",
-            "shape": [2],
-            "values": values,
-        }
+        described = {"variable": f"stem/bn/{role}", "dtype": "float32", "shape": [2]}
+        return {**described, "values": values}
 
-    file = io.StringIO()
-    output.dump(model(bn), file)
     expected = {
         "schema": 1,
         "source": {
@@ -90,21 +81,15 @@ def test_the_whole_document():
         ],
     }
     # As text, so that the order of the keys and the sign of 0 count too.
-    assert json.dumps(json.loads(file.getvalue())) == json.dumps(expected)
-    assert '"values": [0.1, -0.0]' in file.getvalue()
-    assert written(model(bn)) == expected
+    assert json.dumps(written(model(bn))) == json.dumps(expected)
+    assert b'"values": [0.1, -0.0]' in dumped(model(bn), "json")
 
 
 def test_unknown_settings_are_null():
     source = Source("model.pb", "frozen-graph")
     document = written(model(usual("bn"), source=source))
-    assert document["source"] == {
-        "path": "model.pb",
-        "format": "frozen-graph",
-        "checkpoint": None,
-        "step": None,
-        "writer": None,
-    }
+    unknown = dict.fromkeys(("checkpoint", "step", "writer"))
+    assert document["source"] == {"path": "model.pb", "format": "frozen-graph", **unknown}
     (stored,) = document["layers"]
     assert stored["epsilon"] is stored["momentum"] is stored["axis"] is stored["trainable"] is None
 
@@ -133,7 +118,7 @@ def test_without_values_nothing_is_read():
     bn = usual("bn", 3)
     for stored in bn.variables.values():
         object.__setattr__(stored, "reader", lambda: pytest.fail("a tensor was read"))
-    (document,) = written(model(bn), values=False)["layers"]
+    (document,) = written(model(bn), ExportOptions(values=False))["layers"]
     assert document["gamma"] == {"variable": "bn/gamma", "dtype": "float32", "shape": [3]}
 
 
@@ -164,20 +149,36 @@ def test_optional_keys():
     ['"quoted"\\', "\x1b[31mred\x1b[0m\n", "\x7f\x9b", "‮evil", "层/批归一化", "\udc80lone", "\0"],
 )
 def test_names_are_exact_and_harmless(name):
-    file = io.StringIO()
     bn = usual(name, 1)
-    output.dump(model(bn), file)
-    file.getvalue().encode("utf-8")
-    assert all(char.isprintable() or char == "\n" for char in file.getvalue())
+    text = dumped(model(bn), "json").decode()
+    assert all(char.isprintable() or char == "\n" for char in text)
     (stored,) = written(model(bn))["layers"]
     assert stored["name"] == name
     assert stored["gamma"]["variable"] == f"{name}/gamma"
+    assert (name in text) == (name == "层/批归一化")
 
 
-def test_printable_names_of_any_language_are_not_escaped():
-    file = io.StringIO()
-    output.dump(model(usual("层/bn", 1)), file)
-    assert "层/bn" in file.getvalue()
+@pytest.mark.parametrize("names", [None, "keras", "pytorch", "onnx", "flax"])
+def test_names_and_momentum_of_a_framework(names):
+    document = written(model(usual("a/bn", momentum=0.99)), ExportOptions(names))
+    assert document.get("names") == names
+    (stored,) = document["layers"]
+    assert stored["momentum"] == (0.01 if names == "pytorch" else 0.99)
+    assert stored["moving_variance"]["variable"] == "a/bn/moving_variance"
+    if names == "pytorch":
+        assert stored["name"] == "a.bn"
+        assert stored["moving_variance"]["name"] == "a.bn.running_var"
+
+
+@pytest.mark.parametrize("names", [None, "pytorch"])
+def test_folded_needs_an_epsilon(names):
+    unknown = model(usual("bn", 3))
+    with pytest.raises(BnstatError, match="--epsilon"):
+        written(unknown, ExportOptions(names, folded=True))
+    (folded,) = written(unknown, ExportOptions(names, folded=True, epsilon=0.5))["layers"]
+    assert folded["epsilon"] == 0.5
+    scale, _ = unknown[0].scale_and_shift(0.5)
+    np.testing.assert_array_equal(np.float32(folded["scale"]["values"]), scale)
 
 
 @pytest.mark.parametrize(

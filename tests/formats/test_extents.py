@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -73,22 +72,6 @@ def test_a_missing_data_file(tmp_path: Path) -> None:
         by_key["b"].extents()
 
 
-@pytest.mark.parametrize("name", ["saved_model", "m.keras"])
-def test_a_model_of_keras(tmp_path: Path, name: str) -> None:
-    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
-    model.layers[0].set_weights([RANDOM.random(4).astype(np.float32) for _ in range(4)])
-    path = tmp_path / name
-    if name == "m.keras":
-        model.save(path)
-    else:
-        tf.saved_model.save(model, str(path))
-    (layer,) = bnstat.load(path)
-    for role, expected in zip(layer.variables, model.layers[0].get_weights(), strict=True):
-        assert same_bits(from_extents(layer.variables[role]), expected)
-        (extent,) = layer.variables[role].extents()
-        assert str(extent.file.local_path).startswith(str(path))
-
-
 def test_the_extents_of_a_version_1_checkpoint_are_blocks(tmp_path: Path) -> None:
     path = tmp_path / "m"
     tensors = {f"v{number}": RANDOM.random(300).astype(np.float32) for number in range(40)}
@@ -108,12 +91,6 @@ def hdf5(path: Path, data: Any, **options: Any) -> Variable:
     with h5py.File(path, "w") as file:
         file.create_dataset("a", data=data, **options)
     return Hdf5(LocalFile(str(path))).variables["a"]
-
-
-def test_hdf5(tmp_path: Path) -> None:
-    variable = hdf5(tmp_path / "m.h5", BIG)
-    assert same_bits(from_extents(variable), BIG)
-    assert len(variable.extents()) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from google.protobuf import json_format
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.model import ROLES, Source
-from tests.builders.oracle import same_bits
+from tests.builders.oracle import assert_layers, same_bits
 from tests.builders.places import from_extents
+from tests.fuzz import handmade, ports
 
 
 def network() -> keras.Model:
@@ -108,31 +107,12 @@ def test_layers_models(tmp_path: Path, shards: int) -> None:
                 assert same_bits(from_extents(variable), arrays[variable.key])
 
 
-def graph_json(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Any]:
-    """Return a graph like the converter writes it: constants without their numbers."""
-    with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder(tf.float32, (None, 4, 4, 4), "x")
-        roles = [tf.constant(array, name=name) for name, array in arrays.items()]
-        tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=roles[0], offset=roles[1], mean=roles[2], variance=roles[3],
-            epsilon=epsilon, is_training=False, name="net/bn/FusedBatchNormV3",
-        )  # fmt: skip
-    message = graph.as_graph_def()
-    for node in message.node:
-        if node.op == "Const":
-            node.attr["value"].tensor.tensor_content = b""
-            del node.attr["value"].tensor.float_val[:]
-    return json_format.MessageToDict(message)
-
-
 def test_graph_models(tmp_path: Path) -> None:
-    random = np.random.default_rng(1)
-    arrays = {f"net/bn/{role}": random.random(4).astype(np.float32) for role in ROLES}
-    path = plain(tmp_path, arrays, topology=graph_json(arrays, 0.125))
-    (layer,) = bnstat.load(path)
-    assert (layer.name, layer.epsilon, layer.axis) == ("net/bn", 0.125, 3)
-    for role in ROLES:
-        assert same_bits(layer.array(role), arrays[f"net/bn/{role}"])
+    for name, content in ports.tfjs_files(ports.tfjs_graph("net/bn"), "net/bn").items():
+        (tmp_path / name).write_bytes(content)
+    model = bnstat.load(tmp_path)
+    assert_layers(model, {"net/bn": handmade.values()})
+    assert (round(model[0].epsilon or 0, 9), model[0].axis) == (0.001, 3)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float16"])

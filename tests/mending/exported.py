@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from bnstat.model import BatchNorm, Model, Source
 from tests.output import models
 
 KINDS = [row.name for row in FORMATS]
+DOCUMENTS = [row.name for row in FORMATS if row.is_document]
+"""The formats that also contain undecided variables."""
 
 
 def dtype(name: str) -> np.dtype[Any]:
@@ -29,13 +32,18 @@ def model(*layers: BatchNorm) -> Model:
     return Model(Source("m", "keras-h5"), layers)
 
 
+def dumped(of: Model, kind: str, options: ExportOptions = DEFAULTS) -> bytes:
+    """Return a model in a format of `export`."""
+    (row,) = (row for row in FORMATS if row.name == kind)
+    file: Any = io.BytesIO() if row.is_binary else io.StringIO(newline="")
+    row.module.dump(of, file, options)
+    return bytes(file.getvalue() if row.is_binary else file.getvalue().encode())
+
+
 def exported(of: Model, kind: str, path: Path, options: ExportOptions = DEFAULTS) -> Path:
     """Write a model into a folder in a format of `export`."""
-    (row,) = (row for row in FORMATS if row.name == kind)
     path = path / f"values.{kind}"
-    text = {} if row.is_binary else {"encoding": "utf-8", "newline": ""}
-    with path.open("wb" if row.is_binary else "w", **text) as file:
-        row.module.dump(of, file, options)
+    path.write_bytes(dumped(of, kind, options))
     return path
 
 

@@ -9,8 +9,8 @@ Sources: https://github.com/msgpack/msgpack/blob/master/spec.md; flax/serializat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -36,7 +36,6 @@ _SIZES: Final[dict[int, tuple[Kind, int]]] = {
     0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("map", 2), 0xDF: ("map", 4),
 }  # fmt: skip
 """Codes of values that begin with a length -> the kind, and the size of the length in bytes."""
-
 _FIXED: Final[dict[int, int]] = {
     0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
     0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
@@ -45,14 +44,10 @@ _FIXED: Final[dict[int, int]] = {
 
 
 class Item(NamedTuple):
-    """A value of the document.
+    """A value of the document, with the keys and indices that lead to the value as path.
 
-    Attributes:
-        kind: the kind of value.
-        path: the keys, and indices in lists, that lead to the value.
-        value: the number, the length of a map or list, or the type of an extension; else 0.
-        start, end: the offsets in the file between which the contents of a string, a bytes value
-            or an extension are.
+    `value` is the number, the length of a map or list, or the type of an extension; else 0. The
+    contents of a string, a bytes value or an extension are between `start` and `end`.
     """
 
     kind: Kind
@@ -108,64 +103,34 @@ def _variable(window: Window, item: Item) -> Variable:
     )
 
 
-@dataclass(slots=True)
-class _Container:
-    """A map or list whose values are being read.
-
-    Attributes:
-        path: as in `Item`.
-        is_map: True for a map, False for a list.
-        left: the number of values that were not read yet.
-        index: the index of the next value.
-    """
-
-    path: tuple[str, ...]
-    is_map: bool
-    left: int
-    index: int = 0
-
-
 def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[Item]:
-    """Yield the values of the document between two offsets; a map or list precedes its values.
+    """Yield the values between two offsets in document order, without the keys of maps."""
+    values = _nested(window, start, window.file.size if end is None else end, ())
+    yield from islice(values, _MOST_ITEMS)
+    if next(values, None) is not None:
+        raise UnsupportedError(window.file.path, "has more values than any network")
 
-    The keys of a map are not yielded, but are part of the paths.
 
-    Raises:
-        WireError: the bytes are not a MessagePack document, or end too early.
-        DamagedError: the file ends within the document.
-        UnsupportedError: the document has more values than any network.
-    """
-    end = window.file.size if end is None else end
-    at, stack = start, list[_Container]()
-    for _ in range(_MOST_ITEMS):
-        path: tuple[str, ...] = ()
-        if stack:
-            container = stack[-1]
-            name = str(container.index)
-            container.left -= 1
-            container.index += 1
-            if container.is_map:
-                key = _item(window, at, end, ())
-                if key.kind != "text":
-                    raise WireError("a key is not a string")
-                at = key.end
-                text = window.read(key.start, min(key.end, key.start + _LONGEST_TEXT))
-                name = text.decode("utf-8", "replace")
-            path = (*container.path, name)
-        item = _item(window, at, end, path)
-        at = item.end
-        yield item
-        if item.kind in ("map", "list"):
-            if len(stack) == _DEEPEST or item.value > end - at:
-                raise WireError(
-                    "it is nested too deeply, or claims more values than there are bytes"
-                )
-            stack.append(_Container(path, item.kind == "map", item.value))
-        while stack and stack[-1].left == 0:
-            stack.pop()
-        if not stack:
-            return
-    raise UnsupportedError(window.file.path, "has more values than any network")
+def _nested(window: Window, at: int, end: int, path: tuple[str, ...]) -> Generator[Item, None, int]:
+    """Yield the value at an offset, then the values in it; return the offset after the value."""
+    item = _item(window, at, end, path)
+    yield item
+    at = item.end
+    if item.kind not in ("map", "list"):
+        return at
+    if len(path) == _DEEPEST or item.value > end - at:
+        raise WireError("it is nested too deeply, or claims more values than there are bytes")
+    for index in range(item.value):
+        name = str(index)
+        if item.kind == "map":
+            key = _item(window, at, end, ())
+            if key.kind != "text":
+                raise WireError("a key is not a string")
+            at = key.end
+            text = window.read(key.start, min(key.end, key.start + _LONGEST_TEXT))
+            name = text.decode("utf-8", "replace")
+        at = yield from _nested(window, at, end, (*path, name))
+    return at
 
 
 def _item(window: Window, at: int, end: int, path: tuple[str, ...]) -> Item:

@@ -39,7 +39,6 @@ _LONGEST_HEADER: Final = 10_000
 """Bytes of a header, as in NumPy, because longer ones take long to parse."""
 _LONG: Final = re.compile(r"(?<=\d)L\b")
 _SHOWN: Final = 60
-"""Characters of a header that a message quotes."""
 _USUAL_HEADER: Final = 256
 """Bytes that nearly every header fits into, compressed or not."""
 
@@ -101,24 +100,10 @@ def members(file: File) -> Sequence[ZipInfo]:
 
 
 class _Npy:
-    """A `.npy` in the zip.
-
-    Attributes:
-        path: the file and the member, for messages.
-        shape: the dimensions.
-        descr: the element type as the file writes it.
-        dtype: the element type; None if it is not numeric.
-    """
+    """A `.npy` in the zip; `descr` is the type as written, `dtype` is None if it is not numeric."""
 
     def __init__(self, file: File, info: ZipInfo) -> None:
-        """Read the header.
-
-        NumPy's own parser is not used, because it builds whatever dtype a header describes.
-
-        Raises:
-            DamagedError: the header is damaged.
-            UnsupportedError: the member is encrypted or compressed by another method than deflate.
-        """
+        """Read the header; NumPy's parser would build whatever dtype a header describes."""
         from zipfile import ZIP_DEFLATED, ZIP_STORED
 
         packed = packed_slice_of(file, info)
@@ -164,18 +149,10 @@ class _Npy:
         self.dtype = dtype_of_descr(descr) if is_plain else None
 
     def extents(self) -> Sequence[Range]:
-        """Return the range of the stored bytes, which may be compressed."""
         place = self._packed.place(0, self._packed.size)
         return () if place is None else (place,)
 
     def read(self) -> Array:
-        """Return the array, in the machine's byte order.
-
-        Raises:
-            DamagedError: the bytes do not fit the shape or the checksum, or claim an implausible
-                size.
-            UnsupportedError: the elements are not numbers.
-        """
         size, packed_size = self._info.file_size, self._packed.size
         if self.dtype is None:
             raise UnsupportedError(self.path, f"holds {self.descr}, not numbers")
@@ -197,7 +174,6 @@ class _Npy:
         return self._inflated(self._packed.head(length), length)
 
     def _inflated(self, data: bytes, length: int) -> bytes:
-        """Return up to `length` bytes of the member, given its stored bytes."""
         if not self._is_deflated:
             return data
         try:
@@ -208,10 +184,7 @@ class _Npy:
     def _literal(self, text: str) -> Any:
         """Return the value of a Python literal. Integers of Python 2 may end in L."""
         try:
-            try:
-                return ast.literal_eval(text.strip())
-            except SyntaxError:
-                return ast.literal_eval(_LONG.sub("", text.strip()))
+            return ast.literal_eval(_LONG.sub("", text.strip()))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
             raise self._damaged("its header is not a Python literal") from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -45,14 +45,11 @@ _MOST_ITEMS: Final = 100
 _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 """The file that describes an array -> tensorstore's driver for the array."""
 _NOT_NUMBERS: Final = frozenset("SUVOMm")
-"""NumPy's kinds of strings, bytes, objects and times."""
 _LARGEST: Final = 1 << 30
-"""Bytes of the largest array that is read; a few bytes of metadata can claim any number of
-zeros."""
+"""The limit on the bytes of an array, because small metadata can claim any number of zeros."""
 _LARGEST_CHUNK: Final = 1 << 26
-"""Bytes that the head of a compressed chunk may claim: tensorstore allocates this size at once."""
+"""The limit on the size that a compressed chunk claims, because tensorstore allocates this size."""
 _BLOSC_SIZE: Final = slice(4, 8)
-"""The decompressed size in the header of a Blosc chunk, little-endian."""
 _FAILURES: Final = (
     ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError,
 )  # fmt: skip
@@ -87,10 +84,7 @@ class Orbax(Finder):
 
 
 def _items(folder: Folder) -> dict[str, Folder]:
-    """Return name -> folder of a checkpoint's items; empty if the folder is not a checkpoint.
-
-    If the folder is itself an item, the name is empty.
-    """
+    """Return name -> folder of a checkpoint's items; the name is empty if the folder is an item."""
     if folder.file(_TREE) is not None:
         return {"": folder}
     if folder.file(_CHECKPOINT) is None:
@@ -115,11 +109,12 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
         store = _Store(folder)
         paths = _paths(folder)
         start = f"{item}/" if len(items) > 1 and item not in _UNNAMED_ITEMS else ""
-        for array in store.arrays():
-            key = start + array.name
-            names[key] = name_of_path(paths.get(array.name) or array.name.split("."))
-            reader = partial(store.read, array)
-            variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
+        for name, driver, metadata in store.arrays():
+            dtype, shape = _described(driver, metadata, f"{folder.path}/{name}")
+            key = start + name
+            names[key] = name_of_path(paths.get(name) or name.split("."))
+            reader = partial(store.read, name, driver, dtype, shape, b"blosc" in metadata)
+            variables[key] = Variable(key, names[key], dtype, shape, reader)
     contents = Contents(replace(source, format="orbax"), variables, names=names)
     if config is None:
         return contents
@@ -151,27 +146,23 @@ def _paths(folder: Folder) -> dict[str, list[str]]:
     return paths
 
 
-@dataclass(frozen=True, slots=True)
-class _Array:
-    """An array of a store.
-
-    Attributes:
-        name: the name in the store.
-        driver: tensorstore's driver for the array.
-        dtype, shape: as in the array's metadata.
-        has_blosc: True if Blosc may compress its chunks.
-    """
-
-    name: str
-    driver: str
-    dtype: str
-    shape: tuple[int, ...]
-    has_blosc: bool
+def _described(driver: str, metadata: bytes, where: str) -> tuple[str, tuple[int, ...]]:
+    """Return the dtype and the shape of an array from the metadata that the driver reads."""
+    parsed = parse_json(metadata, where)
+    fields: Mapping[str, Any] = parsed if isinstance(parsed, dict) else {}
+    kind, shape = fields.get("data_type", fields.get("dtype")), as_shape(fields.get("shape"))
+    if isinstance(kind, str) and driver == "zarr" and kind[:1] in "<>|":
+        dtype = dtype_of_descr(kind)
+        if dtype is not None:
+            kind = dtype.name
+        elif kind[1:2] not in _NOT_NUMBERS:
+            kind = None
+    if not isinstance(kind, str) or shape is None:
+        raise DamagedError(where, "does not describe an array")
+    return kind, shape
 
 
 class _Store:
-    """The arrays of an item."""
-
     def __init__(self, folder: Folder) -> None:
         tree = folder.file(_TREE)
         if tree is None or tree.local_path is None:
@@ -196,70 +187,44 @@ class _Store:
             ) from None
         self._tensorstore: Any = tensorstore
 
-    def arrays(self) -> Iterator[_Array]:
-        """Yield the descriptions of all arrays."""
+    def arrays(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the name, the driver and the metadata of each array."""
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
             keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())
-            futures = [
-                (key, store.read(key)) for key in keys if key.rpartition("/")[2] in _METADATA
-            ]
-            texts = [(key, bytes(future.result().value)) for key, future in futures]
+            parts = [(key, *key.rpartition("/")[::2]) for key in keys]
+            futures = [(name, end, store.read(key)) for key, name, end in parts if end in _METADATA]
+            texts = [(name, end, bytes(future.result().value)) for name, end, future in futures]
         except _FAILURES as error:
             raise self._damaged(error) from error
-        for key, text in texts:
-            name, _, end = key.rpartition("/")
-            if name:
-                yield self._described(name, _METADATA[end], text, f"{self._path}/{key}")
+        return ((name, _METADATA[end], text) for name, end, text in texts if name)
 
-    @staticmethod
-    def _described(name: str, driver: str, text: bytes, where: str) -> _Array:
-        parsed = parse_json(text, where)
-        fields: Mapping[str, Any] = parsed if isinstance(parsed, dict) else {}
-        kind, shape = fields.get("data_type", fields.get("dtype")), as_shape(fields.get("shape"))
-        if isinstance(kind, str) and driver == "zarr" and kind[:1] in "<>|":
-            dtype = dtype_of_descr(kind)
-            if dtype is not None:
-                kind = dtype.name
-            elif kind[1:2] not in _NOT_NUMBERS:
-                kind = None
-        if not isinstance(kind, str) or shape is None:
-            raise DamagedError(where, "does not describe an array")
-        return _Array(name, driver, kind, shape, b"blosc" in text)
-
-    def read(self, array: _Array) -> NDArray[np.generic]:
-        """Return the elements of an array.
-
-        Raises:
-            DamagedError: the chunks are damaged, or do not match the metadata.
-            UnsupportedError: the array is too large, or not numeric.
-        """
-        where = f"{self._path}: {array.name}"
-        dtype = find_dtype(array.dtype)
-        if dtype is None or prod(array.shape) * dtype.itemsize > _LARGEST:
+    def read(
+        self, name: str, driver: str, kind: str, shape: tuple[int, ...], has_blosc: bool
+    ) -> NDArray[np.generic]:
+        """Return the elements of an array; `has_blosc` is True if Blosc may compress the chunks."""
+        where = f"{self._path}: {name}"
+        dtype = find_dtype(kind)
+        if dtype is None or prod(shape) * dtype.itemsize > _LARGEST:
             raise UnsupportedError(
-                where,
-                f"bnstat does not read an array of type {array.dtype} and shape {array.shape}",
+                where, f"bnstat does not read an array of type {kind} and shape {shape}"
             )
-        inside = f"{array.name}/"
+        inside = f"{name}/"
         path = inside if self._is_database else self._spec["path"] + inside
-        spec = {"driver": array.driver, "kvstore": {**self._spec, "path": path}}
+        spec = {"driver": driver, "kvstore": {**self._spec, "path": path}}
         try:
-            if array.has_blosc:
+            if has_blosc:
                 self._refuse_large_chunks(inside, where)
             opened = self._tensorstore.open(spec).result()
             numbers: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
             raise self._damaged(error) from error
-        if numbers.shape != array.shape or numbers.dtype != dtype:
+        if numbers.shape != shape or numbers.dtype != dtype:
             raise DamagedError(where, "the shape or the dtype differs from the metadata")
         return numbers
 
     def _refuse_large_chunks(self, inside: str, where: str) -> None:
-        """Raise an error if a chunk claims a decompressed size that could exhaust the memory.
-
-        Source of a chunk's header: Blosc 1, README_HEADER.rst.
-        """
+        """Raise if a chunk claims a huge size in its header (Blosc 1, README_HEADER.rst)."""
         store = self._tensorstore.KvStore.open(self._spec).result()
         keys = store.list(self._tensorstore.KvStore.KeyRange(inside, inside + "\xff")).result()
         names = (key.decode("utf-8", "replace").rpartition("/")[2] for key in keys)

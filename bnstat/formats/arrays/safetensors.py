@@ -5,11 +5,9 @@
      "__metadata__": {"format": "pt"}}
     the tensors' bytes; `data_offsets` count from the end of the header
 
-Hugging Face's libraries save large models in several safetensors or PyTorch files, with an index
-whose `weight_map` maps each tensor to the file that contains it.
+The `weight_map` of an index maps each tensor to the file that contains it.
 
-Sources: https://github.com/huggingface/safetensors, "Format"; transformers/modeling_utils.py,
-`save_pretrained`; huggingface_hub/serialization.
+Sources: https://github.com/huggingface/safetensors, "Format"; huggingface_hub/serialization.
 """
 
 from __future__ import annotations
@@ -75,13 +73,7 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
 
 
 def open_sharded(index: File, source: Source) -> Contents:
-    """Return the tensors that an index lists, from the files beside it.
-
-    Raises:
-        DamagedError: the index or a file is inconsistent, or a listed tensor is missing.
-        NotFoundError: a file is missing.
-        BnstatError: a file is a link that leads out of the folder.
-    """
+    """Return the tensors that an index lists, from the files beside it."""
     parsed: Any = parse_json(index.read(), index.path)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(n, str) for n in entries.values()):

@@ -1,16 +1,15 @@
 """Evaluation of the nodes of an ONNX graph that depend only on constants.
 
 Exporters write a vector of ones as `ConstantOfShape`, broadcast a scalar with `Expand`, or leave
-arithmetic on initializers to the runtime. bnstat evaluates such nodes up to a limit, and replaces
-them by constants. Nodes that only pass on a stored tensor (`Identity`, `Cast`, `Reshape`) are not
-replaced, because only a stored tensor has bytes in the file that `apply` can change.
+arithmetic on initializers to the runtime. Nodes that only pass on a stored tensor (`Identity`,
+`Cast`, `Reshape`) are not replaced, because only a stored tensor has bytes that `apply` can change.
 
 Source: docs/Operators.md of ONNX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from typing import Final
@@ -28,16 +27,9 @@ Array = NDArray[np.generic]
 
 _MAX_ELEMENTS: Final = 1 << 14
 """The maximum number of elements of an evaluated tensor; batch norm has one for each channel."""
-
 _MAX_TOTAL: Final = 1 << 22
 """The maximum number of elements of all evaluated tensors of a model."""
-
-_MAX_SMALL: Final = 1 << 12
-"""Tensors with at most this many elements are read as constants of the graph, such as shapes."""
-
 _MAX_DEPTH: Final = 50
-"""The longest chain of operators that is evaluated."""
-
 _FILLS: Final = frozenset({"ConstantOfShape", "Expand"})
 _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
 
@@ -46,43 +38,45 @@ def evaluate(inlined: Inlined) -> None:
     """Replace nodes that depend only on constants by constants.
 
     Arithmetic is replaced only if its result is an input of another kind of operator, such as
-    `BatchNormalization`. Normalization that is composed of arithmetic operators stays recognizable.
+    `BatchNormalization`, so that normalization by arithmetic operators stays recognizable.
     """
+    other_inputs = {
+        tensor for op in inlined.ops.values() if op.type not in _OPERATORS for tensor in op.inputs
+    }
     evaluation = _Evaluation(inlined)
-    arrays = {name: evaluation.value(name) for name in evaluation.targets()}
-    for name, array in arrays.items():
-        op = inlined.ops[name]
-        if array is not None and array.dtype.kind == "f" and isinstance(op, NodeOp):
-            inlined.compute(name, op.node.output[0], array)
+    results = [
+        (op, evaluation.value(op.name))
+        for op in inlined.ops.values()
+        if op.type in _FILLS
+        or (op.type in _OPERATORS and op.name in other_inputs and _is_computed(inlined, op.name))
+    ]
+    for op, array in results:
+        if array is not None and array.dtype.kind == "f":
+            inlined.compute(op.name, op.node.output[0], array)
+
+
+def _is_computed(inlined: Inlined, name: str) -> bool:
+    """Return True if a node computes a tensor, False if it only passes on a stored one."""
+    for _ in range(_MAX_DEPTH):
+        op = inlined.ops.get(name)
+        if op is None or op.type == "Const":
+            return False
+        if op.type not in _FORWARDS:
+            return True
+        name = op.inputs[0] if op.inputs else ""
+    return False
 
 
 class _Evaluation:
-    """Evaluates the nodes of a model, each once."""
+    """The results of the nodes of a model, each evaluated once."""
 
     def __init__(self, inlined: Inlined) -> None:
         self._inlined = inlined
         self._results: dict[str, Array | None] = {}
         self._left = _MAX_TOTAL
 
-    def targets(self) -> list[str]:
-        """Return the names of the nodes whose results should become constants."""
-        ops = self._inlined.ops
-        other_inputs = {
-            tensor for op in ops.values() if op.type not in _OPERATORS for tensor in op.inputs
-        }
-        return [
-            op.name
-            for op in ops.values()
-            if op.type in _FILLS
-            or (op.type in _OPERATORS and op.name in other_inputs and self._is_computed(op.name))
-        ]
-
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """Return the values of a tensor; None if it cannot be evaluated.
-
-        A tensor cannot be evaluated if it depends on an input of the model or on an unsupported
-        operator, or has too many elements.
-        """
+        """Return the values of a tensor; None if they depend on an input or are too many."""
         if tensor not in self._results:
             self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
@@ -90,34 +84,20 @@ class _Evaluation:
                 self._results[tensor] = self._evaluated(tensor, depth)
         return self._results[tensor]
 
-    def _is_computed(self, name: str) -> bool:
-        """Return True if a node computes a tensor, False if it only passes on a stored one."""
-        for _ in range(_MAX_DEPTH):
-            op = self._inlined.ops.get(name)
-            if op is None or op.type == "Const":
-                return False
-            if op.type not in _FORWARDS:
-                return True
-            name = op.inputs[0] if op.inputs else ""
-        return False
-
     def _evaluated(self, tensor: str, depth: int) -> Array | None:
-        op = self._inlined.ops.get(tensor)
-        if op is None or depth > _MAX_DEPTH:
-            return None
+        op = self._inlined.ops[tensor]
         if op.type == "Const":
-            return self._bounded(self._inlined.constant(tensor, _MAX_ELEMENTS))
-        operator = _OPERATORS.get(op.type)
-        if operator is None or not isinstance(op, NodeOp):
+            array = self._inlined.constant(tensor, _MAX_ELEMENTS)
+        elif op.node is None or depth > _MAX_DEPTH:
             return None
-        inputs = [self.value(name, depth + 1) for name in op.inputs]
-        arrays = [array for array in inputs if array is not None]
-        if len(arrays) != len(inputs):
-            return None
-        with np.errstate(all="ignore"):
-            return self._bounded(operator(op, self._inlined.file, *arrays))
-
-    def _bounded(self, array: Array | None) -> Array | None:
+        else:
+            operator = _OPERATORS[op.type]
+            inputs = [self.value(name, depth + 1) for name in op.inputs]
+            arrays = [array for array in inputs if array is not None]
+            if len(arrays) != len(inputs):
+                return None
+            with np.errstate(all="ignore"):
+                array = operator(op, self._inlined.file, *arrays)
         if array is None or array.size > _MAX_ELEMENTS:
             return None
         self._left -= array.size
@@ -125,19 +105,12 @@ class _Evaluation:
 
 
 def _sizes(array: Array) -> tuple[int, ...]:
-    """Convert a tensor's values to a shape.
-
-    Raises:
-        ValueError: the values are not a valid shape, or the shape has too many elements.
-    """
+    """Convert a tensor's values to a shape; raise a ValueError for an invalid or large shape."""
     sizes = tuple(int(size) for size in array.ravel().tolist())
     if array.dtype.kind not in "iu" or len(sizes) > 32 or min(sizes, default=0) < -1:
         raise ValueError("not a shape")
-    count = 1
-    for size in sizes:
-        count *= abs(size)
-        if count > _MAX_ELEMENTS:
-            raise ValueError("too many elements")
+    if prod(map(abs, sizes)) > _MAX_ELEMENTS:
+        raise ValueError("too many elements")
     return sizes
 
 
@@ -170,45 +143,20 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
     return x.reshape(sizes)
 
 
-def _axes(op: NodeOp, file: File, axes: Sequence[Array]) -> tuple[int, ...] | None:
-    """Return the axes that a `Squeeze` or `Unsqueeze` specifies, or None.
-
-    Since opset 13 they are an optional input, in `axes`; in older opsets, an attribute.
-    """
-    return _integers(axes[0]) if axes else _attribute(op, file, "axes")
-
-
-def _attribute(op: NodeOp, file: File, name: str) -> tuple[int, ...] | None:
-    """Return the integers in an attribute; None if there are none."""
+def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, ...] | None:
+    """Return the integers in the input (since opset 13) or in the attribute `name` of a node."""
     attribute = op.find(name)
-    numbers = None if attribute is None else numbers_in(file, attribute)
-    return None if numbers is None else _integers(numbers)
-
-
-def _integers(numbers: Array) -> tuple[int, ...] | None:
-    return tuple(int(number) for number in numbers.ravel().tolist()) or None
-
-
-def _squeeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
-    return np.squeeze(x, _axes(op, file, axes))
-
-
-def _unsqueeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
-    return np.expand_dims(x, _axes(op, file, axes) or ())
-
-
-def _transpose(op: NodeOp, file: File, x: Array) -> Array:
-    return np.transpose(x, _attribute(op, file, "perm"))
+    if inputs:
+        numbers: Array | None = inputs[0]
+    else:
+        numbers = None if attribute is None else numbers_in(file, attribute)
+    return None if numbers is None else tuple(map(int, numbers.ravel().tolist())) or None
 
 
 def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
     if sum(part.size for part in parts) > _MAX_ELEMENTS:
         raise ValueError("too many elements")
     return np.concatenate(parts, int(op.attribute("axis") or 0))
-
-
-def _shape(op: NodeOp, file: File, x: Array) -> Array:
-    return np.array(x.shape, np.int64)
 
 
 def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -234,11 +182,13 @@ _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
     "Identity": lambda op, file, x: x,
     "Cast": _cast,
     "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
+    "Squeeze": lambda op, file, x, *axes: np.squeeze(x, _integers(op, file, "axes", *axes)),
+    "Unsqueeze": lambda op, file, x, *axes: np.expand_dims(
+        x, _integers(op, file, "axes", *axes) or ()
+    ),
+    "Transpose": lambda op, file, x: np.transpose(x, _integers(op, file, "perm")),
     "Concat": _concat,
-    "Shape": _shape,
+    "Shape": lambda op, file, x: np.array(x.shape, np.int64),
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),

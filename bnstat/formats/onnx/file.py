@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph
@@ -19,14 +19,10 @@ from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
 _KINDS: Final = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
-"""Number of a field of a ModelProto -> wire type of the field."""
-
 _GRAPH_FIELDS: Final = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 """The numbers of the fields of a GraphProto, which all have wire type 2."""
-
 _LATEST_IR: Final = 100
 """An upper bound for the format's version (`ir_version`), which reached 13 in ten years."""
-
 _MAX_SMALL: Final = 1 << 12
 """Tensors with at most this many elements are read as constants of the graph, such as shapes."""
 
@@ -51,12 +47,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors and the graph of a file.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file is too large, or its graphs are nested too deeply.
-    """
+    """Return the tensors and the graph of a file."""
     from bnstat.formats.onnx.evaluation import evaluate
     from bnstat.formats.onnx.graphs import Inlined
     from bnstat.formats.onnx.tensors import dtype_of, find_array, read_array, shape_of
@@ -82,20 +73,13 @@ def open_contents(file: File, source: Source) -> Contents:
         variables[key], keys[name] = variable, key
     small = partial(inlined.constant, largest=_MAX_SMALL)
     graph = Graph("", inlined.ops, keys, small)
+    versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opsets = [f"(opset {version})" for version in versions if version]
+    # For example `pytorch 2.1 (opset 17)`.
+    parts = filter(None, (model.producer_name, model.producer_version, *opsets[-1:]))
     return Contents(
-        replace(source, format="onnx", writer=_writer(model)),
+        replace(source, format="onnx", writer=" ".join(parts) or None),
         variables,
         names={key: variable.name for key, variable in variables.items()},
         graphs=lambda: (graph,),
     )
-
-
-def _writer(model: Any) -> str | None:
-    """Return the program that wrote the file and the opset, such as `pytorch 2.1 (opset 17)`.
-
-    Return None if the file records neither.
-    """
-    versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    opsets = [f"(opset {version})" for version in versions if version]
-    parts = (model.producer_name, model.producer_version, *opsets[-1:])
-    return " ".join(part for part in parts if part) or None

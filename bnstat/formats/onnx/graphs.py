@@ -1,17 +1,16 @@
 """The graph of an ONNX model as ops, with each call replaced by the body of the called function.
 
-ONNX names tensors, not outputs of nodes. A body of `If`, `Loop` or `Scan` can use the tensors of
-the graphs around it; a function's body can use only the function's inputs. bnstat gives each node a
-unique name. It names the first output of a node `node`, and the second `node:1`. An initializer
-becomes an op of type `Const`.
+A body of `If`, `Loop` or `Scan` can use the tensors of the graphs around it; a function's body can
+use only the function's inputs. bnstat gives each node a unique name, which is also the name of the
+node's first output; the second output is `node:1`. An initializer becomes an op of type `Const`.
 
 Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bodies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.contents import Op
 from bnstat.formats.onnx.tensors import (
     GRAPH,
     TENSOR,
@@ -37,44 +35,20 @@ _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
     "Loop": ("body",),
     "Scan": ("body",),
 }
-
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
-"""The attributes of a `Constant` node that store numbers without a tensor."""
-
 _MAX_INLINED: Final = 300_000
 """The maximum number of nodes and stored tensors; a few nested functions can expand to billions."""
-
 _NAMES_PER_NODE: Final = 10
 """This many names of tensors and attributes count as one node of `_MAX_INLINED`."""
-
 _MAX_DEPTH: Final = 50
-"""The maximum nesting of calls and bodies."""
-
-
-@dataclass
-class _PlainOp:
-    """An op without attributes: a stored tensor (`Const`), an input of the model (`Placeholder`),
-    or an output of a node with several bodies (`Merge`).
-    """
-
-    name: str
-    type: str
-    inputs: Sequence[str] = ()
-
-    def attribute(self, name: str) -> None:
-        """Return None, because a plain op has no attributes."""
 
 
 @dataclass
 class _Scope:
     """The tensors and attributes that the nodes of a graph or a function can refer to.
 
-    Attributes:
-        tensors: name of a tensor in the scope -> its name in the inlined graph.
-        outer: the enclosing scope, whose tensors can be used too; None for a function and at the
-            top level.
-        call: for a function's body: the node that calls the function, the scope of that node, and
-            the default attributes of the function; else None.
+    `tensors` maps a name to the name in the inlined graph. A body of an `If`, `Loop` or `Scan` has
+    an `outer` scope; a function has the `call`: node, scope of the node, default attributes.
     """
 
     tensors: dict[str, str]
@@ -91,10 +65,7 @@ class _Scope:
         return ""
 
     def attribute(self, node: Any, name: str) -> Any | None:
-        """Return a node's attribute `name`, or None.
-
-        If the attribute refers to an attribute of the calling node, return the latter.
-        """
+        """Return a node's attribute, or the calling node's attribute that the attribute names."""
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
@@ -114,32 +85,30 @@ def _named(attributes: Sequence[Any], name: str) -> Any | None:
 
 @dataclass
 class NodeOp:
-    """An op that stands for a node of the file, with the scope of the node."""
+    """An op of the inlined graph.
+
+    A stored tensor (`Const`), an input of the model (`Placeholder`) and an output of a node with
+    several bodies (`Merge`) have no `node`; other ops have the node of the file and its scope.
+    """
 
     name: str
     type: str
-    inputs: Sequence[str]
-    node: Any
-    scope: _Scope
+    inputs: Sequence[str] = ()
+    node: Any = None
+    scope: _Scope = field(default_factory=lambda: _Scope({}))
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number or a string; None for other attributes."""
         attribute = self.find(name)
         return None if attribute is None else value_of(attribute)
 
     def find(self, name: str) -> Any | None:
-        """Return the AttributeProto of an attribute, or None."""
-        return self.scope.attribute(self.node, name)
+        return None if self.node is None else self.scope.attribute(self.node, name)
 
 
 class Constant(NamedTuple):
-    """A tensor that the file stores, or that is computed from stored tensors.
+    """A tensor that the file stores, or an array that is computed or stored without a tensor.
 
-    Attributes:
-        label: the tensor's name in the file.
-        key: the label; if labels repeat, `#2` is appended to the second, and so on.
-        tensor: the stored tensor; None if there is an array.
-        array: the numbers that are computed, or that a `Constant` node stores without a tensor.
+    `label` is the name in the file. If labels repeat, `#2` is appended to the second `key`.
     """
 
     label: str
@@ -151,19 +120,12 @@ class Constant(NamedTuple):
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    Attributes:
-        file: the model's file.
-        ops: name of an op -> op.
-        constants: name of a `Const` op -> constant.
-
-    Raises:
-        UnsupportedError: bodies are nested too deeply, or the inlined graph has too many nodes.
-        DamagedError: an attribute is damaged.
+    `ops` and `constants` map the name of an op to the op and to its constant.
     """
 
     def __init__(self, model: Any, file: File) -> None:
         self.file = file
-        self.ops: dict[str, Op] = {}
+        self.ops: dict[str, NodeOp] = {}
         self.constants: dict[str, Constant] = {}
         self._functions = {
             (_domain(each), each.name, each.overload): each for each in model.functions
@@ -181,19 +143,13 @@ class Inlined:
 
     def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
         """Replace the op `name` by a constant; `label` is the constant's name in the file."""
-        key = label
-        while key in self._keys:
-            self._uses_of_keys[label] = self._uses_of_keys.get(label, 1) + 1
-            key = f"{label}#{self._uses_of_keys[label]}"
+        key = _unused(label, self._keys, self._uses_of_keys)
         self._keys.add(key)
-        self.ops[name] = _PlainOp(name, "Const")
+        self.ops[name] = NodeOp(name, "Const")
         self.constants[name] = Constant(label, key, None, array)
 
     def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
-        """Return the values of a `Const`; None if it cannot be read.
-
-        Stored tensors with more than `largest` elements are not read.
-        """
+        """Return the values of a `Const`; None if they are unreadable or more than `largest`."""
         if name not in self.constants:
             return None
         stored = self.constants[name]
@@ -219,10 +175,7 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes or tensors, and names, towards `_MAX_INLINED`; raise if there are too many.
-
-        Call this before adding them.
-        """
+        """Count nodes and names towards `_MAX_INLINED`; raise if there are too many."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
             raise UnsupportedError(
@@ -230,11 +183,10 @@ class Inlined:
             )
 
     def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
-        """Add a placeholder for each input that the caller does not pass."""
         for name in inputs:
             if name not in scope.tensors:
                 given = scope.tensors[name] = self._unique(name)
-                self.ops[given] = _PlainOp(given, "Placeholder")
+                self.ops[given] = NodeOp(given, "Placeholder")
 
     def _nodes(self, nodes: Sequence[Any], scope: _Scope, depth: int, prefix: str) -> None:
         if depth > _MAX_DEPTH:
@@ -275,10 +227,7 @@ class Inlined:
         return [inner.tensor(name) for name in function.output]
 
     def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add the bodies of an `If`, `Loop` or `Scan`, and a `Merge` for each of its outputs.
-
-        Return the names of the `Merge` ops.
-        """
+        """Add the bodies of an `If`, `Loop` or `Scan`; return a `Merge` op for each output."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
             body = self._message(scope.attribute(node, name), GRAPH)
@@ -294,34 +243,28 @@ class Inlined:
         for index in range(len(node.output)):
             choices = [outputs[index] for outputs in results if index < len(outputs)]
             name = self._unique(f"{base}/{index}")
-            self.ops[name] = _PlainOp(name, "Merge", [*filter(None, choices)])
+            self.ops[name] = NodeOp(name, "Merge", [*filter(None, choices)])
             merged.append(name)
         return merged
 
     def _constant_node(self, node: Any, scope: _Scope) -> str:
-        """Add a `Const` op for a `Constant` node, and return its name.
-
-        If the node stores strings, add nothing, and return an unused name.
-        """
+        """Add a `Const` op for a `Constant` node, except for strings; return the op's name."""
         label = _default_name(node)
         tensor = self._message(scope.attribute(node, "value"), TENSOR)
         if tensor is not None:
             return self._constant(tensor, label)
         for name in _NUMBERS:
             attribute = scope.attribute(node, name)
-            array = None if attribute is None else _numbers_of(self.file, attribute, name)
+            array = None if attribute is None else numbers_in(self.file, attribute)
             if array is not None:
                 given = self._unique(label)
-                self.ops[given] = _PlainOp(given, "Const")
+                self.ops[given] = NodeOp(given, "Const")
                 self._numbers.append((given, label, array))
                 return given
         return self._unique(node.name or label)
 
     def _message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
-        """Return the tensor or graph in an attribute, or None.
-
-        It is read once, even if the function that contains it is called often.
-        """
+        """Return the tensor or graph in an attribute; each is read only once."""
         if attribute is None:
             return None
         key = attribute.begin, kind
@@ -334,42 +277,41 @@ class Inlined:
         if tensor.begin not in self._names:
             name = self._names[tensor.begin] = self._unique(label)
             tensor.name = label
-            self.ops[name] = _PlainOp(name, "Const")
+            self.ops[name] = NodeOp(name, "Const")
             number = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
             key = f"{label}#{number}" if number else label
             self.constants[name] = Constant(label, key, tensor)
         return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
-        """Return the common prefix of the names of a node's stored tensors, such as `layer1.bn`.
-
-        The result is empty if the node has fewer than two stored tensors, or they share no prefix.
-        """
+        """Return the common prefix of the names of two or more tensors, such as `layer1.bn`."""
         constants = self.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
             return ""
         shared = min(labels)
-        while shared and not all(label.startswith(shared) for label in labels):
+        while not all(label.startswith(shared) for label in labels):
             shared = shared[:-1]
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
 
     def _unique(self, label: str) -> str:
-        """Return an unused op name made from `label`, without `:`."""
-        name = base = label.replace(":", "_")
-        while not name or name in self.ops:
-            self._uses[base] = self._uses.get(base, 1) + 1
-            name = f"{base}#{self._uses[base]}"
-        return name
+        return _unused(label.replace(":", "_"), self.ops, self._uses)
+
+
+def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
+    """Return `base`, with a number such as `#2` appended if the name is empty or in `used`.
+
+    `uses` maps a base to its last number, so that many equal names take linear time.
+    """
+    name = base
+    while not name or name in used:
+        uses[base] = uses.get(base, 1) + 1
+        name = f"{base}#{uses[base]}"
+    return name
 
 
 def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
-    """Sort nodes topologically; a sorted list stays as it is.
-
-    Of the nodes whose inputs are complete, the first in the file comes next.
-
-    ONNX requires topological order, but runtimes accept any order.
-    """
+    """Sort nodes topologically, because runtimes accept any order; ties keep their order."""
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in filter(None, node.output):
@@ -394,29 +336,12 @@ def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
     return [nodes[index] for index in (*order, *sorted(left))]
 
 
-def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
-    """Return the number or numbers in an attribute of a `Constant` node, or None.
-
-    `name` is one of `_NUMBERS`.
-    """
-    if name.endswith("s"):
-        return numbers_in(file, attribute)
-    number = value_of(attribute)
-    if not isinstance(number, float | int):
-        return None
-    return np.array(number, np.float32 if name == "value_float" else np.int64)
-
-
 def _domain(message: Any) -> str:
-    """Return the domain of a node or function; empty for `ai.onnx`, ONNX's own domain."""
     return "" if message.domain == "ai.onnx" else str(message.domain)
 
 
 def _default_name(node: Any) -> str:
-    """Return a default name for an unnamed node: the name of its first output, or its type.
-
-    If the output's name is a number, the type is prepended: `Conv_12`.
-    """
+    """Return the name of a node's first output, with the node's type before a number: `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)

@@ -27,16 +27,12 @@ from bnstat.formats.dtypes import (
     numpy_dtype,
 )
 from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
-from bnstat.formats.protobuf.wire import Field
 from bnstat.storage.files import File, Range
 
 TENSOR: Final = (5, "OnnxTensor")
 GRAPH: Final = (6, "OnnxGraph")
 """The field number and the message type of a tensor or graph that an attribute stores."""
-
 _LONGEST_LIST: Final = 1 << 17
-"""The maximum size in bytes of an attribute whose list of numbers is read."""
-
 _RAW: Final = 9
 _EXTERNAL: Final = 1
 _LISTS: Final[Mapping[str, type[np.generic]]] = {
@@ -47,7 +43,6 @@ _LISTS: Final[Mapping[str, type[np.generic]]] = {
     "uint64_data": np.uint64,
 }
 """Field of a TensorProto that lists values -> dtype of the listed values."""
-
 _DECIMAL_DIGITS: Final = 18
 
 
@@ -62,63 +57,44 @@ def shape_of(tensor: Any) -> tuple[int, ...] | None:
 
 
 def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
-    """Read the numbers of a tensor, in the stored shape and dtype.
-
-    Raises:
-        DamagedError: the number of bytes does not fit the shape, or the tensor is stored in an
-            external file at an invalid offset.
-        NotFoundError: the external file is missing.
-        UnsupportedError: the elements are not numbers, or take less than a byte.
-    """
+    """Read the numbers of a tensor, in the stored shape and dtype."""
     where = f"{file.path}: {tensor.name}"
     dtype, shape = numpy_dtype(dtype_of(tensor), where), shape_of(tensor)
     if shape is None:
         raise DamagedError(where, "has an impossible shape")
     needed = bytes_needed(shape, dtype)
-    if tensor.data_location == _EXTERNAL:
-        external_file, offset = _external(file, tensor, needed, where)
-        return from_little_endian(external_file.read(offset, needed), dtype, shape)
-    if (raw := _raw(file, tensor)) is None:
+    place = _place(file, tensor, needed)
+    if place is None:
         return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
-    if raw.end - raw.start != needed:
-        raise DamagedError(where, f"has {raw.end - raw.start} bytes, but its shape needs {needed}")
-    return from_little_endian(file.read(raw.start, needed), dtype, shape)
+    holder, start, length = place
+    if length != needed:
+        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
+    return from_little_endian(holder.read(start, needed), dtype, shape)
 
 
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the ranges of a tensor's bytes; empty if the dtype or the shape is invalid.
-
-    If the values are stored as a list, the range contains the tensor's message. Raises the same
-    errors as `read_array`.
-    """
+    """Return the ranges of a tensor's bytes, or of the whole message for a list of values."""
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()
-    if tensor.data_location == _EXTERNAL:
-        needed = bytes_needed(shape, dtype)
-        external_file, offset = _external(file, tensor, needed, f"{file.path}: {tensor.name}")
-        return extents(external_file, offset, needed, dtype, shape)
-    if (raw := _raw(file, tensor)) is not None:
-        return extents(file, raw.start, raw.end - raw.start, dtype, shape)
-    return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+    place = _place(file, tensor, bytes_needed(shape, dtype))
+    if place is None:
+        return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+    return extents(*place, dtype, shape)
 
 
-def _raw(file: File, tensor: Any) -> Field | None:
-    """Return the field with a tensor's raw bytes; None if its values are stored elsewhere."""
-    fields = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
-    return fields[-1] if fields else None
-
-
-def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, int]:
-    """Return the external file that stores a tensor, and the offset of the tensor's bytes.
-
-    The file must be in or below the model's folder. `needed` is the tensor's size in bytes.
-    """
+def _place(file: File, tensor: Any, needed: int) -> tuple[File, int, int] | None:
+    """Return the file, the offset and the length of a tensor's bytes; None for a list of values."""
+    if tensor.data_location != _EXTERNAL:
+        raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
+        return (file, raw[-1].start, raw[-1].end - raw[-1].start) if raw else None
+    where = f"{file.path}: {tensor.name}"
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     offset = _number(entries.get("offset", "0"), where)
     length = _number(entries.get("length", str(needed)), where)
     if length != needed:
+        # Extents are fetched before a tensor is read, so a false length must not become one.
         raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
     external_file = file.part(location)
     if external_file is None:
@@ -127,7 +103,7 @@ def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, i
             "the file with the model's tensors is missing",
             "copy it too",
         )
-    return external_file, offset
+    return external_file, offset, length
 
 
 def _number(digits: str, where: str) -> int:
@@ -141,8 +117,7 @@ def _listed(
 ) -> NDArray[np.generic]:
     """Return the values that a tensor stores as a list: a vector of `count` elements.
 
-    The list contains two values for a complex number, int32 for smaller integers, and bit patterns
-    as int32 for floats smaller than float32.
+    A complex number takes two values; small floats are bit patterns in int32.
     """
     is_complex = dtype.kind == "c"
     part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
@@ -163,10 +138,7 @@ def _listed(
 
 
 def value_of(attribute: Any) -> float | int | str | None:
-    """Return the number or string that an attribute stores; None if it stores anything else.
-
-    A float32 becomes the float with the fewest digits that identify it, such as 1e-05.
-    """
+    """Return an attribute's number or string, or None; a float has the fewest digits (1e-05)."""
     if attribute.HasField("f"):
         return float(str(np.float32(attribute.f)))
     if attribute.HasField("i"):
@@ -177,11 +149,11 @@ def value_of(attribute: Any) -> float | int | str | None:
 
 
 def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
-    """Return an attribute's list of numbers, as float32 or int64; None if empty or very long.
-
-    Raises:
-        DamagedError: the attribute is damaged.
-    """
+    """Return an attribute's number or numbers, as float32 or int64; None for a long list."""
+    if attribute.HasField("f"):
+        return np.array(attribute.f, np.float32)
+    if attribute.HasField("i"):
+        return np.array(attribute.i, np.int64)
     length = attribute.end - attribute.begin
     if length > _LONGEST_LIST:
         return None
@@ -192,14 +164,7 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
 
 
 def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
-    """Return the skeleton (see `protos.skeleton`) of the tensor or graph in an attribute.
-
-    `kind` is `TENSOR` or `GRAPH`. Return None if the attribute stores something else.
-
-    Raises:
-        DamagedError: the attribute is damaged.
-        UnsupportedError: the message is too large.
-    """
+    """Return the skeleton of the tensor or graph in an attribute, or None."""
     number, name = kind
     fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
     return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None

@@ -22,6 +22,7 @@ from bnstat.formats.detection import (
     Finder,
     ModelSet,
     StoredModel,
+    is_core_ml,
     models_in_files,
     single,
     sorted_by_age,
@@ -125,11 +126,7 @@ def state_text(name: str) -> str:
 def is_saved_model(file: File) -> bool:
     """Return True if the file starts like a `saved_model.pb`, whatever its name."""
     head = file.head(_HEAD)
-    if _START.match(head) is None:
-        return False
-    from bnstat.formats.foreign import is_core_ml
-
-    return not is_core_ml(head)
+    return _START.match(head) is not None and not is_core_ml(head)
 
 
 def has_saved_model(folder: Folder) -> bool:

@@ -70,7 +70,7 @@ class ObjectGraph(Objects):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def node(self, index: int) -> Node:
+    def __getitem__(self, index: int) -> Node:  # type: ignore[override]  # no slices
         with Decoding(self._where, "the object graph"):
             return _parse_node(self._message[self._starts[index] : self._ends[index]])
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.errors import UnknownFormatError
 from bnstat.model import ROLES
 from tests.cli.conftest import run  # noqa: F401
 
@@ -49,10 +48,3 @@ def test_files_without_batch_norm(tmp_path: Path, run) -> None:  # type: ignore[
     assert result.exit_code == 1
     assert "no batch-norm layer found" in result.stderr
     assert run("export", tmp_path / "data.h5").exit_code == 1
-
-
-def test_an_hdf5_file_without_numbers(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "m.h5", "w") as file:
-        file["about"] = "nothing else"
-    with pytest.raises(UnknownFormatError, match="an HDF5 file without arrays of numbers"):
-        bnstat.load(tmp_path / "m.h5")

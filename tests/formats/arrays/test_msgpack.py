@@ -11,16 +11,11 @@ import pytest
 
 import bnstat
 from bnstat.errors import DamagedError, UnsupportedError
-from tests.builders.oracle import same_bits
+from tests.builders.oracle import assert_layers, same_bits
+from tests.builders.orbax import FLAX
 
 DATA = Path(__file__).parents[2] / "data" / "jax"
 RANDOM = np.random.default_rng(2)
-FLAX = {
-    ("params", "bn", "scale"): "gamma",
-    ("params", "bn", "bias"): "beta",
-    ("batch_stats", "bn", "mean"): "moving_mean",
-    ("batch_stats", "bn", "var"): "moving_variance",
-}
 
 
 def test_a_file_of_flax() -> None:
@@ -74,11 +69,10 @@ def test_sizes_and_types(tmp_path: Path, channels: int, dtype: str) -> None:
         "a" * 40: {"name": "x" * 300, "raw": b"y" * 70_000, "low": -1_000_000},
         "opt_state": {"0": {"mu": {"bn": {"scale": np.ones(channels, kind)}}}},
     }  # fmt: skip
-    (layer,) = bnstat.load(write(tmp_path / "m", {**others, **tree(held)}))
-    assert layer.name == "bn"
+    model = bnstat.load(write(tmp_path / "m", {**others, **tree(held)}))
+    assert_layers(model, {"BatchNorm_0": {role: held[path] for path, role in FLAX.items()}})
     for path, role in FLAX.items():
-        assert layer.variables[role].key == "/".join(path)
-        assert same_bits(layer.array(role), held[path])
+        assert model[0].variables[role].key == "/".join(path)
 
 
 @pytest.mark.parametrize(

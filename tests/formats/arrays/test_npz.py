@@ -12,25 +12,17 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.exchange import npz as output
 from bnstat.formats.arrays import npz
 from bnstat.model import ROLES, Array, Source
 from bnstat.storage.local import LocalFile
+from tests.builders.oracle import assert_layers
+from tests.mending.exported import exported
 from tests.output import models
 
 
 def arrays(seed: int = 0, channels: int = 5) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     return {role: random.random(channels).astype(np.float32) for role in ROLES}
-
-
-def assert_layer(layer: bnstat.BatchNorm, expected: dict[str, Array]) -> None:
-    assert set(layer.variables) == set(expected)
-    for role, array in expected.items():
-        stored = layer.array(role)
-        assert stored is not None
-        assert (stored.dtype, stored.shape) == (array.dtype, array.shape)
-        assert stored.tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -41,19 +33,16 @@ def test_layers_by_name_in_stored_order(tmp_path: Path, save: object) -> None:
     save(tmp_path / "m.npz", **held)  # type: ignore[operator]
     model = bnstat.load(tmp_path / "m.npz")
     assert model.source.format == "npz"
-    assert model.keys() == ["stem/bn", "b/bn10", "b/bn9"]
-    for seed, layer in enumerate(model):
-        assert_layer(layer, arrays(seed))
-        assert layer.variables["gamma"].key == f"{layer.name}/gamma"
-    assert not model.incomplete
+    names = ["stem/bn", "b/bn10", "b/bn9"]
+    assert model.keys() == names
+    assert_layers(model, {name: arrays(seed) for seed, name in enumerate(names)})
+    assert [layer.variables["gamma"].key for layer in model] == [f"{name}/gamma" for name in names]
 
 
 @pytest.mark.parametrize("key", ["{}/{}:0", "{}_{}", "{}/{}"])
 def test_ways_to_write_a_name(tmp_path: Path, key: str) -> None:
     np.savez(tmp_path / "m.npz", **{key.format("bn1", r): a for r, a in arrays().items()})
-    (layer,) = bnstat.load(tmp_path / "m.npz")
-    assert layer.name == "bn1"
-    assert_layer(layer, arrays())
+    assert_layers(bnstat.load(tmp_path / "m.npz"), {"bn1": arrays()})
 
 
 NAMES = ["bn", "a/b/bn", "x//y", "./bn", "ü/bn", "a b", "deep/moving_mean", "bn:0", "0", "a/0",
@@ -63,14 +52,11 @@ NAMES = ["bn", "a/b/bn", "x//y", "./bn", "ü/bn", "a b", "deep/moving_mean", "bn
 @pytest.mark.parametrize("name", NAMES)
 def test_exports_are_read_back(tmp_path: Path, name: str) -> None:
     layers = [models.usual(name, 7), models.usual("other", 3, seed=1)]
-    bare = {role: layers[0].array(role) for role in ROLES[2:]}
-    layers.append(models.layer("bare", bare))
-    with open(tmp_path / "m.npz", "wb") as file:
-        output.dump(models.model(*layers), file)
-    model = bnstat.load(tmp_path / "m.npz")
+    layers.append(models.layer("bare", {role: layers[0].array(role) for role in ROLES[2:]}))
+    model = bnstat.load(exported(models.model(*layers), "npz", tmp_path))
     assert model.keys() == [layer.name for layer in layers]
-    for layer, original in zip(model, layers, strict=True):
-        assert_layer(layer, {r: original.array(r) for r in original.variables})
+    expected = {each.name: {r: each.array(r) for r in each.variables} for each in layers}
+    assert_layers(model, expected)
 
 
 @pytest.mark.parametrize(

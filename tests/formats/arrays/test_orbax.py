@@ -17,18 +17,12 @@ from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.locate import locate
 from bnstat.model import ROLES
 from tests.builders.oracle import assert_layers, same_bits
-from tests.builders.orbax import write_item
+from tests.builders.orbax import FLAX, write_item
 
 pytest.importorskip("tensorstore", reason="tensorstore writes these checkpoints")
 
 RANDOM = np.random.default_rng(4)
 LAYOUTS = ["ocdbt-zarr", "ocdbt-zarr3", "folders-zarr"]
-FLAX = {
-    ("params", "BatchNorm_0", "scale"): "gamma",
-    ("params", "BatchNorm_0", "bias"): "beta",
-    ("batch_stats", "BatchNorm_0", "mean"): "moving_mean",
-    ("batch_stats", "BatchNorm_0", "var"): "moving_variance",
-}
 
 
 def arrays(paths: Any, dtype: Any = np.float32) -> dict[tuple[str, ...], np.ndarray]:

@@ -9,19 +9,16 @@ import numpy as np
 import pytest
 
 import bnstat
+from bnstat import model
 from bnstat.errors import DamagedError
 from bnstat.formats.arrays.safetensors import matches, open_contents
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 from tests.builders.oracle import same_bits
 from tests.builders.places import from_extents
+from tests.fuzz.ports import with_length
 
-ROLES = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
+ROLES = dict(zip(("weight", "bias", "running_mean", "running_var"), model.ROLES, strict=True))
 
 
 def state(seed: int = 0) -> dict[str, np.ndarray]:
@@ -40,16 +37,16 @@ def test_files_of_the_safetensors_package(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.numpy").save_file
     path, tensors = tmp_path / "m", state()
     save_file(tensors, path, metadata={"format": "pt"})
-    model = bnstat.load(path)
-    assert (model.source.format, model.source.writer) == ("safetensors", "PyTorch")
-    assert [layer.name for layer in model] == ["layer2.bn", "layer10.bn"]
-    for layer in model:
+    found = bnstat.load(path)
+    assert (found.source.format, found.source.writer) == ("safetensors", "PyTorch")
+    assert [layer.name for layer in found] == ["layer2.bn", "layer10.bn"]
+    for layer in found:
         assert layer.epsilon is layer.momentum is layer.axis is None
         for name, role in ROLES.items():
             assert layer.variables[role].key == f"{layer.name}.{name}"
             assert same_bits(layer.array(role), tensors[f"{layer.name}.{name}"])
             assert same_bits(from_extents(layer.variables[role]), layer.array(role))
-    assert model["layer2.bn"].extra["num_batches_tracked"].read() == 7
+    assert found["layer2.bn"].extra["num_batches_tracked"].read() == 7
 
 
 def test_every_type_as_the_package_writes_it(tmp_path: Path) -> None:
@@ -72,7 +69,7 @@ def test_every_type_as_the_package_writes_it(tmp_path: Path) -> None:
 
 def written(path: Path, header: object, data: bytes = bytes(48)) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    path.write_bytes(with_length(text) + data)
     return path
 
 
@@ -120,8 +117,6 @@ def test_plain_json_is_not_recognised(tmp_path: Path) -> None:
 
 
 def test_tensors_do_not_overlap(tmp_path: Path) -> None:
-    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    header = json.dumps({"a": entry, "b": entry}).encode()
-    (tmp_path / "m").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    path = written(tmp_path / "m", {"a": entry(), "b": entry()}, bytes(12))
     with pytest.raises(DamagedError, match="overlap"):
-        bnstat.load(tmp_path / "m")
+        bnstat.load(path)

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="the onnx package writes the files of 
 
 
 helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
-
+node, FLOAT = helper.make_node, onnx.TensorProto.FLOAT
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,18 +32,20 @@ def initializers(prefix: str, of: Arrays) -> list[Any]:
 
 def norm(x: str, prefix: str, outputs: Sequence[str] = ("y",), **attributes: Any) -> Any:
     inputs = [x, *(f"{prefix}.{role}" for role in ROLES)]
-    return helper.make_node("BatchNormalization", inputs, list(outputs), **attributes)
+    return node("BatchNormalization", inputs, list(outputs), **attributes)
+
+
+def info(name: str, shape: Sequence[int] | None = None, kind: int = FLOAT) -> Any:
+    """Describe an input or an output of a graph."""
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def graph(nodes: Sequence[Any], tensors: Sequence[Any], name: str = "g") -> Any:
-    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None)]
-    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
-    return helper.make_graph(nodes, name, inputs, outputs, tensors)
+    return helper.make_graph(nodes, name, [info("x")], [info("y")], tensors)
 
 
 def body(nodes: Sequence[Any], tensors: Sequence[Any], outputs: Sequence[str]) -> Any:
-    infos = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
-    return helper.make_graph(nodes, "body", [], infos, tensors)
+    return helper.make_graph(nodes, "body", [], [*map(info, outputs)], tensors)
 
 
 def save(path: Path, of_graph: Any, opset: int = 15, **rest: Any) -> Path:

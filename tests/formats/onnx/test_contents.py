@@ -17,15 +17,18 @@ from bnstat.formats.protobuf.wire import field
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
-from tests.builders.oracle import same_bits
+from tests.builders.oracle import assert_layers, same_bits
 from tests.builders.places import from_extents
 from tests.formats.onnx.models import (
+    FLOAT,
     arrays,
     assert_layer,
     body,
     graph,
     helper,
+    info,
     initializers,
+    node,
     norm,
     onnx,
     save,
@@ -49,8 +52,8 @@ def test_every_version_of_the_operator(
     tmp_path: Path, opset: int, attributes: dict[str, Any], outputs: list[str]
 ) -> None:
     held = arrays()
-    node = norm("x", "bn", outputs, epsilon=2e-3, momentum=0.75, **attributes)
-    path = save(tmp_path / "m", graph([node], initializers("bn", held)), opset)
+    only = norm("x", "bn", outputs, epsilon=2e-3, momentum=0.75, **attributes)
+    path = save(tmp_path / "m", graph([only], initializers("bn", held)), opset)
     model = bnstat.load(path)
     assert (model.source.format, model.source.writer) == ("onnx", f"test 1.2 (opset {opset})")
     (layer,) = model
@@ -64,27 +67,21 @@ def test_defaults_of_the_operator(tmp_path: Path) -> None:
     """The default of epsilon always applies, the default of momentum only if the node trains."""
     for mode, momentum in ((0, None), (1, 0.9)):
         outputs = ["y", "mean", "var"] if mode else ["y"]
-        node = norm("x", "bn", outputs, **({"training_mode": 1} if mode else {}))
-        (layer,) = bnstat.load(save(tmp_path / "m", graph([node], initializers("bn", arrays()))))
+        only = norm("x", "bn", outputs, **({"training_mode": 1} if mode else {}))
+        (layer,) = bnstat.load(save(tmp_path / "m", graph([only], initializers("bn", arrays()))))
         assert (layer.epsilon, layer.momentum) == (1e-5, momentum)
 
 
 @pytest.mark.parametrize("stored", [(), ("gamma", "beta")])
 def test_statistics_that_are_not_in_the_file(tmp_path: Path, stored: tuple[str, ...]) -> None:
     """Statistics that a node computes at run time, or that are inputs, are missing."""
-    made = helper.make_node("RandomNormal", [], ["bn.moving_mean"], shape=[3])
-    tensors = [*initializers("bn", arrays()), *initializers("whole", arrays(1))]
-    tensors = [
-        each
-        for each in tensors
-        if each.name in (*(f"bn.{role}" for role in stored),) or each.name.startswith("whole.")
-    ]
+    made = node("RandomNormal", [], ["bn.moving_mean"], shape=[3])
+    partial = {role: array for role, array in arrays().items() if role in stored}
+    tensors = [*initializers("bn", partial), *initializers("whole", arrays(1))]
     nodes = [made, norm("x", "bn", ["z"]), norm("z", "whole")]
     given = graph(nodes, tensors)
     given.input.extend(
-        helper.make_tensor_value_info(f"bn.{role}", onnx.TensorProto.FLOAT, [3])
-        for role in ROLES
-        if role not in (*stored, "moving_mean")
+        info(f"bn.{role}", [3]) for role in ROLES if role not in (*stored, "moving_mean")
     )
     model = bnstat.load(save(tmp_path / "m", given))
     assert [layer.name for layer in model] == ["whole"]
@@ -95,8 +92,8 @@ def test_statistics_that_are_not_in_the_file(tmp_path: Path, stored: tuple[str, 
 
 def test_not_spatial(tmp_path: Path) -> None:
     held = {role: array.reshape(1, 3) for role, array in arrays().items()}
-    node = norm("x", "bn", spatial=0)
-    (layer,) = bnstat.load(save(tmp_path / "m", graph([node], initializers("bn", held)), 7))
+    only = norm("x", "bn", spatial=0)
+    (layer,) = bnstat.load(save(tmp_path / "m", graph([only], initializers("bn", held)), 7))
     assert layer.shape == (1, 3)
     assert layer.axis is None
 
@@ -105,16 +102,14 @@ def test_constants_casts_and_reshapes(tmp_path: Path) -> None:
     """Each statistic is passed in another way: as a constant, by casts and changes of shape."""
     held = arrays()
     nodes = [
-        helper.make_node("Constant", [], ["gamma"], value=to_tensor(held["gamma"])),
-        helper.make_node("Identity", ["beta0"], ["beta"]),
-        helper.make_node("Reshape", ["mean0", "shape"], ["mean1"]),
-        helper.make_node("Squeeze", ["mean1"], ["mean"]),
-        helper.make_node("Cast", ["var0"], ["var1"], to=1),
-        helper.make_node("Unsqueeze", ["var1", "axes"], ["var2"]),
-        helper.make_node("Reshape", ["var2", "minus"], ["var"]),
-        helper.make_node(
-            "BatchNormalization", ["x", "gamma", "beta", "mean", "var"], ["y"], name="a/bn"
-        ),
+        node("Constant", [], ["gamma"], value=to_tensor(held["gamma"])),
+        node("Identity", ["beta0"], ["beta"]),
+        node("Reshape", ["mean0", "shape"], ["mean1"]),
+        node("Squeeze", ["mean1"], ["mean"]),
+        node("Cast", ["var0"], ["var1"], to=1),
+        node("Unsqueeze", ["var1", "axes"], ["var2"]),
+        node("Reshape", ["var2", "minus"], ["var"]),
+        node("BatchNormalization", ["x", "gamma", "beta", "mean", "var"], ["y"], name="a/bn"),
     ]
     tensors = [
         to_tensor(held["beta"], "beta0"),
@@ -125,10 +120,8 @@ def test_constants_casts_and_reshapes(tmp_path: Path) -> None:
         to_tensor(np.array([-1]), "minus"),
     ]
     model = bnstat.load(save(tmp_path / "m", graph(nodes, tensors)))
-    (layer,) = model
-    assert layer.name == "a/bn"
     expected = {**held, "moving_variance": held["moving_variance"].astype(np.float64)}
-    assert_layer(model, "a/bn", expected)
+    assert_layers(model, {"a/bn": expected})
 
 
 @pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (2, 0, 1)], ids=str)
@@ -136,23 +129,21 @@ def test_nodes_before_the_nodes_that_they_depend_on(order: tuple[int, ...], tmp_
     held = arrays()
     passed = {f"bn.{role}": array for role, array in held.items() if role != "moving_mean"}
     nodes = [
-        helper.make_node("Constant", [], ["mean0"], value=to_tensor(held["moving_mean"])),
-        helper.make_node("Identity", ["mean0"], ["bn.moving_mean"]),
+        node("Constant", [], ["mean0"], value=to_tensor(held["moving_mean"])),
+        node("Identity", ["mean0"], ["bn.moving_mean"]),
         norm("x", "bn"),
     ]
     tensors = [to_tensor(array, name) for name, array in passed.items()]
     path = save(tmp_path / "m", graph([nodes[index] for index in order], tensors))
-    model = bnstat.load(path)
-    (layer,) = model
-    assert not model.incomplete
-    assert_layer(model, layer.name, held)
+    (layer,) = model = bnstat.load(path)
+    assert_layers(model, {layer.name: held})
 
 
 def test_nodes_in_a_cycle(tmp_path: Path) -> None:
     held = arrays()
     circle = [
-        helper.make_node("Identity", ["b"], ["a"]),
-        helper.make_node("Identity", ["a"], ["b"]),
+        node("Identity", ["b"], ["a"]),
+        node("Identity", ["a"], ["b"]),
     ]
     path = save(tmp_path / "m", graph([*circle, norm("x", "bn")], initializers("bn", held)))
     assert_layer(bnstat.load(path), "bn", held)
@@ -164,31 +155,31 @@ def test_inside_branches_loops_and_functions(tmp_path: Path) -> None:
     then = body([norm("x", "a", ["t"])], initializers("a", held["a"]), ["t"])
     other = body([norm("x", "b", ["e"])], initializers("b", held["b"]), ["e"])
     loop = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["again"]), norm("state", "c", ["next"])],
+        [node("Identity", ["go"], ["again"]), norm("state", "c", ["next"])],
         "loop",
         [
-            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, None),
-            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, None),
-            helper.make_tensor_value_info("state", onnx.TensorProto.FLOAT, None),
+            info("i", kind=onnx.TensorProto.INT64),
+            info("go", kind=onnx.TensorProto.BOOL),
+            info("state"),
         ],
         [
-            helper.make_tensor_value_info("again", onnx.TensorProto.BOOL, None),
-            helper.make_tensor_value_info("next", onnx.TensorProto.FLOAT, None),
+            info("again", kind=onnx.TensorProto.BOOL),
+            info("next"),
         ],
     )
-    inner = helper.make_node("BatchNormalization", ["X", "g", "b", "m", "v"], ["Y"], name="inner")
+    inner = node("BatchNormalization", ["X", "g", "b", "m", "v"], ["Y"], name="inner")
     inner.attribute.append(onnx.AttributeProto(name="epsilon", type=1, ref_attr_name="small"))
     function = helper.make_function(
         "own", "Norm", ["X", "g", "b", "m", "v"], ["Y"], [inner],
         [helper.make_opsetid("", 15)], ["small"],
     )  # fmt: skip
-    call = helper.make_node(
+    call = node(
         "Norm", ["looped", *(f"d.{role}" for role in ROLES)], ["y"],
         name="called", domain="own", small=0.25,
     )  # fmt: skip
     nodes = [
-        helper.make_node("If", ["flag"], ["chosen"], then_branch=then, else_branch=other),
-        helper.make_node("Loop", ["", "flag", "chosen"], ["looped"], body=loop),
+        node("If", ["flag"], ["chosen"], then_branch=then, else_branch=other),
+        node("Loop", ["", "flag", "chosen"], ["looped"], body=loop),
         call,
     ]
     tensors = [to_tensor(np.array(True), "flag")]
@@ -210,7 +201,7 @@ def test_names_and_order_of_the_network(tmp_path: Path) -> None:
         tensors += initializers(f"w{index}", arrays(index))
     nodes.append(norm("y", "unnamed", ["last"]))
     numbered = dict(zip(ROLES, ("20", "21", "22", "23"), strict=True))
-    nodes.append(helper.make_node("BatchNormalization", ["last", *numbered.values()], ["24"]))
+    nodes.append(node("BatchNormalization", ["last", *numbered.values()], ["24"]))
     tensors += initializers("unnamed", arrays())
     tensors += [to_tensor(arrays()[role], name) for role, name in numbered.items()]
     model = bnstat.load(save(tmp_path / "m", graph(nodes, tensors)))
@@ -222,15 +213,15 @@ def test_pytorch_names_of_initializers_name_the_layers(tmp_path: Path) -> None:
     held = arrays()
     names = ("layer1.0.bn.weight", "layer1.0.bn.bias")
     names += ("layer1.0.bn.running_mean", "layer1.0.bn.running_var")
-    node = helper.make_node("BatchNormalization", ["x", *names], ["12"])
+    only = node("BatchNormalization", ["x", *names], ["12"])
     tensors = [to_tensor(array, name) for array, name in zip(held.values(), names, strict=True)]
-    assert_layer(bnstat.load(save(tmp_path / "m", graph([node], tensors))), "layer1.0.bn", held)
+    assert_layer(bnstat.load(save(tmp_path / "m", graph([only], tensors))), "layer1.0.bn", held)
 
 
 def test_layer_norm_is_not_batch_norm(tmp_path: Path) -> None:
-    node = helper.make_node("LayerNormalization", ["x", "ln.weight", "ln.bias"], ["y"])
+    only = node("LayerNormalization", ["x", "ln.weight", "ln.bias"], ["y"])
     tensors = [to_tensor(np.ones(3, np.float32), f"ln.{each}") for each in ("weight", "bias")]
-    assert list(bnstat.load(save(tmp_path / "m", graph([node], tensors), 17))) == []
+    assert list(bnstat.load(save(tmp_path / "m", graph([only], tensors), 17))) == []
 
 
 def test_truncated_files(tmp_path: Path) -> None:
@@ -256,12 +247,12 @@ def test_endless_recursion_of_functions(tmp_path: Path) -> None:
     functions = [
         helper.make_function(
             "own", name, ["X"], ["Y"],
-            [helper.make_node(other, ["X"], [f"t{i}"], domain="own") for i in range(9)],
+            [node(other, ["X"], [f"t{i}"], domain="own") for i in range(9)],
             [helper.make_opsetid("", 15)],
         )
         for name, other in (("A", "B"), ("B", "A"))
     ]  # fmt: skip
-    call = helper.make_node("A", ["x"], ["y"], domain="own")
+    call = node("A", ["x"], ["y"], domain="own")
     path = save(tmp_path / "m", graph([call], []), functions=functions)
     with pytest.raises(UnsupportedError):
         bnstat.load(path)
@@ -272,14 +263,14 @@ def test_a_function_with_many_names_that_is_called_often(crowd: str, tmp_path: P
     """Names of tensors count as well as nodes."""
     many = 5_000
     if crowd == "inputs":
-        nodes = [helper.make_node("Sum", ["x"] * many, ["z"])]
+        nodes = [node("Sum", ["x"] * many, ["z"])]
     else:
         tensors = [to_tensor(np.float32(1), str(index)) for index in range(many)]
-        one = body([helper.make_node("Identity", ["x"], ["z"])], tensors, ["z"])
-        nodes = [helper.make_node("If", ["x"], ["z"], then_branch=one, else_branch=one)]
+        one = body([node("Identity", ["x"], ["z"])], tensors, ["z"])
+        nodes = [node("If", ["x"], ["z"], then_branch=one, else_branch=one)]
     opsets = [helper.make_opsetid("", 15)]
     function = helper.make_function("own", "f", ["x"], ["z"], nodes, opsets)
-    calls = [helper.make_node("f", ["x"], [f"y{i}"], domain="own") for i in range(700)]
+    calls = [node("f", ["x"], [f"y{i}"], domain="own") for i in range(700)]
     path = save(tmp_path / "m", graph(calls, []), functions=[function])
     with pytest.raises(UnsupportedError, match="too many nodes after its functions"):
         bnstat.load(path)
@@ -303,7 +294,7 @@ def test_bodies_in_bodies(tmp_path: Path, depth: int, readable: bool) -> None:
 
 
 def test_nodes_with_the_same_name(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Relu", ["x"], [f"t{i}"], name="same") for i in range(20_000)]
+    nodes = [node("Relu", ["x"], [f"t{i}"], name="same") for i in range(20_000)]
     assert list(bnstat.load(save(tmp_path / "m", graph(nodes, [])))) == []
 
 
@@ -336,9 +327,7 @@ def test_initializers_that_are_also_inputs(tmp_path: Path) -> None:
     """Version 3 of the format and PyTorch's `keep_initializers_as_inputs` require this."""
     held = arrays()
     made = graph([norm("x", "bn")], initializers("bn", held))
-    made.input.extend(
-        helper.make_tensor_value_info(f"bn.{role}", onnx.TensorProto.FLOAT, [3]) for role in ROLES
-    )
+    made.input.extend(info(f"bn.{role}", [3]) for role in ROLES)
     model = bnstat.load(save(tmp_path / "m", made, 7, ir_version=3))
     assert_layer(model, "bn", held)
     assert [v.key for v in model["bn"].variables.values()] == [f"bn.{role}" for role in ROLES]
@@ -347,8 +336,8 @@ def test_initializers_that_are_also_inputs(tmp_path: Path) -> None:
 def test_the_first_version_of_the_format(tmp_path: Path) -> None:
     """Like a SavedModel, it starts with a 1 and field 2. It contains no opset."""
     held = arrays()
-    node = norm("x", "bn", epsilon=2e-3, is_test=1)
-    model = helper.make_model(graph([node], initializers("bn", held)), producer_name="pytorch")
+    only = norm("x", "bn", epsilon=2e-3, is_test=1)
+    model = helper.make_model(graph([only], initializers("bn", held)), producer_name="pytorch")
     model.ir_version = 1
     del model.opset_import[:]
     path = tmp_path / "m.onnx"
@@ -360,7 +349,6 @@ def test_the_first_version_of_the_format(tmp_path: Path) -> None:
 
 # Constants that the graph computes
 
-node, FLOAT = helper.make_node, onnx.TensorProto.FLOAT
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
 
 
@@ -423,7 +411,7 @@ def _computed(steps: list[Any]) -> Any:
 def test_a_parameter_that_the_file_computes(name: str, tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", _computed(COMPUTED[name]), opset=13)
     model = onnx.load(path)
-    model.graph.output.append(helper.make_tensor_value_info("bn.gamma", FLOAT, None))
+    model.graph.output.append(info("bn.gamma"))
     x = np.zeros((1, 3, 2, 2), np.float32)
     oracle = ReferenceEvaluator(model).run(["bn.gamma"], {"x": x})[0]
     (layer,) = bnstat.load(path)
@@ -625,6 +613,9 @@ def test_invalid_external_data(
     layer = bnstat.load(with_external_data(tmp_path / "below/m.onnx", **entries))[0]
     with pytest.raises(error):
         layer.read()
+    if entries["location"] != "w" or "length" in entries:
+        with pytest.raises(error):
+            layer.variables["gamma"].extents()
 
 
 def test_only_batch_norm_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,12 +643,11 @@ def with_dims(path: Path, dims: Sequence[int]) -> Contents:
     return open_contents(LocalFile(path), Source("", ""))
 
 
-@pytest.mark.parametrize("dims", [[4], [2**40, 2**40]])
-def test_bytes_that_do_not_fit_the_shape(tmp_path: Path, dims: list[int]) -> None:
+@pytest.mark.parametrize("dims", [[4], [2**40, 2**40], [-3], [1] * 40], ids=str)
+def test_invalid_shapes(tmp_path: Path, dims: list[int]) -> None:
+    contents = with_dims(tmp_path / "m", dims)
+    if dims[0] == -3 or len(dims) == 40:
+        assert list(contents.variables) == [f"bn.{role}" for role in ROLES[1:]]
+        return
     with pytest.raises(DamagedError):
-        with_dims(tmp_path / "m", dims).variables["bn.gamma"].read()
-
-
-@pytest.mark.parametrize("dims", [[-3], [1] * 40])
-def test_impossible_shapes(tmp_path: Path, dims: list[int]) -> None:
-    assert list(with_dims(tmp_path / "m", dims).variables) == [f"bn.{role}" for role in ROLES[1:]]
+        contents.variables["bn.gamma"].read()
