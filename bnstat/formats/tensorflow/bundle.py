@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -56,30 +56,26 @@ TEXT = "saved_model.pbtxt"
 VARIABLES = "variables"
 """The names of a SavedModel's graph file, and of the folder of its bundle (also the prefix)."""
 
+NO_NAMES: Mapping[str, str] = {}
+
 _NEWEST_VERSION = 1
 _MAX_RANK = 32
 _MAX_ELEMENTS = 1 << 58
 _MAX_OPEN = 64
 _MAX_GUESSED_SHARDS = 10_000
 
-Extent = tuple[int, int]
-"""Start and length in one dimension; length -1 means the whole dimension."""
-FULL: Extent = (0, -1)
+FULL = (0, -1)
+"""A whole dimension."""
 
-
-TensorSlice = tuple[Extent, ...]
-"""A part of a tensor, with one extent per dimension."""
+TensorSlice = tuple[tuple[int, int], ...]
+"""A part of a tensor: (start, length) in each dimension; length -1 means the whole dimension."""
 
 Box = tuple[slice, ...]
 """The indices of a part of a tensor."""
 
 
 def box_of(part: TensorSlice, shape: Sequence[int], where: str) -> Box:
-    """Return the indices of a slice in a tensor of the given shape.
-
-    Raises:
-        DamagedError: the slice is not inside the tensor.
-    """
+    """Return the indices of a slice; raise `DamagedError` if they are not within `shape`."""
     if len(part) != len(shape):
         raise DamagedError(
             where, f"has a slice of {len(part)} dimensions in a tensor of shape {shape}"
@@ -128,11 +124,7 @@ def assemble(
     parts: Sequence[tuple[Box, Array]],
     where: str,
 ) -> Array:
-    """Return a tensor from its parts, each with an array of the part's shape.
-
-    Raises:
-        DamagedError: the parts overlap, or do not cover the tensor.
-    """
+    """Return a tensor from its parts; raise `DamagedError` if they overlap or do not cover it."""
     if sum(array.size for _, array in parts) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     tensor = np.empty(shape, dtype)
@@ -158,11 +150,7 @@ class Entry(NamedTuple):
 
 
 def parse_entry(message: bytes, where: str) -> Entry:
-    """Parse a `BundleEntryProto`.
-
-    Raises:
-        DamagedError: the message is damaged, or its shape is invalid.
-    """
+    """Parse a `BundleEntryProto`."""
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
     slices = []
@@ -178,8 +166,6 @@ def parse_entry(message: bytes, where: str) -> Entry:
                 slices.append(
                     tuple((_number(each, 1, 0), _number(each, 2, -1)) for each in extents)
                 )
-    if not _is_possible(shape):
-        raise DamagedError(where, f"has an impossible shape {list(shape)}")
     dtype, shard, offset, size, crc32c = numbers.values()
     return Entry(dtype, shape, shard, offset, size, crc32c, tuple(slices))
 
@@ -187,7 +173,14 @@ def parse_entry(message: bytes, where: str) -> Entry:
 # A large model has few different shapes.
 @lru_cache(maxsize=1024)
 def _shape(message: bytes) -> tuple[int, ...]:
-    return tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
+    shape = tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
+    if (
+        len(shape) > _MAX_RANK
+        or min(shape, default=0) < 0
+        or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
+    ):
+        raise WireError(f"an impossible shape {list(shape)}")
+    return shape
 
 
 def _messages(message: bytes, field: int) -> Iterator[dict[int, int | bytes]]:
@@ -206,21 +199,11 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
     return signed(value)
 
 
-@lru_cache(maxsize=1024)
-def _is_possible(shape: tuple[int, ...]) -> bool:
-    return (
-        len(shape) <= _MAX_RANK
-        and all(size >= 0 for size in shape)
-        and math.prod(size or 1 for size in shape) <= _MAX_ELEMENTS
-    )
-
-
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
     """Return number of a shard -> name of the shard's data file.
 
-    The folder can also contain data files of an earlier save with another number of shards; names
-    with the number `shards`, which the header records, are preferred. If the folder cannot be
-    listed, the names are constructed from this number.
+    The folder can also contain data files of an earlier save with another number of shards. Names
+    with the number `shards`, which the header records, are preferred.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -235,13 +218,11 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
 
 
 class Bundle:
-    """The tensors of a checkpoint.
+    """The tensors of a checkpoint with a prefix such as `model.ckpt-1200`, which may be empty.
 
     The index is read completely. Data files are opened immediately, so that they can be read even
-    if the checkpoint is deleted later, but only the requested tensors are read.
-
-    `prefix` is the common prefix of the file names, such as `model.ckpt-1200`; it may be empty.
-    If `data` is false, no tensors will be read and the data files need not exist.
+    if the checkpoint is deleted later, but only the requested tensors are read. If `data` is false,
+    no tensors will be read and the data files need not exist.
 
     Raises:
         NotFoundError: the index is missing.
@@ -293,21 +274,12 @@ class Bundle:
         shards = message.get(1, 0)
         return shards if isinstance(shards, int) else 0
 
-    @property
-    def keys(self) -> Collection[str]:
-        """All checkpoint keys in the order of the index, without the keys of slices."""
-        return _Variables(self, self._table, {})
-
-    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
+    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
+        """Return key -> variable, without slices; `names` maps keys to the names of variables."""
         return _Variables(self, self._table, names)
 
     def entry(self, key: str) -> Entry:
-        """Return the entry of a tensor in the index.
-
-        Raises:
-            DamagedError: the entry is damaged or missing.
-        """
+        """Return the entry of a tensor; raise `DamagedError` if the entry is damaged or missing."""
         stored = self._table.get(_encoded(key))
         if stored is None:
             raise DamagedError(self._index_path, f"the index has no entry for the key {key}")
@@ -315,8 +287,6 @@ class Bundle:
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
         """Return a numeric tensor, bit for bit as it was saved.
-
-        `entry` is the tensor's entry; None reads it from the index.
 
         Raises:
             NotFoundError: the data file is missing.
@@ -333,12 +303,7 @@ class Bundle:
         return assemble(entry.shape, dtype, parts, where) if entry.slices else parts[0][1]
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
-        """Return the ranges of a numeric tensor's bytes, one per slice; empty for a string tensor.
-
-        Raises:
-            NotFoundError: a data file is missing.
-            DamagedError: the index is damaged.
-        """
+        """Return the ranges of a numeric tensor's bytes, one per slice; [] for a string tensor."""
         if find_dtype(dtype_name(entry.dtype)) is None:
             return []
         places = (
@@ -348,7 +313,7 @@ class Bundle:
         return [place for place in places if place is not None]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
-        """Yield (indices, entry) for each slice of a tensor, or for the whole unsliced tensor."""
+        """Yield (indices, entry) for each slice of a tensor, or once for an unsliced tensor."""
         if not entry.slices:
             yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
@@ -359,7 +324,7 @@ class Bundle:
             yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
-        """Return the element of a scalar string tensor. Raises the same errors as `read`."""
+        """Return the element of a scalar string tensor."""
         entry = self.entry(key)
         where = f"{self.path}, {key}"
         if entry.dtype != STRING or entry.shape != ():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ import numpy as np
 from bnstat.errors import BnstatError, DamagedError, first_line
 from bnstat.formats.contents import Contents, Layer, Objects, Reading, Search
 from bnstat.formats.dtypes import dtype_name
-from bnstat.formats.tensorflow.bundle import Bundle
+from bnstat.formats.tensorflow.bundle import NO_NAMES, Bundle
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import Folder
@@ -36,28 +36,29 @@ _TOO_NEW: Final = (3, 14)
 
 
 def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | TensorflowTensors:
-    """Open the tensors of the bundle with this prefix. Raises the same errors as `Bundle`."""
+    """Open the tensors of a bundle or, with TensorFlow's reader, of any checkpoint."""
     if reading.tensorflow:
         return TensorflowTensors(folder, prefix)
     return Bundle(folder, prefix, data=reading.values)
 
 
 def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Reading) -> Contents:
-    """Open a checkpoint. Raises the same errors as `Bundle`."""
+    """Open a checkpoint that is stored as a bundle."""
     tensors = open_tensors(folder, prefix, reading)
-    step = source.step if source.step is not None else _global_step(tensors, reading)
-    if KEY not in tensors.keys:
-        source = replace(source, format="tf1-checkpoint", step=step)
-        contents = Contents(source, tensors.variables({}))
+    variables = tensors.variables()
+    if source.step is None and reading.values:
+        source = replace(source, step=_global_step(variables))
+    if KEY not in variables:
+        contents = Contents(replace(source, format="tf1-checkpoint"), variables)
         if (meta := folder.file(prefix + ".meta")) is None:
             return contents
         from bnstat.formats.tensorflow.graph_def import meta_graphs
 
-        return replace(contents, graphs=meta_graphs(meta, tensors.keys))
+        return replace(contents, graphs=meta_graphs(meta, variables))
     nodes, notes = read_object_graph(tensors, reading)
     names, search = names_of(nodes, tensors)
     contents = Contents(
-        source=replace(source, format="tf2-checkpoint", step=step),
+        source=replace(source, format="tf2-checkpoint"),
         variables=tensors.variables(names),
         names=names,
         search=search,
@@ -78,8 +79,7 @@ def read_object_graph(
 ) -> tuple[Objects, list[str]]:
     """Return the object graph of a checkpoint, and notes for the user.
 
-    The graph is stored in a data file. If it cannot be read and no values are requested, the result
-    is an empty graph with a note.
+    The graph is empty if it cannot be read from its data file and no values are requested.
     """
     try:
         return read_nodes(tensors.read_string(KEY), tensors.path), []
@@ -99,27 +99,22 @@ def names_of(
     if nodes:
         names = BestNames(nodes)
         return names, names.ending_with
-    return {key: path_name(key) for key in tensors.keys if key.endswith(VALUE)}, None
+    return {key: path_name(key) for key in tensors.variables() if key.endswith(VALUE)}, None
 
 
-def _global_step(tensors: Bundle | TensorflowTensors, reading: Reading) -> int | None:
-    """Return the training step that a TensorFlow 1 checkpoint stores in `global_step`, or None."""
-    if not reading.values or "global_step" not in tensors.keys:
+def _global_step(variables: Mapping[str, Variable]) -> int | None:
+    """Return the training step that TensorFlow 1 stores in the variable `global_step`, or None."""
+    if "global_step" not in variables:
         return None
     try:
-        step = tensors.read("global_step")
+        step = variables["global_step"].read()
     except BnstatError:
         return None
     return int(step) if step.shape == () and step.dtype.kind in "iu" else None
 
 
 class TensorflowTensors:
-    """The tensors of a checkpoint, read by TensorFlow, with the interface of `Bundle`.
-
-    Raises:
-        BnstatError: TensorFlow cannot be imported, or the folder is not on disk.
-        DamagedError: TensorFlow cannot read the checkpoint.
-    """
+    """The tensors of a checkpoint, read by TensorFlow, with the interface of `Bundle`."""
 
     def __init__(self, folder: Folder, prefix: str) -> None:
         self.path = f"{folder.path}/{prefix}"
@@ -131,30 +126,24 @@ class TensorflowTensors:
         self._shapes: dict[str, list[int]] = self._attempt(self._reader.get_variable_to_shape_map)
         self._dtypes = self._attempt(self._reader.get_variable_to_dtype_map)
 
-    @property
-    def keys(self) -> Collection[str]:
-        """All checkpoint keys."""
-        return self._shapes.keys()
-
-    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
+    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
+        """Return key -> variable; `names` maps keys to the names of variables."""
         return {
             key: Variable(
                 key,
                 names.get(key, key),
                 dtype_name(self._dtypes[key].as_datatype_enum % 100),
                 tuple(self._shapes[key]),
-                partial(self.read, key),
+                partial(self._read, key),
             )
             for key in sorted(self._shapes)
         }
 
-    def read(self, key: str) -> Array:
-        """Return a numeric tensor. Raises `DamagedError` if TensorFlow cannot read it."""
+    def _read(self, key: str) -> Array:
         return np.asarray(self._attempt(lambda: self._reader.get_tensor(key)))
 
     def read_string(self, key: str) -> bytes:
-        """Return a scalar string. Raises `DamagedError` if TensorFlow cannot read it."""
+        """Return the element of a scalar string tensor."""
         return bytes(self._attempt(lambda: self._reader.get_tensor(key)))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
@@ -169,14 +158,10 @@ class TensorflowTensors:
 def importing_tensorflow(purpose: str) -> Iterator[None]:
     """A context for importing TensorFlow: it silences TensorFlow and converts errors.
 
-    Args:
-        purpose: what TensorFlow is needed for, as the error says it, such as `to run a model`.
-
-    Raises:
-        BnstatError: TensorFlow is missing, or fails while it is imported.
+    The error says what TensorFlow is needed for: `purpose`, such as `to run a model`.
     """
     try:
-        with _without_chatter():
+        with _silenced():
             yield
     except Exception as error:  # An old protobuf, for example, raises an error of its own class.
         raise BnstatError(
@@ -196,7 +181,7 @@ def _remedy(error: Exception) -> str:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Suppress what TensorFlow's C++ code writes to standard error while it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)

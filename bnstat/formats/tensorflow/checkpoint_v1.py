@@ -63,10 +63,7 @@ class _Tensor:
         return assemble(self.shape, dtype, parts, self.where)
 
     def extents(self) -> list[Range]:
-        """Return the ranges of the blocks that contain the tensor's slices.
-
-        A block can contain slices of other tensors too.
-        """
+        """Return the ranges of the blocks that contain slices of the tensor."""
         places = (table.place(slice_key(self.name, part)) for part, table in self.slices)
         return list(dict.fromkeys(place for place in places if place is not None))
 
@@ -74,17 +71,13 @@ class _Tensor:
 def open_checkpoint_v1(
     folder: Folder, prefix: str, shards: Sequence[File], source: Source, reading: Reading
 ) -> Contents:
-    """Open a V1 checkpoint.
-
-    Raises:
-        DamagedError: a shard is damaged, or two shards are inconsistent.
-    """
+    """Open a V1 checkpoint; raise `DamagedError` if two shards are inconsistent."""
     source = replace(source, format="tf1-checkpoint-v1")
     meta = folder.file(prefix + ".meta")
     if reading.tensorflow:
         name = prefix if len(shards) > 1 else shards[0].name
-        stored = open_tensors(folder, name, reading)
-        return Contents(source, stored.variables({}), graphs=meta_graphs(meta, stored.keys))
+        stored = open_tensors(folder, name, reading).variables()
+        return Contents(source, stored, graphs=meta_graphs(meta, stored))
     tensors: dict[str, _Tensor] = {}
     for file in shards:
         table = Table(file)
@@ -107,11 +100,7 @@ def open_checkpoint_v1(
 
 
 def slices_in(file: File) -> dict[str, list[TensorSlice]]:
-    """Return name of a tensor -> slices of the tensor that a shard contains.
-
-    Raises:
-        DamagedError: the file is not a shard of a V1 checkpoint.
-    """
+    """Return name of a tensor -> slices of the tensor that a shard contains."""
     return {
         saved.name: [_tensor_slice(part) for part in saved.slice]
         for saved in _saved_slices(Table(file), file.path)
@@ -119,7 +108,7 @@ def slices_in(file: File) -> dict[str, list[TensorSlice]]:
 
 
 def _saved_slices(table: Table, path: str) -> Sequence[Any]:
-    """Return a `SavedSliceMeta` for each tensor in a shard."""
+    """Return a `SavedSliceMeta` for each tensor that has slices in a shard."""
     header = table.get(b"")
     if header is None:
         raise DamagedError(path, "is an SSTable, but not a checkpoint")

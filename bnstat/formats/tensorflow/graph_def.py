@@ -44,6 +44,7 @@ MAX_NODES = 250_000
 
 _MAX_RANK = 32
 _MAX_SMALL = 1 << 18
+"""The maximum number of elements of a constant that a graph evaluates, such as an epsilon."""
 _MAX_REPEATED = 1 << 28
 """The maximum size in bytes of an array that repeats the last of its stored values."""
 
@@ -71,19 +72,17 @@ _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 
+_NO_PARTS: Mapping[str, tuple[slice, ...]] = {}
+
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 _MAX_INLINED = 300_000
 """The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
 
-_COST_OF_CALL = 20
-"""The nodes that inlining one call counts as."""
-
-_NAMES_PER_NODE = 10
-"""This many inputs, arguments and results of a body count as one node."""
+_COST_OF_CALL, _NAMES_PER_NODE = 20, 10
+"""A call counts as 20 nodes, and 10 inputs, arguments or results of a body count as one node."""
 
 _MAX_DEPTH = 50
-
 _MAX_HOPS = 200
 """The limit on arguments and results that a tensor passes through, because calls can be cyclic."""
 
@@ -105,8 +104,7 @@ _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
     """Return a function that reads the graph in a `.meta` file; None if the file is missing.
 
-    `keys` are the keys of the checkpoint beside the file. The graph is optional, so the function
-    returns no graphs if the file is damaged.
+    `keys` are the keys of the checkpoint beside the file. A damaged graph is ignored.
     """
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
@@ -123,26 +121,17 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
     return read
 
 
-def shape_of(tensor: Any) -> tuple[int, ...] | None:
-    """Return the shape of a `TensorProto`; None if unknown, or with too many dimensions."""
-    shape = known_shape(tensor.tensor_shape)
-    return shape if shape is not None and len(shape) <= _MAX_RANK else None
-
-
-def known_shape(shape: Any) -> tuple[int, ...] | None:
-    """Return the sizes of a `TensorShapeProto`; None if one of them is unknown."""
+def shape_of(shape: Any) -> tuple[int, ...] | None:
+    """Return the sizes of a `TensorShapeProto`; None if one is unknown, or for too many sizes."""
     sizes = tuple(dim.size for dim in shape.dim)
-    return None if shape.unknown_rank or min(sizes, default=0) < 0 else sizes
+    is_known = not shape.unknown_rank and min(sizes, default=0) >= 0 and len(sizes) <= _MAX_RANK
+    return sizes if is_known else None
 
 
 def listed_values(
     tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
 ) -> NDArray[np.generic]:
-    """Return the values that a `TensorProto` lists in the field of its dtype, as a vector.
-
-    Raises:
-        UnsupportedError: bnstat does not read lists of values of this dtype.
-    """
+    """Return the values that a `TensorProto` lists in the field of its dtype, as a vector."""
     field = _VALUES.get(name)
     if field is None:
         raise UnsupportedError(where, f"bnstat does not read lists of {name} values")
@@ -157,14 +146,10 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
     The numbers are stored either as raw little-endian bytes in `tensor_content`, or as a list of
     values whose last value is repeated to fill the shape.
-
-    Raises:
-        DamagedError: values and shape do not fit, or a small message claims a huge array.
-        UnsupportedError: the elements are not numbers.
     """
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
-    shape = shape_of(tensor)
+    shape = shape_of(tensor.tensor_shape)
     if shape is None:
         raise DamagedError(where, "is a constant of unknown shape")
     count, size = prod(shape), bytes_needed(shape, dtype)
@@ -182,28 +167,12 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
     return array.reshape(shape)
 
 
-def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """Return the numbers of a `TensorProto`; None if it is too large or cannot be read."""
-    if not is_small(tensor):
-        return None
-    try:
-        return decode_tensor(tensor, where)
-    except BnstatError:
-        return None
-
-
-def is_small(tensor: Any) -> bool:
-    """Return True if a `TensorProto` has few elements, as an epsilon or a shape has."""
-    shape = shape_of(tensor)
-    return shape is not None and prod(shape) <= _MAX_SMALL
-
-
 def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     """Return a top-level graph, with the checkpoint keys of its variables.
 
-    `key_of` converts a possible name of a variable to its checkpoint key, or to None if the
-    checkpoint does not contain the name. Possible names are the keys in the graph's save ops, then
-    the name of the variable's op. All slices of a partitioned variable get the variable's key.
+    `key_of` converts a possible name of a variable to its checkpoint key or, if the checkpoint does
+    not contain the name, to None. Possible names are the keys in the graph's save ops, then the
+    name of the variable's op. All slices of a partitioned variable get the variable's key.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -219,24 +188,15 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return _graph("", ops, variables, parts)
-
-
-def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """Return the graph of a `GraphDef`, with the calls inlined.
-
-    `variables` maps the names of ops to the checkpoint keys of variables.
-    """
-    return _graph("", inlined(graph_def), variables, {})
+    return make_graph("", ops, variables, parts)
 
 
 def variables_of_calls(
     graph_def: Any, captured: Mapping[str, Sequence[str | None]]
 ) -> Mapping[str, str]:
-    """Return name of an op -> checkpoint key of the variable that the op holds.
+    """Return name of an op -> checkpoint key, for variables that a top-level graph's calls pass on.
 
-    The calls in a TensorFlow 2 top-level graph pass these ops to functions. For `captured` see
-    `function_graphs`.
+    `captured` maps names of functions to checkpoint keys as in `function_graphs`.
     """
     variables = {}
     for node in graph_def.node:
@@ -250,11 +210,11 @@ def variables_of_calls(
 def inlined(graph_def: Any) -> dict[str, Op]:
     """Return name -> op for the ops of a top-level graph and of all functions that it calls.
 
-    The result is empty if the graph has more than `MAX_NODES` nodes.
+    A graph of more than `MAX_NODES` nodes counts as empty.
     """
     if len(graph_def.node) > MAX_NODES:
         return {}
-    return Inliner(_library(graph_def)).inline(graph_def.node)
+    return Inliner(_library(graph_def)).inline(graph_def.node, {})
 
 
 def function_graphs(
@@ -273,7 +233,6 @@ def function_graphs(
     functions = _library(meta_graph.graph_def)
     inliner = Inliner(functions)
     smallest_first = sorted(captured, key=lambda name: len(captured[name]))
-    seen: set[Binding] = set()
     for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
         if name not in functions or not captured.get(name):
             continue
@@ -281,10 +240,9 @@ def function_graphs(
         variables: Mapping[str, str] = {name: key for name, key in bound if key is not None}
         name, variables = _unwrapped(name, variables, functions)
         binding = (name, tuple(map(variables.get, arguments(functions[name]))))
-        if variables and binding not in seen and inliner.affords(name):
-            seen.add(binding)
-            ops = inliner.inline(functions[name].node_def, variables, seen)
-            yield _graph(name, ops, variables, {})
+        if variables and binding not in inliner.bindings and inliner.affords(name):
+            inliner.bindings.add(binding)
+            yield make_graph(name, inliner.inline(functions[name].node_def, variables), variables)
 
 
 def _unwrapped(
@@ -292,8 +250,8 @@ def _unwrapped(
 ) -> tuple[str, Mapping[str, str]]:
     """Return the first function in a chain of calls that does more than call the next function.
 
-    `name` starts the chain. The argument `variables` maps this function's arguments to checkpoint
-    keys; the second result maps the arguments of the returned function.
+    `name` starts the chain; `variables` maps the arguments of this function to checkpoint keys. The
+    second result maps the arguments of the returned function.
     """
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
@@ -329,10 +287,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return op of a variable -> checkpoint key -> slice of the variable saved under the key.
-
-    The slice is () for the whole variable.
-    """
+    """Return op of a variable -> checkpoint key -> saved slice, or () for the whole variable."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -382,16 +337,26 @@ def _library(graph_def: Any) -> dict[str, Any]:
     return {function.signature.name: function for function in graph_def.library.function}
 
 
-def _graph(
+def make_graph(
     name: str,
     ops: Mapping[str, Op],
     variables: Mapping[str, str],
-    parts: Mapping[str, tuple[slice, ...]],
+    parts: Mapping[str, tuple[slice, ...]] = _NO_PARTS,
+    tensor_of: Callable[[Node], Any] = lambda op: op.tensor,
 ) -> Graph:
+    """Return a graph of inlined ops; `tensor_of` returns the `TensorProto` of a small constant."""
+
     def constant(name: str) -> NDArray[np.generic] | None:
         op = ops.get(name)
-        tensor = op.tensor if isinstance(op, Node) else None
-        return None if tensor is None else small_array(tensor, name)
+        if not isinstance(op, Node) or op.tensor is None:
+            return None
+        shape = shape_of(op.tensor.tensor_shape)
+        if shape is None or prod(shape) > _MAX_SMALL:
+            return None
+        try:
+            return decode_tensor(tensor_of(op), name)
+        except BnstatError:
+            return None
 
     def controls(name: str) -> Sequence[str]:
         op = ops.get(name)
@@ -418,7 +383,7 @@ class Node:
     @property
     def function(self) -> str:
         """The name of the function that contains the node; empty in the top-level graph."""
-        return self._frame.function
+        return self._frame.functions[-1] if self._frame.functions else ""
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -434,8 +399,8 @@ class Node:
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return an attribute that is a number, bool, string or dtype; None for other attributes.
 
-        A float32 becomes the float with the fewest digits that identify it, such as 1e-05. A dtype
-        is returned as its number in TensorFlow.
+        A float32 is converted by its shortest decimal form, such as 1e-05; a dtype to its number in
+        TensorFlow.
         """
         if name not in self.node.attr:
             return None
@@ -486,26 +451,23 @@ class _Frame:
 
     Attributes:
         prefix: prepended to the names of the body's nodes.
-        function: the name of the function; empty for the top-level graph.
+        functions: the function, after the functions around it; empty for the top-level graph.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.
     """
 
-    __slots__ = ("arguments", "function", "prefix", "results")
+    __slots__ = ("arguments", "functions", "prefix", "results")
 
     def __init__(
-        self, prefix: str, arguments: Mapping[str, _Reference], function: str = ""
+        self, prefix: str, functions: tuple[str, ...], arguments: Mapping[str, _Reference]
     ) -> None:
         self.prefix = prefix
-        self.function = function
+        self.functions = functions
         self.arguments = arguments
         self.results: dict[str, Sequence[_Reference]] = {}
 
     def tensor(self, name: str) -> str:
-        """Return the name in the inlined graph, `op` or `op:output`, of a tensor in this frame.
-
-        The result is empty if calls are cyclic.
-        """
+        """Return a tensor's name in the inlined graph, `op` or `op:output`; "" for cyclic calls."""
         frame = self
         for _ in range(_MAX_HOPS):
             node, _, output = name.partition(":")
@@ -525,18 +487,20 @@ Binding = tuple[str, tuple[str | None, ...]]
 
 
 class Inliner:
-    """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes."""
+    """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes.
+
+    Attributes:
+        bindings: the calls that have been replaced.
+    """
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
+        self.bindings: set[Binding] = set()
         self._functions = functions
         self._costs: dict[str, int] = {}
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Return True if the bodies of these functions may be added to the graph.
-
-        The bodies are then counted as added. The limit is `_MAX_INLINED` nodes in total.
-        """
+        """Return True if the bodies of these functions may be added, and count them as added."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False
@@ -551,33 +515,25 @@ class Inliner:
             self._costs[name] = _COST_OF_CALL + len(body) + names // _NAMES_PER_NODE
         return self._costs[name]
 
-    def inline(
-        self,
-        nodes: Iterable[Any],
-        variables: Mapping[str, str] | None = None,
-        seen: set[Binding] | None = None,
-    ) -> dict[str, Op]:
+    def inline(self, nodes: Iterable[Any], variables: Mapping[str, str]) -> dict[str, Op]:
         """Return name -> op for a body and all functions that it calls, in stored order.
 
-        `variables` maps the body's arguments to checkpoint keys. The bindings of the called
-        functions are added to `seen`.
+        `variables` maps the body's arguments to checkpoint keys.
         """
         ops: dict[str, Op] = {}
-        self._add(nodes, _Frame("", {}), (), ops, variables or {}, set() if seen is None else seen)
+        self._add(nodes, _Frame("", (), {}), ops, variables)
         return ops
 
     def _add(
         self,
         nodes: Iterable[Any],
         frame: _Frame,
-        active: tuple[str, ...],
         ops: dict[str, Op],
         variables: Mapping[str, str],
-        seen: set[Binding],
     ) -> None:
         for node in nodes:
             op = Node(node, frame)
-            callees = self._callees(node, active)
+            callees = self._callees(node, frame.functions)
             if not callees:
                 ops.setdefault(op.name, op)
                 continue
@@ -590,9 +546,11 @@ class Inliner:
                 function = self._functions[callee]
                 names = arguments(function)
                 prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
-                body = _Frame(prefix, dict(zip(names, inputs, strict=False)), callee)
-                seen.add((callee, tuple(variables.get(body.tensor(name)) for name in names)))
-                self._add(function.node_def, body, (*active, callee), ops, variables, seen)
+                passed = dict(zip(names, inputs, strict=False))
+                body = _Frame(prefix, (*frame.functions, callee), passed)
+                keys = tuple(variables.get(body.tensor(name)) for name in names)
+                self.bindings.add((callee, keys))
+                self._add(function.node_def, body, ops, variables)
                 results = [result.name for result in function.signature.output_arg]
                 branches.append([(body, function.ret.get(name, "")) for name in results])
             if op.type in _LOOPS:
@@ -608,10 +566,9 @@ class Inliner:
             frame.results[node.name] = outputs
 
     def _callees(self, node: Any, active: tuple[str, ...]) -> list[str]:
-        """Return the functions that a node calls; an empty list if they cannot be inlined.
+        """Return the functions that a node calls, counted as added; empty if they stay calls.
 
-        `active` lists the functions whose bodies contain the node. Returned functions are counted
-        as added.
+        `active` lists the functions whose bodies contain the node.
         """
         names: list[str] = []
         if node.op in _FUNCTIONS:

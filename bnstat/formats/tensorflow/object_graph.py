@@ -49,20 +49,37 @@ def read_nodes(message: bytes, where: str) -> Objects:
     """
     with Decoding(where, "the object graph"):
         try:
-            return ObjectGraph(message, where)
+            return _ObjectGraph(message, where)
         except IndexError as error:
             raise WireError("the data ends within a field") from error
 
 
-class ObjectGraph(Objects):
-    """The nodes of an object graph, parsed when they are requested."""
+class _ObjectGraph(Objects):
+    """The nodes of an object graph, parsed when they are requested.
+
+    NumPy finds the nodes that are only variables: one attribute with three strings, name, full name
+    and key. All other nodes with content are branches.
+    """
 
     def __init__(self, message: bytes, where: str) -> None:
         self._message = message
         self._where = where
+        self._data = np.frombuffer(message, np.uint8)
         self._starts, self._ends = _node_spans(message)
-        self._variables = _VariableNodes(message, self._starts, self._ends)
-        others = self._variables.others
+        start, end = (np.frombuffer(offsets, np.int64) for offsets in (self._starts, self._ends))
+        length, attribute = self._varint(start + 1)
+        attribute_end = attribute + length
+        name, name_end = self._field(attribute, 0x0A)
+        full_name, full_name_end = self._field(name_end, _FULL_NAME)
+        key, key_end = self._field(full_name_end, _KEY)
+        rest = end - attribute_end
+        saved = sum(self._byte(attribute_end + place) << 8 * place for place in range(4))
+        fits = (self._byte(start) == _ATTRIBUTE) & (start < end) & (name >= 0)
+        fits &= (full_name >= 0) & (key >= 0) & (key_end == attribute_end)
+        fits &= (rest == 0) | ((rest == 4) & (saved == _SAVED))
+        self._full_names = full_name[fits], full_name_end[fits]
+        self._paths = key[fits], key_end[fits] - len(VALUE)
+        others = ~fits & (start < end)
         self._is_branch = others.tobytes()
         indices = np.flatnonzero(others).tolist()
         self._branches = {index: self._find_branches(index) for index in indices}
@@ -85,17 +102,17 @@ class ObjectGraph(Objects):
     def ending_with(self, endings: Collection[str]) -> Iterator[Node]:
         value = VALUE.encode()
         with Decoding(self._where, "the object graph"):
-            yield from self._variables.ending_with([ending.encode() for ending in endings])
+            yield from self._variables_ending_with([ending.encode() for ending in endings])
         for index in self._branches:
             if self._message.find(value, self._starts[index], self._ends[index]) >= 0:
                 yield self[index]
 
     def _find_branches(self, index: int) -> list[tuple[str, int]]:
-        """Return (name, node index) for each child of a node that is not only a variable.
+        """Return (name, node index) for each child of a branch that is a branch too.
 
-        The pairs are in stored order.
+        The pairs are in stored order. This is the fast path for the layout that TensorFlow writes.
         """
-        message, is_branch, count = self._message, self._is_branch, len(self._starts)
+        message, is_branch, count = self._message, self._is_branch, len(self)
         branches = []
         position, end = self._starts[index], self._ends[index]
         while position < end:
@@ -122,8 +139,7 @@ class ObjectGraph(Objects):
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
-        """Return the result of `_find_branches` for a node whose message has an unusual layout."""
-        children = _parse_node(self._message[self._starts[index] : self._ends[index]]).children
+        children = self.node(index).children
         if any(not 0 <= child < len(self) for child in children.values()):
             raise self._no_such_child()
         return [(name, child) for name, child in children.items() if self._is_branch[child]]
@@ -132,6 +148,77 @@ class ObjectGraph(Objects):
         return DamagedError(
             self._where, "the object graph refers to an object that it does not contain"
         )
+
+    def _variables_ending_with(self, endings: Collection[bytes]) -> Iterator[Node]:
+        """Yield the nodes whose full name or key path may have one of these endings."""
+        if not endings or not self._paths[0].size:
+            return
+        length = min(_MAX_TAIL, *map(len, endings))
+        lists: dict[bytes, list[bytes]] = {}
+        for ending in endings:
+            lists.setdefault(ending[-length:], []).append(ending)
+        by_tail = {tail: tuple(same) for tail, same in lists.items()}
+        names = {*endings, *(ending[1:] for ending in endings)}
+        tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
+        spans = (*self._full_names, *self._paths)
+        selected = self._matches(*spans[:2], length, tails) | self._matches(
+            *spans[2:], length, tails
+        )
+
+        def may_end(start: int, end: int) -> bool:
+            # Many names can have the same last bytes as one of many long endings.
+            string = self._message[start:end]
+            tail = string[-length:]
+            is_unclear = len(tail) < length or b"." in tail
+            # The search in the set is first, because most endings are complete names.
+            return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
+
+        for name, name_end, key, path_end in zip(
+            *(span[selected].tolist() for span in spans), strict=True
+        ):
+            if not (may_end(name, name_end) or may_end(key, path_end)):
+                continue
+            stored = text(self._message[key : path_end + len(VALUE)])
+            if stored.endswith(VALUE):
+                yield Node(_NO_CHILDREN, stored, text(self._message[name:name_end]))
+
+    def _matches(
+        self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
+    ) -> NDArray[np.bool_]:
+        """Return a mask of the strings, from `start` to `end`, that may have one of the endings.
+
+        Selected are strings whose last `length` bytes are in `tails` or contain a dot, which may be
+        part of an escape, and shorter strings.
+        """
+        tail = np.zeros_like(end)
+        selected = end - start < length
+        for place in range(length):
+            byte = self._byte(end - length + place)
+            tail |= byte << 8 * place
+            selected |= byte == ord(".")
+        # Importing `np.isin` takes longer than reading most checkpoints.
+        nearest = np.searchsorted(tails, tail).clip(max=tails.size - 1)
+        selected |= tails[nearest] == tail
+        return selected
+
+    def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
+        """Return the start, or -1 if the tag differs, and the end of the value at each position."""
+        length, start = self._varint(position + 1)
+        return np.where(self._byte(position) == tag, start, -1), start + length
+
+    def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
+        """Return the values of the varints at these positions, and the positions after them.
+
+        Only two bytes are decoded, which suffices for variables.
+        """
+        first, second = self._byte(position), self._byte(position + 1)
+        is_long = first >= 0x80
+        value = np.where(is_long, first & 0x7F | second << 7, first)
+        return value, position + 1 + is_long
+
+    def _byte(self, position: _Numbers) -> _Numbers:
+        """Return the bytes at these positions; an arbitrary byte for a position out of range."""
+        return self._data.take(position, mode="clip").astype(np.int64)
 
 
 def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
@@ -159,106 +246,6 @@ def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
     return starts, ends
 
 
-class _VariableNodes:
-    """The nodes that are only variables: one attribute with three strings.
-
-    Attributes:
-        others: a mask that is True for each node that has other content than a variable.
-    """
-
-    def __init__(self, message: bytes, starts: array[int], ends: array[int]) -> None:
-        self._message = message
-        self._data = np.frombuffer(message, np.uint8)
-        start = np.frombuffer(starts, np.int64)
-        end = np.frombuffer(ends, np.int64)
-        length, attribute = self._varint(start + 1)
-        attribute_end = attribute + length
-        name, name_end = self._field(attribute, 0x0A)
-        full_name, full_name_end = self._field(name_end, _FULL_NAME)
-        key, key_end = self._field(full_name_end, _KEY)
-        rest = end - attribute_end
-        saved = sum(self._byte(attribute_end + place) << 8 * place for place in range(4))
-        fits = (self._byte(start) == _ATTRIBUTE) & (start < end) & (name >= 0)
-        fits &= (full_name >= 0) & (key >= 0) & (key_end == attribute_end)
-        fits &= (rest == 0) | ((rest == 4) & (saved == _SAVED))
-        self.others = ~fits & (start < end)
-        self._full_name, self._full_name_end = full_name[fits], full_name_end[fits]
-        self._key, self._path_end = key[fits], key_end[fits] - len(VALUE)
-
-    def ending_with(self, endings: Collection[bytes]) -> Iterator[Node]:
-        """Yield the nodes whose full name or key path may have one of these endings."""
-        if not endings or not self._key.size:
-            return
-        length = min(_MAX_TAIL, *map(len, endings))
-        lists: dict[bytes, list[bytes]] = {}
-        for ending in endings:
-            lists.setdefault(ending[-length:], []).append(ending)
-        by_tail = {tail: tuple(same) for tail, same in lists.items()}
-        names = {*endings, *(ending[1:] for ending in endings)}
-        tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
-        selected = self._matches(self._full_name, self._full_name_end, length, tails)
-        selected |= self._matches(self._key, self._path_end, length, tails)
-
-        def may_end(start: int, end: int) -> bool:
-            # Many names can have the same last bytes as one of many long endings.
-            string = self._message[start:end]
-            tail = string[-length:]
-            is_unclear = len(tail) < length or b"." in tail
-            # The search in the set is first, because most endings are complete names.
-            return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
-
-        spans = (self._full_name, self._full_name_end, self._key, self._path_end)
-        for name, name_end, key, path_end in zip(
-            *(span[selected].tolist() for span in spans), strict=True
-        ):
-            if not (may_end(name, name_end) or may_end(key, path_end)):
-                continue
-            stored = text(self._message[key : path_end + len(VALUE)])
-            if stored.endswith(VALUE):
-                yield Node(_NO_CHILDREN, stored, text(self._message[name:name_end]))
-
-    def _matches(
-        self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
-    ) -> NDArray[np.bool_]:
-        """Return a mask of the strings, from `start` to `end`, that may have one of the endings.
-
-        They are strings whose last `length` bytes are in `tails` or contain a dot, which may be
-        part of an escape, and strings shorter than `length`.
-        """
-        tail = np.zeros_like(end)
-        selected = end - start < length
-        for place in range(length):
-            byte = self._byte(end - length + place)
-            tail |= byte << 8 * place
-            selected |= byte == ord(".")
-        # Importing `np.isin` takes longer than reading most checkpoints.
-        nearest = np.searchsorted(tails, tail).clip(max=tails.size - 1)
-        selected |= tails[nearest] == tail
-        return selected
-
-    def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return, for the field at each position, the start and the end of its value.
-
-        Where the field has a tag other than `tag`, the start is -1.
-        """
-        length, start = self._varint(position + 1)
-        return np.where(self._byte(position) == tag, start, -1), start + length
-
-    def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Return the values of the varints at these positions, and the positions after them.
-
-        Only two bytes are decoded, which suffices for variables.
-        """
-        first, second = self._byte(position), self._byte(position + 1)
-        is_long = first >= 0x80
-        value = np.where(is_long, first & 0x7F | second << 7, first)
-        return value, position + 1 + is_long
-
-    def _byte(self, position: _Numbers) -> _Numbers:
-        """Return the bytes at these positions; an arbitrary byte for a position out of range."""
-        return self._data.take(position, mode="clip").astype(np.int64)
-
-
 def _parse_node(message: bytes) -> Node:
     children: dict[str, int] = {}
     key, full_name = None, ""
@@ -279,17 +266,14 @@ _AGAIN = "_all_variables/"
 
 
 class BestNames(Mapping[str, str]):
-    """The result of `best_names` for a graph as a lazy mapping; `ending_with` parses few nodes."""
+    """The result of `best_names` as a lazy mapping; `ending_with` parses few nodes of the graph."""
 
     def __init__(self, graph: Objects) -> None:
         self._graph = graph
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return key -> best name for each variable whose name or path has one of the endings.
-
-        This is a first filter: the result may contain other variables too.
-        """
+        """Return key -> best name for at least the variables whose name or path has an ending."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -326,8 +310,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     """Return checkpoint key -> best name of the variable: its full name if unique, else its path.
 
     Full names may repeat: unnamed variables are all called `Variable`, and in a Keras 3 model that
-    is built late, all layers share the model's scope. The second copy of a variable that
-    `model.export` of Keras 3 saved twice is omitted.
+    is built late, all layers share the model's scope. Second copies (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
     again = [key for key in full_names if key.startswith(_AGAIN)]
@@ -344,12 +327,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(nodes: Sequence[Node]) -> dict[str, list[str]]:
-    """Return the variables that `model.export` of Keras 3 saved twice.
-
-    Returns:
-        Key of the second copy -> keys of the first copies with the same full name. In a model that
-        is built late, several variables have the same full name.
-    """
+    """Return key of a variable's second copy -> keys of the first copies with its full name."""
     full_names = {node.key: node.full_name for node in nodes if node.key}
     first: dict[str, list[str]] = {}
     for key, name in full_names.items():

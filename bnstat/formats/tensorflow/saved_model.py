@@ -38,7 +38,7 @@ from bnstat.formats.tensorflow.frozen_graph import (
 from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
 from bnstat.formats.tensorflow.graph_def import function_graphs, graph_of
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE
-from bnstat.model import Source
+from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 
 _Tensors = Bundle | TensorflowTensors | DeclaredTensors
@@ -47,11 +47,7 @@ _Tensors = Bundle | TensorflowTensors | DeclaredTensors
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
 ) -> Contents:
-    """Open a SavedModel; read `graph_file`, if not None, instead of `saved_model.pb`.
-
-    Raises:
-        NotFoundError, DamagedError, UnsupportedError: a part is missing or damaged.
-    """
+    """Open a SavedModel; read `graph_file`, if not None, instead of `saved_model.pb`."""
     source = replace(source, format="saved-model")
     notes = []
     meta_graph = None
@@ -67,10 +63,11 @@ def open_saved_model(
     if variables is None or variables.file(VARIABLES + INDEX) is None:
         return _without_variables(folder, source, meta_graph, notes, reading)
     tensors = open_tensors(variables, VARIABLES, reading)
-    if meta_graph is not None and all(key == KEY for key in tensors.keys):
+    stored = tensors.variables()
+    if meta_graph is not None and all(key == KEY for key in stored):
         return _of_constants(source, meta_graph, notes)
-    if KEY not in tensors.keys:
-        return _of_graph(source, meta_graph, tensors, notes)
+    if KEY not in stored:
+        return _of_graph(source, meta_graph, stored, notes)
     nodes, more_notes = read_object_graph(tensors, reading)
     return _of_objects(folder, source, meta_graph, nodes, tensors, notes + more_notes)
 
@@ -111,7 +108,7 @@ def _without_variables(
         declared, nodes = _declared_by_objects(meta_graph.object_graph_def, source.path)
         return _of_objects(folder, source, meta_graph, nodes, declared, notes)
     declared = declared_by_ops(meta_graph.graph_def, source.path)
-    return _of_graph(source, meta_graph, declared, notes)
+    return _of_graph(source, meta_graph, declared.variables(), notes)
 
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
@@ -121,15 +118,16 @@ def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents
     )
 
 
-def _of_graph(source: Source, meta_graph: Any, tensors: _Tensors, notes: list[str]) -> Contents:
+def _of_graph(
+    source: Source, meta_graph: Any, variables: Mapping[str, Variable], notes: list[str]
+) -> Contents:
     """Return the contents of a SavedModel of TensorFlow 1."""
 
     def read() -> Iterator[Graph]:
-        keys = tensors.keys
-        yield graph_of(meta_graph.graph_def, lambda name: name if name in keys else None)
+        yield graph_of(meta_graph.graph_def, lambda name: name if name in variables else None)
 
     graphs = None if meta_graph is None else read
-    return Contents(source, tensors.variables({}), graphs=graphs, notes=notes)
+    return Contents(source, variables, graphs=graphs, notes=notes)
 
 
 def _of_objects(
@@ -144,13 +142,14 @@ def _of_objects(
     from bnstat.formats.keras.metadata import keras_layers
 
     def read() -> Iterable[Graph]:
-        return function_graphs(meta_graph, captured_keys(meta_graph, nodes, tensors.keys))
+        return function_graphs(meta_graph, captured_keys(meta_graph, nodes, variables))
 
     names, search = names_of(nodes, tensors)
+    variables = tensors.variables(names)
     layers, in_order = keras_layers(folder, meta_graph, nodes)
     return Contents(
         source,
-        tensors.variables(names),
+        variables,
         names=names,
         search=search,
         layers=layers,
@@ -166,8 +165,8 @@ def captured_keys(
 ) -> Mapping[str, Sequence[str | None]]:
     """Return name of a concrete function -> checkpoint keys of the variables that it captures.
 
-    The keys are in the order of the function's bound inputs. An input has None instead of a key if
-    it is not a variable, or if its key is not in `keys`.
+    The keys are in the order of the function's bound inputs, with None for an input that is not a
+    variable, or whose key is not in `keys`.
     """
 
     def key_of(node_id: int) -> str | None:

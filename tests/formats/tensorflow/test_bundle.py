@@ -48,9 +48,9 @@ def assert_reads_alike(prefix: Path) -> Bundle:
     """The bundle has the keys, shapes, types and bits that TensorFlow reads."""
     reader = tf.train.load_checkpoint(str(prefix))
     bundle = opened(prefix)
-    variables = bundle.variables({})
+    variables = bundle.variables()
     shapes = reader.get_variable_to_shape_map()
-    assert set(bundle.keys) == set(shapes)
+    assert set(variables) == set(shapes)
     for key, shape in shapes.items():
         expected = reader.get_tensor(key)
         if isinstance(expected, bytes) or expected.dtype == object:
@@ -99,7 +99,7 @@ def test_quantized_types_are_read_as_integers(tmp_path: Path) -> None:
     }
     bundle = opened(named.save(tmp_path / "m", tensors))
     for name in tensors:
-        assert bundle.variables({})[name].dtype == name
+        assert bundle.variables()[name].dtype == name
         assert same_bits(bundle.read(name), values.astype(name.removeprefix("q")))
 
 
@@ -109,7 +109,7 @@ def test_numbers_at_odd_offsets(tmp_path: Path) -> None:
         tensors[f"b{number}"] = np.arange(3).astype(kind)
         tensors[f"b{number}x"] = np.int8(number)
     bundle = assert_reads_alike(named.save(tmp_path / "m", tensors))
-    assert {bundle.entry(key).offset % 2 for key in bundle.keys} == {0, 1}
+    assert {bundle.entry(key).offset % 2 for key in bundle.variables()} == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_numbers_at_odd_offsets(tmp_path: Path) -> None:
 def test_strings(tmp_path: Path, text: bytes) -> None:
     prefix = named.save(tmp_path / "m", {"one": text, "two": np.array([b"a", b"b"])})
     bundle = opened(prefix)
-    assert bundle.variables({})["one"].dtype == "string"
+    assert bundle.variables()["one"].dtype == "string"
     assert bundle.read_string("one") == text
     with pytest.raises(DamagedError, match="not a single string"):
         bundle.read_string("two")
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_is_overwritten_or_deleted_is_still_read(tmp_path: Pat
     index.write_bytes(bytes(index.stat().st_size))
     for file in tmp_path.iterdir():
         file.unlink()
-    assert list(bundle.keys) == ["a"]
+    assert list(bundle.variables()) == ["a"]
     assert same_bits(bundle.read("a"), np.ones(10))
 
 
@@ -176,7 +176,7 @@ def test_without_data_files(tmp_path: Path) -> None:
     Path(f"{prefix}.data-00000-of-00001").unlink()
     for data in (True, False):
         bundle = opened(prefix, data)
-        assert bundle.variables({})["a"].shape == (10,)
+        assert bundle.variables()["a"].shape == (10,)
         with pytest.raises(NotFoundError, match=r"data-00000-of-00001: .*data file is missing"):
             bundle.read("a")
 
@@ -207,7 +207,7 @@ def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.Mo
 
     shards = [{f"x{number}": np.full(3, number)} for number in range(5)]
     prefix = named.save_shards(tmp_path / "m", shards).name
-    assert len(Bundle(Watched(str(tmp_path)), prefix, data=False).keys) == 5
+    assert len(Bundle(Watched(str(tmp_path)), prefix, data=False).variables()) == 5
     assert made == expected == []
     bundle = Bundle(Watched(str(tmp_path)), prefix, data=True)
     assert expected == [f"m.data-0000{number}-of-00005" for number in range(2)]
@@ -240,7 +240,7 @@ def test_keys(tmp_path: Path) -> None:
     bundle = opened(named.save_slices(tmp_path / "m", halves))
     stored = dict(Table(LocalFile(tmp_path / "m.index")).items())
     assert [key[:1] for key in stored] == [b"", b"\0", b"\0", b"x"]
-    for keys in (bundle.keys, bundle.variables({})):
+    for keys in (bundle.variables(),):
         assert (list(keys), len(keys)) == (["x"], 1)
         assert "x" in keys
         for key in stored:
@@ -541,7 +541,7 @@ def test_a_key_that_cannot_be_names_in(tmp_path: Path) -> None:
     bundle = opened(named.save(tmp_path / "m", {"a": [1.0]}))
     with pytest.raises(DamagedError, match="the index has no entry for the key b"):
         bundle.entry("b")
-    variables = bundle.variables({})
+    variables = bundle.variables()
     assert variables.get("b") is None
     assert variables.get("b", 1) == 1
     assert variables.get("a") == variables["a"]

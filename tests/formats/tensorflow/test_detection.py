@@ -11,7 +11,7 @@ from bnstat.formats.tensorflow.detection import State, read_state, state_text
 from bnstat.storage.local import LocalFolder
 
 
-def _read(folder: Path, text: str | bytes) -> State | None:
+def _read(folder: Path, text: str | bytes) -> State:
     data = text.encode() if isinstance(text, str) else text
     (folder / "checkpoint").write_bytes(data)
     return read_state(LocalFolder(str(folder)))
@@ -84,15 +84,15 @@ def test_no_newest(tmp_path: Path) -> None:
     ["", "model_checkpoint_path: 3", "hello", b"\xff\xfe\x00", "model_checkpoint_path"],
 )
 def test_other_files_of_that_name(tmp_path: Path, text: str | bytes) -> None:
-    assert _read(tmp_path, text) is None
+    assert _read(tmp_path, text) == State()
 
 
 def test_files_with_another_start(tmp_path: Path) -> None:
     assert _read(tmp_path, '\n model_checkpoint_path: "m"') == State("m", ())
-    assert _read(tmp_path, 'other: 1\nmodel_checkpoint_path: "m"') is None
+    assert _read(tmp_path, 'other: 1\nmodel_checkpoint_path: "m"') == State()
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    assert read_state(LocalFolder(str(tmp_path))) is None
+    assert read_state(LocalFolder(str(tmp_path))) == State()
     (tmp_path / "checkpoint").mkdir()
-    assert read_state(LocalFolder(str(tmp_path))) is None
+    assert read_state(LocalFolder(str(tmp_path))) == State()
