@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
+from bnstat.formats.dtypes import STRING, bytes_needed, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.protobuf.wire import Decoding, WireError, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
 from bnstat.model import Array, Variable
@@ -296,10 +296,16 @@ class Bundle:
         entry = entry or self.entry(key)
         where = f"{self.path}, {key}"
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
-        parts = [
-            (box, self._read_numbers(stored, dtype, shape_of_box(box), where))
-            for box, stored in self._parts(key, entry, where)
-        ]
+        parts = []
+        for box, stored in self._parts(key, entry, where):
+            shape = shape_of_box(box)
+            if bytes_needed(shape, dtype) != stored.size:
+                raise DamagedError(
+                    where, f"{stored.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
+                )
+            data = self._read_bytes(stored, where)
+            self._check(stored, where, data)
+            parts.append((box, np.frombuffer(data, dtype).reshape(shape)))
         return assemble(entry.shape, dtype, parts, where) if entry.slices else parts[0][1]
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
@@ -338,17 +344,6 @@ class Bundle:
         stored, text = data[start : start + 4], data[start + 4 :]
         self._check(entry, where, packed, stored, text)
         return text
-
-    def _read_numbers(
-        self, entry: Entry, dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str
-    ) -> Array:
-        if math.prod(shape) * dtype.itemsize != entry.size:
-            raise DamagedError(
-                where, f"{entry.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
-            )
-        data = self._read_bytes(entry, where)
-        self._check(entry, where, data)
-        return np.frombuffer(data, dtype).reshape(shape)
 
     def _read_bytes(self, entry: Entry, where: str) -> bytes:
         file = self._file(entry.shard)

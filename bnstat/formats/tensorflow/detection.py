@@ -43,7 +43,6 @@ _LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 _MAX_STATE = 16 << 20
-
 _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f][\x0a\x12\x1a\x22\x2a\x32\x3a]|\0)")
 """The start of a SavedModel: `saved_model_schema_version: 1`, then a MetaGraphDef, which starts
 with one of its seven fields. An ONNX file of version 1 has the producer's name instead of the
@@ -55,15 +54,10 @@ _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTA
 
 
 class State(NamedTuple):
-    """The names of the checkpoints that the file `checkpoint` lists; `all` is oldest first."""
+    """The names of the checkpoints that the file `checkpoint` lists; `names` is oldest first."""
 
     newest: str | None = None
-    all: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The checkpoints in `all` and `newest`, each once."""
-        return tuple(dict.fromkeys(name for name in (*self.all, self.newest or "") if name))
+    names: tuple[str, ...] = ()
 
 
 def read_state(folder: Folder, name: str = NAME) -> State:
@@ -82,7 +76,8 @@ def read_state(folder: Folder, name: str = NAME) -> State:
             newest = name
         elif match[1] == b"all_model_checkpoint_paths":
             names.append(name)
-    return State(newest, tuple(names))
+    every = (*names, newest) if newest else names
+    return State(newest, tuple(dict.fromkeys(filter(None, every))))
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
@@ -97,10 +92,8 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 def state_text(name: str) -> str:
     """Return the text of a file `checkpoint` that lists the checkpoint `name`."""
     quoted = "".join(
-        char
-        if char.isascii() and char.isprintable() and char not in '"\\'
-        else "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in name
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in name.encode("utf-8", "surrogateescape")
     )
     return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
 
@@ -219,8 +212,7 @@ class Checkpoints(Finder):
         return folder.file(NAME) is not None or bool(folder.matching("", INDEX))
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        state = read_state(folder)
-        return state.all or state.names
+        return read_state(folder).names
 
     def first(self, name: str) -> str | None:
         if name.endswith((INDEX, _META)):

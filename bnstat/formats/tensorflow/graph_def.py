@@ -5,9 +5,9 @@ In TensorFlow 2 functions take variables as their last arguments; the object gra
 variables (`bound_inputs`).
 
 A node that calls functions (PartitionedCall, If, While, ...) names them in an attribute; their
-bodies are FunctionDefs in the graph's library. TensorFlow inlines them before it runs a graph, and
-so does bnstat: it replaces an argument by the tensor that the caller passes, and adds a `Merge` for
-a result that has several branches.
+bodies are FunctionDefs in the graph's library. As TensorFlow does before it runs a graph, bnstat
+inlines them: it replaces an argument by the tensor that the caller passes, and adds a `Merge` for a
+result that has several branches.
 
 A NodeDef names its inputs `node` or `node:1` in a top-level graph, `argument` or
 `node:output_name:0` in a function's body, and `^node` if it only waits for that node.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from math import prod
 from typing import Any
@@ -40,7 +41,7 @@ VARIABLES = frozenset(
 """The types of ops that hold a variable."""
 
 MAX_NODES = 250_000
-"""Graphs with more nodes are ignored."""
+"""Graphs with more nodes count as empty."""
 
 _MAX_RANK = 32
 _MAX_SMALL = 1 << 18
@@ -72,7 +73,10 @@ _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 
-_NO_PARTS: Mapping[str, tuple[slice, ...]] = {}
+Captured = Mapping[str, Sequence[str | None]]
+"""Name of a function -> checkpoint keys of its bound inputs, with None for other than variables."""
+_Parts = Mapping[str, tuple[slice, ...]]
+_NO_PARTS: _Parts = {}
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
@@ -176,8 +180,7 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
-    variables = {}
-    parts = {}
+    variables, parts = {}, {}
     for name, op in ops.items():
         if op.type not in VARIABLES:
             continue
@@ -191,13 +194,8 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     return make_graph("", ops, variables, parts)
 
 
-def variables_of_calls(
-    graph_def: Any, captured: Mapping[str, Sequence[str | None]]
-) -> Mapping[str, str]:
-    """Return name of an op -> checkpoint key, for variables that a top-level graph's calls pass on.
-
-    `captured` maps names of functions to checkpoint keys as in `function_graphs`.
-    """
+def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
+    """Return name of an op -> checkpoint key, for the variables that a graph passes to calls."""
     variables = {}
     for node in graph_def.node:
         if node.op in CALLS:
@@ -208,30 +206,22 @@ def variables_of_calls(
 
 
 def inlined(graph_def: Any) -> dict[str, Op]:
-    """Return name -> op for the ops of a top-level graph and of all functions that it calls.
-
-    A graph of more than `MAX_NODES` nodes counts as empty.
-    """
+    """Return name -> op for the ops of a top-level graph and of all functions that it calls."""
     if len(graph_def.node) > MAX_NODES:
         return {}
-    return Inliner(_library(graph_def)).inline(graph_def.node, {})
+    return _Inliner(_library(graph_def)).inline(graph_def.node, {})
 
 
-def function_graphs(
-    meta_graph: Any, captured: Mapping[str, Sequence[str | None]]
-) -> Iterator[Graph]:
+def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
     functions follow by ascending number of variables, so that single layers come before models.
     A function is omitted if it has no variables, or if an earlier function calls it with the same
     variables.
-
-    `captured` maps the name of a concrete function to the checkpoint keys of its bound inputs, with
-    None for an input that is not a variable.
     """
     functions = _library(meta_graph.graph_def)
-    inliner = Inliner(functions)
+    inliner = _Inliner(functions)
     smallest_first = sorted(captured, key=lambda name: len(captured[name]))
     for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
         if name not in functions or not captured.get(name):
@@ -256,10 +246,9 @@ def _unwrapped(
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
-        if len(work) != 1 or work[0].op not in CALLS:
-            break
-        callee = work[0].attr["f"].func.name
-        if callee not in functions:
+        is_wrapper = len(work) == 1 and work[0].op in CALLS
+        callee = work[0].attr["f"].func.name if is_wrapper else None
+        if callee is None or callee not in functions:
             break
         passed = zip(arguments(functions[callee]), data_inputs(work[0]), strict=False)
         name = callee
@@ -272,11 +261,8 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
     A signature names an output of a node in the top-level graph; this node calls the function.
     """
-    calls = {
-        node.name: node.attr["f"].func.name
-        for node in meta_graph.graph_def.node
-        if node.op in CALLS
-    }
+    nodes = meta_graph.graph_def.node
+    calls = {node.name: node.attr["f"].func.name for node in nodes if node.op in CALLS}
     signatures = meta_graph.signature_def
     outputs = (
         tensor.name.partition(":")[0]
@@ -341,7 +327,7 @@ def make_graph(
     name: str,
     ops: Mapping[str, Op],
     variables: Mapping[str, str],
-    parts: Mapping[str, tuple[slice, ...]] = _NO_PARTS,
+    parts: _Parts = _NO_PARTS,
     tensor_of: Callable[[Node], Any] = lambda op: op.tensor,
 ) -> Graph:
     """Return a graph of inlined ops; `tensor_of` returns the `TensorProto` of a small constant."""
@@ -424,19 +410,17 @@ class Node:
         return self.node.attr["value"].tensor
 
 
+@dataclass(slots=True, eq=False)
 class _Merge:
     """The result of a call with several branches, or of a loop: one of several tensors."""
 
-    __slots__ = ("_choices", "name", "type")
-
-    def __init__(self, name: str, choices: Sequence[_Reference]) -> None:
-        self.name = name
-        self.type = "Merge"
-        self._choices = choices
+    name: str
+    choices: Sequence[_Reference]
+    type: str = "Merge"
 
     @property
     def inputs(self) -> Sequence[str]:
-        return [frame.tensor(name) for frame, name in self._choices]
+        return [frame.tensor(name) for frame, name in self.choices]
 
     def attribute(self, name: str) -> None:
         return None
@@ -446,6 +430,7 @@ _Reference = tuple["_Frame", str]
 """A frame, and the name of a tensor in this frame."""
 
 
+@dataclass(slots=True, eq=False)
 class _Frame:
     """An inlined function body, or the top-level graph.
 
@@ -456,15 +441,10 @@ class _Frame:
         results: name of a calling node in the body -> tensors that the call returns.
     """
 
-    __slots__ = ("arguments", "functions", "prefix", "results")
-
-    def __init__(
-        self, prefix: str, functions: tuple[str, ...], arguments: Mapping[str, _Reference]
-    ) -> None:
-        self.prefix = prefix
-        self.functions = functions
-        self.arguments = arguments
-        self.results: dict[str, Sequence[_Reference]] = {}
+    prefix: str = ""
+    functions: tuple[str, ...] = ()
+    arguments: Mapping[str, _Reference] = field(default_factory=dict)
+    results: dict[str, Sequence[_Reference]] = field(default_factory=dict)
 
     def tensor(self, name: str) -> str:
         """Return a tensor's name in the inlined graph, `op` or `op:output`; "" for cyclic calls."""
@@ -482,19 +462,16 @@ class _Frame:
         return ""
 
 
-Binding = tuple[str, tuple[str | None, ...]]
-"""A function's name, and for each argument the key of the variable that is passed, or None."""
-
-
-class Inliner:
+class _Inliner:
     """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes.
 
     Attributes:
-        bindings: the calls that have been replaced.
+        bindings: each replaced call: the name of the function, and for each argument the key of the
+            variable that is passed, or None.
     """
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
-        self.bindings: set[Binding] = set()
+        self.bindings: set[tuple[str, tuple[str | None, ...]]] = set()
         self._functions = functions
         self._costs: dict[str, int] = {}
         self._left = _MAX_INLINED
@@ -521,15 +498,11 @@ class Inliner:
         `variables` maps the body's arguments to checkpoint keys.
         """
         ops: dict[str, Op] = {}
-        self._add(nodes, _Frame("", (), {}), ops, variables)
+        self._add(nodes, _Frame(), ops, variables)
         return ops
 
     def _add(
-        self,
-        nodes: Iterable[Any],
-        frame: _Frame,
-        ops: dict[str, Op],
-        variables: Mapping[str, str],
+        self, nodes: Iterable[Any], frame: _Frame, ops: dict[str, Op], variables: Mapping[str, str]
     ) -> None:
         for node in nodes:
             op = Node(node, frame)
@@ -545,8 +518,8 @@ class Inliner:
             for number, callee in enumerate(callees):
                 function = self._functions[callee]
                 names = arguments(function)
-                prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
                 passed = dict(zip(names, inputs, strict=False))
+                prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
                 body = _Frame(prefix, (*frame.functions, callee), passed)
                 keys = tuple(variables.get(body.tensor(name)) for name in names)
                 self.bindings.add((callee, keys))

@@ -313,12 +313,8 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     is built late, all layers share the model's scope. Second copies (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
-    again = [key for key in full_names if key.startswith(_AGAIN)]
-    if again:
-        exported = {name for key, name in full_names.items() if key.startswith("variables/")}
-        for key in again:
-            if full_names[key] in exported:
-                del full_names[key]
+    for key in _first_copies(full_names):
+        del full_names[key]
     uses = Counter(full_names.values())
     return {
         key: full_name if full_name and uses[full_name] == 1 else path_name(key)
@@ -326,18 +322,18 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     }
 
 
-def saved_again(nodes: Sequence[Node]) -> dict[str, list[str]]:
+def saved_again(nodes: Iterable[Node]) -> dict[str, list[str]]:
     """Return key of a variable's second copy -> keys of the first copies with its full name."""
-    full_names = {node.key: node.full_name for node in nodes if node.key}
-    first: dict[str, list[str]] = {}
+    return _first_copies({node.key: node.full_name for node in nodes if node.key})
+
+
+def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
+    again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
+    first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():
-        if not key.startswith(_AGAIN):
-            first.setdefault(name, []).append(key)
-    return {
-        key: first[name]
-        for key, name in full_names.items()
-        if key.startswith(_AGAIN) and name in first
-    }
+        if name in first and key not in again:
+            first[name].append(key)
+    return {key: first[name] for key, name in again.items() if first[name]}
 
 
 def path_name(key: str) -> str:

@@ -36,7 +36,7 @@ from bnstat.formats.tensorflow.frozen_graph import (
     declared_kind,
 )
 from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
-from bnstat.formats.tensorflow.graph_def import function_graphs, graph_of
+from bnstat.formats.tensorflow.graph_def import Captured, function_graphs, graph_of
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
@@ -160,14 +160,8 @@ def _of_objects(
     )
 
 
-def captured_keys(
-    meta_graph: Any, nodes: Sequence[Node], keys: Container[str]
-) -> Mapping[str, Sequence[str | None]]:
-    """Return name of a concrete function -> checkpoint keys of the variables that it captures.
-
-    The keys are in the order of the function's bound inputs, with None for an input that is not a
-    variable, or whose key is not in `keys`.
-    """
+def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
+    """Return the checkpoint keys, among `keys`, that each concrete function captures."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None

@@ -62,7 +62,7 @@ def test_files_of_others(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_escapes(tmp_path: Path, written: str, name: str) -> None:
-    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(f"a{name}", ())
+    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(f"a{name}", (f"a{name}",))
 
 
 @pytest.mark.parametrize("name", ["model-7", "\u00e4\u4e2d", 'a"b', "tab\t", "\udcff", "~ \x7f'"])
@@ -88,7 +88,7 @@ def test_other_files_of_that_name(tmp_path: Path, text: str | bytes) -> None:
 
 
 def test_files_with_another_start(tmp_path: Path) -> None:
-    assert _read(tmp_path, '\n model_checkpoint_path: "m"') == State("m", ())
+    assert _read(tmp_path, '\n model_checkpoint_path: "m"') == State("m", ("m",))
     assert _read(tmp_path, 'other: 1\nmodel_checkpoint_path: "m"') == State()
 
 
