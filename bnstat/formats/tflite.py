@@ -140,9 +140,7 @@ class Table:
     """A table; the methods raise `DamagedError` if an offset leads out of the table or the file.
 
     Attributes:
-        within: the flatbuffer that contains the table.
         at: the table's offset in the file.
-        size: the table's size in bytes.
         fields: the offset of each field in the table; 0 for an omitted field.
     """
 
@@ -217,38 +215,34 @@ def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
     if shape is None:
         raise DamagedError(where, "has an invalid shape")
     dtype = TFLITE.get(code, f"type {code}")
-    stored = contiguous_variable(file, start, length, dtype, shape, key)
-    packed = partial(extents, file, start, length, None, shape)
+    plain = contiguous_variable(file, start, length, dtype, shape, key)
     quantization = tensor.table(4)
-    if tensor.table(6) is not None or (quantization and quantization.number(4, U8)):
+    is_sparse = tensor.table(6) is not None or (quantization and quantization.number(4, U8))
 
-        def refuse() -> NDArray[np.generic]:
-            raise UnsupportedError(
-                where, "is stored sparsely or in blocks; bnstat does not read such tensors"
-            )
+    def stored() -> NDArray[np.generic]:
+        if is_sparse:
+            problem = "is stored sparsely or in blocks; bnstat does not read such tensors"
+            raise UnsupportedError(where, problem)
+        if dtype != "int4":
+            return plain.read()
+        count = prod(shape)
+        if length != (count + 1) // 2:
+            raise DamagedError(where, f"{length} bytes do not fit its shape")
+        pairs = np.frombuffer(file.read(start, length), np.int8)
+        both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
+        return both.ravel()[:count].reshape(shape)
 
-        stored = replace(stored, reader=refuse)
-    elif dtype == "int4":
-
-        def unpack_pairs() -> NDArray[np.generic]:
-            count = prod(shape)
-            if length != (count + 1) // 2:
-                raise DamagedError(where, f"{length} bytes do not fit its shape")
-            pairs = np.frombuffer(file.read(start, length), np.int8)
-            both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
-            return both.ravel()[:count].reshape(shape)
-
-        stored = replace(stored, reader=unpack_pairs, finder=packed)
+    finder = partial(extents, file, start, length, None, shape)
     scales = _scales(quantization, where) if quantization else None
-    if scales is None:
-        return stored
-    return replace(
-        stored,
-        dtype="float32",
-        reader=lambda: scales.unpack(stored.read(), where),
-        finder=packed,
-        stepper=lambda: scales.step(shape, where),
-    )
+    if scales is not None:
+        return replace(
+            plain,
+            dtype="float32",
+            reader=lambda: scales.unpack(stored(), where),
+            finder=finder,
+            stepper=lambda: scales.step(shape, where),
+        )
+    return replace(plain, reader=stored, finder=finder) if is_sparse or dtype == "int4" else plain
 
 
 def _scales(quantization: Table, where: str) -> Scales | None:

@@ -1,9 +1,8 @@
 """The protocol buffers of TensorFlow, Keras 2 and ONNX that bnstat reads.
 
-The message types are declared here, with the field numbers of the `.proto` files that are named
-above each group. They are in a separate descriptor pool: TensorFlow is not needed and, if it is
-loaded in the same process, not disturbed. Fields that bnstat does not read are not declared, so
-protobuf skips them. Protobuf rejects lengths beyond the buffer, and nesting beyond its limit.
+The message types have the field numbers of the `.proto` files that are named above each group, and
+only the fields that bnstat reads. Their descriptor pool is separate from TensorFlow's. Protobuf
+rejects lengths beyond the buffer, and nesting beyond its limit.
 """
 
 from __future__ import annotations
@@ -115,19 +114,15 @@ message OnnxModel {
 """
 
 _PACKAGE = "bnstat_tf"
-
 _LONGEST_TEXT = 10_000_000
 """A limit in bytes: text is parsed a hundred times more slowly than the binary form."""
 
 _LONG = 4096
 """A skeleton omits fields with more bytes, except nested messages, which become skeletons."""
-
 _MAX_MESSAGES = 500_000
 """The maximum number of messages in a skeleton, not counting short messages without positions."""
-
 _MAX_SKELETON = 1 << 26
 """The maximum size of a skeleton in bytes; the skeletons of real graphs have a few million."""
-
 _BEGIN = 1000
 _BEGIN_TAG, _END_TAG = b"\xc1\x3e", b"\xc9\x3e"
 _POSITION = struct.Struct("<2sQ2sQ")
@@ -170,12 +165,9 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
 def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
     """Parse the message from `start` to `end` without long fields, such as the values of tensors.
 
-    If a message type declares the fields `begin` and `end`, they are set to the offsets in the file
-    where the message starts and ends. For `name` and `what` see `parse`.
-
-    Raises:
-        DamagedError: the bytes are not a valid message of this type, or the file is too short.
-        UnsupportedError: the skeleton would have too many messages or bytes.
+    If a message type declares the fields `begin` and `end`, they are set to the offsets where the
+    message starts and ends. For `name` and `what` see `parse`. An `UnsupportedError` is raised if
+    the skeleton would have too many messages or bytes.
     """
     with Decoding(file.path, what):
         data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
@@ -208,13 +200,9 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 
 
 class _Layout(NamedTuple):
-    """The declared fields of a message type.
+    """The declared fields of a message type by number, with None for types other than messages.
 
-    Attributes:
-        fields: number of a field -> layout of the field's message type; None if the field is not a
-            message.
-        has_position: True if this type declares `begin` and `end`.
-        contains_positions: True if a type nested in this one declares `begin` and `end`.
+    A type with a position declares `begin` and `end`; a nested type may do so too.
     """
 
     fields: Mapping[int, _Layout | None]

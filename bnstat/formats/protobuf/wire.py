@@ -1,11 +1,7 @@
 """The wire format of protocol buffers: little-endian base-128 varints and fields.
 
-A message is a sequence of fields. A field is a varint, `number << 3 | wire type`, then a value:
-
-    wire type 0   a varint
-    wire type 1   eight bytes
-    wire type 2   the length in bytes as a varint, then the bytes
-    wire type 5   four bytes
+A message is a sequence of fields. A field is a varint, `number << 3 | wire type`, then a value: a
+varint (wire type 0), eight bytes (1), the length as a varint and the bytes (2), or four bytes (5).
 
 Most messages are parsed by `protos`. This module parses small messages that occur by the hundred
 thousand. It also locates the fields of large files without reading the arrays in them.

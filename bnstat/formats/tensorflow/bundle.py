@@ -9,13 +9,12 @@
     BundleEntryProto  := 1 dtype, 2 shape {2 dim {1 size}, 3 unknown_rank}, 3 shard_id,
                          4 offset, 5 size, 6 masked crc32c of the bytes, 7 slice ...
 
-Numbers are row-major, at any byte offset. A string tensor is stored as the varint lengths of its
+Arrays are row-major, at any byte offset. A string tensor is stored as the varint lengths of its
 elements, a masked crc32c of the lengths, and the bytes of the elements. The checksum in its entry
-covers the lengths as 4 bytes each (8 for lengths from 2**32), the crc32c of the lengths, and the
-bytes.
+covers the lengths as 4 bytes each (8 for lengths from 2**32), their crc32c, and the bytes.
 
-The entry of a partitioned variable lists its slices and has no bytes of its own; each slice has an
-entry under a key that sorts like (name, slice):
+The entry of a partitioned variable lists its slices and has no bytes of its own. A slice has an
+entry under this key; if it covers a dimension completely, start is 0 and length is -1:
 
     key    := 00, name, rank as NumIncreasing, (start, length) of each dim as SignedNumIncreasing
     name   := its bytes with 00 -> 00 FF and FF -> FF 00, then 00 01
@@ -23,8 +22,6 @@ entry under a key that sorts like (name, slice):
     SignedNumIncreasing(n) := n in two's complement, big-endian, in the fewest bytes whose
                               leading bits can hold the count: 7 bits of n per byte, the first
                               bits (1, 11, 111, ...) counting the bytes, inverted for n < 0
-
-A dimension that the slice covers completely has start 0 and length -1.
 
 Sources: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor_bundle.proto,
 `EncodeTensorNameSlice` in util/saved_tensor_slice_util.cc; tsl/lib/strings/ordered_code.cc.
@@ -36,6 +33,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -200,10 +198,9 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return number of a shard -> name of the shard's data file.
+    """Return number of a shard -> name of its data file; prefer names with the number `shards`.
 
-    The folder can also contain data files of an earlier save with another number of shards. Names
-    with the number `shards`, which the header records, are preferred.
+    The folder can also contain data files of an earlier save with another number of shards.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -221,14 +218,8 @@ class Bundle:
     """The tensors of a checkpoint with a prefix such as `model.ckpt-1200`, which may be empty.
 
     The index is read completely. Data files are opened immediately, so that they can be read even
-    if the checkpoint is deleted later, but only the requested tensors are read. If `data` is false,
-    no tensors will be read and the data files need not exist.
-
-    Raises:
-        NotFoundError: the index is missing.
-        DamagedError: the index is damaged.
-        UnsupportedError: the index has a newer version than bnstat can read, or was written on a
-            big-endian machine.
+    if the checkpoint is deleted later. If `data` is false, no tensors will be read, and the data
+    files need not exist.
     """
 
     def __init__(self, folder: Folder, prefix: str, data: bool) -> None:
@@ -241,9 +232,9 @@ class Bundle:
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
         index.prefetch([(0, index.size)])
-        self._table = Table(index)
-        self._table.load()
-        self._shard_count = self._read_header(self._table.get(b""))
+        self.table = Table(index)
+        self.table.load()
+        self._shard_count = self._read_header(self.table.get(b""))
         self._files: dict[int, File] = {}
         self._read: set[tuple[str, int, int]] = set()
         self._bytes_read: Counter[int] = Counter()
@@ -276,23 +267,17 @@ class Bundle:
 
     def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
         """Return key -> variable, without slices; `names` maps keys to the names of variables."""
-        return _Variables(self, self._table, names)
+        return _Variables(self, names)
 
     def entry(self, key: str) -> Entry:
         """Return the entry of a tensor; raise `DamagedError` if the entry is damaged or missing."""
-        stored = self._table.get(_encoded(key))
+        stored = self.table.get(_encoded(key))
         if stored is None:
             raise DamagedError(self._index_path, f"the index has no entry for the key {key}")
         return parse_entry(stored, f"{self._index_path}, {key}")
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
-        """Return a numeric tensor, bit for bit as it was saved.
-
-        Raises:
-            NotFoundError: the data file is missing.
-            DamagedError: bytes are missing, or the checksum does not match.
-            UnsupportedError: the elements are not numbers.
-        """
+        """Return a numeric tensor, bit for bit as it was saved."""
         entry = entry or self.entry(key)
         where = f"{self.path}, {key}"
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
@@ -323,7 +308,7 @@ class Bundle:
         if not entry.slices:
             yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
-            stored = self._table.get(slice_key(key, part))
+            stored = self.table.get(slice_key(key, part))
             if stored is None:
                 raise DamagedError(where, "a slice of this tensor is missing from the index")
             slice_entry = parse_entry(stored, f"{self._index_path}, {key}")
@@ -387,23 +372,22 @@ def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
+@dataclass(frozen=True, eq=False)
 class _Variables(Mapping[str, Variable]):
     """The tensors of a bundle; an entry is parsed each time that its variable is requested."""
 
-    def __init__(self, bundle: Bundle, table: Table, names: Mapping[str, str]) -> None:
-        self._bundle = bundle
-        self._table = table
-        self._names = names
+    bundle: Bundle
+    names: Mapping[str, str]
 
     def __getitem__(self, key: str) -> Variable:
-        entry = self._bundle.entry(key)
+        entry = self.bundle.entry(key)
         return Variable(
             key,
-            self._names.get(key, key),
+            self.names.get(key, key),
             dtype_name(entry.dtype),
             entry.shape,
-            partial(self._bundle.read, key, entry),
-            partial(self._bundle.extents, key, entry),
+            partial(self.bundle.read, key, entry),
+            partial(self.bundle.extents, key, entry),
         )
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -413,10 +397,10 @@ class _Variables(Mapping[str, Variable]):
 
     def __contains__(self, key: object) -> bool:
         is_key = isinstance(key, str) and key[:1] not in ("", "\0")
-        return is_key and self._table.get(_encoded(str(key))) is not None
+        return is_key and self.bundle.table.get(_encoded(str(key))) is not None
 
     def __iter__(self) -> Iterator[str]:
-        for key, _ in self._table.items():
+        for key, _ in self.bundle.table.items():
             if key[:1] not in (b"", b"\0"):
                 yield key.decode("utf-8", "surrogateescape")
 

@@ -1,11 +1,8 @@
 """Checkpoints of TensorFlow 1 and 2 that are stored as bundles.
 
 A TensorFlow 2 checkpoint stores its object graph among its tensors. The keys of a TensorFlow 1
-checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`.
-
-`TensorflowTensors` reads bundles and V1 checkpoints with TensorFlow's own `CheckpointReader`
-(tensorflow/core/util/tensor_slice_reader.cc and tensor_bundle.cc), if the user selects the reader
-`tensorflow`.
+checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`. If the
+user selects the reader `tensorflow`, TensorFlow's own `CheckpointReader` reads the tensors.
 """
 
 from __future__ import annotations
@@ -16,20 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, first_line
-from bnstat.formats.contents import Contents, Layer, Objects, Reading, Search
+from bnstat.formats.contents import Contents, Layer, Objects, Reading
 from bnstat.formats.dtypes import dtype_name
 from bnstat.formats.tensorflow.bundle import NO_NAMES, Bundle
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import Folder
-
-if TYPE_CHECKING:
-    from bnstat.formats.tensorflow.frozen_graph import DeclaredTensors
 
 _TOO_NEW: Final = (3, 14)
 """The first version of Python for which TensorFlow has no release."""
@@ -55,51 +49,43 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
         from bnstat.formats.tensorflow.graph_def import meta_graphs
 
         return replace(contents, graphs=meta_graphs(meta, variables))
-    nodes, notes = read_object_graph(tensors, reading)
-    names, search = names_of(nodes, tensors)
-    contents = Contents(
-        source=replace(source, format="tf2-checkpoint"),
-        variables=tensors.variables(names),
-        names=names,
-        search=search,
-        objects=nodes,
-        notes=notes,
-    )
+    contents = contents_of_objects(tensors, replace(source, format="tf2-checkpoint"), reading)
 
     def configured(described: Sequence[Layer]) -> Contents:
         from bnstat.formats.keras.metadata import layers_of_objects
 
-        return replace(contents, layers=layers_of_objects(described, nodes))
+        return replace(contents, layers=layers_of_objects(described, contents.objects))
 
-    return replace(contents, configured=configured) if nodes else contents
+    return replace(contents, configured=configured) if contents.objects else contents
 
 
-def read_object_graph(
-    tensors: Bundle | TensorflowTensors, reading: Reading
-) -> tuple[Objects, list[str]]:
-    """Return the object graph of a checkpoint, and notes for the user.
+def contents_of_objects(
+    tensors: Bundle | TensorflowTensors, source: Source, reading: Reading, notes: Sequence[str] = ()
+) -> Contents:
+    """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    The graph is empty if it cannot be read from its data file and no values are requested.
+    The graph is stored in a data file. If it cannot be read and no values are requested, it is
+    empty, and the names of variables are made from their keys.
     """
     try:
-        return read_nodes(tensors.read_string(KEY), tensors.path), []
+        nodes = read_nodes(tensors.read_string(KEY), tensors.path)
     except BnstatError:
         if reading.values:
             raise
-        return Objects(), ["without the data files, layers are named by their checkpoint keys"]
-
-
-def names_of(
-    nodes: Objects, tensors: Bundle | TensorflowTensors | DeclaredTensors
-) -> tuple[Mapping[str, str], Search | None]:
-    """Return (key -> best name of the variable, a function that searches the names by ending).
-
-    Without an object graph, the names are made from the checkpoint keys, and the function is None.
-    """
-    if nodes:
-        names = BestNames(nodes)
-        return names, names.ending_with
-    return {key: path_name(key) for key in tensors.variables() if key.endswith(VALUE)}, None
+        nodes = Objects()
+        notes = [*notes, "without the data files, layers are named by their checkpoint keys"]
+    if not nodes:
+        names = {key: path_name(key) for key in tensors.variables() if key.endswith(VALUE)}
+        return Contents(source, tensors.variables(names), names=names, notes=notes)
+    best = BestNames(nodes)
+    return Contents(
+        source,
+        tensors.variables(best),
+        names=best,
+        search=best.ending_with,
+        objects=nodes,
+        notes=notes,
+    )
 
 
 def _global_step(variables: Mapping[str, Variable]) -> int | None:
@@ -156,13 +142,20 @@ class TensorflowTensors:
 
 @contextmanager
 def importing_tensorflow(purpose: str) -> Iterator[None]:
-    """A context for importing TensorFlow: it silences TensorFlow and converts errors.
+    """A context that imports TensorFlow silently and explains errors.
 
-    The error says what TensorFlow is needed for: `purpose`, such as `to run a model`.
+    `purpose` says what TensorFlow is needed for, as in `to run a model`.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _silenced():
+        stderr = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as devnull:
+                os.dup2(devnull.fileno(), 2)
             yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
     except Exception as error:  # An old protobuf, for example, raises an error of its own class.
         raise BnstatError(
             "TensorFlow",
@@ -178,17 +171,3 @@ def _remedy(error: Exception) -> str:
         version = ".".join(map(str, sys.version_info[:2]))
         return f"TensorFlow has no release for Python {version}: use Python 3.10 to 3.13"
     return "pip install tensorflow"
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Suppress what TensorFlow's C++ code writes to standard error while it is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as devnull:
-            os.dup2(devnull.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

@@ -1,10 +1,10 @@
 """Checkpoints of TensorFlow before 0.12 ("V1"), which later versions can still write.
 
-Each shard is an SSTable. Each of its values is a SavedTensorSlices. The value of key "" has the
-field `meta`, which lists the tensors with their shapes, dtypes and slices. All other keys are made
-by `bundle.slice_key`; their values have the field `data` with one slice, a TensorProto that has
-packed values but neither dtype nor shape. Shards are named `PREFIX-00000-of-00002`; the slices of a
-tensor may be in several shards. Blocks have checksums, tensors do not.
+Each shard is an SSTable named `PREFIX-00000-of-00002`. Its values are SavedTensorSlices. The value
+of key "" has the field `meta`, which lists tensors with their shapes, dtypes and slices. All other
+keys are made by `bundle.slice_key`; their values have the field `data` with one slice, as a
+TensorProto with packed values but neither dtype nor shape. Several shards may contain slices of one
+tensor. Blocks have checksums, tensors do not.
 
 Sources: tensorflow/core/util/{tensor_slice_writer,tensor_slice_reader,saved_tensor_slice_util},
 saved_tensor_slice.proto.

@@ -7,7 +7,7 @@ format (tensorflow/python/training/checkpoint_state.proto):
     all_model_checkpoint_paths: "model-1000"
     all_model_checkpoint_paths: "model-1200"
 
-The paths may be absolute. Folders move, so only the last component of a path is used.
+Folders move, so only the last component of a path is used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 NAME = "checkpoint"
-
 SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
 """The name of a shard of a V1 checkpoint."""
 
@@ -228,10 +227,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return the bundles in a folder and the V1 checkpoints that `state` lists.
-
-    If there are neither, return all V1 checkpoints in the folder, or None.
-    """
+    """Return a folder's bundles and the V1 checkpoints in `state`, or else all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:

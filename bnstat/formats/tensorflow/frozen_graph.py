@@ -1,9 +1,8 @@
 """Single-file graphs: frozen graphs, any GraphDef, a `.meta` without its checkpoint.
 
 Freezing turns each variable into a `Const` op of the same name. The file is a GraphDef, or a
-MetaGraphDef that contains a GraphDef. A GraphDef has a field `node` for each NodeDef; a `Const`
-node stores its value in `attr["value"].tensor`. Only the structure of a graph is read at first;
-long constants are read on demand.
+MetaGraphDef that contains one. A `Const` node stores its value in `attr["value"].tensor`. Only the
+structure of a graph is read at first; long constants are read on demand.
 
 Sources: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto,
 tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
@@ -26,7 +25,6 @@ from bnstat.formats.contents import Contents, Op
 from bnstat.formats.dtypes import bytes_needed, dtype_name, extents, find_dtype
 from bnstat.formats.protobuf.protos import complete, find_fields, parse_text, skeleton
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, Window, WireError, fields, scan
-from bnstat.formats.tensorflow.bundle import NO_NAMES
 from bnstat.formats.tensorflow.graph_def import (
     MAX_NODES,
     VARIABLES,
@@ -110,10 +108,10 @@ def open_contents(file: File, source: Source) -> Contents:
 def open_index(file: File, source: Source) -> Contents:
     """Do the same, and return the variables that the graph declares too, without values."""
     contents, graph_def = _open(file, source)
-    declared = declared_by_ops(graph_def, source.path).variables()
+    declared = declared_by_ops(graph_def, source.path)
     if not declared:
         return contents
-    graph = graph_of(graph_def, lambda name: name if name in declared else None)
+    graph = graph_of(graph_def, declared)
     constants = {name: name for name in contents.variables}
     graph = replace(graph, variables={**constants, **graph.variables})
     variables = {**contents.variables, **declared}
@@ -148,10 +146,7 @@ def _text_message(file: File) -> str | None:
 def contents_of_graph(
     graph_def: Any, source: Source, notes: Sequence[str] = (), file: File | None = None
 ) -> Contents:
-    """Return the constants of a graph as variables, and the graph.
-
-    If `graph_def` is a skeleton (see `protos.skeleton`), its long constants are read from `file`.
-    """
+    """Return a graph and, as variables, its constants. Those of a skeleton are read from `file`."""
     ops = inlined(graph_def)
 
     def tensor_of(op: Node) -> Any:
@@ -202,45 +197,25 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True)
-class DeclaredTensors:
-    """The variables that a graph declares, without values, with the interface of `Bundle`.
+def declared_by_ops(graph_def: Any, path: str) -> dict[str, Variable]:
+    """Return the variables that a TensorFlow 1 graph declares; their keys are the names of ops."""
+    attributes = {node.name: node.attr for node in graph_def.node if node.op in VARIABLES}
+    declared = (
+        declared_variable(name, name, attribute["dtype"].type, attribute["shape"].shape, path)
+        for name, attribute in attributes.items()
+    )
+    return {variable.key: variable for variable in declared if variable is not None}
 
-    Attributes:
-        path: the path of the file.
-        declared: key -> dtype and shape.
-    """
 
-    path: str
-    declared: Mapping[str, tuple[str, tuple[int, ...]]]
+def declared_variable(key: str, name: str, dtype: int, shape: Any, path: str) -> Variable | None:
+    """Return a variable without its values; None if the `TensorShapeProto` is not fully known."""
 
-    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to the names of variables."""
-        return {
-            key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
-            for key, kind in self.declared.items()
-        }
-
-    def _read(self, key: str) -> NoReturn:
+    def read() -> NoReturn:
         raise NotFoundError(
-            f"{self.path}: {key}",
+            f"{path}: {key}",
             "the values of the variables are not in this file",
             "use --no-values for names and shapes alone",
         )
 
-
-def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
-    """Return the variables that a TensorFlow 1 graph declares; their keys are the names of ops."""
-    declared = {}
-    for node in graph_def.node:
-        if node.op in VARIABLES and (
-            kind := declared_kind(node.attr["dtype"].type, node.attr["shape"].shape)
-        ):
-            declared[node.name] = kind
-    return DeclaredTensors(path, declared)
-
-
-def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
-    """Return the dtype and shape of a declared variable; None if the shape is not known."""
     sizes = shape_of(shape)
-    return None if sizes is None else (dtype_name(dtype), sizes)
+    return None if sizes is None else Variable(key, name, dtype_name(dtype), sizes, read)

@@ -1,13 +1,10 @@
 """The graphs of a GraphDef and of a TensorFlow 2 SavedModel's functions, and their constants.
 
 In TensorFlow 1 the graph contains the variables as ops, whose names are the keys in a checkpoint.
-In TensorFlow 2 functions take variables as their last arguments; the object graph lists these
-variables (`bound_inputs`).
-
-A node that calls functions (PartitionedCall, If, While, ...) names them in an attribute; their
-bodies are FunctionDefs in the graph's library. As TensorFlow does before it runs a graph, bnstat
-inlines them: it replaces an argument by the tensor that the caller passes, and adds a `Merge` for a
-result that has several branches.
+In TensorFlow 2 functions take variables as their last arguments, which the object graph lists
+(`bound_inputs`). A node that calls functions (PartitionedCall, If, While, ...) names them in an
+attribute; their bodies are FunctionDefs in the graph's library. bnstat inlines them: it replaces an
+argument by the tensor that the caller passes, and adds a `Merge` for a result of several branches.
 
 A NodeDef names its inputs `node` or `node:1` in a top-level graph, `argument` or
 `node:output_name:0` in a function's body, and `^node` if it only waits for that node.
@@ -39,7 +36,6 @@ VARIABLES = frozenset(
     {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
 )
 """The types of ops that hold a variable."""
-
 MAX_NODES = 250_000
 """Graphs with more nodes count as empty."""
 
@@ -68,7 +64,6 @@ keys; input 2, if it is not a tensor to save, contains shapes and slices."""
 
 _MAX_SAVED = 1_000_000
 """The maximum number of saved tensors that are traced to variables."""
-
 _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
@@ -78,20 +73,17 @@ Captured = Mapping[str, Sequence[str | None]]
 _Parts = Mapping[str, tuple[slice, ...]]
 _NO_PARTS: _Parts = {}
 
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-
 _MAX_INLINED = 300_000
 """The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
-
 _COST_OF_CALL, _NAMES_PER_NODE = 20, 10
 """A call counts as 20 nodes, and 10 inputs, arguments or results of a body count as one node."""
-
 _MAX_DEPTH = 50
 _MAX_HOPS = 200
 """The limit on arguments and results that a tensor passes through, because calls can be cyclic."""
 
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FUNCTIONS = {
-    **dict.fromkeys((*CALLS, "TPUPartitionedCall"), ("f",)),
+    **dict.fromkeys((*_CALLS, "TPUPartitionedCall"), ("f",)),
     **dict.fromkeys(("If", "StatelessIf"), ("then_branch", "else_branch")),
     **dict.fromkeys(("Case", "StatelessCase"), ("branches",)),
     **dict.fromkeys(("While", "StatelessWhile"), ("body",)),
@@ -100,16 +92,12 @@ _FUNCTIONS = {
 _CHOICES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 """Ops whose first input chooses a branch."""
 _LOOPS = frozenset({"While", "StatelessWhile"})
-
 _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
 """Output name -> index, if not 0."""
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that reads the graph in a `.meta` file; None if the file is missing.
-
-    `keys` are the keys of the checkpoint beside the file. A damaged graph is ignored.
-    """
+    """Return a function that reads the graph of a checkpoint with these keys, unless damaged."""
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
 
@@ -120,7 +108,7 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
             graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
         except BnstatError:
             return
-        yield graph_of(graph, lambda name: name if name in keys else None)
+        yield graph_of(graph, keys)
 
     return read
 
@@ -146,10 +134,9 @@ def listed_values(
 
 
 def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a `TensorProto`, in the stored dtype.
+    """Return the numbers of a `TensorProto`.
 
-    The numbers are stored either as raw little-endian bytes in `tensor_content`, or as a list of
-    values whose last value is repeated to fill the shape.
+    They are raw little-endian bytes, or a list whose last value is repeated to fill the shape.
     """
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
@@ -171,12 +158,11 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
     return array.reshape(shape)
 
 
-def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
-    """Return a top-level graph, with the checkpoint keys of its variables.
+def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
+    """Return a top-level graph; `keys` are the checkpoint keys that its variables may have.
 
-    `key_of` converts a possible name of a variable to its checkpoint key or, if the checkpoint does
-    not contain the name, to None. Possible names are the keys in the graph's save ops, then the
-    name of the variable's op. All slices of a partitioned variable get the variable's key.
+    The key of a variable is in the graph's save ops, or is the name of the variable's op. All
+    slices of a partitioned variable have the same key.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -186,8 +172,8 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
             continue
         names = saved.get(name, {})
         for candidate in (*names, name, op.attribute("shared_name"), _PART.sub("", name)):
-            if isinstance(candidate, str) and (key := key_of(candidate)) is not None:
-                variables[name] = key
+            if isinstance(candidate, str) and candidate in keys:
+                variables[name] = candidate
                 if part := names.get(candidate):
                     parts[name] = part
                 break
@@ -198,7 +184,7 @@ def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
     """Return name of an op -> checkpoint key, for the variables that a graph passes to calls."""
     variables = {}
     for node in graph_def.node:
-        if node.op in CALLS:
+        if node.op in _CALLS:
             keys = captured.get(node.attr["f"].func.name, ())
             bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
             variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
@@ -216,9 +202,8 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
-    functions follow by ascending number of variables, so that single layers come before models.
-    A function is omitted if it has no variables, or if an earlier function calls it with the same
-    variables.
+    functions follow by number of variables, so that layers come before models. Functions without
+    variables, or that an earlier function calls with the same variables, are omitted.
     """
     functions = _library(meta_graph.graph_def)
     inliner = _Inliner(functions)
@@ -240,13 +225,12 @@ def _unwrapped(
 ) -> tuple[str, Mapping[str, str]]:
     """Return the first function in a chain of calls that does more than call the next function.
 
-    `name` starts the chain; `variables` maps the arguments of this function to checkpoint keys. The
-    second result maps the arguments of the returned function.
+    `variables` and the second result map the arguments of a function to checkpoint keys.
     """
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
-        is_wrapper = len(work) == 1 and work[0].op in CALLS
+        is_wrapper = len(work) == 1 and work[0].op in _CALLS
         callee = work[0].attr["f"].func.name if is_wrapper else None
         if callee is None or callee not in functions:
             break
@@ -257,12 +241,9 @@ def _unwrapped(
 
 
 def _signature_functions(meta_graph: Any) -> list[str]:
-    """Return the names of the signatures' functions, `serving_default` first.
-
-    A signature names an output of a node in the top-level graph; this node calls the function.
-    """
+    """Return the functions that the nodes in signatures call, those of `serving_default` first."""
     nodes = meta_graph.graph_def.node
-    calls = {node.name: node.attr["f"].func.name for node in nodes if node.op in CALLS}
+    calls = {node.name: node.attr["f"].func.name for node in nodes if node.op in _CALLS}
     signatures = meta_graph.signature_def
     outputs = (
         tensor.name.partition(":")[0]
@@ -279,8 +260,7 @@ def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
     for saver in ops.values():
         if saver.type not in _SAVES:
             continue
-        inputs = saver.inputs
-        first = _SAVES[saver.type]
+        inputs, first = saver.inputs, _SAVES[saver.type]
         names = _strings(ops, inputs[1:2])
         specs = chain(_strings(ops, inputs[2:first]), repeat(""))
         for name, spec, tensor in zip(names, specs, inputs[first:], strict=False):
@@ -352,11 +332,7 @@ def make_graph(
 
 
 class Node:
-    """An op that stands for a NodeDef; its inputs have their names in the inlined graph.
-
-    Attributes:
-        node: the NodeDef.
-    """
+    """An op that stands for the NodeDef `node`; inputs have their names in the inlined graph."""
 
     __slots__ = ("_frame", "name", "node", "type")
 
@@ -383,10 +359,9 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number, bool, string or dtype; None for other attributes.
+        """Return an attribute that is a number, bool, string or dtype's number; None for others.
 
-        A float32 is converted by its shortest decimal form, such as 1e-05; a dtype to its number in
-        TensorFlow.
+        The shortest decimal form of a float32, such as 1e-05, becomes a float.
         """
         if name not in self.node.attr:
             return None
@@ -436,7 +411,7 @@ class _Frame:
 
     Attributes:
         prefix: prepended to the names of the body's nodes.
-        functions: the function, after the functions around it; empty for the top-level graph.
+        functions: the function, after the functions that contain the calls of it.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.
     """
@@ -463,14 +438,10 @@ class _Frame:
 
 
 class _Inliner:
-    """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes.
-
-    Attributes:
-        bindings: each replaced call: the name of the function, and for each argument the key of the
-            variable that is passed, or None.
-    """
+    """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes."""
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
+        # For each replaced call: the function, and the keys of the variables that it is passed.
         self.bindings: set[tuple[str, tuple[str | None, ...]]] = set()
         self._functions = functions
         self._costs: dict[str, int] = {}
@@ -493,10 +464,7 @@ class _Inliner:
         return self._costs[name]
 
     def inline(self, nodes: Iterable[Any], variables: Mapping[str, str]) -> dict[str, Op]:
-        """Return name -> op for a body and all functions that it calls, in stored order.
-
-        `variables` maps the body's arguments to checkpoint keys.
-        """
+        """Return name -> op for a body, whose arguments have checkpoint keys, and what it calls."""
         ops: dict[str, Op] = {}
         self._add(nodes, _Frame(), ops, variables)
         return ops
@@ -539,10 +507,7 @@ class _Inliner:
             frame.results[node.name] = outputs
 
     def _callees(self, node: Any, active: tuple[str, ...]) -> list[str]:
-        """Return the functions that a node calls, counted as added; empty if they stay calls.
-
-        `active` lists the functions whose bodies contain the node.
-        """
+        """Return the functions that a node in active functions calls; empty if they stay calls."""
         names: list[str] = []
         if node.op in _FUNCTIONS:
             for attribute in _FUNCTIONS[node.op]:

@@ -7,8 +7,8 @@ owns the variable.
 
     TrackableObject := 1 child {1 node, 2 name}, 2 attribute {2 full name, 3 key}
 
-A graph may have a million nodes, and few matter, so nodes are parsed when they are requested.
-Most are variables, whose messages all have the same layout; NumPy finds their names and keys.
+A graph may have a million nodes, so nodes are parsed when they are requested. Most are variables,
+whose messages all have the same layout; NumPy finds their names and keys.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 """
@@ -42,11 +42,7 @@ _Numbers = NDArray[np.int64]
 
 
 def read_nodes(message: bytes, where: str) -> Objects:
-    """Return the nodes of an object graph; node 0 is the root.
-
-    Raises:
-        DamagedError: the message is damaged, or names a child that does not exist.
-    """
+    """Return the nodes of an object graph; raise `DamagedError` if a child does not exist."""
     with Decoding(where, "the object graph"):
         try:
             return _ObjectGraph(message, where)
@@ -57,8 +53,8 @@ def read_nodes(message: bytes, where: str) -> Objects:
 class _ObjectGraph(Objects):
     """The nodes of an object graph, parsed when they are requested.
 
-    NumPy finds the nodes that are only variables: one attribute with three strings, name, full name
-    and key. All other nodes with content are branches.
+    A variable is a node with one attribute of three strings, and no other content. All other nodes
+    with content are branches.
     """
 
     def __init__(self, message: bytes, where: str) -> None:
@@ -108,10 +104,8 @@ class _ObjectGraph(Objects):
                 yield self[index]
 
     def _find_branches(self, index: int) -> list[tuple[str, int]]:
-        """Return (name, node index) for each child of a branch that is a branch too.
-
-        The pairs are in stored order. This is the fast path for the layout that TensorFlow writes.
-        """
+        """Return (name, node index), in stored order, for each child that is a branch too."""
+        # This is fast for the layout that TensorFlow writes.
         message, is_branch, count = self._message, self._is_branch, len(self)
         branches = []
         position, end = self._starts[index], self._ends[index]
@@ -185,10 +179,9 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask of the strings, from `start` to `end`, that may have one of the endings.
+        """Return a mask of the strings that may have one of the endings.
 
-        Selected are strings whose last `length` bytes are in `tails` or contain a dot, which may be
-        part of an escape, and shorter strings.
+        Their last `length` bytes are in `tails` or contain a dot, which may be part of an escape.
         """
         tail = np.zeros_like(end)
         selected = end - start < length
@@ -207,10 +200,7 @@ class _ObjectGraph(Objects):
         return np.where(self._byte(position) == tag, start, -1), start + length
 
     def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Return the values of the varints at these positions, and the positions after them.
-
-        Only two bytes are decoded, which suffices for variables.
-        """
+        """Return the values of varints of at most two bytes, and the positions after them."""
         first, second = self._byte(position), self._byte(position + 1)
         is_long = first >= 0x80
         value = np.where(is_long, first & 0x7F | second << 7, first)
@@ -309,8 +299,8 @@ class BestNames(Mapping[str, str]):
 def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     """Return checkpoint key -> best name of the variable: its full name if unique, else its path.
 
-    Full names may repeat: unnamed variables are all called `Variable`, and in a Keras 3 model that
-    is built late, all layers share the model's scope. Second copies (`_AGAIN`) are omitted.
+    Unnamed variables are all called `Variable`, and the layers of a Keras 3 model that is built
+    late share the model's scope. Second copies (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
     for key in _first_copies(full_names):
@@ -337,10 +327,7 @@ def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def path_name(key: str) -> str:
-    """Return the object's path in a checkpoint key, unescaped.
-
-    Source: `escape_local_name` in tensorflow/python/trackable/trackable_utils.py.
-    """
+    """Return the object's path in a checkpoint key, without the escapes of `escape_local_name`."""
     path = key.removesuffix(VALUE)
     if "." not in path:
         return path

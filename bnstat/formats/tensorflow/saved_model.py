@@ -14,7 +14,7 @@ Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.pr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,26 +22,18 @@ from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT, VARIABLES, Bundle
-from bnstat.formats.tensorflow.checkpoint import (
-    TensorflowTensors,
-    names_of,
-    open_tensors,
-    read_object_graph,
-)
+from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT, VARIABLES
+from bnstat.formats.tensorflow.checkpoint import contents_of_objects, open_tensors
 from bnstat.formats.tensorflow.frozen_graph import (
-    DeclaredTensors,
     contents_of_graph,
     declared_by_ops,
-    declared_kind,
+    declared_variable,
 )
 from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
 from bnstat.formats.tensorflow.graph_def import Captured, function_graphs, graph_of
-from bnstat.formats.tensorflow.object_graph import KEY, VALUE
+from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
-
-_Tensors = Bundle | TensorflowTensors | DeclaredTensors
 
 
 def open_saved_model(
@@ -68,8 +60,8 @@ def open_saved_model(
         return _of_constants(source, meta_graph, notes)
     if KEY not in stored:
         return _of_graph(source, meta_graph, stored, notes)
-    nodes, more_notes = read_object_graph(tensors, reading)
-    return _of_objects(folder, source, meta_graph, nodes, tensors, notes + more_notes)
+    contents = contents_of_objects(tensors, source, reading, notes)
+    return _with_network(contents, folder, meta_graph)
 
 
 def _meta_graph(file: File) -> Any:
@@ -105,10 +97,10 @@ def _without_variables(
         )
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
     if meta_graph.object_graph_def.nodes:
-        declared, nodes = _declared_by_objects(meta_graph.object_graph_def, source.path)
-        return _of_objects(folder, source, meta_graph, nodes, declared, notes)
+        contents = _declared_by_objects(meta_graph.object_graph_def, source, notes)
+        return _with_network(contents, folder, meta_graph)
     declared = declared_by_ops(meta_graph.graph_def, source.path)
-    return _of_graph(source, meta_graph, declared.variables(), notes)
+    return _of_graph(source, meta_graph, declared, notes)
 
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
@@ -122,42 +114,23 @@ def _of_graph(
     source: Source, meta_graph: Any, variables: Mapping[str, Variable], notes: list[str]
 ) -> Contents:
     """Return the contents of a SavedModel of TensorFlow 1."""
-
-    def read() -> Iterator[Graph]:
-        yield graph_of(meta_graph.graph_def, lambda name: name if name in variables else None)
-
-    graphs = None if meta_graph is None else read
-    return Contents(source, variables, graphs=graphs, notes=notes)
+    contents = Contents(source, variables, notes=notes)
+    if meta_graph is None:
+        return contents
+    return replace(contents, graphs=lambda: (graph_of(meta_graph.graph_def, variables),))
 
 
-def _of_objects(
-    folder: Folder,
-    source: Source,
-    meta_graph: Any,
-    nodes: Objects,
-    tensors: _Tensors,
-    notes: Sequence[str],
-) -> Contents:
-    """Return the contents of a SavedModel of TensorFlow 2."""
+def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Contents:
+    """Return the contents of a SavedModel of TensorFlow 2 with its Keras layers and functions."""
     from bnstat.formats.keras.metadata import keras_layers
 
     def read() -> Iterable[Graph]:
-        return function_graphs(meta_graph, captured_keys(meta_graph, nodes, variables))
+        captured = captured_keys(meta_graph, contents.objects, contents.variables)
+        return function_graphs(meta_graph, captured)
 
-    names, search = names_of(nodes, tensors)
-    variables = tensors.variables(names)
-    layers, in_order = keras_layers(folder, meta_graph, nodes)
-    return Contents(
-        source,
-        variables,
-        names=names,
-        search=search,
-        layers=layers,
-        layers_in_order=in_order,
-        objects=nodes,
-        graphs=None if meta_graph is None or not nodes else read,
-        notes=notes,
-    )
+    layers, in_order = keras_layers(folder, meta_graph, contents.objects)
+    graphs = None if meta_graph is None or not contents.objects else read
+    return replace(contents, layers=layers, layers_in_order=in_order, graphs=graphs)
 
 
 def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
@@ -173,10 +146,10 @@ def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) 
     }
 
 
-def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, Objects]:
-    """Return the variables that a SavedObjectGraph declares, and the nodes of its object graph."""
+def _declared_by_objects(saved_graph: Any, source: Source, notes: Sequence[str]) -> Contents:
+    """Return the object graph and the variables that a SavedObjectGraph declares."""
     message = saved_graph.SerializeToString()
-    saved = parse("DeclaredObjectGraph", message, path, "the object graph").nodes
+    saved = parse("DeclaredObjectGraph", message, source.path, "the object graph").nodes
     paths = _shortest_paths(saved)
     nodes, declared = [], {}
     for index, node in enumerate(saved):
@@ -187,13 +160,15 @@ def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, 
         }
         key, name = None, ""
         if node.HasField("variable") and index in paths:
-            name = node.variable.name.partition(":")[0]
-            kind = declared_kind(node.variable.dtype, node.variable.shape)
-            if kind is not None:
-                key = paths[index] + VALUE
-                declared[key] = kind
+            name, kind = node.variable.name.partition(":")[0], node.variable
+            path = paths[index] + VALUE
+            variable = declared_variable(path, name, kind.dtype, kind.shape, source.path)
+            if variable is not None:
+                key, declared[path] = path, variable
         nodes.append(Node(children, key, name))
-    return DeclaredTensors(path, declared), Objects(nodes)
+    names = best_names(nodes)
+    variables = {key: replace(each, name=names.get(key, key)) for key, each in declared.items()}
+    return Contents(source, variables, names=names, objects=Objects(nodes), notes=notes)
 
 
 def _shortest_paths(saved: Any) -> dict[int, str]:

@@ -14,8 +14,8 @@ TensorFlow uses them for the indexes of bundles and for V1 checkpoints.
 An entry's key is the first `shared` bytes of the previous key, then `unshared` bytes of its own; at
 a restart point, `shared` is 0. The index block has one entry per data block: a key (at least the
 block's last key, less than the next block's first key), and the block's handle. The metaindex block
-is empty. Fixed-width numbers are little-endian. A checksum is masked (rotated right by 15 bits,
-plus a constant), because a CRC of data that contains CRCs is weak.
+is empty. Fixed-width numbers are little-endian. A masked checksum is rotated right by 15 bits, plus
+a constant.
 
 A snappy block is the varint length of the output, then elements. The low two bits of an element's
 first byte are its type:
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from operator import itemgetter
 
 import google_crc32c
 
@@ -122,12 +123,7 @@ def is_table(file: File) -> bool:
 
 
 class Table:
-    """A table in a file. Blocks are read when they are needed.
-
-    Raises:
-        DamagedError: the file is not an SSTable, or a block is damaged.
-        UnsupportedError: a block has an unknown compression.
-    """
+    """A table in a file. Blocks are read when they are needed."""
 
     def __init__(self, file: File) -> None:
         self._file = file
@@ -142,13 +138,12 @@ class Table:
         with Decoding(file.path, "the index block"):
             _, position = _handle(footer, 0)
             index, _ = _handle(footer, position)
-            blocks = entries(self.contents(*index))
-            handles = [(key, _handle(value, 0)[0]) for key, value in blocks]
-        self._last_keys = [key for key, _ in handles]
-        self._handles = [handle for _, handle in handles]
+            listed = entries(self.contents(*index))
+            # For each data block: the key in the index block, the offset, the size of the contents.
+            self.blocks = [(key, *_handle(value, 0)[0]) for key, value in listed]
         # A hostile index could list a large block many times.
         end = 0
-        for offset, size in self._handles:
+        for _, offset, size in self.blocks:
             if offset < end:
                 raise DamagedError(file.path, "its index lists overlapping blocks")
             end = offset + size + TRAILER
@@ -158,8 +153,8 @@ class Table:
         if not self._loaded:
             self._prefetch()
         last: bytes | None = None
-        for handle in self._handles:
-            for key, value in self._entries(handle):
+        for _, *handle in self.blocks:
+            for key, value in self._entries(*handle):
                 if last is not None and key <= last:
                     raise DamagedError(self._file.path, "its keys are out of order")
                 last = key
@@ -171,34 +166,29 @@ class Table:
         if handle is None:
             return None
         if handle not in self._loaded:
-            found = (value for candidate, value in self._entries(handle) if candidate == key)
+            found = (value for candidate, value in self._entries(*handle) if candidate == key)
             return next(found, None)
         if handle not in self._parsed:
-            self._parsed[handle] = dict(self._entries(handle))
+            self._parsed[handle] = dict(self._entries(*handle))
         return self._parsed[handle].get(key)
 
-    def _entries(self, handle: _Handle) -> Iterator[tuple[bytes, bytes]]:
-        with self._decoding(handle[0]):
-            yield from entries(self.contents(*handle))
+    def _entries(self, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+        with self._decoding(offset):
+            yield from entries(self.contents(offset, size))
 
     def load(self) -> None:
         """Read and keep all blocks, for a table that is searched often."""
         self._prefetch()
-        for handle in self._handles:
-            self._loaded[handle] = self.contents(*handle)
+        for _, offset, size in self.blocks:
+            self._loaded[offset, size] = self.contents(offset, size)
 
     def _prefetch(self) -> None:
-        self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
+        self._file.prefetch([(offset, size + TRAILER) for _, offset, size in self.blocks])
 
     def place(self, key: bytes) -> Range | None:
         """Return the range of the block that can contain a key, with its trailer, or None."""
         handle = self._handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
-
-    def blocks(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield (key in the index block, offset, size of the contents) for each data block."""
-        for key, (offset, size) in zip(self._last_keys, self._handles, strict=True):
-            yield key, offset, size
 
     def contents(self, offset: int, size: int) -> bytes:
         """Return the decompressed contents of a block."""
@@ -223,8 +213,8 @@ class Table:
             return decompress(contents)
 
     def _handle_of(self, key: bytes) -> _Handle | None:
-        block = bisect_left(self._last_keys, key)
-        return self._handles[block] if block < len(self._handles) else None
+        number = bisect_left(self.blocks, key, key=itemgetter(0))
+        return self.blocks[number][1:] if number < len(self.blocks) else None
 
     def _decoding(self, offset: int) -> Decoding:
         return Decoding(self._file.path, f"the block at byte {offset}")

@@ -44,7 +44,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
     """
     file = LocalFile(path)
     table = Table(file)
-    blocks = list(table.blocks())
+    blocks = table.blocks
     last_keys = [last_key for last_key, _, _ in blocks]
     by_block: dict[int, dict[bytes, Change]] = defaultdict(dict)
     for key, make in changes.items():

@@ -62,7 +62,9 @@ def test_files_of_others(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_escapes(tmp_path: Path, written: str, name: str) -> None:
-    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(f"a{name}", (f"a{name}",))
+    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(
+        f"a{name}", (f"a{name}",)
+    )
 
 
 @pytest.mark.parametrize("name", ["model-7", "\u00e4\u4e2d", 'a"b', "tab\t", "\udcff", "~ \x7f'"])

@@ -181,7 +181,7 @@ def test_a_table_that_is_held_is_read_and_parsed_once() -> None:
 def test_a_block_that_cannot_be_decompressed_is_damage() -> None:
     data = tables.assemble([(b"\xff", tables.on_disk(b"\x7f\x00a", kind=1))])
     table = Table(MemoryFile(data))
-    ((_, offset, size),) = table.blocks()
+    ((_, offset, size),) = table.blocks
     for read in (
         table.load,
         lambda: table.get(b"a"),
