@@ -43,14 +43,6 @@ def test_formats(by_objects: Path, tmp_path: Path) -> None:
     assert bnstat.load(prefix).source.format == "tf1-checkpoint"
 
 
-def test_an_index_is_enough_for_names_and_shapes(by_names: Path) -> None:
-    Path(f"{by_names}.data-00000-of-00001").unlink()
-    model = bnstat.load(by_names, values=False)
-    assert {variable.shape for variable in model["net/bn"].variables.values()} == {(4,)}
-    with pytest.raises(NotFoundError, match="data file is missing"):
-        bnstat.load(by_names)["net/bn"].gamma  # noqa: B018
-
-
 def test_layers_are_named_by_keys_without_the_data(by_objects: Path) -> None:
     assert bnstat.load(by_objects, values=False)["net"].channels == 4
     Path(f"{by_objects}.data-00000-of-00001").unlink()
@@ -59,14 +51,6 @@ def test_layers_are_named_by_keys_without_the_data(by_objects: Path) -> None:
     assert any("named by their checkpoint keys" in note for note in model.notes)
     with pytest.raises(NotFoundError, match="data file is missing"):
         bnstat.load(by_objects)
-
-
-def test_tensors_are_read_when_requested(by_names: Path) -> None:
-    data = Path(f"{by_names}.data-00000-of-00001")
-    data.write_bytes(bytes(data.stat().st_size))
-    model = bnstat.load(by_names)
-    with pytest.raises(DamagedError, match="fails its checksum"):
-        model["net/bn"].gamma  # noqa: B018
 
 
 def test_a_damaged_object_graph(by_objects: Path) -> None:

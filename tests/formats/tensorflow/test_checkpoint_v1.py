@@ -18,6 +18,7 @@ from bnstat.formats.tensorflow.detection import is_v1
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 from tests.builders import tables
+from tests.builders.effort import bounded
 from tests.builders.graph_mode import layers_of, save_graph
 from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers, same_bits
 
@@ -97,6 +98,13 @@ def test_slices_in_two_shards(tmp_path: Path) -> None:
         NotFoundError, match="m-00001-of-00002: this shard of the checkpoint is missing"
     ):
         bnstat.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("shards", ["00001-of-99999", "99999-of-99999"])
+def test_a_name_that_claims_many_shards(tmp_path: Path, shards: str) -> None:
+    path = save(tmp_path / f"m-{shards}", [("k", "", np.zeros(3))])
+    with bounded(), pytest.raises(NotFoundError, match="this shard of the checkpoint is missing"):
+        bnstat.load(path)
 
 
 def test_contradictory_shards(tmp_path: Path) -> None:
