@@ -14,6 +14,7 @@ import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
+from bnstat.formats.protobuf.wire import field
 from bnstat.formats.tensorflow.detection import is_v1
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
@@ -132,14 +133,10 @@ def test_a_graph_saved_by_its_saver(tmp_path: Path, sharded: bool, reader: Any) 
     assert_layers(bnstat.load(tmp_path), layers_of(values, ["batch_normalization", "bn"]))
 
 
-def _message(number: int, body: bytes) -> bytes:
-    return tables.varint(number << 3 | 2) + tables.varint(len(body)) + body
-
-
 def _meta(*sizes: int, slices: bytes = b"") -> bytes:
-    dims = b"".join(_message(2, b"\x08" + tables.varint(size & (1 << 64) - 1)) for size in sizes)
-    tensor = _message(1, b"x") + _message(2, dims) + b"\x18\x01" + slices
-    return _message(1, _message(1, tensor))
+    dims = b"".join(field(2, b"\x08" + tables.varint(size & (1 << 64) - 1)) for size in sizes)
+    tensor = field(1, b"x") + field(2, dims) + b"\x18\x01" + slices
+    return field(1, field(1, tensor))
 
 
 @pytest.mark.parametrize(
@@ -147,8 +144,8 @@ def _meta(*sizes: int, slices: bytes = b"") -> bytes:
     [
         (_meta(-1), "impossible shape"),
         (_meta(1 << 40), "do not make up the whole"),
-        (_meta(3, slices=_message(4, _message(1, b""))), "slice of this tensor is missing"),
-        (_meta(3, slices=_message(4, b"")), "slice of this tensor is missing"),
+        (_meta(3, slices=field(4, field(1, b""))), "slice of this tensor is missing"),
+        (_meta(3, slices=field(4, b"")), "slice of this tensor is missing"),
         (b"\x0a\x05abc", "damaged"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bnstat.formats.tensorflow.frozen_graph import contents_of_graph, matches, o
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
+from tests.builders.oracle import same_bits
 from tests.formats.tensorflow.test_graph_def import add_function, add_nodes, graph_def
 
 
@@ -69,8 +71,7 @@ def test_float_constants_are_the_variables(pb: Path) -> None:
     for name, value in values.items():
         variable = contents.variables[name]
         assert (variable.key, variable.dtype, variable.shape) == (name, value.dtype, value.shape)
-        assert variable.read().tobytes() == value.tobytes()
-        assert variable.read().dtype == value.dtype
+        assert same_bits(variable.read(), value)
     assert contents.graphs is not None
     (graph,) = contents.graphs()
     assert graph.variables == {name: name for name in values}
@@ -109,8 +110,7 @@ def test_long_constants_are_read_when_requested(pb: Path, wrapped: bool, listed:
     before = file.count
     assert contents.variables["small"].read().tobytes() == small.tobytes()
     assert file.count - before < 20_000
-    assert contents.variables["large"].read().tobytes() == large.tobytes()
-    assert contents.variables["large"].shape == (300, 1000)
+    assert same_bits(contents.variables["large"].read(), large)
     assert contents.graphs is not None
     (graph,) = contents.graphs()
     array = graph.constant("small")
@@ -202,10 +202,10 @@ def test_not_recognised(pb: Path, data: bytes) -> None:
 # Damage and malice
 
 
-def harmless(path: Path) -> None:
+def harmless(path: Path, data: bytes) -> None:
     """Read everything; only `BnstatError` may be raised."""
-    try:
-        contents = opened(path)
+    with suppress(BnstatError):
+        contents = opened(write(path, data))
         assert contents.graphs is not None
         for graph in contents.graphs():
             for name, op in graph.ops.items():
@@ -214,8 +214,6 @@ def harmless(path: Path) -> None:
                 graph.constant(name)
         for variable in contents.variables.values():
             variable.read()
-    except BnstatError:
-        pass
 
 
 @pytest.fixture
@@ -231,7 +229,7 @@ def sample() -> bytes:
 def test_truncated_at_every_length(pb: Path, sample: bytes) -> None:
     content = sample.index(bytes(1000))
     for length in [*range(content + 64), *range(content + 7900, len(sample))]:
-        harmless(write(pb, sample[:length]))
+        harmless(pb, sample[:length])
     with pytest.raises(DamagedError):
         opened(write(pb, sample[: content + 100]))
 
@@ -240,11 +238,8 @@ def test_every_byte_changed(pb: Path, sample: bytes) -> None:
     content = sample.index(bytes(1000))
     generator = random.Random(0)
     for position in [*range(content), *range(content + 8000, len(sample))]:
-        changed = bytearray(sample)
-        changed[position] ^= 1 << generator.randrange(8)
-        harmless(write(pb, bytes(changed)))
-        changed[position] = 0xFF
-        harmless(write(pb, bytes(changed)))
+        for byte in (sample[position] ^ 1 << generator.randrange(8), 0xFF):
+            harmless(pb, sample[:position] + bytes([byte]) + sample[position + 1 :])
 
 
 def test_constant_of_terabytes(pb: Path) -> None:
@@ -274,9 +269,8 @@ def test_batch_norm_folded_by_tensorflow(pb: Path) -> None:
         x = tf.compat.v1.placeholder("float32", [1, 4, 4, 2])
         for _ in range(2):
             x = tf.nn.conv2d(x, tf.ones([1, 1, 2, 2]), 1, "SAME")
-            x, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                x, *(tf.constant([1.0, 2.0]) for _ in range(4)), is_training=False
-            )
+            roles = [tf.constant([1.0, 2.0]) for _ in ROLES]
+            x, _, _ = tf.compat.v1.nn.fused_batch_norm(x, *roles, is_training=False)
     notes = opened(write(pb, fold_batch_norms(graph.as_graph_def()))).notes
     assert notes == ["batch norm was folded into 2 convolutions: nothing of it is left to show"]
 
@@ -286,16 +280,12 @@ def test_values_as_tensorflow_reads_them(written: Path) -> None:
     path = written / "v1_tf2.15/frozen.pb"
     expected = tf.compat.v1.GraphDef.FromString(path.read_bytes())
     contents = opened(path)
-    arrays = {
-        node.name: tf.make_ndarray(node.attr["value"].tensor)
-        for node in expected.node
-        if node.op == "Const"
-    }
-    arrays = {name: array for name, array in arrays.items() if array.dtype == np.float32}
-    assert contents.variables.keys() == {name for name in arrays if arrays[name].ndim}
+    nodes = [node for node in expected.node if node.op == "Const"]
+    arrays = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in nodes}
+    floats = {name for name in arrays if arrays[name].dtype == np.float32 and arrays[name].ndim}
+    assert contents.variables.keys() == floats
     for name, variable in contents.variables.items():
-        assert variable.read().tobytes() == arrays[name].tobytes()
-        assert variable.read().shape == arrays[name].shape
+        assert same_bits(variable.read(), arrays[name])
 
 
 def test_a_number_instead_of_a_node(tmp_path: Path) -> None:
@@ -325,6 +315,4 @@ def test_a_graph_alone_shows_names_and_settings_without_values(tmp_path: Path) -
     assert not bnstat.load(alone).layers
     (layer,), (expected,) = bnstat.load(alone, values=False), whole
     assert (layer.name, layer.epsilon, layer.axis) == (expected.name, 0.003, 3)
-    assert {role: (each.key, each.dtype, each.shape) for role, each in layer.variables.items()} == {
-        role: (each.key, each.dtype, each.shape) for role, each in expected.variables.items()
-    }
+    assert layer.variables == expected.variables
