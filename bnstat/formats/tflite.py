@@ -180,10 +180,7 @@ class Table:
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
-        """Return a vector's offset in the file and its number of elements, of `width` bytes each.
-
-        If the field is omitted, both results are 0.
-        """
+        """Return the offset and the number of a vector's elements of `width` bytes, or (0, 0)."""
         at = self._target(field)
         if at is None:
             return 0, 0

@@ -262,11 +262,15 @@ DATASETS: dict[str, tuple[int, dict[str, Any]]] = {
     "never written chunks": (1, {"shape": (2**27,), "dtype": "f8", "chunks": (2**10,)}),
     # A thousand times 10 MB: each alone would be read.
     "many unwritten": (250, {"shape": (2_500_000,), "dtype": "f4"}),
-    "written zeros": (1, {"data": np.zeros(2**25, "f4"), "chunks": (2**17,), **GZIP}),
 }
+ZEROS = pytest.param(
+    1, {"data": np.zeros(2**25, "f4"), "chunks": (2**17,), **GZIP}, marks=pytest.mark.slow
+)
 
 
-@pytest.mark.parametrize(("layers", "dataset"), DATASETS.values(), ids=DATASETS)
+@pytest.mark.parametrize(
+    ("layers", "dataset"), [*DATASETS.values(), ZEROS], ids=[*DATASETS, "written zeros"]
+)
 def test_datasets_that_claim_more_than_the_file_has(
     layers: int, dataset: dict[str, Any], tmp_path: Path, judged: Judge
 ) -> None:

@@ -246,13 +246,3 @@ def at_terminal(arguments: list[str], columns: int) -> list[str]:
     _, stderr = process.communicate(timeout=300)
     assert process.returncode in (0, 1), stderr
     return output.decode().replace("\r\n", "\n").split("\n")
-
-
-@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r\n\r\n"])
-def test_line_ends_of_windows_in_the_state_file(end: bytes, tmp_path: Path) -> None:
-    files = {**handmade.bundle(layers(), prefix="m-1"), **handmade.bundle(layers(), prefix="m-2")}
-    state = b'model_checkpoint_path: "C:\\\\cnn\\\\m-1"', b'all_model_checkpoint_paths: "m-1"', b""
-    folder = write(tmp_path, {**files, "checkpoint": end.join(state)})
-    result = command("export", folder, "--no-values")
-    assert b'"checkpoint": "m-1"' in result.stdout
-    assert (result.returncode, result.stderr) == (0, b"")

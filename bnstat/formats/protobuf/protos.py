@@ -133,8 +133,7 @@ message starts and ends. Only bnstat's message types have these fields."""
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message of the type `name`, such as `GraphDef`.
 
-    If the data is invalid, a `DamagedError` names the file `where` and the message: `what`, or else
-    `name`.
+    For invalid data, a `DamagedError` names the file `where` and the message: `what` or `name`.
     """
     from google.protobuf.message import DecodeError
 
@@ -166,8 +165,8 @@ def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
     """Parse the message from `start` to `end` without long fields, such as the values of tensors.
 
     If a message type declares the fields `begin` and `end`, they are set to the offsets where the
-    message starts and ends. For `name` and `what` see `parse`. An `UnsupportedError` is raised if
-    the skeleton would have too many messages or bytes.
+    message starts and ends. Raise `UnsupportedError` for too many messages or bytes. For `name` and
+    `what` see `parse`.
     """
     with Decoding(file.path, what):
         data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
@@ -183,11 +182,7 @@ def complete(file: File, message: Any, what: str) -> Any:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields that a path of field numbers selects in a message in a file.
-
-    `message` is a skeleton with `begin` and `end`. `path` lists the fields to descend into, then
-    the fields to return.
-    """
+    """Return the fields that a path of field numbers leads to, from a skeleton's message on."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []

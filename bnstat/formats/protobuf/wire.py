@@ -4,9 +4,8 @@ A message is a sequence of fields. A field is a varint, `number << 3 | wire type
 varint (wire type 0), eight bytes (1), the length as a varint and the bytes (2), or four bytes (5).
 
 Most messages are parsed by `protos`. This module parses small messages that occur by the hundred
-thousand. It also locates the fields of large files without reading the arrays in them.
-
-Source: https://protobuf.dev/programming-guides/encoding.
+thousand. It also locates the fields of large files without reading the arrays in them. Source:
+https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -149,11 +148,9 @@ class Window:
 
 
 class Field(NamedTuple):
-    """A field of a message, stored from offset `begin` to offset `end`.
+    """The number and the wire type (`kind`) of a field from offset `begin` to offset `end`.
 
-    Attributes:
-        kind: the wire type.
-        start: the offset where the value starts; in wire type 2, after the length.
+    The value starts at offset `start`, after the length if it has one.
     """
 
     number: int

@@ -198,10 +198,8 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return number of a shard -> name of its data file; prefer names with the number `shards`.
-
-    The folder can also contain data files of an earlier save with another number of shards.
-    """
+    """Return number of a shard -> name of its data file."""
+    # There can be files of an earlier save with another number of shards.
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
         return {shard: f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in guessed}

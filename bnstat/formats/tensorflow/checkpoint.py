@@ -1,8 +1,17 @@
-"""Checkpoints of TensorFlow 1 and 2 that are stored as bundles.
+"""Checkpoints of TensorFlow, stored as bundles or, before TensorFlow 0.12 ("V1"), as SSTables.
 
 A TensorFlow 2 checkpoint stores its object graph among its tensors. The keys of a TensorFlow 1
 checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`. If the
 user selects the reader `tensorflow`, TensorFlow's own `CheckpointReader` reads the tensors.
+
+A V1 checkpoint is an SSTable, or several shards named `PREFIX-00000-of-00002`. The values are
+SavedTensorSlices. The value of key "" has the field `meta`, which lists tensors with their shapes,
+dtypes and slices. All other keys are made by `bundle.slice_key`; their values have the field `data`
+with one slice, as a TensorProto with packed values but neither dtype nor shape. Several shards may
+contain slices of one tensor. Blocks have checksums, tensors do not.
+
+Sources of V1: tensorflow/core/util/{tensor_slice_writer,tensor_slice_reader,
+saved_tensor_slice_util}, saved_tensor_slice.proto.
 """
 
 from __future__ import annotations
@@ -11,19 +20,30 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from typing import Any, Final
 
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, first_line
 from bnstat.formats.contents import Contents, Layer, Objects, Reading
-from bnstat.formats.dtypes import dtype_name
-from bnstat.formats.tensorflow.bundle import NO_NAMES, Bundle
+from bnstat.formats.dtypes import dtype_name, numpy_dtype
+from bnstat.formats.tensorflow.bundle import (
+    FULL,
+    NO_NAMES,
+    Bundle,
+    TensorSlice,
+    assemble,
+    box_of,
+    shape_of_box,
+    slice_key,
+)
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.model import Array, Source, Variable
-from bnstat.storage.files import Folder
+from bnstat.storage.files import File, Folder, Range
 
 _TOO_NEW: Final = (3, 14)
 """The first version of Python for which TensorFlow has no release."""
@@ -99,6 +119,94 @@ def _global_step(variables: Mapping[str, Variable]) -> int | None:
     return int(step) if step.shape == () and step.dtype.kind in "iu" else None
 
 
+@dataclass
+class _TensorV1:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    where: str
+    slices: list[tuple[TensorSlice, Table]] = field(default_factory=list)
+
+    def read(self) -> Array:
+        from bnstat.formats.protobuf.protos import parse
+        from bnstat.formats.tensorflow.graph_def import listed_values
+
+        dtype = numpy_dtype(self.dtype, self.where)
+        parts = []
+        for part, table in self.slices:
+            stored = table.get(slice_key(self.name, part))
+            if stored is None:
+                raise DamagedError(self.where, "a slice of this tensor is missing")
+            message = parse("SavedTensorSlices", stored, self.where).data.data
+            values = listed_values(message, self.dtype, dtype, self.where)
+            box = box_of(part, self.shape, self.where)
+            shape = shape_of_box(box)
+            if len(values) != prod(shape):
+                raise DamagedError(
+                    self.where, f"has {len(values)} values in a slice of shape {list(shape)}"
+                )
+            parts.append((box, values.reshape(shape)))
+        return assemble(self.shape, dtype, parts, self.where)
+
+    def extents(self) -> list[Range]:
+        """Return the ranges of the blocks that contain slices of the tensor."""
+        places = (table.place(slice_key(self.name, part)) for part, table in self.slices)
+        return list(dict.fromkeys(place for place in places if place is not None))
+
+
+def open_checkpoint_v1(
+    folder: Folder, prefix: str, shards: Sequence[File], source: Source, reading: Reading
+) -> Contents:
+    """Open a V1 checkpoint; raise `DamagedError` if two shards are inconsistent."""
+    from bnstat.formats.tensorflow.graph_def import meta_graphs
+
+    source = replace(source, format="tf1-checkpoint-v1")
+    meta = folder.file(prefix + ".meta")
+    if reading.tensorflow:
+        name = prefix if len(shards) > 1 else shards[0].name
+        stored = open_tensors(folder, name, reading).variables()
+        return Contents(source, stored, graphs=meta_graphs(meta, stored))
+    tensors: dict[str, _TensorV1] = {}
+    for file in shards:
+        table = Table(file)
+        for saved, slices in _saved_slices(table, file.path):
+            dtype, shape = dtype_name(saved.type), tuple(dim.size for dim in saved.shape.dim)
+            if any(size < 0 for size in shape):
+                raise DamagedError(file.path, f"{saved.name} has an impossible shape")
+            where = f"{shards[0].path}, {saved.name}"
+            tensor = tensors.setdefault(saved.name, _TensorV1(saved.name, dtype, shape, where))
+            if (tensor.dtype, tensor.shape) != (dtype, shape):
+                raise DamagedError(
+                    file.path, f"{saved.name} has another shape or dtype in another shard"
+                )
+            tensor.slices += [(part, table) for part in slices]
+    variables = {
+        name: Variable(name, name, tensor.dtype, tensor.shape, tensor.read, tensor.extents)
+        for name, tensor in tensors.items()
+    }
+    return Contents(source, variables, graphs=meta_graphs(meta, tensors))
+
+
+def slices_in(file: File) -> dict[str, list[TensorSlice]]:
+    """Return name of a tensor -> slices of the tensor that a shard contains."""
+    return {saved.name: slices for saved, slices in _saved_slices(Table(file), file.path)}
+
+
+def _saved_slices(table: Table, path: str) -> Iterator[tuple[Any, list[TensorSlice]]]:
+    """Yield (SavedSliceMeta, slices) for each tensor that has slices in a shard."""
+    from bnstat.formats.protobuf.protos import parse
+
+    header = table.get(b"")
+    if header is None:
+        raise DamagedError(path, "is an SSTable, but not a checkpoint")
+    for saved in parse("SavedTensorSlices", header, path).meta.tensor:
+        yield saved, [tuple(map(_start_and_length, part.extent)) for part in saved.slice]
+
+
+def _start_and_length(extent: Any) -> tuple[int, int]:
+    return (extent.start, extent.length) if extent.HasField("length") else FULL
+
+
 class TensorflowTensors:
     """The tensors of a checkpoint, read by TensorFlow, with the interface of `Bundle`."""
 
@@ -113,7 +221,6 @@ class TensorflowTensors:
         self._dtypes = self._attempt(self._reader.get_variable_to_dtype_map)
 
     def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to the names of variables."""
         return {
             key: Variable(
                 key,
@@ -129,7 +236,6 @@ class TensorflowTensors:
         return np.asarray(self._attempt(lambda: self._reader.get_tensor(key)))
 
     def read_string(self, key: str) -> bytes:
-        """Return the element of a scalar string tensor."""
         return bytes(self._attempt(lambda: self._reader.get_tensor(key)))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:

@@ -29,7 +29,7 @@ from bnstat.formats.detection import (
     unnamed,
 )
 from bnstat.formats.tensorflow.bundle import BINARY, DATA, INDEX, TEXT, VARIABLES
-from bnstat.formats.tensorflow.checkpoint import open_checkpoint
+from bnstat.formats.tensorflow.checkpoint import open_checkpoint, open_checkpoint_v1
 from bnstat.formats.tensorflow.sstable import Table, is_table
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -286,15 +286,11 @@ def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> Stored
         names = [f"{prefix}-{shard:05d}-of-{count}" for shard in range(int(count))]
 
     def open_(source: Source, reading: Reading) -> Contents:
-        from bnstat.formats.tensorflow.checkpoint_v1 import open_checkpoint_v1
-
         files = []
         for name in names:
-            file = folder.file(name)
-            if file is None:
-                raise NotFoundError(
-                    f"{folder.path}/{name}", "this shard of the checkpoint is missing"
-                )
+            if (file := folder.file(name)) is None:
+                path = f"{folder.path}/{name}"
+                raise NotFoundError(path, "this shard of the checkpoint is missing")
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 

@@ -44,7 +44,6 @@ _MAX_SMALL = 1 << 18
 """The maximum number of elements of a constant that a graph evaluates, such as an epsilon."""
 _MAX_REPEATED = 1 << 28
 """The maximum size in bytes of an array that repeats the last of its stored values."""
-
 _VALUES = {
     **dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), "int_val"),
     **dict.fromkeys(("qint8", "quint8", "qint32"), "int_val"),
@@ -67,7 +66,6 @@ _MAX_SAVED = 1_000_000
 _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
-
 Captured = Mapping[str, Sequence[str | None]]
 """Name of a function -> checkpoint keys of its bound inputs, with None for other than variables."""
 _Parts = Mapping[str, tuple[slice, ...]]
@@ -134,10 +132,7 @@ def listed_values(
 
 
 def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a `TensorProto`.
-
-    They are raw little-endian bytes, or a list whose last value is repeated to fill the shape.
-    """
+    """Return the numbers of a `TensorProto`: raw bytes, or a list that repeats its last value."""
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
     shape = shape_of(tensor.tensor_shape)
@@ -223,10 +218,7 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Return the first function in a chain of calls that does more than call the next function.
-
-    `variables` and the second result map the arguments of a function to checkpoint keys.
-    """
+    """Return the first function that does more than call another one, and its variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -349,7 +341,6 @@ class Node:
 
     @property
     def inputs(self) -> Sequence[str]:
-        """The tensors that the op takes, as `op` or `op:output`, without control inputs."""
         return [self._frame.tensor(name) for name in data_inputs(self.node)]
 
     @property
@@ -359,14 +350,11 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number, bool, string or dtype's number; None for others.
-
-        The shortest decimal form of a float32, such as 1e-05, becomes a float.
-        """
+        """Return an attribute that is a number, bool, string or dtype's number; None for others."""
         if name not in self.node.attr:
             return None
         value = self.node.attr[name]
-        if value.HasField("f"):
+        if value.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
             return float(str(np.float32(value.f)))
         if value.HasField("s"):
             text: str = value.s.decode("utf-8", "replace")
@@ -410,7 +398,7 @@ class _Frame:
     """An inlined function body, or the top-level graph.
 
     Attributes:
-        prefix: prepended to the names of the body's nodes.
+        prefix: the start of the names of the body's nodes in the inlined graph.
         functions: the function, after the functions that contain the calls of it.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.

@@ -179,10 +179,8 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask of the strings that may have one of the endings.
-
-        Their last `length` bytes are in `tails` or contain a dot, which may be part of an escape.
-        """
+        """Return a mask of strings whose last `length` bytes are in `tails` or contain a dot."""
+        # A dot may be part of an escape.
         tail = np.zeros_like(end)
         selected = end - start < length
         for place in range(length):
@@ -299,12 +297,12 @@ class BestNames(Mapping[str, str]):
 def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     """Return checkpoint key -> best name of the variable: its full name if unique, else its path.
 
-    Unnamed variables are all called `Variable`, and the layers of a Keras 3 model that is built
-    late share the model's scope. Second copies (`_AGAIN`) are omitted.
+    Second copies of variables (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
     for key in _first_copies(full_names):
         del full_names[key]
+    # Unnamed variables are all called `Variable`. Late built Keras 3 models have a single scope.
     uses = Counter(full_names.values())
     return {
         key: full_name if full_name and uses[full_name] == 1 else path_name(key)

@@ -1,11 +1,10 @@
 """SavedModels: a folder with the graph in `saved_model.pb` and the values in `variables/`.
 
-`saved_model.pb` is a SavedModel. In TensorFlow 1 its first MetaGraphDef contains a graph; the
-bundle in `variables/` stores the graph's variables by name. In TensorFlow 2 the first MetaGraphDef
-contains a library of functions and a SavedObjectGraph. The bundle of TensorFlow 2 has another
-object graph with the same node ids; `bound_inputs` lists the ids of the variables that a function
-captures. Without `variables/`, the SavedObjectGraph still describes each variable as an object,
-whose path is the checkpoint key.
+In TensorFlow 1 the first MetaGraphDef of a SavedModel contains a graph; the bundle in `variables/`
+stores the graph's variables by name. In TensorFlow 2 it contains a library of functions and a
+SavedObjectGraph. The bundle has another object graph with the same node ids; `bound_inputs` lists
+the ids of the variables that a function captures. Without `variables/`, the SavedObjectGraph still
+describes each variable as an object, whose path is the checkpoint key.
 
 Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto;
 `_ObjectGraphView` and `_escape_local_name` of tensorflow/python/checkpoint.

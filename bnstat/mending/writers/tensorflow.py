@@ -20,7 +20,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.wire import encoded, spans, varint
 from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_key
-from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
+from bnstat.formats.tensorflow.checkpoint import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
 from bnstat.mending.writers import graph, patch, raw
 from bnstat.mending.writers.graph import at, tensor_with
