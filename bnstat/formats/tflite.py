@@ -113,7 +113,7 @@ class Flatbuffer:
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """Return bytes; raise `DamagedError` outside the file, or beyond the limit on all reads."""
+        """Return bytes; raise `DamagedError` outside the file, or if all reads exceed a limit."""
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
@@ -180,7 +180,7 @@ class Table:
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
-        """Return the offset and the number of a vector's elements of `width` bytes, or (0, 0)."""
+        """Return the offset and the count of elements of `width` bytes; (0, 0) if omitted."""
         at = self._target(field)
         if at is None:
             return 0, 0

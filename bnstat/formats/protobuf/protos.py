@@ -133,7 +133,7 @@ message starts and ends. Only bnstat's message types have these fields."""
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message of the type `name`, such as `GraphDef`.
 
-    For invalid data, a `DamagedError` names the file `where` and the message: `what` or `name`.
+    A `DamagedError` for invalid data names the file (`where`) and the message (`what` or `name`).
     """
     from google.protobuf.message import DecodeError
 
@@ -182,7 +182,7 @@ def complete(file: File, message: Any, what: str) -> Any:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields that a path of field numbers leads to, from a skeleton's message on."""
+    """Return the fields at a path of field numbers, which starts in the message of a skeleton."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
@@ -195,9 +195,9 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 
 
 class _Layout(NamedTuple):
-    """The declared fields of a message type by number, with None for types other than messages.
+    """A message type: number of a declared field -> layout of the field's message type, or None.
 
-    A type with a position declares `begin` and `end`; a nested type may do so too.
+    A type has a position if it declares `begin` and `end`.
     """
 
     fields: Mapping[int, _Layout | None]

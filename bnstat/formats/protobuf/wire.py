@@ -148,10 +148,7 @@ class Window:
 
 
 class Field(NamedTuple):
-    """The number and the wire type (`kind`) of a field from offset `begin` to offset `end`.
-
-    The value starts at offset `start`, after the length if it has one.
-    """
+    """A field from offset `begin` to `end`. Its value starts at `start`; `kind` is its wire type."""
 
     number: int
     kind: int

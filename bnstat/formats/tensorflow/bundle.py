@@ -264,7 +264,7 @@ class Bundle:
         return shards if isinstance(shards, int) else 0
 
     def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
-        """Return key -> variable, without slices; `names` maps keys to the names of variables."""
+        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
         return _Variables(self, names)
 
     def entry(self, key: str) -> Entry:

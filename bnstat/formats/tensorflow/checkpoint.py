@@ -84,8 +84,8 @@ def contents_of_objects(
 ) -> Contents:
     """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    The graph is stored in a data file. If it cannot be read and no values are requested, it is
-    empty, and the names of variables are made from their keys.
+    If the graph cannot be read from its data file and no values are requested, the variables are
+    named by their keys.
     """
     try:
         nodes = read_nodes(tensors.read_string(KEY), tensors.path)

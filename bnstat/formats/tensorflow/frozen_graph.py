@@ -106,7 +106,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def open_index(file: File, source: Source) -> Contents:
-    """Do the same, and return the variables that the graph declares too, without values."""
+    """Return also the variables that the graph declares, without values; see `open_contents`."""
     contents, graph_def = _open(file, source)
     declared = declared_by_ops(graph_def, source.path)
     if not declared:
@@ -146,7 +146,7 @@ def _text_message(file: File) -> str | None:
 def contents_of_graph(
     graph_def: Any, source: Source, notes: Sequence[str] = (), file: File | None = None
 ) -> Contents:
-    """Return a graph and, as variables, its constants. Those of a skeleton are read from `file`."""
+    """Return a graph with its constants as variables; those of a skeleton are read from `file`."""
     ops = inlined(graph_def)
 
     def tensor_of(op: Node) -> Any:

@@ -95,7 +95,7 @@ _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that reads the graph of a checkpoint with these keys, unless damaged."""
+    """Return a function that reads the graph of a checkpoint, if any; `keys` are its keys."""
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
 
@@ -104,7 +104,7 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
         try:
             graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
-        except BnstatError:
+        except BnstatError:  # The graph is optional.
             return
         yield graph_of(graph, keys)
 
@@ -112,7 +112,7 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
 
 def shape_of(shape: Any) -> tuple[int, ...] | None:
-    """Return the sizes of a `TensorShapeProto`; None if one is unknown, or for too many sizes."""
+    """Return the sizes of a `TensorShapeProto`; None if one is unknown, or there are too many."""
     sizes = tuple(dim.size for dim in shape.dim)
     is_known = not shape.unknown_rank and min(sizes, default=0) >= 0 and len(sizes) <= _MAX_RANK
     return sizes if is_known else None
@@ -132,7 +132,7 @@ def listed_values(
 
 
 def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a `TensorProto`: raw bytes, or a list that repeats its last value."""
+    """Return the numbers of a `TensorProto`: raw bytes, or a list whose last value is repeated."""
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
     shape = shape_of(tensor.tensor_shape)
@@ -176,7 +176,7 @@ def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
 
 
 def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
-    """Return name of an op -> checkpoint key, for the variables that a graph passes to calls."""
+    """Return name of an op -> checkpoint key, for variables that a graph passes to functions."""
     variables = {}
     for node in graph_def.node:
         if node.op in _CALLS:
@@ -218,7 +218,7 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Return the first function that does more than call another one, and its variables."""
+    """Skip functions that only call one other function; return the next one and its variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -233,7 +233,7 @@ def _unwrapped(
 
 
 def _signature_functions(meta_graph: Any) -> list[str]:
-    """Return the functions that the nodes in signatures call, those of `serving_default` first."""
+    """Return the functions that the signatures call, `serving_default` first."""
     nodes = meta_graph.graph_def.node
     calls = {node.name: node.attr["f"].func.name for node in nodes if node.op in _CALLS}
     signatures = meta_graph.signature_def
@@ -270,7 +270,7 @@ def _strings(ops: Mapping[str, Op], tensors: Sequence[str]) -> list[str]:
 
 
 def _part(spec: str) -> tuple[slice, ...]:
-    """Return the slice in a string of shape and slice, such as `4 6 -:0,3`; () if it is empty."""
+    """Return the slice in a string of shape and slice such as `4 6 -:0,3`; () if it is empty."""
     if not spec:
         return ()
     matches = map(_EXTENT.fullmatch, spec.rpartition(" ")[2].split(":"))
@@ -350,7 +350,7 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number, bool, string or dtype's number; None for others."""
+        """Return an attribute that is a number, bool, string or dtype (as a number), or None."""
         if name not in self.node.attr:
             return None
         value = self.node.attr[name]
@@ -452,7 +452,7 @@ class _Inliner:
         return self._costs[name]
 
     def inline(self, nodes: Iterable[Any], variables: Mapping[str, str]) -> dict[str, Op]:
-        """Return name -> op for a body, whose arguments have checkpoint keys, and what it calls."""
+        """Return name -> op for a body and its calls; `variables` maps arguments to keys."""
         ops: dict[str, Op] = {}
         self._add(nodes, _Frame(), ops, variables)
         return ops
@@ -495,7 +495,7 @@ class _Inliner:
             frame.results[node.name] = outputs
 
     def _callees(self, node: Any, active: tuple[str, ...]) -> list[str]:
-        """Return the functions that a node in active functions calls; empty if they stay calls."""
+        """Return the functions that a node calls; an empty list if the call cannot be inlined."""
         names: list[str] = []
         if node.op in _FUNCTIONS:
             for attribute in _FUNCTIONS[node.op]:

@@ -35,6 +35,7 @@ _CHILD, _ATTRIBUTE, _NODE_ID, _NAME, _FULL_NAME, _KEY = 0x0A, 0x12, 0x08, 0x12, 
 """The tags of the fields of a node, a child and an attribute."""
 _SAVED = int.from_bytes(b"\x2a\x02\x08\x01", "little")
 """`has_checkpoint_values {value: true}`, which may follow a variable's attribute."""
+_NO_SUCH_CHILD = "the object graph refers to an object that it does not contain"
 _MAX_TAIL = 7
 """A search compares at most this many bytes at the end of a name."""
 
@@ -123,7 +124,7 @@ class _ObjectGraph(Objects):
             if child >= 0x80:
                 child, at = varint(message, start + 1)
             if child >= count:
-                raise self._no_such_child()
+                raise DamagedError(self._where, _NO_SUCH_CHILD)
             if is_branch[child]:
                 name = at + 2
                 left = position - name
@@ -135,13 +136,8 @@ class _ObjectGraph(Objects):
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
         children = self.node(index).children
         if any(not 0 <= child < len(self) for child in children.values()):
-            raise self._no_such_child()
+            raise DamagedError(self._where, _NO_SUCH_CHILD)
         return [(name, child) for name, child in children.items() if self._is_branch[child]]
-
-    def _no_such_child(self) -> DamagedError:
-        return DamagedError(
-            self._where, "the object graph refers to an object that it does not contain"
-        )
 
     def _variables_ending_with(self, endings: Collection[bytes]) -> Iterator[Node]:
         """Yield the nodes whose full name or key path may have one of these endings."""
@@ -193,7 +189,7 @@ class _ObjectGraph(Objects):
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return the start, or -1 if the tag differs, and the end of the value at each position."""
+        """Return the start of the value, or -1 if the tag differs, and the end of each field."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
@@ -254,14 +250,14 @@ _AGAIN = "_all_variables/"
 
 
 class BestNames(Mapping[str, str]):
-    """The result of `best_names` as a lazy mapping; `ending_with` parses few nodes of the graph."""
+    """The result of `best_names`, computed lazily; `ending_with` parses few nodes of the graph."""
 
     def __init__(self, graph: Objects) -> None:
         self._graph = graph
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return key -> best name for at least the variables whose name or path has an ending."""
+        """Return key -> best name for variables that may have one of these endings."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -325,7 +321,7 @@ def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def path_name(key: str) -> str:
-    """Return the object's path in a checkpoint key, without the escapes of `escape_local_name`."""
+    """Return the path of an object in a checkpoint key, with TensorFlow's escapes undone."""
     path = key.removesuffix(VALUE)
     if "." not in path:
         return path

@@ -104,9 +104,8 @@ def _without_variables(
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
     """Return the contents of a SavedModel without variables: its weights are constants."""
-    return contents_of_graph(
-        meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
-    )
+    notes = [*notes, "the SavedModel has no variables"]
+    return contents_of_graph(meta_graph.graph_def, source, notes)
 
 
 def _of_graph(
@@ -133,7 +132,7 @@ def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Conten
 
 
 def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
-    """Return the checkpoint keys, among `keys`, that each concrete function captures."""
+    """Return name of a concrete function -> keys, among `keys`, of the captured variables."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
