@@ -67,7 +67,7 @@ _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 Captured = Mapping[str, Sequence[str | None]]
-"""Name of a function -> checkpoint keys of its bound inputs, with None for other than variables."""
+"""Name of a function -> checkpoint keys of its bound inputs; None for inputs without a key."""
 _Parts = Mapping[str, tuple[slice, ...]]
 _NO_PARTS: _Parts = {}
 
