@@ -148,7 +148,7 @@ class Window:
 
 
 class Field(NamedTuple):
-    """A field from offset `begin` to `end`; its value starts at `start`. `kind` is the wire type."""
+    """A field from `begin` to `end`, with its value from `start` on. `kind` is the wire type."""
 
     number: int
     kind: int
