@@ -175,12 +175,6 @@ def test_a_disk_that_fills_leaves_nothing_half_written(
         assert target.read_bytes() == before
 
 
-@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
-def test_a_full_device(form: str) -> None:
-    result = command("export", DIGITS, form, "-q", "-o", "/dev/full")
-    assert_one_error(result, b"No space left on device")
-
-
 @pytest.mark.parametrize("is_model", [False, True])
 @pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
 def test_a_device_without_positions(form: str, is_model: bool, tmp_path: Path) -> None:
@@ -188,19 +182,3 @@ def test_a_device_without_positions(form: str, is_model: bool, tmp_path: Path) -
     folder = write(tmp_path, handmade.bundle(tensors))
     result = command("export", folder, form, "-q", "-o", "/dev/null")
     assert (result.returncode, result.stderr) == (0 if is_model else 1, b"")
-
-
-@pytest.mark.parametrize("arguments", [("export", "--json"), ("inspect",), ("check", "--json")])
-def test_a_full_disk_behind_standard_output(arguments: tuple[str, ...]) -> None:
-    with open("/dev/full", "wb") as full:
-        result = command(*arguments, DIGITS, "-q", stdout=full)
-    assert_one_error(result, b"No space left on device")
-
-
-def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
-    """The last tensor's bytes are missing, so that the first could be written."""
-    files = handmade.bundle(layers(count=2))
-    files["m.data-00000-of-00001"] = files["m.data-00000-of-00001"][:-1]
-    folder, out = write(tmp_path / "model", files), write(tmp_path / "out", {})
-    assert_one_error(command("export", folder, "-q", "-o", out / "x.json"))
-    assert os.listdir(out) == []
