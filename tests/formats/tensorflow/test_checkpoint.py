@@ -151,12 +151,6 @@ def test_odd_floats(tmp_path: Path) -> None:
     assert_holds(save_v1(tmp_path / "m", [("x", "", array)]), {"x": array})
 
 
-def test_slices_that_tensorflow_cannot_assemble(tmp_path: Path) -> None:
-    whole = np.arange(20, dtype=np.float32).reshape(5, 4)
-    parts = [("k", f"5 4 {at},{size}:-", whole[at : at + size]) for at, size in ((0, 2), (2, 3))]
-    assert_holds(save_v1(tmp_path / "m", parts), {"k": whole})
-
-
 def test_slices_in_two_shards(tmp_path: Path) -> None:
     whole = np.arange(20, dtype=np.float32).reshape(5, 4)
     for shard, (at, size) in enumerate(((0, 2), (2, 3))):
