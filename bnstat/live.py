@@ -112,7 +112,7 @@ def session_contents(
     def graphs() -> Iterator[Graph]:
         from bnstat.formats.tensorflow.graph_def import graph_of
 
-        graph = graph_of(session.graph.as_graph_def(), lambda name: name if name in keys else None)
+        graph = graph_of(session.graph.as_graph_def(), keys)
         parts = {op: part for variable in variables.values() for op, part in variable.parts.items()}
         yield replace(graph, parts=parts)
 

@@ -44,7 +44,6 @@ OF_GRAPHS = {
     "bnstat.formats.hdf5",
     "bnstat.formats.keras.config",
     "bnstat.formats.protobuf.protos",
-    "bnstat.formats.tensorflow.checkpoint_v1",
     "bnstat.formats.tensorflow.graph_def",
     "bnstat.formats.tensorflow.frozen_graph",
     "bnstat.formats.tensorflow.saved_model",

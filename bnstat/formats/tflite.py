@@ -45,9 +45,6 @@ from bnstat.formats.dtypes import TFLITE, Scales, as_shape, contiguous_variable,
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
-_IDENTIFIER: Final = b"TFL3"
-_AT: Final = 4
-
 I8, U8, I32, U32, U64 = (struct.Struct(f"<{each}") for each in "bBiIQ")
 _VTABLE: Final = struct.Struct("<HH")
 
@@ -56,7 +53,6 @@ _MOST_TIMES: Final = 8
 _MOST: Final = 1 << 25
 """Limits on the bytes that are read from tables: a multiple of the file's size, and a fixed number.
 Valid files stay below both, because their tables are small and not shared."""
-_UNNAMED: Final = "tensor"
 _FOLDED: Final = (
     "TensorFlow Lite's converter folds batch norm into the operations beside it, so this file "
     "contains none; look at the model that was converted "
@@ -66,7 +62,7 @@ _FOLDED: Final = (
 
 def matches(file: File) -> bool:
     """Return True for a TensorFlow Lite model."""
-    return file.head(_AT + len(_IDENTIFIER))[_AT:] == _IDENTIFIER
+    return file.head(8)[4:] == b"TFL3"
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -87,7 +83,7 @@ def open_contents(file: File, source: Source) -> Contents:
             start, length = buffers[number] if number < len(buffers) else (0, 0)
             if not length:
                 continue
-            name = tensor.text(3) or _UNNAMED
+            name = tensor.text(3) or "tensor"
             uses[name] = uses.get(name, 0) + 1
             key = name if uses[name] == 1 else f"{name}#{uses[name]}"
             variables.setdefault(key, _variable(key, tensor, start, length))
@@ -117,11 +113,7 @@ class Flatbuffer:
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """Return the bytes at an offset.
-
-        Raises:
-            DamagedError: the bytes are not inside the file, or the limit on read bytes is exceeded.
-        """
+        """Return bytes; raise `DamagedError` outside the file, or if all reads exceed a limit."""
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
@@ -148,10 +140,8 @@ class Table:
     """A table; the methods raise `DamagedError` if an offset leads out of the table or the file.
 
     Attributes:
-        within: the flatbuffer that contains the table.
         at: the table's offset in the file.
-        size: the table's size in bytes.
-        fields: for each field, its offset in the table; 0 for an omitted field.
+        fields: the offset of each field in the table; 0 for an omitted field.
     """
 
     within: Flatbuffer
@@ -161,8 +151,12 @@ class Table:
 
     def number(self, field: int, form: struct.Struct) -> int:
         """Return the number in a field; 0 if the field is omitted."""
-        place = self._place(field, form.size)
-        return 0 if place is None else self.within.number(place, form)
+        inside = self.fields[field] if field < len(self.fields) else 0
+        if not inside:
+            return 0
+        if inside + form.size > self.size:
+            raise self.within.damaged()
+        return self.within.number(self.at + inside, form)
 
     def table(self, field: int) -> Table | None:
         """Return the table that a field points to, or None if the field is omitted."""
@@ -176,10 +170,7 @@ class Table:
             yield self.within.table(place + self.within.number(place, U32))
 
     def numbers(self, field: int, dtype: str) -> NDArray[np.generic]:
-        """Return the numbers in the vector that a field points to; empty if the field is omitted.
-
-        `dtype` is a NumPy dtype such as `<f4`.
-        """
+        """Return the numbers in the vector that a field points to; an omitted field has none."""
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
@@ -189,10 +180,7 @@ class Table:
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
-        """Return the offset in the file of a vector's first element, and the number of elements.
-
-        An element has `width` bytes. If the field is omitted, both results are 0.
-        """
+        """Return the offset and the count of elements of `width` bytes; (0, 0) if omitted."""
         at = self._target(field)
         if at is None:
             return 0, 0
@@ -201,15 +189,9 @@ class Table:
             raise self.within.damaged()
         return at + U32.size, count
 
-    def _place(self, field: int, width: int) -> int | None:
-        inside = self.fields[field] if field < len(self.fields) else 0
-        if inside + width > self.size and inside:
-            raise self.within.damaged()
-        return self.at + inside if inside else None
-
     def _target(self, field: int) -> int | None:
-        place = self._place(field, U32.size)
-        return None if place is None else place + self.within.number(place, U32)
+        distance = self.number(field, U32)
+        return self.at + self.fields[field] + distance if distance else None
 
 
 def _span(buffer: Table) -> tuple[int, int]:
@@ -230,38 +212,34 @@ def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
     if shape is None:
         raise DamagedError(where, "has an invalid shape")
     dtype = TFLITE.get(code, f"type {code}")
-    stored = contiguous_variable(file, start, length, dtype, shape, key)
-    packed = partial(extents, file, start, length, None, shape)
+    plain = contiguous_variable(file, start, length, dtype, shape, key)
     quantization = tensor.table(4)
-    if tensor.table(6) is not None or (quantization and quantization.number(4, U8)):
+    is_sparse = tensor.table(6) is not None or (quantization and quantization.number(4, U8))
 
-        def refuse() -> NDArray[np.generic]:
-            raise UnsupportedError(
-                where, "is stored sparsely or in blocks; bnstat does not read such tensors"
-            )
+    def stored() -> NDArray[np.generic]:
+        if is_sparse:
+            problem = "is stored sparsely or in blocks; bnstat does not read such tensors"
+            raise UnsupportedError(where, problem)
+        if dtype != "int4":
+            return plain.read()
+        count = prod(shape)
+        if length != (count + 1) // 2:
+            raise DamagedError(where, f"{length} bytes do not fit its shape")
+        pairs = np.frombuffer(file.read(start, length), np.int8)
+        both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
+        return both.ravel()[:count].reshape(shape)
 
-        stored = replace(stored, reader=refuse)
-    elif dtype == "int4":
-
-        def unpack_pairs() -> NDArray[np.generic]:
-            count = prod(shape)
-            if length != (count + 1) // 2:
-                raise DamagedError(where, f"{length} bytes do not fit its shape")
-            pairs = np.frombuffer(file.read(start, length), np.int8)
-            both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
-            return both.ravel()[:count].reshape(shape)
-
-        stored = replace(stored, reader=unpack_pairs, finder=packed)
+    finder = partial(extents, file, start, length, None, shape)
     scales = _scales(quantization, where) if quantization else None
-    if scales is None:
-        return stored
-    return replace(
-        stored,
-        dtype="float32",
-        reader=lambda: scales.unpack(stored.read(), where),
-        finder=packed,
-        stepper=lambda: scales.step(shape, where),
-    )
+    if scales is not None:
+        return replace(
+            plain,
+            dtype="float32",
+            reader=lambda: scales.unpack(stored(), where),
+            finder=finder,
+            stepper=lambda: scales.step(shape, where),
+        )
+    return replace(plain, reader=stored, finder=finder) if is_sparse or dtype == "int4" else plain
 
 
 def _scales(quantization: Table, where: str) -> Scales | None:

@@ -20,17 +20,16 @@ import numpy as np
 LAYERS = 6
 CHANNELS = 3000
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+NAMES = [f"layer_{layer}/{role}" for layer in range(LAYERS) for role in ROLES]
 
 
 def manager(folder: Path) -> Callable[[int], object]:
     import tensorflow as tf
 
-    layers = []
-    for _ in range(LAYERS):
-        layer = tf.Module()
+    layers = [tf.Module() for _ in range(LAYERS)]
+    for layer in layers:
         for role in ROLES:
             setattr(layer, role, tf.Variable(np.zeros(CHANNELS, "f4"), name=role))
-        layers.append(layer)
     checkpoint = tf.train.Checkpoint(layers=layers)
     keeper = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
 
@@ -47,11 +46,7 @@ def saver(folder: Path) -> Callable[[int], object]:
     import tensorflow.compat.v1 as tf
 
     tf.disable_eager_execution()
-    names = [f"layer_{layer}/{role}" for layer in range(LAYERS) for role in ROLES]
-    variables = [
-        tf.get_variable(name, (CHANNELS,), use_resource=True, initializer=tf.zeros_initializer())
-        for name in names
-    ]
+    variables = [tf.get_variable(name, (CHANNELS,), use_resource=True) for name in NAMES]
     value = tf.placeholder("float32", ())
     assign = [variable.assign(tf.fill((CHANNELS,), value)) for variable in variables]
     keeper = tf.train.Saver(max_to_keep=2)
@@ -70,11 +65,7 @@ def same_name(folder: Path) -> Callable[[int], object]:
     from tests.fuzz.handmade import bundle
 
     def save(step: int) -> None:
-        tensors = {
-            f"layer_{layer}/{role}": np.full(CHANNELS, step, "f4")
-            for layer in range(LAYERS)
-            for role in ROLES
-        }
+        tensors = {name: np.full(CHANNELS, step, "f4") for name in NAMES}
         # The data first, the index last: the order of TensorFlow's BundleWriter.
         for name, content in reversed(bundle(tensors).items()):
             (folder / "unfinished").write_bytes(content)

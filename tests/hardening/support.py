@@ -40,11 +40,6 @@ def exported(path: Path | str) -> str:
     return text.getvalue().replace(str(path), "")
 
 
-def refused(path: Path | str) -> bool:
-    """Return True if bnstat refuses a model."""
-    return exported_or_none(path) is None
-
-
 def exported_or_none(path: Path | str) -> str | None:
     """Do the same, but return None if bnstat refuses the model."""
     try:
@@ -53,11 +48,15 @@ def exported_or_none(path: Path | str) -> str | None:
         return None
 
 
-def shell(script: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a bash script in the repository, five minutes at most."""
-    return subprocess.run(
-        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=300, check=False, **options
-    )
+def refused(path: Path | str) -> bool:
+    return exported_or_none(path) is None
+
+
+def assert_one_error(result: subprocess.CompletedProcess[bytes], text: bytes = b"") -> None:
+    """The command ends with one line of error that contains the text."""
+    assert (result.returncode, result.stderr.count(b"\n")) == (2, 1), result.stderr
+    assert result.stderr.startswith(b"error: ")
+    assert text in result.stderr
 
 
 def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:

@@ -22,14 +22,11 @@ import pytest
 
 import bnstat
 from tests.hardening.saver import LAYERS, ROLES
-from tests.hardening.support import command
+from tests.hardening.support import assert_one_error, command
 
 pytestmark = pytest.mark.slow
 
 HOWS = ("manager", "saver", "same-name")
-
-Outcomes = Counter[str]
-
 
 Rounds = Callable[[int], Iterable[int]]
 
@@ -76,40 +73,18 @@ def test_results(how: str, tmp_path: Path, rounds: Rounds) -> None:
     outcomes = Counter[str]()
     with job(how, tmp_path):
         for number in rounds(50):
-            for read in (_load, _load_lazily, _load_all, _check):
-                _attempt(read, tmp_path, outcomes)
+            for read in (_load, _load_lazily, _load_all):
+                try:
+                    for model in read(tmp_path):
+                        _demand_whole(model)
+                        outcomes[f"{read.__name__}: answers"] += 1
+                except bnstat.BnstatError:
+                    outcomes[f"{read.__name__}: errors"] += 1
             if number % 10 == 0:
-                _attempt(_export, tmp_path, outcomes)
-    _report(how, outcomes, tmp_path)
-    assert outcomes["answers"] > 10
-    assert outcomes["load: errors"] <= outcomes["load: answers"] / 4
-
-
-def _report(how: str, outcomes: Outcomes, folder: Path) -> None:
-    """Print the outcomes for `pytest -s`; the newest checkpoint contains the number of saves.
-
-    The job was killed, perhaps between the two files of a save.
-    """
-    saves: int | str
-    try:
-        saves = int(np.max(bnstat.load(folder, eager=True)[0].array("moving_mean")))
-    except bnstat.BnstatError:
-        saves = "an unknown number of"
-    print(f"{how}: {saves} saves, {json.dumps(dict(sorted(outcomes.items())))}")
-
-
-def _attempt(read: Callable[[Path], int], folder: Path, outcomes: Outcomes) -> None:
-    try:
-        answers = read(folder)
-    except bnstat.BnstatError:
-        _count(read, outcomes, "errors", 1)
-    else:
-        _count(read, outcomes, "answers", answers)
-
-
-def _count(read: Callable[..., object], outcomes: Outcomes, what: str, count: int) -> None:
-    outcomes[what] += count
-    outcomes[f"{read.__name__.strip('_')}: {what}"] += count
+                _export(tmp_path)
+    print(how, outcomes)
+    assert sum(outcomes[outcome] for outcome in outcomes if outcome.endswith("answers")) > 10
+    assert outcomes["_load: errors"] <= outcomes["_load: answers"] / 4
 
 
 def _demand_whole(model: bnstat.Model) -> None:
@@ -127,45 +102,27 @@ def _demand_whole(model: bnstat.Model) -> None:
         assert values == {model.source.step}
 
 
-def _load(folder: Path) -> int:
-    _demand_whole(bnstat.load(folder, eager=True))
-    return 1
+def _load(folder: Path) -> Iterator[bnstat.Model]:
+    yield bnstat.load(folder, eager=True)
 
 
-def _load_lazily(folder: Path) -> int:
+def _load_lazily(folder: Path) -> Iterator[bnstat.Model]:
     model = bnstat.load(folder)
     time.sleep(0.02)
-    _demand_whole(model)
-    return 1
-
-
-def _load_all(folder: Path) -> int:
-    count = 0
-    for _, model in bnstat.load_all(folder):
-        if isinstance(model, bnstat.BnstatError):
-            assert "\n" not in str(model)
-        else:
-            _demand_whole(model)
-            count += 1
-    return count
-
-
-def _check(folder: Path) -> int:
-    model = bnstat.load(folder)
     bnstat.check(model)
-    _demand_whole(model)
-    return 1
+    yield model
 
 
-def _export(folder: Path) -> int:
-    """Run the command, whose errors are one clear line."""
+def _load_all(folder: Path) -> Iterator[bnstat.Model]:
+    return (model for _, model in bnstat.load_all(folder) if isinstance(model, bnstat.Model))
+
+
+def _export(folder: Path) -> None:
     result = command("export", folder, "--json")
     if result.returncode == 2:
-        (line,) = result.stderr.splitlines()
-        assert line.startswith(b"error: ")
-        raise bnstat.BnstatError(str(folder), line.decode())
+        assert_one_error(result)
+        return
     layers = json.loads(result.stdout)["layers"]
     assert len(layers) == LAYERS
     values = {value for layer in layers for role in ROLES for value in layer[role]["values"]}
     assert len(values) == 1, f"a mixture of checkpoints: {values}"
-    return 1

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ import bnstat
 from tests.fuzz import handmade
 from tests.hardening.support import (
     ROOT,
+    assert_one_error,
     command,
     exported,
     exported_or_none,
@@ -27,9 +25,8 @@ from tests.hardening.support import (
 
 DIGITS = ROOT / "tests" / "data" / "digits" / "run"
 FLIPS = (0x01, 0x80, 0xFF)
-
-
-BUNDLES = {
+CHECKPOINTS = {
+    "version 1": {"m": handmade.v1()},
     "by name": handmade.bundle(layers(count=2)),
     "in two shards": handmade.bundle(layers(count=2), shards=2, per_block=2),
     "by object": handmade.object_bundle(*handmade.bn_graph()),
@@ -37,13 +34,13 @@ BUNDLES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("files", BUNDLES.values(), ids=BUNDLES)
+@pytest.mark.parametrize("files", CHECKPOINTS.values(), ids=CHECKPOINTS)
 def test_every_flipped_byte_of_a_checkpoint_is_caught(
     files: dict[str, bytes], tmp_path: Path
 ) -> None:
     folder = write(tmp_path, files)
     sound = exported(folder / "m")
-    caught = unseen = 0
+    unseen = 0
     for name, content in files.items():
         for at in range(len(content)):
             for flip in FLIPS:
@@ -52,60 +49,13 @@ def test_every_flipped_byte_of_a_checkpoint_is_caught(
                 (folder / name).write_bytes(changed)
                 result = exported_or_none(folder / "m")
                 assert result in (None, sound), f"byte {at} of {name} with {flip:#x}"
-                caught += result is None
                 unseen += result is not None
         (folder / name).write_bytes(content)
     # Only the metaindex block and its handle are never read: 13 bytes and a few of the footer.
     assert unseen <= len(FLIPS) * 60
-    assert caught + unseen == len(FLIPS) * sum(map(len, files.values()))
 
 
-@pytest.mark.slow
-def test_every_flipped_byte_of_a_trained_models_batch_norm_is_caught(tmp_path: Path) -> None:
-    for file in DIGITS.glob("model-400.[id]*"):
-        shutil.copy(file, tmp_path)
-    index = tmp_path / "model-400.index"
-    data = tmp_path / "model-400.data-00000-of-00001"
-    sound = exported(tmp_path / "model-400")
-    places = _places_of_batch_norm(index.read_bytes())
-    assert sum(end - start for start, end in places) == 4 * 4 * (8 + 16 + 16)
-    for path, spans in ((index, [(0, index.stat().st_size)]), (data, places)):
-        content = path.read_bytes()
-        for at in (at for start, end in spans for at in range(start, end)):
-            changed = bytearray(content)
-            changed[at] ^= 0xFF
-            path.write_bytes(changed)
-            result = exported_or_none(tmp_path / "model-400")
-            if path is data:
-                assert result is None, f"byte {at} of the data"
-            assert result in (None, sound), f"byte {at} of {path.name}"
-        path.write_bytes(content)
-
-
-def _places_of_batch_norm(index: bytes) -> list[tuple[int, int]]:
-    from tests.fuzz import wire
-
-    places = []
-    for key, message in wire.read_table(index):
-        if key.split(b"/")[-1].decode() in handmade.ROLES:
-            fields = {field.number: field.value for field in wire.parse(message)}
-            places.append((fields.get(4, 0), fields.get(4, 0) + fields[5]))
-    return places
-
-
-def test_every_flipped_byte_of_a_v1_checkpoint_is_caught(tmp_path: Path) -> None:
-    path = tmp_path / "m.ckpt"
-    content = handmade.v1()
-    path.write_bytes(content)
-    sound = exported(path)
-    for at in range(len(content)):
-        changed = bytearray(content)
-        changed[at] ^= 0xFF
-        path.write_bytes(changed)
-        assert exported_or_none(path) in (None, sound), f"byte {at}"
-
-
-@pytest.mark.parametrize("files", BUNDLES.values(), ids=BUNDLES)
+@pytest.mark.parametrize("files", CHECKPOINTS.values(), ids=CHECKPOINTS)
 def test_truncated_checkpoints(files: dict[str, bytes], tmp_path: Path) -> None:
     folder = write(tmp_path, files)
     for name, content in files.items():
@@ -115,53 +65,37 @@ def test_truncated_checkpoints(files: dict[str, bytes], tmp_path: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-KERAS_FILES = {**handmade.hdf5_files(), "m.keras": handmade.keras_archive()}
-
-
 @pytest.mark.parametrize("name", ["legacy.h5", "legacy-latest.h5", "weights.weights.h5", "m.keras"])
 def test_truncated_keras_files(name: str, tmp_path: Path) -> None:
-    content = KERAS_FILES[name]
+    content = {**handmade.hdf5_files(), "m.keras": handmade.keras_archive()}[name]
     path = tmp_path / name
     for length in range(0, len(content), 13):
         path.write_bytes(content[:length])
         assert refused(path), f"{length} of {len(content)} bytes"
 
 
-TWO_SHARDS = BUNDLES["in two shards"]
+TWO_SHARDS = CHECKPOINTS["in two shards"]
 FIRST, SECOND = "m.data-00000-of-00002", "m.data-00001-of-00002"
+OTHER_SAVE = handmade.bundle({key: array + 1 for key, array in layers(count=2).items()}, 2)
 
 
-def _swapped(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {**files, FIRST: files[SECOND], SECOND: files[FIRST]}
-
-
-SHARDS: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
-    "first missing": lambda files: {k: v for k, v in files.items() if k != FIRST},
-    "second missing": lambda files: {k: v for k, v in files.items() if k != SECOND},
-    "empty": lambda files: {**files, SECOND: b""},
-    "swapped": _swapped,
-    "the same twice": lambda files: {**files, SECOND: files[FIRST]},
-    "another save's": lambda files: {
-        **files,
-        SECOND: handmade.bundle({k: v + 1 for k, v in layers(count=2).items()}, 2)[SECOND],
-    },
-}
-
-
-@pytest.mark.parametrize("change", SHARDS.values(), ids=SHARDS)
-def test_wrong_shards(
-    change: Callable[[dict[str, bytes]], dict[str, bytes]], tmp_path: Path
-) -> None:
-    folder = write(tmp_path, change(TWO_SHARDS))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {FIRST: None},
+        {SECOND: None},
+        {SECOND: b""},
+        {SECOND: OTHER_SAVE[SECOND]},
+        {SECOND: TWO_SHARDS[FIRST]},
+        {FIRST: TWO_SHARDS[SECOND], SECOND: TWO_SHARDS[FIRST]},
+    ],
+    ids=["first missing", "second missing", "empty", "another save's", "the same twice", "swapped"],
+)
+def test_wrong_shards(wrong: dict[str, bytes | None], tmp_path: Path) -> None:
+    files = {**TWO_SHARDS, **wrong}
+    folder = write(tmp_path, {name: data for name, data in files.items() if data is not None})
     with pytest.raises(bnstat.BnstatError, match=r"m\.data-0000[01]-of-00002"):
         exported(folder / "m")
-
-
-def test_shards_of_an_earlier_save_of_the_same_name_are_not_read(tmp_path: Path) -> None:
-    stale = {name: b"old" for name in handmade.bundle(layers(count=2), shards=3) if ".data" in name}
-    folder = write(tmp_path, {**stale, **TWO_SHARDS})
-    alone = write(tmp_path / "alone", TWO_SHARDS)
-    assert exported(folder / "m") == exported(alone / "m")
 
 
 @pytest.mark.parametrize("name", sorted(TWO_SHARDS))
@@ -179,10 +113,7 @@ def test_a_pipe_instead_of_a_file_does_not_block(name: str, tmp_path: Path) -> N
     (folder / name).unlink()
     os.mkfifo(folder / name)
     for target in (folder, folder / "m", folder / name):
-        result = command("inspect", target, timeout=300)
-        assert result.returncode == 2
-        assert result.stderr.startswith(b"error: ")
-        assert result.stderr.count(b"\n") == 1
+        assert_one_error(command("inspect", target))
 
 
 @pytest.mark.parametrize("name", ["m.index", SECOND, "checkpoint"])
@@ -210,17 +141,8 @@ def test_folders_linked_in_a_circle(tmp_path: Path) -> None:
 def test_unreadable_files(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path, TWO_SHARDS)
     (folder / name).chmod(0)
-    result = subprocess.run(
-        [*_without_privileges(), sys.executable, "-m", "bnstat", "inspect", folder / "m"],
-        capture_output=True,
-        cwd=ROOT,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert result.stderr.decode() == (
-        f"error: {folder / name}: cannot be opened: Permission denied\n"
-    )
+    result = command("inspect", folder / "m", prefix=_without_privileges())
+    assert_one_error(result, f" {folder / name}: cannot be opened: Permission denied".encode())
 
 
 def _without_privileges() -> list[str]:
@@ -247,21 +169,10 @@ def test_a_disk_that_fills_leaves_nothing_half_written(
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
 
-    result = command("export", DIGITS, form, "-q", "-o", target, preexec_fn=limit)
-    assert result.returncode == 2
-    assert result.stderr.startswith(b"error: ")
-    assert result.stderr.count(b"\n") == 1
+    assert_one_error(command("export", DIGITS, form, "-q", "-o", target, preexec_fn=limit))
     assert os.listdir(tmp_path) == ([] if before is None else ["out"])
     if before is not None:
         assert target.read_bytes() == before
-
-
-@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
-def test_a_full_device(form: str) -> None:
-    result = command("export", DIGITS, form, "-q", "-o", "/dev/full")
-    assert result.returncode == 2
-    assert b"No space left on device" in result.stderr
-    assert result.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("is_model", [False, True])
@@ -271,27 +182,3 @@ def test_a_device_without_positions(form: str, is_model: bool, tmp_path: Path) -
     folder = write(tmp_path, handmade.bundle(tensors))
     result = command("export", folder, form, "-q", "-o", "/dev/null")
     assert (result.returncode, result.stderr) == (0 if is_model else 1, b"")
-
-
-@pytest.mark.parametrize("arguments", [("export", "--json"), ("inspect",), ("check", "--json")])
-def test_a_full_disk_behind_standard_output(arguments: tuple[str, ...]) -> None:
-    name, *flags = arguments
-    with open("/dev/full", "wb") as full:
-        result = command(name, DIGITS, *flags, "-q", stdout=full)
-    assert result.returncode == 2
-    assert b"No space left on device" in result.stderr
-    assert result.stderr.count(b"\n") == 1
-
-
-def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
-    """The last tensor's bytes are missing, so that the first could be written."""
-    for file in DIGITS.glob("model-400.[id]*"):
-        shutil.copy(file, tmp_path)
-    data = tmp_path / "model-400.data-00000-of-00001"
-    _, end = max(_places_of_batch_norm((tmp_path / "model-400.index").read_bytes()))
-    data.write_bytes(data.read_bytes()[: end - 1])
-    out = tmp_path / "out"
-    out.mkdir()
-    result = command("export", tmp_path / "model-400", "-q", "-o", out / "x.json")
-    assert result.returncode == 2
-    assert os.listdir(out) == []

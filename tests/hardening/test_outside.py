@@ -1,11 +1,10 @@
-"""Links out of a file are not followed, and code in it is not run."""
+"""Links out of a model are not followed, and code in it is not run."""
 
 from __future__ import annotations
 
 import json
 import marshal
 from base64 import b64encode
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tests.fuzz import handmade, ports
 from tests.fuzz.handmade import tar, zipped
 from tests.hardening.support import Judge, exported, layers, write
 
-# Links out of a file
+# Links out of a model
 
 SECRET = "a secret of this machine"
 
@@ -26,12 +25,8 @@ SECRET = "a secret of this machine"
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A file that no model may reach."""
-    folder = write(tmp_path / "outside", {"secret.txt": SECRET.encode()})
-    with h5py.File(folder / "secret.h5", "w") as file:
-        for index in range(4):
-            file[f"vars/{index}"] = np.full(3, 31337, "f4")
-    (folder / "raw").write_bytes(np.full(3, 31337, "<f4").tobytes())
-    return folder
+    weights = handmade.hdf5(handmade.weights)
+    return write(tmp_path / "outside", {"secret.txt": SECRET.encode(), "secret.h5": weights})
 
 
 @pytest.mark.parametrize(
@@ -40,59 +35,14 @@ def outside(tmp_path: Path) -> Path:
 def test_archive_members_outside_the_archive(name: str, outside: Path, tmp_path: Path) -> None:
     name = name.format(str(outside).lstrip("/"))
     files = {**handmade.bundle(layers()), name: b"overwritten"}
-    before = sorted(path for path in tmp_path.rglob("*"))
-    for suffix, content in (
-        ("zip", zipped(list(files.items()))),
-        ("tar", tar(files, "w")),
-        ("tar.gz", tar(files, "w:gz")),
-    ):
-        path = tmp_path / f"m.{suffix}"
+    before = sorted(tmp_path.rglob("*"))
+    path = tmp_path / "m"
+    for content in (zipped(list(files.items())), tar(files, "w"), tar(files, "w:gz")):
         path.write_bytes(content)
         assert [layer.name for layer in bnstat.load(path)] == ["bn"]
-        path.unlink()
-    assert sorted(path for path in tmp_path.rglob("*")) == before
+    path.unlink()
+    assert sorted(tmp_path.rglob("*")) == before
     assert (outside / "secret.txt").read_text() == SECRET
-
-
-def _leading_out(outside: Path) -> dict[str, Callable[[h5py.File, str], None]]:
-    def external_link(file: h5py.File, path: str) -> None:
-        file[path] = h5py.ExternalLink(str(outside / "secret.h5"), "/vars/0")
-
-    def virtual(file: h5py.File, path: str) -> None:
-        layout = h5py.VirtualLayout((3,), "f4")
-        layout[:] = h5py.VirtualSource(str(outside / "secret.h5"), "vars/0", (3,))
-        file.create_virtual_dataset(path, layout)
-
-    def external_storage(file: h5py.File, path: str) -> None:
-        file.create_dataset(path, (3,), "f4", external=[(str(outside / "raw"), 0, 12)])
-
-    return {
-        "an external link": external_link,
-        "a virtual dataset": virtual,
-        "external storage": external_storage,
-    }
-
-
-@pytest.mark.parametrize("kind", ["an external link", "a virtual dataset", "external storage"])
-@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
-def test_hdf5_links_to_other_files(kind: str, ending: str, outside: Path, tmp_path: Path) -> None:
-    lead_out = _leading_out(outside)[kind]
-
-    def fill(file: h5py.File) -> None:
-        handmade.weights(file)
-        for index in range(4):
-            path = f"layers/batch_normalization/vars/{index}"
-            del file[path]
-            lead_out(file, path)
-
-    path = tmp_path / f"m.{ending}"
-    is_archive = ending == "keras"
-    path.write_bytes(handmade.keras_archive(fill=fill) if is_archive else handmade.hdf5(fill))
-    try:
-        text = exported(path)
-    except bnstat.BnstatError:
-        return
-    assert "31337" not in text
 
 
 @pytest.mark.parametrize("name", ["../outside/secret.h5", "/{0}/secret.h5", "..", ".", ""])
@@ -114,18 +64,12 @@ def test_a_state_file_that_names_other_folders(outside: Path, tmp_path: Path) ->
     assert "31337" not in exported(folder)
 
 
-IN_PARTS: dict[str, tuple[dict[str, bytes], str, str]] = {
+TFJS = ports.tfjs_files({"model_config": handmade.config()}, "bn0")
+SAFETENSORS = ports.sharded_files()
+IN_PARTS = {
     "onnx": (ports.onnx_files()["outside"], "m.onnx", "w.bin"),
-    "safetensors": (
-        ports.sharded_files(),
-        "m.safetensors.index.json",
-        "m-00001-of-00002.safetensors",
-    ),
-    "tfjs": (
-        ports.tfjs_files({"model_config": handmade.config()}, "bn0"),
-        "model.json",
-        "group1-shard2of2.bin",
-    ),
+    "safetensors": (SAFETENSORS, "m.safetensors.index.json", "m-00001-of-00002.safetensors"),
+    "tfjs": (TFJS, "model.json", "group1-shard2of2.bin"),
     "keras": (handmade.sharded(), "m.weights.json", "m_00000.weights.h5"),
 }
 """Models in several files: all files, the one to open, another part."""
@@ -144,12 +88,11 @@ def test_a_part_that_is_a_link_out_of_the_folder(kind: str, tmp_path: Path) -> N
     below.rename(tmp_path / "outside")
     # The part is a link into a folder of the model, and that folder is a link out of it.
     below.symlink_to(tmp_path / "outside")
-    with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's folder"):
-        exported(folder / entry)
-    (folder / part).unlink()
-    (folder / part).symlink_to(tmp_path / "outside" / "part")
-    with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's folder"):
-        exported(folder / entry)
+    for link in ("below/part", tmp_path / "outside" / "part"):
+        (folder / part).unlink()
+        (folder / part).symlink_to(link)
+        with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's"):
+            exported(folder / entry)
 
 
 @pytest.mark.parametrize("kind", IN_PARTS)
@@ -186,17 +129,15 @@ def test_lambda_layers_are_never_run(tmp_path: Path) -> None:
     for layer in lambdas:
         model = handmade.config()
         model["config"]["layers"].insert(0, layer)
-        archive = tmp_path / "m.keras"
-        archive.write_bytes(handmade.keras_archive(model))
-        assert [layer.name for layer in bnstat.load(archive)] == ["bn0", "bn1"]
 
         def fill(file: h5py.File, model: dict[str, Any] = model) -> None:
             handmade.legacy(file)
             file.attrs["model_config"] = json.dumps(model)
 
-        legacy = tmp_path / "m.h5"
-        legacy.write_bytes(handmade.hdf5(fill))
-        assert [layer.name for layer in bnstat.load(legacy)] == ["bn0", "bn1"]
+        path = tmp_path / "m"
+        for content in (handmade.keras_archive(model), handmade.hdf5(fill)):
+            path.write_bytes(content)
+            assert [layer.name for layer in bnstat.load(path)] == ["bn0", "bn1"]
     assert not flag.exists()
 
 

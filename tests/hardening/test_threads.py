@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ import pytest
 from bnstat.errors import BnstatError
 from bnstat.formats.contents import Contents
 from bnstat.loading import open_contents
+from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
-from tests.builders.oracle import same_bits
 from tests.fuzz import handmade
-from tests.fuzz.seeds import FORMATS, Seed, seeds
+from tests.fuzz.seeds import FORMATS, seeds
 
 THREADS = 8
 ROUNDS = 3
@@ -48,12 +49,13 @@ def together(work: Callable[[int], None]) -> None:
             done.result()
 
 
-def read(contents: Contents, key: str) -> np.ndarray | str:
-    """Return an array, or the error of reading it."""
+def read(contents: Contents, key: str) -> tuple[object, ...] | str:
+    """Return the type, shape and bytes of an array, or the error of reading it."""
     try:
-        return contents.variables[key].read()
+        array = contents.variables[key].read()
     except BnstatError as error:
         return str(error)
+    return array.dtype, array.shape, array.tobytes()
 
 
 def opened(path: Path) -> Contents | None:
@@ -68,13 +70,16 @@ def test_every_array_of_every_format(format_: str, tmp_path: Path) -> None:
     if format_ == "orbax":
         pytest.importorskip("tensorstore", reason="tensorstore reads these checkpoints")
     count = 0
-    for number, seed in enumerate(_seeds(format_)):
+    # Several models of a kind differ little.
+    own = [seed for seed in seeds() if seed.format == format_]
+    own = [seed for seed in own if not seed.name.startswith(("real/", "written/"))]
+    for number, seed in enumerate(own[:12]):
         path = seed.write(tmp_path / str(number))
         alone = opened(path)
         if alone is None:
             continue
         expected = {key: read(alone, key) for key in alone.variables}
-        count += sum(not isinstance(array, str) for array in expected.values())
+        count += sum(not isinstance(result, str) for result in expected.values())
         for turn in range(ROUNDS):
             shared = opened(path)
             assert shared is not None
@@ -82,24 +87,12 @@ def test_every_array_of_every_format(format_: str, tmp_path: Path) -> None:
     assert count > 0
 
 
-def _compare(
-    shared: Contents, expected: dict[str, np.ndarray | str], turn: int, thread: int
-) -> None:
+def _compare(shared: Contents, expected: dict[str, Any], turn: int, thread: int) -> None:
     """Read all arrays, in an order of the thread's own."""
     keys = list(expected)
     Random(f"{thread} {turn}").shuffle(keys)
     for key in keys:
-        found, stored = read(shared, key), expected[key]
-        if isinstance(found, np.ndarray) and isinstance(stored, np.ndarray):
-            assert same_bits(found, stored), key
-        else:
-            assert repr(found) == repr(stored), key
-
-
-def _seeds(format_: str) -> list[Seed]:
-    """A format's own seeds, and archives; several models of a kind differ little."""
-    own = [seed for seed in seeds() if seed.format == format_]
-    return [seed for seed in own if not seed.name.startswith(("real/", "written/"))][:12]
+        assert read(shared, key) == expected[key], key
 
 
 PACKED: dict[str, Callable[[dict[str, bytes]], bytes]] = {
@@ -143,8 +136,6 @@ def test_every_piece_of_a_file(
 
 
 def _files(path: Path, kind: str, files: dict[str, bytes]) -> tuple[list[File], list[bytes]]:
-    from bnstat.storage.archive import open_archive
-
     file = LocalFile(str(path))
     if kind == "plain":
         return [file], [path.read_bytes()]

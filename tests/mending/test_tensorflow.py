@@ -84,7 +84,7 @@ def assert_index_differs_in_checksums(
             BundleEntryProto.FromString(old[key]).crc32c.to_bytes(4, "little")
         )
         allowed |= set(range(field, field + 4))
-    for _, offset, size in Table(LocalFile(str(original))).blocks():
+    for _, offset, size in Table(LocalFile(str(original))).blocks:
         allowed |= set(range(offset + size + 1, offset + size + 5))
     assert differences <= allowed
 
@@ -99,7 +99,7 @@ def test_a_version_1_checkpoint_changes_in_values_and_block_checksums(tmp_path: 
         for role in values[layer.name]:
             at = data.index(np.asarray(layer.array(role)).tobytes())
             allowed |= set(range(at, at + 24))
-    for _, offset, size in Table(LocalFile(str(tmp_path / "m"))).blocks():
+    for _, offset, size in Table(LocalFile(str(tmp_path / "m"))).blocks:
         allowed |= set(range(offset + size + 1, offset + size + 5))
     (changed,) = differing(tmp_path / "m", tmp_path / "c").values()
     assert changed <= allowed

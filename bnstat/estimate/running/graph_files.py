@@ -104,7 +104,7 @@ def _program(
     """
     stored = contents.variables
     if variables is None:
-        graph = graph_of(graph_def, lambda name: name if name in stored else None)
+        graph = graph_of(graph_def, stored)
         variables, parts = graph.variables or {key: key for key in stored}, graph.parts
     keys = variables
 

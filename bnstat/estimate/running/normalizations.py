@@ -11,7 +11,7 @@ from bnstat.discovery.graphs.norms import Norm, find_norms
 from bnstat.discovery.graphs.tensors import PASSES, Steps, Tensors
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.running.flat_graph import Condition, full_name
-from bnstat.formats.tensorflow.graph_def import flat_graph
+from bnstat.formats.tensorflow.graph_def import inlined, make_graph
 from bnstat.model import BatchNorm
 
 _FUSED: Mapping[str, tuple[int, int]] = {
@@ -98,7 +98,7 @@ def find_normalizations(
 
     `variables` maps the name of an op to the key of the variable that the op holds.
     """
-    graph = flat_graph(graph_def, variables)
+    graph = make_graph("", inlined(graph_def), variables)
     tensors = Tensors(graph, Steps())
     by_key = {v.key: v for layer in layers for v in layer.variables.values()}
     owners = {

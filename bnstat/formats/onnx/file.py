@@ -32,14 +32,14 @@ def matches(file: File) -> bool:
     head = file.head(2)
     if head[:1] != b"\x08" or not 1 <= head[-1] <= _LATEST_IR:
         return False
-    window = Window(file)
+    read = Window(file).read
     try:
-        for each in scan(window, 0, file.size):
+        for each in scan(read, 0, file.size):
             if _KINDS.get(each.number) != each.kind:
                 return False
             if each.number == 7:
                 end = min(each.end, file.size)
-                first = next(scan(window, each.start, end), None)
+                first = next(scan(read, each.start, end), None)
                 return first is not None and first.number in _GRAPH_FIELDS and first.kind == 2
     except (WireError, BnstatError):
         pass

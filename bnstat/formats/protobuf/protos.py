@@ -1,9 +1,8 @@
 """The protocol buffers of TensorFlow, Keras 2 and ONNX that bnstat reads.
 
-The message types are declared here, with the field numbers of the `.proto` files that are named
-above each group. They are in a separate descriptor pool: TensorFlow is not needed and, if it is
-loaded in the same process, not disturbed. Fields that bnstat does not read are not declared, so
-protobuf skips them. Protobuf rejects lengths beyond the buffer, and nesting beyond its limit.
+The message types have the field numbers of the `.proto` files that are named above each group, and
+only the fields that bnstat reads. Their descriptor pool is separate from TensorFlow's. Protobuf
+rejects lengths beyond the buffer, and nesting beyond its limit.
 """
 
 from __future__ import annotations
@@ -115,38 +114,26 @@ message OnnxModel {
 """
 
 _PACKAGE = "bnstat_tf"
-
 _LONGEST_TEXT = 10_000_000
+"""A limit in bytes: text is parsed a hundred times more slowly than the binary form."""
 
 _LONG = 4096
 """A skeleton omits fields with more bytes, except nested messages, which become skeletons."""
-
 _MAX_MESSAGES = 500_000
 """The maximum number of messages in a skeleton, not counting short messages without positions."""
-
 _MAX_SKELETON = 1 << 26
 """The maximum size of a skeleton in bytes; the skeletons of real graphs have a few million."""
-
 _BEGIN = 1000
-"""The number of the field `begin`, which message types with a position declare."""
-
 _BEGIN_TAG, _END_TAG = b"\xc1\x3e", b"\xc9\x3e"
 _POSITION = struct.Struct("<2sQ2sQ")
-"""The encoded fields `begin` and `end`: the offsets in the file where a message starts and ends.
-bnstat adds them to copied messages; no message type of the original schemas has them."""
+"""The field `begin`, and the encoded fields `begin` and `end`: the offsets in the file where a
+message starts and ends. Only bnstat's message types have these fields."""
 
 
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
-    """Parse a message.
+    """Parse a message of the type `name`, such as `GraphDef`.
 
-    Args:
-        name: the name of the message type, such as `GraphDef`.
-        data: the serialized message.
-        where: the path of the file, for the error.
-        what: what the error calls the message; `name` by default.
-
-    Raises:
-        DamagedError: the data is not a valid message of this type.
+    A `DamagedError` for invalid data names the file (`where`) and the message (`what` or `name`).
     """
     from google.protobuf.message import DecodeError
 
@@ -159,13 +146,7 @@ def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
 
 
 def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
-    """Parse a message in protobuf's text form; for the arguments see `parse`.
-
-    Raises:
-        DamagedError: the data is not a valid message of this type.
-        UnsupportedError: the data is longer than 10 MB; text is parsed a hundred times more slowly
-            than the binary form.
-    """
+    """Parse a message in protobuf's text form; for the arguments and the error see `parse`."""
     from google.protobuf import text_format
 
     if len(data) > _LONGEST_TEXT:
@@ -181,21 +162,11 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
 
 
 def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
-    """Parse a message in a file without its long fields, such as the values of tensors.
+    """Parse the message from `start` to `end` without long fields, such as the values of tensors.
 
-    If a message type declares the fields `begin` and `end`, they are set to the offsets in the file
-    where the message starts and ends.
-
-    Args:
-        file: the file.
-        start: the offset where the message starts.
-        end: the offset where the message ends.
-        name: the name of the message type, such as `GraphDef`.
-        what: what errors call the message.
-
-    Raises:
-        DamagedError: the bytes are not a valid message of this type, or the file is too short.
-        UnsupportedError: the skeleton would have too many messages or bytes.
+    If a message type declares the fields `begin` and `end`, they are set to the offsets where the
+    message starts and ends. Raise `UnsupportedError` for too many messages or bytes. For `name` and
+    `what` see `parse`.
     """
     with Decoding(file.path, what):
         data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
@@ -203,16 +174,7 @@ def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
 
 
 def complete(file: File, message: Any, what: str) -> Any:
-    """Return the message with all its fields, given its skeleton.
-
-    Args:
-        file: the file that contains the message.
-        message: the skeleton, whose type declares `begin` and `end`.
-        what: what the error calls the message.
-
-    Raises:
-        DamagedError: the bytes are not a valid message of this type.
-    """
+    """Return the message with all its fields, given its skeleton with `begin` and `end`."""
     if message.end - message.begin <= _LONG:
         return message
     data = file.read(message.begin, message.end - message.begin)
@@ -220,35 +182,22 @@ def complete(file: File, message: Any, what: str) -> Any:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields that a path of field numbers selects in a message.
-
-    Args:
-        file: the file that contains the message.
-        message: the message's skeleton, whose type declares `begin` and `end`.
-        path: the numbers of the fields to descend into, then the number of the fields to return.
-
-    Raises:
-        DamagedError: the bytes are not a valid message.
-    """
+    """Return the fields at a path of field numbers, which starts in the message of a skeleton."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
     with Decoding(file.path, message.DESCRIPTOR.name):
         for number in path:
-            parts = (part for span in spans for part in scan(window, *span))
+            parts = (part for span in spans for part in scan(window.read, *span))
             found = [part for part in parts if part.number == number]
             spans = [(part.start, part.end) for part in found]
     return found
 
 
 class _Layout(NamedTuple):
-    """The fields of a message type, as far as `_Skeleton` needs them.
+    """A message type: number of a declared field -> layout of the field's message type, or None.
 
-    Attributes:
-        fields: number of a declared field -> layout of the field's message type; None if the field
-            is not a message.
-        has_position: True if this type declares `begin` and `end`.
-        contains_positions: True if a type nested in this one declares `begin` and `end`.
+    A type has a position if it declares `begin` and `end`.
     """
 
     fields: Mapping[int, _Layout | None]
@@ -268,10 +217,7 @@ def _layout(descriptor: Any) -> _Layout:
 
 
 class _Skeleton:
-    """Copies messages without their long fields.
-
-    All copies together are limited to `_MAX_MESSAGES` messages and `_MAX_SKELETON` bytes.
-    """
+    """Copies messages without their long fields, up to the limits above."""
 
     def __init__(self, file: File, what: str) -> None:
         self._window = Window(file)
@@ -280,7 +226,7 @@ class _Skeleton:
         self._bytes_left = _MAX_SKELETON
 
     def message(self, start: int, end: int, layout: _Layout) -> bytes:
-        """Return the serialized copy of the message from `start` to `end`. Raises as `skeleton`."""
+        """Return the serialized copy of the message from `start` to `end`."""
         self._count(messages=1)
         if layout.contains_positions or end - start > _LONG:
             copy = b"".join(self._fields(start, end, layout))
@@ -291,7 +237,7 @@ class _Skeleton:
         return copy
 
     def _fields(self, start: int, end: int, layout: _Layout) -> Iterator[bytes]:
-        for each in scan(self._window, start, end):
+        for each in scan(self._window.read, start, end):
             if each.number not in layout.fields:
                 continue
             nested = layout.fields[each.number] if each.kind == 2 else None
@@ -346,11 +292,9 @@ def _add_field(message: Any, *words: str) -> None:
     """Add a field to a message type; `words` are `[repeated|optional|map] kind name number`."""
     *label, kind, name, number = words
     field = message.field.add(name=name, number=int(number))
-    field.label = field.LABEL_OPTIONAL
-    _set_type(field, kind)
-    if label == ["repeated"]:
-        field.label = field.LABEL_REPEATED
-    elif label == ["optional"]:
+    is_repeated = label in (["repeated"], ["map"])
+    field.label = field.LABEL_REPEATED if is_repeated else field.LABEL_OPTIONAL
+    if label == ["optional"]:
         field.proto3_optional = True
         field.oneof_index = len(message.oneof_decl)
         message.oneof_decl.add(name=f"_{name}")
@@ -359,16 +303,8 @@ def _add_field(message: Any, *words: str) -> None:
         entry.options.map_entry = True
         _add_field(entry, "string", "key", "1")
         _add_field(entry, kind, "value", "2")
-        field.label = field.LABEL_REPEATED
-        field.type = field.TYPE_MESSAGE
-        field.type_name = f".{_PACKAGE}.{message.name}.{entry.name}"
-
-
-def _set_type(field: Any, kind: str) -> None:
-    scalar = getattr(field, f"TYPE_{kind.upper()}", None)
-    if kind == "DataType":
-        field.type, field.type_name = field.TYPE_ENUM, f".{_PACKAGE}.{kind}"
-    elif scalar is None:
-        field.type, field.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
-    else:
-        field.type = scalar
+        kind = f"{message.name}.{entry.name}"
+    named_type = field.TYPE_ENUM if kind == "DataType" else field.TYPE_MESSAGE
+    field.type = getattr(field, f"TYPE_{kind.upper()}", named_type)
+    if field.type == named_type:
+        field.type_name = f".{_PACKAGE}.{kind}"

@@ -1,40 +1,31 @@
 """The wire format of protocol buffers: little-endian base-128 varints and fields.
 
-A message is a sequence of fields. A field is a varint, `number << 3 | wire type`, then a value:
-
-    wire type 0   a varint
-    wire type 1   eight bytes
-    wire type 2   the length in bytes as a varint, then the bytes
-    wire type 5   four bytes
+A message is a sequence of fields. A field is a varint, `number << 3 | wire type`, then a value: a
+varint (wire type 0), eight bytes (1), the length as a varint and the bytes (2), or four bytes (5).
 
 Most messages are parsed by `protos`. This module parses small messages that occur by the hundred
-thousand. It also locates the fields of large files without reading the arrays in them.
-
-Source: https://protobuf.dev/programming-guides/encoding.
+thousand. It also locates the fields of large files without reading the arrays in them. Source:
+https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bnstat.errors import DamagedError
 from bnstat.storage.files import File
 
 LARGEST_MESSAGE = 1 << 31
-"""The limit on the size of a message: a valid message has fewer bytes."""
+"""A valid message has fewer bytes."""
 
 
 class WireError(ValueError):
-    """The bytes are not a valid encoding."""
+    """The bytes are not a valid encoding. Every decoding function of this module may raise this."""
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the value of the varint at index `position`, and the index after the varint.
-
-    Raises:
-        WireError: the data ends within the varint, or the varint is longer than 64 bits.
-    """
+    """Return the value of the varint at index `position`, and the index after the varint."""
     result = shift = 0
     try:
         while True:
@@ -53,11 +44,7 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (field number, value) for each field; the value is bytes in wire type 2, else an int.
-
-    Raises:
-        WireError: the bytes are not a valid message.
-    """
+    """Yield (number, value) for each field; the value is bytes in wire type 2, or else an int."""
     # Most varints have one byte. Reading these here halves the time.
     position, end = 0, len(message)
     while position < end:
@@ -103,11 +90,7 @@ def field(number: int, value: bytes) -> bytes:
 
 
 def text(value: int | bytes) -> str:
-    """Return the value of a string field as a string.
-
-    Raises:
-        WireError: the field is not a string.
-    """
+    """Decode the value of a string field; raise `WireError` if the value is not a string."""
     if isinstance(value, bytes):
         try:
             return value.decode()
@@ -117,15 +100,12 @@ def text(value: int | bytes) -> str:
 
 
 def signed(value: int) -> int:
-    """Convert a varint to the int64 that it encodes (two's complement in 64 bits)."""
+    """Convert a varint to an int64 (two's complement in 64 bits)."""
     return value - (1 << 64) if value >> 63 else value
 
 
 class Decoding:
-    """A context that converts a `WireError` to a `DamagedError`.
-
-    The error names the file `where`, and `what` is damaged, such as "the header".
-    """
+    """A context that converts a `WireError` to a `DamagedError`: "WHERE: WHAT is damaged"."""
 
     def __init__(self, where: str, what: str) -> None:
         self._where = where
@@ -142,17 +122,12 @@ class Decoding:
 
 _FIRST_PIECE = 1 << 12
 _LARGEST_PIECE = 1 << 16
-
 _LONGEST_HEAD = 20
 """The maximum size in bytes of the two varints before a field's value."""
 
 
 class Window:
-    """Reads ranges of a file through a buffer, which grows while the reads are sequential.
-
-    Attributes:
-        file: the file.
-    """
+    """Reads ranges of a file through a buffer, which grows while the reads are sequential."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -161,11 +136,7 @@ class Window:
         self._piece = _FIRST_PIECE
 
     def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from offset `start` to offset `end`.
-
-        Raises:
-            DamagedError: the file is too short.
-        """
+        """Return the bytes from offset `start` to offset `end`."""
         data_end = self._start + len(self._data)
         if start < self._start or end > data_end:
             is_sequential = self._start <= start <= data_end
@@ -177,15 +148,7 @@ class Window:
 
 
 class Field(NamedTuple):
-    """A field of a message, and the offsets where it is stored.
-
-    Attributes:
-        number: the field number.
-        kind: the wire type.
-        begin: the offset where the field starts.
-        start: the offset where the value starts; in wire type 2, after the length.
-        end: the offset where the value and the field end.
-    """
+    """A field from `begin` to `end`, with its value from `start` on. `kind` is the wire type."""
 
     number: int
     kind: int
@@ -194,16 +157,14 @@ class Field(NamedTuple):
     end: int
 
 
-def scan(window: Window, position: int, end: int) -> Iterator[Field]:
+def scan(read: Callable[[int, int], bytes], position: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message from offset `position` to offset `end`.
 
-    A field that ends beyond the message is yielded; the next iteration then raises.
-
-    Raises:
-        WireError: the bytes are not a valid message.
+    `read` returns the bytes between two offsets. A field that ends beyond the message is yielded;
+    the next iteration then raises a `WireError`.
     """
     while position < end:
-        head = window.read(position, min(position + _LONGEST_HEAD, end))
+        head = read(position, min(position + _LONGEST_HEAD, end))
         tag, used = varint(head, 0)
         start = position + used
         if tag & 7 == 0:
@@ -223,13 +184,5 @@ def scan(window: Window, position: int, end: int) -> Iterator[Field]:
 
 
 def spans(message: bytes) -> Iterator[Field]:
-    """Yield the fields of a message in memory, with indices as offsets. Raises as `scan`."""
-    return scan(_InMemory(message), 0, len(message))
-
-
-class _InMemory(Window):
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, start: int, end: int) -> bytes:
-        return self._data[start:end]
+    """Yield the fields of a message in memory, with indices as offsets."""
+    return scan(lambda start, end: message[start:end], 0, len(message))

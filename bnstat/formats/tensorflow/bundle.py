@@ -9,13 +9,12 @@
     BundleEntryProto  := 1 dtype, 2 shape {2 dim {1 size}, 3 unknown_rank}, 3 shard_id,
                          4 offset, 5 size, 6 masked crc32c of the bytes, 7 slice ...
 
-Numbers are row-major, at any byte offset. A string tensor is stored as the varint lengths of its
+Arrays are row-major, at any byte offset. A string tensor is stored as the varint lengths of its
 elements, a masked crc32c of the lengths, and the bytes of the elements. The checksum in its entry
-covers the lengths as 4 bytes each (8 for lengths from 2**32), the crc32c of the lengths, and the
-bytes.
+covers the lengths as 4 bytes each (8 for lengths from 2**32), their crc32c, and the bytes.
 
-The entry of a partitioned variable lists its slices and has no bytes of its own; each slice has an
-entry under a key that sorts like (name, slice):
+The entry of a partitioned variable lists its slices and has no bytes of its own. A slice has an
+entry under this key; if it covers a dimension completely, start is 0 and length is -1:
 
     key    := 00, name, rank as NumIncreasing, (start, length) of each dim as SignedNumIncreasing
     name   := its bytes with 00 -> 00 FF and FF -> FF 00, then 00 01
@@ -23,8 +22,6 @@ entry under a key that sorts like (name, slice):
     SignedNumIncreasing(n) := n in two's complement, big-endian, in the fewest bytes whose
                               leading bits can hold the count: 7 bits of n per byte, the first
                               bits (1, 11, 111, ...) counting the bytes, inverted for n < 0
-
-A dimension that the slice covers completely has start 0 and length -1.
 
 Sources: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor_bundle.proto,
 `EncodeTensorNameSlice` in util/saved_tensor_slice_util.cc; tsl/lib/strings/ordered_code.cc.
@@ -35,14 +32,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
+from bnstat.formats.dtypes import STRING, bytes_needed, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.protobuf.wire import Decoding, WireError, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
 from bnstat.model import Array, Variable
@@ -56,30 +54,26 @@ TEXT = "saved_model.pbtxt"
 VARIABLES = "variables"
 """The names of a SavedModel's graph file, and of the folder of its bundle (also the prefix)."""
 
+NO_NAMES: Mapping[str, str] = {}
+
 _NEWEST_VERSION = 1
 _MAX_RANK = 32
 _MAX_ELEMENTS = 1 << 58
 _MAX_OPEN = 64
 _MAX_GUESSED_SHARDS = 10_000
 
-Extent = tuple[int, int]
-"""Start and length in one dimension; length -1 means the whole dimension."""
-FULL: Extent = (0, -1)
+FULL = (0, -1)
+"""A whole dimension."""
 
-
-TensorSlice = tuple[Extent, ...]
-"""A part of a tensor, with one extent per dimension."""
+TensorSlice = tuple[tuple[int, int], ...]
+"""A part of a tensor: (start, length) in each dimension; length -1 means the whole dimension."""
 
 Box = tuple[slice, ...]
 """The indices of a part of a tensor."""
 
 
 def box_of(part: TensorSlice, shape: Sequence[int], where: str) -> Box:
-    """Return the indices of a slice in a tensor of the given shape.
-
-    Raises:
-        DamagedError: the slice is not inside the tensor.
-    """
+    """Return the indices of a slice; raise `DamagedError` if they are not within `shape`."""
     if len(part) != len(shape):
         raise DamagedError(
             where, f"has a slice of {len(part)} dimensions in a tensor of shape {shape}"
@@ -128,11 +122,7 @@ def assemble(
     parts: Sequence[tuple[Box, Array]],
     where: str,
 ) -> Array:
-    """Return a tensor from its parts, each with an array of the part's shape.
-
-    Raises:
-        DamagedError: the parts overlap, or do not cover the tensor.
-    """
+    """Return a tensor from its parts; raise `DamagedError` if they overlap or do not cover it."""
     if sum(array.size for _, array in parts) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     tensor = np.empty(shape, dtype)
@@ -158,11 +148,7 @@ class Entry(NamedTuple):
 
 
 def parse_entry(message: bytes, where: str) -> Entry:
-    """Parse a `BundleEntryProto`.
-
-    Raises:
-        DamagedError: the message is damaged, or its shape is invalid.
-    """
+    """Parse a `BundleEntryProto`."""
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
     slices = []
@@ -178,8 +164,6 @@ def parse_entry(message: bytes, where: str) -> Entry:
                 slices.append(
                     tuple((_number(each, 1, 0), _number(each, 2, -1)) for each in extents)
                 )
-    if not _is_possible(shape):
-        raise DamagedError(where, f"has an impossible shape {list(shape)}")
     dtype, shard, offset, size, crc32c = numbers.values()
     return Entry(dtype, shape, shard, offset, size, crc32c, tuple(slices))
 
@@ -187,7 +171,14 @@ def parse_entry(message: bytes, where: str) -> Entry:
 # A large model has few different shapes.
 @lru_cache(maxsize=1024)
 def _shape(message: bytes) -> tuple[int, ...]:
-    return tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
+    shape = tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
+    if (
+        len(shape) > _MAX_RANK
+        or min(shape, default=0) < 0
+        or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
+    ):
+        raise WireError(f"an impossible shape {list(shape)}")
+    return shape
 
 
 def _messages(message: bytes, field: int) -> Iterator[dict[int, int | bytes]]:
@@ -206,22 +197,9 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
     return signed(value)
 
 
-@lru_cache(maxsize=1024)
-def _is_possible(shape: tuple[int, ...]) -> bool:
-    return (
-        len(shape) <= _MAX_RANK
-        and all(size >= 0 for size in shape)
-        and math.prod(size or 1 for size in shape) <= _MAX_ELEMENTS
-    )
-
-
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return number of a shard -> name of the shard's data file.
-
-    The folder can also contain data files of an earlier save with another number of shards; names
-    with the number `shards`, which the header records, are preferred. If the folder cannot be
-    listed, the names are constructed from this number.
-    """
+    """Return number of a shard -> name of its data file."""
+    # There can be files of an earlier save with another number of shards.
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
         return {shard: f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in guessed}
@@ -235,19 +213,11 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
 
 
 class Bundle:
-    """The tensors of a checkpoint.
+    """The tensors of a checkpoint with a prefix such as `model.ckpt-1200`, which may be empty.
 
     The index is read completely. Data files are opened immediately, so that they can be read even
-    if the checkpoint is deleted later, but only the requested tensors are read.
-
-    `prefix` is the common prefix of the file names, such as `model.ckpt-1200`; it may be empty.
-    If `data` is false, no tensors will be read and the data files need not exist.
-
-    Raises:
-        NotFoundError: the index is missing.
-        DamagedError: the index is damaged.
-        UnsupportedError: the index has a newer version than bnstat can read, or was written on a
-            big-endian machine.
+    if the checkpoint is deleted later. If `data` is false, no tensors will be read, and the data
+    files need not exist.
     """
 
     def __init__(self, folder: Folder, prefix: str, data: bool) -> None:
@@ -260,9 +230,9 @@ class Bundle:
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
         index.prefetch([(0, index.size)])
-        self._table = Table(index)
-        self._table.load()
-        self._shard_count = self._read_header(self._table.get(b""))
+        self.table = Table(index)
+        self.table.load()
+        self._shard_count = self._read_header(self.table.get(b""))
         self._files: dict[int, File] = {}
         self._read: set[tuple[str, int, int]] = set()
         self._bytes_read: Counter[int] = Counter()
@@ -293,52 +263,36 @@ class Bundle:
         shards = message.get(1, 0)
         return shards if isinstance(shards, int) else 0
 
-    @property
-    def keys(self) -> Collection[str]:
-        """All checkpoint keys in the order of the index, without the keys of slices."""
-        return _Variables(self, self._table, {})
-
-    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
+    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
         """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
-        return _Variables(self, self._table, names)
+        return _Variables(self, names)
 
     def entry(self, key: str) -> Entry:
-        """Return the entry of a tensor in the index.
-
-        Raises:
-            DamagedError: the entry is damaged or missing.
-        """
-        stored = self._table.get(_encoded(key))
+        """Return the entry of a tensor; raise `DamagedError` if the entry is damaged or missing."""
+        stored = self.table.get(_encoded(key))
         if stored is None:
             raise DamagedError(self._index_path, f"the index has no entry for the key {key}")
         return parse_entry(stored, f"{self._index_path}, {key}")
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
-        """Return a numeric tensor, bit for bit as it was saved.
-
-        `entry` is the tensor's entry; None reads it from the index.
-
-        Raises:
-            NotFoundError: the data file is missing.
-            DamagedError: bytes are missing, or the checksum does not match.
-            UnsupportedError: the elements are not numbers.
-        """
+        """Return a numeric tensor, bit for bit as it was saved."""
         entry = entry or self.entry(key)
         where = f"{self.path}, {key}"
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
-        parts = [
-            (box, self._read_numbers(stored, dtype, shape_of_box(box), where))
-            for box, stored in self._parts(key, entry, where)
-        ]
+        parts = []
+        for box, stored in self._parts(key, entry, where):
+            shape = shape_of_box(box)
+            if bytes_needed(shape, dtype) != stored.size:
+                raise DamagedError(
+                    where, f"{stored.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
+                )
+            data = self._read_bytes(stored, where)
+            self._check(stored, where, data)
+            parts.append((box, np.frombuffer(data, dtype).reshape(shape)))
         return assemble(entry.shape, dtype, parts, where) if entry.slices else parts[0][1]
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
-        """Return the ranges of a numeric tensor's bytes, one per slice; empty for a string tensor.
-
-        Raises:
-            NotFoundError: a data file is missing.
-            DamagedError: the index is damaged.
-        """
+        """Return the ranges of a numeric tensor's bytes, one per slice; [] for a string tensor."""
         if find_dtype(dtype_name(entry.dtype)) is None:
             return []
         places = (
@@ -348,18 +302,18 @@ class Bundle:
         return [place for place in places if place is not None]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
-        """Yield (indices, entry) for each slice of a tensor, or for the whole unsliced tensor."""
+        """Yield (indices, entry) for each slice of a tensor, or once for an unsliced tensor."""
         if not entry.slices:
             yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
-            stored = self._table.get(slice_key(key, part))
+            stored = self.table.get(slice_key(key, part))
             if stored is None:
                 raise DamagedError(where, "a slice of this tensor is missing from the index")
             slice_entry = parse_entry(stored, f"{self._index_path}, {key}")
             yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
-        """Return the element of a scalar string tensor. Raises the same errors as `read`."""
+        """Return the element of a scalar string tensor."""
         entry = self.entry(key)
         where = f"{self.path}, {key}"
         if entry.dtype != STRING or entry.shape != ():
@@ -373,17 +327,6 @@ class Bundle:
         stored, text = data[start : start + 4], data[start + 4 :]
         self._check(entry, where, packed, stored, text)
         return text
-
-    def _read_numbers(
-        self, entry: Entry, dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str
-    ) -> Array:
-        if math.prod(shape) * dtype.itemsize != entry.size:
-            raise DamagedError(
-                where, f"{entry.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
-            )
-        data = self._read_bytes(entry, where)
-        self._check(entry, where, data)
-        return np.frombuffer(data, dtype).reshape(shape)
 
     def _read_bytes(self, entry: Entry, where: str) -> bytes:
         file = self._file(entry.shard)
@@ -427,23 +370,22 @@ def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
+@dataclass(frozen=True, eq=False)
 class _Variables(Mapping[str, Variable]):
     """The tensors of a bundle; an entry is parsed each time that its variable is requested."""
 
-    def __init__(self, bundle: Bundle, table: Table, names: Mapping[str, str]) -> None:
-        self._bundle = bundle
-        self._table = table
-        self._names = names
+    bundle: Bundle
+    names: Mapping[str, str]
 
     def __getitem__(self, key: str) -> Variable:
-        entry = self._bundle.entry(key)
+        entry = self.bundle.entry(key)
         return Variable(
             key,
-            self._names.get(key, key),
+            self.names.get(key, key),
             dtype_name(entry.dtype),
             entry.shape,
-            partial(self._bundle.read, key, entry),
-            partial(self._bundle.extents, key, entry),
+            partial(self.bundle.read, key, entry),
+            partial(self.bundle.extents, key, entry),
         )
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -453,10 +395,10 @@ class _Variables(Mapping[str, Variable]):
 
     def __contains__(self, key: object) -> bool:
         is_key = isinstance(key, str) and key[:1] not in ("", "\0")
-        return is_key and self._table.get(_encoded(str(key))) is not None
+        return is_key and self.bundle.table.get(_encoded(str(key))) is not None
 
     def __iter__(self) -> Iterator[str]:
-        for key, _ in self._table.items():
+        for key, _ in self.bundle.table.items():
             if key[:1] not in (b"", b"\0"):
                 yield key.decode("utf-8", "surrogateescape")
 

@@ -1,125 +1,214 @@
-"""Checkpoints of TensorFlow 1 and 2 that are stored as bundles.
+"""Checkpoints of TensorFlow, stored as bundles or, before TensorFlow 0.12 ("V1"), as SSTables.
 
 A TensorFlow 2 checkpoint stores its object graph among its tensors. The keys of a TensorFlow 1
-checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`.
+checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`. If the
+user selects the reader `tensorflow`, TensorFlow's own `CheckpointReader` reads the tensors.
 
-`TensorflowTensors` reads bundles and V1 checkpoints with TensorFlow's own `CheckpointReader`
-(tensorflow/core/util/tensor_slice_reader.cc and tensor_bundle.cc), if the user selects the reader
-`tensorflow`.
+A V1 checkpoint is an SSTable, or several shards named `PREFIX-00000-of-00002`. The values are
+SavedTensorSlices. The value of key "" has the field `meta`, which lists tensors with their shapes,
+dtypes and slices. All other keys are made by `bundle.slice_key`; their values have the field `data`
+with one slice, as a TensorProto with packed values but neither dtype nor shape. Several shards may
+contain slices of one tensor. Blocks have checksums, tensors do not.
+
+Sources of V1: tensorflow/core/util/{tensor_slice_writer,tensor_slice_reader,
+saved_tensor_slice_util}, saved_tensor_slice.proto.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from math import prod
+from typing import Any, Final
 
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, first_line
-from bnstat.formats.contents import Contents, Layer, Objects, Reading, Search
-from bnstat.formats.dtypes import dtype_name
-from bnstat.formats.tensorflow.bundle import Bundle
+from bnstat.formats.contents import Contents, Layer, Objects, Reading
+from bnstat.formats.dtypes import dtype_name, numpy_dtype
+from bnstat.formats.tensorflow.bundle import (
+    FULL,
+    NO_NAMES,
+    Bundle,
+    TensorSlice,
+    assemble,
+    box_of,
+    shape_of_box,
+    slice_key,
+)
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.model import Array, Source, Variable
-from bnstat.storage.files import Folder
-
-if TYPE_CHECKING:
-    from bnstat.formats.tensorflow.frozen_graph import DeclaredTensors
+from bnstat.storage.files import File, Folder, Range
 
 _TOO_NEW: Final = (3, 14)
 """The first version of Python for which TensorFlow has no release."""
 
 
 def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | TensorflowTensors:
-    """Open the tensors of the bundle with this prefix. Raises the same errors as `Bundle`."""
+    """Open the tensors of a bundle or, with TensorFlow's reader, of any checkpoint."""
     if reading.tensorflow:
         return TensorflowTensors(folder, prefix)
     return Bundle(folder, prefix, data=reading.values)
 
 
 def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Reading) -> Contents:
-    """Open a checkpoint. Raises the same errors as `Bundle`."""
+    """Open a checkpoint that is stored as a bundle."""
     tensors = open_tensors(folder, prefix, reading)
-    step = source.step if source.step is not None else _global_step(tensors, reading)
-    if KEY not in tensors.keys:
-        source = replace(source, format="tf1-checkpoint", step=step)
-        contents = Contents(source, tensors.variables({}))
+    variables = tensors.variables()
+    if source.step is None and reading.values:
+        source = replace(source, step=_global_step(variables))
+    if KEY not in variables:
+        contents = Contents(replace(source, format="tf1-checkpoint"), variables)
         if (meta := folder.file(prefix + ".meta")) is None:
             return contents
         from bnstat.formats.tensorflow.graph_def import meta_graphs
 
-        return replace(contents, graphs=meta_graphs(meta, tensors.keys))
-    nodes, notes = read_object_graph(tensors, reading)
-    names, search = names_of(nodes, tensors)
-    contents = Contents(
-        source=replace(source, format="tf2-checkpoint", step=step),
-        variables=tensors.variables(names),
-        names=names,
-        search=search,
-        objects=nodes,
-        notes=notes,
-    )
+        return replace(contents, graphs=meta_graphs(meta, variables))
+    contents = contents_of_objects(tensors, replace(source, format="tf2-checkpoint"), reading)
 
     def configured(described: Sequence[Layer]) -> Contents:
         from bnstat.formats.keras.metadata import layers_of_objects
 
-        return replace(contents, layers=layers_of_objects(described, nodes))
+        return replace(contents, layers=layers_of_objects(described, contents.objects))
 
-    return replace(contents, configured=configured) if nodes else contents
+    return replace(contents, configured=configured) if contents.objects else contents
 
 
-def read_object_graph(
-    tensors: Bundle | TensorflowTensors, reading: Reading
-) -> tuple[Objects, list[str]]:
-    """Return the object graph of a checkpoint, and notes for the user.
+def contents_of_objects(
+    tensors: Bundle | TensorflowTensors, source: Source, reading: Reading, notes: Sequence[str] = ()
+) -> Contents:
+    """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    The graph is stored in a data file. If it cannot be read and no values are requested, the result
-    is an empty graph with a note.
+    If the graph cannot be read from its data file and no values are requested, the variables are
+    named by their keys.
     """
     try:
-        return read_nodes(tensors.read_string(KEY), tensors.path), []
+        nodes = read_nodes(tensors.read_string(KEY), tensors.path)
     except BnstatError:
         if reading.values:
             raise
-        return Objects(), ["without the data files, layers are named by their checkpoint keys"]
+        nodes = Objects()
+        notes = [*notes, "without the data files, layers are named by their checkpoint keys"]
+    if not nodes:
+        names = {key: path_name(key) for key in tensors.variables() if key.endswith(VALUE)}
+        return Contents(source, tensors.variables(names), names=names, notes=notes)
+    best = BestNames(nodes)
+    return Contents(
+        source,
+        tensors.variables(best),
+        names=best,
+        search=best.ending_with,
+        objects=nodes,
+        notes=notes,
+    )
 
 
-def names_of(
-    nodes: Objects, tensors: Bundle | TensorflowTensors | DeclaredTensors
-) -> tuple[Mapping[str, str], Search | None]:
-    """Return (key -> best name of the variable, a function that searches the names by ending).
-
-    Without an object graph, the names are made from the checkpoint keys, and the function is None.
-    """
-    if nodes:
-        names = BestNames(nodes)
-        return names, names.ending_with
-    return {key: path_name(key) for key in tensors.keys if key.endswith(VALUE)}, None
-
-
-def _global_step(tensors: Bundle | TensorflowTensors, reading: Reading) -> int | None:
-    """Return the training step that a TensorFlow 1 checkpoint stores in `global_step`, or None."""
-    if not reading.values or "global_step" not in tensors.keys:
+def _global_step(variables: Mapping[str, Variable]) -> int | None:
+    """Return the training step that TensorFlow 1 stores in the variable `global_step`, or None."""
+    if "global_step" not in variables:
         return None
     try:
-        step = tensors.read("global_step")
+        step = variables["global_step"].read()
     except BnstatError:
         return None
     return int(step) if step.shape == () and step.dtype.kind in "iu" else None
 
 
-class TensorflowTensors:
-    """The tensors of a checkpoint, read by TensorFlow, with the interface of `Bundle`.
+@dataclass
+class _TensorV1:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    where: str
+    slices: list[tuple[TensorSlice, Table]] = field(default_factory=list)
 
-    Raises:
-        BnstatError: TensorFlow cannot be imported, or the folder is not on disk.
-        DamagedError: TensorFlow cannot read the checkpoint.
-    """
+    def read(self) -> Array:
+        from bnstat.formats.protobuf.protos import parse
+        from bnstat.formats.tensorflow.graph_def import listed_values
+
+        dtype = numpy_dtype(self.dtype, self.where)
+        parts = []
+        for part, table in self.slices:
+            stored = table.get(slice_key(self.name, part))
+            if stored is None:
+                raise DamagedError(self.where, "a slice of this tensor is missing")
+            message = parse("SavedTensorSlices", stored, self.where).data.data
+            values = listed_values(message, self.dtype, dtype, self.where)
+            box = box_of(part, self.shape, self.where)
+            shape = shape_of_box(box)
+            if len(values) != prod(shape):
+                raise DamagedError(
+                    self.where, f"has {len(values)} values in a slice of shape {list(shape)}"
+                )
+            parts.append((box, values.reshape(shape)))
+        return assemble(self.shape, dtype, parts, self.where)
+
+    def extents(self) -> list[Range]:
+        """Return the ranges of the blocks that contain slices of the tensor."""
+        places = (table.place(slice_key(self.name, part)) for part, table in self.slices)
+        return list(dict.fromkeys(place for place in places if place is not None))
+
+
+def open_checkpoint_v1(
+    folder: Folder, prefix: str, shards: Sequence[File], source: Source, reading: Reading
+) -> Contents:
+    """Open a V1 checkpoint; raise `DamagedError` if two shards are inconsistent."""
+    from bnstat.formats.tensorflow.graph_def import meta_graphs
+
+    source = replace(source, format="tf1-checkpoint-v1")
+    meta = folder.file(prefix + ".meta")
+    if reading.tensorflow:
+        name = prefix if len(shards) > 1 else shards[0].name
+        stored = open_tensors(folder, name, reading).variables()
+        return Contents(source, stored, graphs=meta_graphs(meta, stored))
+    tensors: dict[str, _TensorV1] = {}
+    for file in shards:
+        table = Table(file)
+        for saved, slices in _saved_slices(table, file.path):
+            dtype, shape = dtype_name(saved.type), tuple(dim.size for dim in saved.shape.dim)
+            if any(size < 0 for size in shape):
+                raise DamagedError(file.path, f"{saved.name} has an impossible shape")
+            where = f"{shards[0].path}, {saved.name}"
+            tensor = tensors.setdefault(saved.name, _TensorV1(saved.name, dtype, shape, where))
+            if (tensor.dtype, tensor.shape) != (dtype, shape):
+                raise DamagedError(
+                    file.path, f"{saved.name} has another shape or dtype in another shard"
+                )
+            tensor.slices += [(part, table) for part in slices]
+    variables = {
+        name: Variable(name, name, tensor.dtype, tensor.shape, tensor.read, tensor.extents)
+        for name, tensor in tensors.items()
+    }
+    return Contents(source, variables, graphs=meta_graphs(meta, tensors))
+
+
+def slices_in(file: File) -> dict[str, list[TensorSlice]]:
+    """Return name of a tensor -> slices of the tensor that a shard contains."""
+    return {saved.name: slices for saved, slices in _saved_slices(Table(file), file.path)}
+
+
+def _saved_slices(table: Table, path: str) -> Iterator[tuple[Any, list[TensorSlice]]]:
+    """Yield (SavedSliceMeta, slices) for each tensor that has slices in a shard."""
+    from bnstat.formats.protobuf.protos import parse
+
+    header = table.get(b"")
+    if header is None:
+        raise DamagedError(path, "is an SSTable, but not a checkpoint")
+    for saved in parse("SavedTensorSlices", header, path).meta.tensor:
+        yield saved, [tuple(map(_start_and_length, part.extent)) for part in saved.slice]
+
+
+def _start_and_length(extent: Any) -> tuple[int, int]:
+    return (extent.start, extent.length) if extent.HasField("length") else FULL
+
+
+class TensorflowTensors:
+    """The tensors of a checkpoint, read by TensorFlow, with the interface of `Bundle`."""
 
     def __init__(self, folder: Folder, prefix: str) -> None:
         self.path = f"{folder.path}/{prefix}"
@@ -131,30 +220,22 @@ class TensorflowTensors:
         self._shapes: dict[str, list[int]] = self._attempt(self._reader.get_variable_to_shape_map)
         self._dtypes = self._attempt(self._reader.get_variable_to_dtype_map)
 
-    @property
-    def keys(self) -> Collection[str]:
-        """All checkpoint keys."""
-        return self._shapes.keys()
-
-    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
+    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
         return {
             key: Variable(
                 key,
                 names.get(key, key),
                 dtype_name(self._dtypes[key].as_datatype_enum % 100),
                 tuple(self._shapes[key]),
-                partial(self.read, key),
+                partial(self._read, key),
             )
             for key in sorted(self._shapes)
         }
 
-    def read(self, key: str) -> Array:
-        """Return a numeric tensor. Raises `DamagedError` if TensorFlow cannot read it."""
+    def _read(self, key: str) -> Array:
         return np.asarray(self._attempt(lambda: self._reader.get_tensor(key)))
 
     def read_string(self, key: str) -> bytes:
-        """Return a scalar string. Raises `DamagedError` if TensorFlow cannot read it."""
         return bytes(self._attempt(lambda: self._reader.get_tensor(key)))
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
@@ -167,17 +248,20 @@ class TensorflowTensors:
 
 @contextmanager
 def importing_tensorflow(purpose: str) -> Iterator[None]:
-    """A context for importing TensorFlow: it silences TensorFlow and converts errors.
+    """A context that imports TensorFlow silently and explains errors.
 
-    Args:
-        purpose: what TensorFlow is needed for, as the error says it, such as `to run a model`.
-
-    Raises:
-        BnstatError: TensorFlow is missing, or fails while it is imported.
+    `purpose` says what TensorFlow is needed for, as in `to run a model`.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _without_chatter():
+        stderr = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as devnull:
+                os.dup2(devnull.fileno(), 2)
             yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
     except Exception as error:  # An old protobuf, for example, raises an error of its own class.
         raise BnstatError(
             "TensorFlow",
@@ -193,17 +277,3 @@ def _remedy(error: Exception) -> str:
         version = ".".join(map(str, sys.version_info[:2]))
         return f"TensorFlow has no release for Python {version}: use Python 3.10 to 3.13"
     return "pip install tensorflow"
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Suppress what TensorFlow's C++ code writes to standard error while it is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as devnull:
-            os.dup2(devnull.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

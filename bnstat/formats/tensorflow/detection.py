@@ -7,7 +7,7 @@ format (tensorflow/python/training/checkpoint_state.proto):
     all_model_checkpoint_paths: "model-1000"
     all_model_checkpoint_paths: "model-1200"
 
-The paths may be absolute. Folders move, so only the last component of a path is used.
+Folders move, so only the last component of a path is used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ from bnstat.formats.detection import (
     unnamed,
 )
 from bnstat.formats.tensorflow.bundle import BINARY, DATA, INDEX, TEXT, VARIABLES
-from bnstat.formats.tensorflow.checkpoint import open_checkpoint
+from bnstat.formats.tensorflow.checkpoint import open_checkpoint, open_checkpoint_v1
 from bnstat.formats.tensorflow.sstable import Table, is_table
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 NAME = "checkpoint"
-
 SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
 """The name of a shard of a V1 checkpoint."""
 
@@ -44,14 +43,10 @@ _LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 _MAX_STATE = 16 << 20
-
-_FIELDS = rb"[\x0a\x12\x1a\x22\x2a\x32\x3a]"
-_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"|\0)")
+_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f][\x0a\x12\x1a\x22\x2a\x32\x3a]|\0)")
 """The start of a SavedModel: `saved_model_schema_version: 1`, then a MetaGraphDef, which starts
 with one of its seven fields. An ONNX file of version 1 has the producer's name instead of the
 MetaGraphDef; this name starts with a letter."""
-
-_HEAD = 256
 
 _META = ".meta"
 _INSIDE = (VARIABLES, "assets", "assets.extra")
@@ -59,40 +54,21 @@ _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTA
 
 
 class State(NamedTuple):
-    """The checkpoints that the file `checkpoint` lists, without their folders.
+    """The names of the checkpoints that the file `checkpoint` lists; `names` is oldest first."""
 
-    Attributes:
-        newest: the newest checkpoint, or None.
-        all: all listed checkpoints, oldest first.
-    """
-
-    newest: str | None
-    all: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The checkpoints in `all` and `newest`, each once."""
-        return tuple(dict.fromkeys(name for name in (*self.all, self.newest or "") if name))
+    newest: str | None = None
+    names: tuple[str, ...] = ()
 
 
-_NO_STATE = State(None, ())
-
-
-def read_state(folder: Folder, name: str = NAME) -> State | None:
-    """Return the checkpoints that a file lists; None if it does not exist or lists none.
-
-    `name` is the name of the file.
-    """
+def read_state(folder: Folder, name: str = NAME) -> State:
+    """Return the checkpoints that the file `name` lists; none if the file is missing or invalid."""
     file = folder.file(name)
     if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
-        return None
+        return State()
     if not file.head(64).lstrip().startswith((b"model_checkpoint_path", b"all_model")):
-        return None
+        return State()
     newest, names = None, []
-    for line in file.read().splitlines():
-        match = _LINE.match(line)
-        if not match:
-            continue
+    for match in filter(None, map(_LINE.match, file.read().splitlines())):
         quoted = match[2] if match[2] is not None else match[3]
         path = _ESCAPE.sub(_unescaped, quoted).decode("utf-8", "surrogateescape")
         name = re.split(r"[/\\]", path)[-1]
@@ -100,7 +76,8 @@ def read_state(folder: Folder, name: str = NAME) -> State | None:
             newest = name
         elif match[1] == b"all_model_checkpoint_paths":
             names.append(name)
-    return State(newest, tuple(names)) if newest is not None or names else None
+    every = (*names, newest) if newest else names
+    return State(newest, tuple(dict.fromkeys(filter(None, every))))
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
@@ -115,17 +92,15 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 def state_text(name: str) -> str:
     """Return the text of a file `checkpoint` that lists the checkpoint `name`."""
     quoted = "".join(
-        char
-        if char.isascii() and char.isprintable() and char not in '"\\'
-        else "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
-        for char in name
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in name.encode("utf-8", "surrogateescape")
     )
     return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
 
 
 def is_saved_model(file: File) -> bool:
     """Return True if the file starts like a `saved_model.pb`, whatever its name."""
-    head = file.head(_HEAD)
+    head = file.head(256)
     return _START.match(head) is not None and not is_core_ml(head)
 
 
@@ -163,7 +138,7 @@ class SavedModels(Finder):
 
 
 def _saved_model_around(folder: Folder) -> Folder | None:
-    """Return the parent folder if `folder` is the `variables/` of a SavedModel, else None."""
+    """Return the parent folder if `folder` is the `variables/` of a SavedModel, or else None."""
     parent = folder.parent() if folder.name == VARIABLES else None
     return parent if parent is not None and has_saved_model(parent) else None
 
@@ -188,8 +163,7 @@ class Checkpoints(Finder):
     beside = ("events.out.tfevents", "graph.pbtxt")
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        name = file.name
-        prefix = None
+        name, prefix = file.name, None
         if (match := DATA.match(name)) and not is_table(file):
             prefix = match["prefix"]
         elif name.endswith(_META):
@@ -197,17 +171,14 @@ class Checkpoints(Finder):
         if prefix is not None and (model := self.model_at_prefix(folder, prefix)) is not None:
             return single(model)
         state = read_state(folder, name)
-        return None if state is None else _models_of_run(folder, state) or folder
+        return None if state == State() else _models_of_run(folder, state) or folder
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if not is_table(file):
             return None
         name = file.name
         if is_v1(file):
-            match = SHARD.match(name)
-            if match is None:
-                return _v1(folder, name, [name])
-            return _v1_shards(folder, match["prefix"], match["shards"])
+            return _v1(folder, SHARD.match(name), name)
         if not name.endswith(INDEX):
             raise BnstatError(
                 file.path,
@@ -231,14 +202,13 @@ class Checkpoints(Finder):
         return None
 
     def models_within(self, folder: Folder) -> ModelSet | None:
-        return _models_of_run(folder, read_state(folder) or _NO_STATE)
+        return _models_of_run(folder, read_state(folder))
 
     def is_present_in(self, folder: Folder) -> bool:
         return folder.file(NAME) is not None or bool(folder.matching("", INDEX))
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        state = read_state(folder) or _NO_STATE
-        return state.all or state.names
+        return read_state(folder).names
 
     def first(self, name: str) -> str | None:
         if name.endswith((INDEX, _META)):
@@ -254,10 +224,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return the bundles in a folder and the V1 checkpoints that `state` lists.
-
-    If there are neither, return all V1 checkpoints in the folder, or None.
-    """
+    """Return a folder's bundles and the V1 checkpoints in `state`, or else all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:
@@ -288,21 +255,18 @@ def _bundle(folder: Folder, prefix: str) -> StoredModel:
 
 
 def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
-    """Return the V1 checkpoint with this name, or None.
-
-    The name is a file, a prefix, or a pattern such as `m-?????-of-00002`.
-    """
+    """Return the V1 checkpoint whose file, prefix or pattern (`m-?????-of-00002`) is `name`."""
     file = folder.file(name)
     if file is not None and is_v1(file):
-        return _v1(folder, name, [name])
+        return _v1(folder, None, name)
     prefix = _v1_prefix(name)
     pattern = _V1_PATTERN.match(name)
     if pattern and not folder.can_list and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
-        return _v1_shards(folder, prefix, pattern["shards"])
+        return _v1(folder, pattern)
     for shard in folder.matching(prefix + "-"):
         match = SHARD.match(shard)
         if match and match["prefix"] == prefix:
-            return _v1_shards(folder, prefix, match["shards"])
+            return _v1(folder, match)
     return None
 
 
@@ -311,22 +275,19 @@ def _v1_prefix(name: str) -> str:
     return match["prefix"] if match else name
 
 
-def _v1_shards(folder: Folder, prefix: str, shards: str) -> StoredModel:
-    names = [f"{prefix}-{shard:05d}-of-{shards}" for shard in range(int(shards))]
-    return _v1(folder, prefix, names)
+def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> StoredModel:
+    """Return the V1 checkpoint whose shards a name describes, or else the one in a single file."""
+    prefix, names = name, [name]
+    if sharded:
+        prefix, count = sharded["prefix"], sharded["shards"]
+        names = [f"{prefix}-{shard:05d}-of-{count}" for shard in range(int(count))]
 
-
-def _v1(folder: Folder, prefix: str, names: Sequence[str]) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
-        from bnstat.formats.tensorflow.checkpoint_v1 import open_checkpoint_v1
-
         files = []
         for name in names:
-            file = folder.file(name)
-            if file is None:
-                raise NotFoundError(
-                    f"{folder.path}/{name}", "this shard of the checkpoint is missing"
-                )
+            if (file := folder.file(name)) is None:
+                path = f"{folder.path}/{name}"
+                raise NotFoundError(path, "this shard of the checkpoint is missing")
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 

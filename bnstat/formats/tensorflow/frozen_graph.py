@@ -1,9 +1,8 @@
 """Single-file graphs: frozen graphs, any GraphDef, a `.meta` without its checkpoint.
 
 Freezing turns each variable into a `Const` op of the same name. The file is a GraphDef, or a
-MetaGraphDef that contains a GraphDef. A GraphDef has a field `node` for each NodeDef; a `Const`
-node stores its value in `attr["value"].tensor`. Only the structure of a graph is read at first;
-long constants are read on demand.
+MetaGraphDef that contains one. A `Const` node stores its value in `attr["value"].tensor`. Only the
+structure of a graph is read at first; long constants are read on demand.
 
 Sources: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto,
 tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
@@ -12,8 +11,8 @@ tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.contents import Contents, Graph, Op
+from bnstat.formats.contents import Contents, Op
 from bnstat.formats.dtypes import bytes_needed, dtype_name, extents, find_dtype
 from bnstat.formats.protobuf.protos import complete, find_fields, parse_text, skeleton
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, Window, WireError, fields, scan
@@ -33,22 +32,20 @@ from bnstat.formats.tensorflow.graph_def import (
     decode_tensor,
     graph_of,
     inlined,
-    is_small,
-    known_shape,
+    make_graph,
     shape_of,
-    small_array,
 )
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
 
-_LONG = 4096
-"""This many bytes suffice to recognise a node."""
+_HEAD = 4096
+"""This many bytes suffice to recognise a node, or a graph in text form."""
 
 _NODE_IN_GRAPH = 1
 _GRAPH_IN_META_GRAPH = 2
 _CONTENT_IN_NODE = (5, 2, 8, 4)
-"""The numbers of the fields that lead to the raw bytes of a constant: `attr` of the NodeDef,
-`value` of the map entry, `tensor` of the AttrValue, `tensor_content` of the TensorProto."""
+"""The fields that lead to the raw bytes of a constant: `attr` of the NodeDef, `value` of the map
+entry, `tensor` of the AttrValue, `tensor_content` of the TensorProto."""
 
 _NODE_NAME = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_>./\\-]*")
 _OP_NAME = re.compile(rb"[A-Z_a-z][A-Za-z0-9_>.]+")
@@ -56,23 +53,21 @@ _TEXT_START = re.compile(
     rb"\s*(?:#[^\n]*\n\s*)*(node|library|versions|meta_info_def|graph_def)\s*:?\s*{"
 )
 _FLOATS = ("float", "bfloat")
-
 _FOLDED = "_bn_offset"
-"""The suffix of biases that `fold_batch_norms` adds to convolutions.
-
-Sources: tensorflow/python/tools/optimize_for_inference_lib.py and
+"""The suffix of biases that `fold_batch_norms` adds to convolutions. Sources:
+tensorflow/python/tools/optimize_for_inference_lib.py and
 tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
 
 
 def graph_range(file: File) -> tuple[int, int] | None:
     """Return the start and end offset of the file's GraphDef; None if the file is not a graph."""
-    window = Window(file)
+    read = Window(file).read
     try:
-        for part in islice(scan(window, 0, file.size), 4):
+        for part in islice(scan(read, 0, file.size), 4):
             if part.begin == 0 and _is_node(file, part):
                 return 0, file.size
             if part.number == _GRAPH_IN_META_GRAPH:
-                nested = next(scan(window, part.start, min(part.end, file.size)), None)
+                nested = next(scan(read, part.start, min(part.end, file.size)), None)
                 is_graph = nested is not None and _is_node(file, nested)
                 return (part.start, part.end) if is_graph else None
     except WireError:
@@ -84,19 +79,15 @@ def _is_node(file: File, part: Field) -> bool:
     """Return True if a field is a NodeDef, which starts with the names of a node and an op."""
     if part.number != _NODE_IN_GRAPH:
         return False
-    end = min(part.end, part.start + _LONG, file.size)
+    end = min(part.end, part.start + _HEAD, file.size)
     try:
-        head = file.read(part.start, max(0, end - part.start))
-        (first, name), (second, op) = islice(fields(head), 2)
+        start = file.read(part.start, max(0, end - part.start))
+        (first, name), (second, op) = islice(fields(start), 2)
     except ValueError:
         return False
-    return (
-        (first, second) == (1, 2)
-        and isinstance(name, bytes)
-        and isinstance(op, bytes)
-        and _NODE_NAME.fullmatch(name) is not None
-        and _OP_NAME.fullmatch(op) is not None
-    )
+    if (first, second) != (1, 2) or not (isinstance(name, bytes) and isinstance(op, bytes)):
+        return False
+    return bool(_NODE_NAME.fullmatch(name) and _OP_NAME.fullmatch(op))
 
 
 def matches(file: File) -> bool:
@@ -115,21 +106,15 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def open_index(file: File, source: Source) -> Contents:
-    """Return the constants and the graph of a file, and the variables that the graph declares.
-
-    The declared variables have no values.
-
-    Raises:
-        DamagedError, UnsupportedError: see `open_contents`.
-    """
+    """Return also the variables that the graph declares, without values; see `open_contents`."""
     contents, graph_def = _open(file, source)
-    if not any(node.op in VARIABLES for node in graph_def.node):
-        return contents
     declared = declared_by_ops(graph_def, source.path)
-    graph = graph_of(graph_def, lambda name: name if name in declared.keys else None)
+    if not declared:
+        return contents
+    graph = graph_of(graph_def, declared)
     constants = {name: name for name in contents.variables}
     graph = replace(graph, variables={**constants, **graph.variables})
-    variables = {**contents.variables, **declared.variables({})}
+    variables = {**contents.variables, **declared}
     return replace(contents, variables=variables, graphs=lambda: (graph,))
 
 
@@ -152,7 +137,7 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
 
 def _text_message(file: File) -> str | None:
     """Return the message type of a text-format graph; None for other files."""
-    match = _TEXT_START.match(file.head(4096))
+    match = _TEXT_START.match(file.head(_HEAD))
     if match is None:
         return None
     return "GraphDef" if match[1] in (b"node", b"library", b"versions") else "MetaGraphDef"
@@ -161,22 +146,12 @@ def _text_message(file: File) -> str | None:
 def contents_of_graph(
     graph_def: Any, source: Source, notes: Sequence[str] = (), file: File | None = None
 ) -> Contents:
-    """Return the constants of a graph as variables, and the graph.
-
-    If `graph_def` is a skeleton (see `protos.skeleton`), `file` is the file that its long constants
-    are read from.
-    """
+    """Return a graph with its constants as variables; those of a skeleton are read from `file`."""
     ops = inlined(graph_def)
 
     def tensor_of(op: Node) -> Any:
         node = op.node if file is None else complete(file, op.node, "a constant")
         return node.attr["value"].tensor
-
-    def constant(name: str) -> NDArray[np.generic] | None:
-        op = ops.get(name)
-        if not isinstance(op, Node) or op.tensor is None or not is_small(op.tensor):
-            return None
-        return small_array(tensor_of(op), name)
 
     def read(op: Node) -> NDArray[np.generic]:
         return decode_tensor(tensor_of(op), f"{source.path}: {op.name}")
@@ -185,14 +160,14 @@ def contents_of_graph(
     for name, op in ops.items():
         if not isinstance(op, Node) or (tensor := op.tensor) is None:
             continue
-        dtype, shape = dtype_name(tensor.dtype), shape_of(tensor)
+        dtype, shape = dtype_name(tensor.dtype), shape_of(tensor.tensor_shape)
         if shape and 0 not in shape and dtype.startswith(_FLOATS):
             kind = find_dtype(dtype)
             finder: Callable[[], Sequence[Range]] = tuple
             if file is not None and kind is not None and not op.function:
                 finder = partial(_extents, file, op.node, shape, kind)
             variables[name] = Variable(name, name, dtype, shape, partial(read, op), finder)
-    graph = Graph("", ops, {name: name for name in variables}, constant)
+    graph = make_graph("", ops, {name: name for name in variables}, tensor_of=tensor_of)
     return Contents(source, variables, graphs=lambda: (graph,), notes=[*notes, *_notes(ops)])
 
 
@@ -200,10 +175,9 @@ def _extents(
     file: File, node: Any, shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> Sequence[Range]:
     """Return the range of a constant's raw bytes or, if its values are listed, of its node."""
-    contents = find_fields(file, node, *_CONTENT_IN_NODE)
-    if len(contents) == 1 and contents[0].end - contents[0].start == bytes_needed(shape, dtype):
-        (raw,) = contents
-        return extents(file, raw.start, raw.end - raw.start, dtype, shape)
+    raw = find_fields(file, node, *_CONTENT_IN_NODE)
+    if len(raw) == 1 and raw[0].end - raw[0].start == bytes_needed(shape, dtype):
+        return extents(file, raw[0].start, raw[0].end - raw[0].start, dtype, shape)
     return extents(file, node.begin, node.end - node.begin, None, shape)
 
 
@@ -223,50 +197,25 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True)
-class DeclaredTensors:
-    """The variables that a graph declares, without values, with the interface of `Bundle`.
+def declared_by_ops(graph_def: Any, path: str) -> dict[str, Variable]:
+    """Return the variables that a TensorFlow 1 graph declares; their keys are the names of ops."""
+    attributes = {node.name: node.attr for node in graph_def.node if node.op in VARIABLES}
+    declared = (
+        declared_variable(name, name, attribute["dtype"].type, attribute["shape"].shape, path)
+        for name, attribute in attributes.items()
+    )
+    return {variable.key: variable for variable in declared if variable is not None}
 
-    Attributes:
-        path: the path of the file.
-        declared: key -> dtype and shape.
-    """
 
-    path: str
-    declared: Mapping[str, tuple[str, tuple[int, ...]]]
+def declared_variable(key: str, name: str, dtype: int, shape: Any, path: str) -> Variable | None:
+    """Return a variable without its values; None if the `TensorShapeProto` is not fully known."""
 
-    @property
-    def keys(self) -> Collection[str]:
-        """All checkpoint keys."""
-        return self.declared.keys()
-
-    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
-        return {
-            key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
-            for key, kind in self.declared.items()
-        }
-
-    def _read(self, key: str) -> NoReturn:
+    def read() -> NoReturn:
         raise NotFoundError(
-            f"{self.path}: {key}",
+            f"{path}: {key}",
             "the values of the variables are not in this file",
             "use --no-values for names and shapes alone",
         )
 
-
-def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
-    """Return the variables that a TensorFlow 1 graph declares; their keys are the names of ops."""
-    declared = {}
-    for node in graph_def.node:
-        if node.op in VARIABLES and (
-            kind := declared_kind(node.attr["dtype"].type, node.attr["shape"].shape)
-        ):
-            declared[node.name] = kind
-    return DeclaredTensors(path, declared)
-
-
-def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
-    """Return the dtype and shape of a declared variable; None if the shape is not known."""
-    sizes = known_shape(shape)
-    return None if sizes is None else (dtype_name(dtype), sizes)
+    sizes = shape_of(shape)
+    return None if sizes is None else Variable(key, name, dtype_name(dtype), sizes, read)

@@ -1,13 +1,10 @@
 """The graphs of a GraphDef and of a TensorFlow 2 SavedModel's functions, and their constants.
 
 In TensorFlow 1 the graph contains the variables as ops, whose names are the keys in a checkpoint.
-In TensorFlow 2 functions take variables as their last arguments; the object graph lists these
-variables (`bound_inputs`).
-
-A node that calls functions (PartitionedCall, If, While, ...) names them in an attribute; their
-bodies are FunctionDefs in the graph's library. TensorFlow inlines them before it runs a graph, and
-so does bnstat: it replaces an argument by the tensor that the caller passes, and adds a `Merge` for
-a result that has several branches.
+In TensorFlow 2 functions take variables as their last arguments, which the object graph lists
+(`bound_inputs`). A node that calls functions (PartitionedCall, If, While, ...) names them in an
+attribute; their bodies are FunctionDefs in the graph's library. bnstat inlines them: it replaces an
+argument by the tensor that the caller passes, and adds a `Merge` for a result of several branches.
 
 A NodeDef names its inputs `node` or `node:1` in a top-level graph, `argument` or
 `node:output_name:0` in a function's body, and `^node` if it only waits for that node.
@@ -21,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from math import prod
 from typing import Any
@@ -38,15 +36,14 @@ VARIABLES = frozenset(
     {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
 )
 """The types of ops that hold a variable."""
-
 MAX_NODES = 250_000
-"""Graphs with more nodes are ignored."""
+"""Graphs with more nodes count as empty."""
 
 _MAX_RANK = 32
 _MAX_SMALL = 1 << 18
+"""The maximum number of elements of a constant that a graph evaluates, such as an epsilon."""
 _MAX_REPEATED = 1 << 28
 """The maximum size in bytes of an array that repeats the last of its stored values."""
-
 _VALUES = {
     **dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), "int_val"),
     **dict.fromkeys(("qint8", "quint8", "qint32"), "int_val"),
@@ -66,29 +63,25 @@ keys; input 2, if it is not a tensor to save, contains shapes and slices."""
 
 _MAX_SAVED = 1_000_000
 """The maximum number of saved tensors that are traced to variables."""
-
 _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
-
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+Captured = Mapping[str, Sequence[str | None]]
+"""Name of a function -> checkpoint keys of its bound inputs; None for inputs without a key."""
+_Parts = Mapping[str, tuple[slice, ...]]
+_NO_PARTS: _Parts = {}
 
 _MAX_INLINED = 300_000
 """The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
-
-_COST_OF_CALL = 20
-"""The nodes that inlining one call counts as."""
-
-_NAMES_PER_NODE = 10
-"""This many inputs, arguments and results of a body count as one node."""
-
+_COST_OF_CALL, _NAMES_PER_NODE = 20, 10
+"""A call counts as 20 nodes, and 10 inputs, arguments or results of a body count as one node."""
 _MAX_DEPTH = 50
-
 _MAX_HOPS = 200
 """The limit on arguments and results that a tensor passes through, because calls can be cyclic."""
 
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FUNCTIONS = {
-    **dict.fromkeys((*CALLS, "TPUPartitionedCall"), ("f",)),
+    **dict.fromkeys((*_CALLS, "TPUPartitionedCall"), ("f",)),
     **dict.fromkeys(("If", "StatelessIf"), ("then_branch", "else_branch")),
     **dict.fromkeys(("Case", "StatelessCase"), ("branches",)),
     **dict.fromkeys(("While", "StatelessWhile"), ("body",)),
@@ -97,17 +90,12 @@ _FUNCTIONS = {
 _CHOICES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 """Ops whose first input chooses a branch."""
 _LOOPS = frozenset({"While", "StatelessWhile"})
-
 _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
 """Output name -> index, if not 0."""
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that reads the graph in a `.meta` file; None if the file is missing.
-
-    `keys` are the keys of the checkpoint beside the file. The graph is optional, so the function
-    returns no graphs if the file is damaged.
-    """
+    """Return a function that reads the graph of a checkpoint, if any; `keys` are its keys."""
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
 
@@ -116,33 +104,24 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
         try:
             graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
-        except BnstatError:
+        except BnstatError:  # The graph is optional.
             return
-        yield graph_of(graph, lambda name: name if name in keys else None)
+        yield graph_of(graph, keys)
 
     return read
 
 
-def shape_of(tensor: Any) -> tuple[int, ...] | None:
-    """Return the shape of a `TensorProto`; None if unknown, or with too many dimensions."""
-    shape = known_shape(tensor.tensor_shape)
-    return shape if shape is not None and len(shape) <= _MAX_RANK else None
-
-
-def known_shape(shape: Any) -> tuple[int, ...] | None:
-    """Return the sizes of a `TensorShapeProto`; None if one of them is unknown."""
+def shape_of(shape: Any) -> tuple[int, ...] | None:
+    """Return the sizes of a `TensorShapeProto`; None if one is unknown, or there are too many."""
     sizes = tuple(dim.size for dim in shape.dim)
-    return None if shape.unknown_rank or min(sizes, default=0) < 0 else sizes
+    is_known = not shape.unknown_rank and min(sizes, default=0) >= 0 and len(sizes) <= _MAX_RANK
+    return sizes if is_known else None
 
 
 def listed_values(
     tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
 ) -> NDArray[np.generic]:
-    """Return the values that a `TensorProto` lists in the field of its dtype, as a vector.
-
-    Raises:
-        UnsupportedError: bnstat does not read lists of values of this dtype.
-    """
+    """Return the values that a `TensorProto` lists in the field of its dtype, as a vector."""
     field = _VALUES.get(name)
     if field is None:
         raise UnsupportedError(where, f"bnstat does not read lists of {name} values")
@@ -153,18 +132,10 @@ def listed_values(
 
 
 def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a `TensorProto`, in the stored dtype.
-
-    The numbers are stored either as raw little-endian bytes in `tensor_content`, or as a list of
-    values whose last value is repeated to fill the shape.
-
-    Raises:
-        DamagedError: values and shape do not fit, or a small message claims a huge array.
-        UnsupportedError: the elements are not numbers.
-    """
+    """Return the numbers of a `TensorProto`: raw bytes, or a list whose last value is repeated."""
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
-    shape = shape_of(tensor)
+    shape = shape_of(tensor.tensor_shape)
     if shape is None:
         raise DamagedError(where, "is a constant of unknown shape")
     count, size = prod(shape), bytes_needed(shape, dtype)
@@ -182,65 +153,33 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
     return array.reshape(shape)
 
 
-def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """Return the numbers of a `TensorProto`; None if it is too large or cannot be read."""
-    if not is_small(tensor):
-        return None
-    try:
-        return decode_tensor(tensor, where)
-    except BnstatError:
-        return None
+def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
+    """Return a top-level graph; `keys` are the checkpoint keys that its variables may have.
 
-
-def is_small(tensor: Any) -> bool:
-    """Return True if a `TensorProto` has few elements, as an epsilon or a shape has."""
-    shape = shape_of(tensor)
-    return shape is not None and prod(shape) <= _MAX_SMALL
-
-
-def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
-    """Return a top-level graph, with the checkpoint keys of its variables.
-
-    `key_of` converts a possible name of a variable to its checkpoint key, or to None if the
-    checkpoint does not contain the name. Possible names are the keys in the graph's save ops, then
-    the name of the variable's op. All slices of a partitioned variable get the variable's key.
+    The key of a variable is in the graph's save ops, or is the name of the variable's op. All
+    slices of a partitioned variable have the same key.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
-    variables = {}
-    parts = {}
+    variables, parts = {}, {}
     for name, op in ops.items():
         if op.type not in VARIABLES:
             continue
         names = saved.get(name, {})
         for candidate in (*names, name, op.attribute("shared_name"), _PART.sub("", name)):
-            if isinstance(candidate, str) and (key := key_of(candidate)) is not None:
-                variables[name] = key
+            if isinstance(candidate, str) and candidate in keys:
+                variables[name] = candidate
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return _graph("", ops, variables, parts)
+    return make_graph("", ops, variables, parts)
 
 
-def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """Return the graph of a `GraphDef`, with the calls inlined.
-
-    `variables` maps the names of ops to the checkpoint keys of variables.
-    """
-    return _graph("", inlined(graph_def), variables, {})
-
-
-def variables_of_calls(
-    graph_def: Any, captured: Mapping[str, Sequence[str | None]]
-) -> Mapping[str, str]:
-    """Return name of an op -> checkpoint key of the variable that the op holds.
-
-    The calls in a TensorFlow 2 top-level graph pass these ops to functions. For `captured` see
-    `function_graphs`.
-    """
+def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
+    """Return name of an op -> checkpoint key, for variables that a graph passes to functions."""
     variables = {}
     for node in graph_def.node:
-        if node.op in CALLS:
+        if node.op in _CALLS:
             keys = captured.get(node.attr["f"].func.name, ())
             bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
             variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
@@ -248,32 +187,22 @@ def variables_of_calls(
 
 
 def inlined(graph_def: Any) -> dict[str, Op]:
-    """Return name -> op for the ops of a top-level graph and of all functions that it calls.
-
-    The result is empty if the graph has more than `MAX_NODES` nodes.
-    """
+    """Return name -> op for the ops of a top-level graph and of all functions that it calls."""
     if len(graph_def.node) > MAX_NODES:
         return {}
-    return Inliner(_library(graph_def)).inline(graph_def.node)
+    return _Inliner(_library(graph_def)).inline(graph_def.node, {})
 
 
-def function_graphs(
-    meta_graph: Any, captured: Mapping[str, Sequence[str | None]]
-) -> Iterator[Graph]:
+def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
-    functions follow by ascending number of variables, so that single layers come before models.
-    A function is omitted if it has no variables, or if an earlier function calls it with the same
-    variables.
-
-    `captured` maps the name of a concrete function to the checkpoint keys of its bound inputs, with
-    None for an input that is not a variable.
+    functions follow by number of variables, so that layers come before models. Functions without
+    variables, or that an earlier function calls with the same variables, are omitted.
     """
     functions = _library(meta_graph.graph_def)
-    inliner = Inliner(functions)
+    inliner = _Inliner(functions)
     smallest_first = sorted(captured, key=lambda name: len(captured[name]))
-    seen: set[Binding] = set()
     for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
         if name not in functions or not captured.get(name):
             continue
@@ -281,27 +210,21 @@ def function_graphs(
         variables: Mapping[str, str] = {name: key for name, key in bound if key is not None}
         name, variables = _unwrapped(name, variables, functions)
         binding = (name, tuple(map(variables.get, arguments(functions[name]))))
-        if variables and binding not in seen and inliner.affords(name):
-            seen.add(binding)
-            ops = inliner.inline(functions[name].node_def, variables, seen)
-            yield _graph(name, ops, variables, {})
+        if variables and binding not in inliner.bindings and inliner.affords(name):
+            inliner.bindings.add(binding)
+            yield make_graph(name, inliner.inline(functions[name].node_def, variables), variables)
 
 
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Return the first function in a chain of calls that does more than call the next function.
-
-    `name` starts the chain. The argument `variables` maps this function's arguments to checkpoint
-    keys; the second result maps the arguments of the returned function.
-    """
+    """Skip functions that only call one other function; return the next one and its variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
-        if len(work) != 1 or work[0].op not in CALLS:
-            break
-        callee = work[0].attr["f"].func.name
-        if callee not in functions:
+        is_wrapper = len(work) == 1 and work[0].op in _CALLS
+        callee = work[0].attr["f"].func.name if is_wrapper else None
+        if callee is None or callee not in functions:
             break
         passed = zip(arguments(functions[callee]), data_inputs(work[0]), strict=False)
         name = callee
@@ -310,15 +233,9 @@ def _unwrapped(
 
 
 def _signature_functions(meta_graph: Any) -> list[str]:
-    """Return the names of the signatures' functions, `serving_default` first.
-
-    A signature names an output of a node in the top-level graph; this node calls the function.
-    """
-    calls = {
-        node.name: node.attr["f"].func.name
-        for node in meta_graph.graph_def.node
-        if node.op in CALLS
-    }
+    """Return the functions that the signatures call, `serving_default` first."""
+    nodes = meta_graph.graph_def.node
+    calls = {node.name: node.attr["f"].func.name for node in nodes if node.op in _CALLS}
     signatures = meta_graph.signature_def
     outputs = (
         tensor.name.partition(":")[0]
@@ -329,17 +246,13 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return op of a variable -> checkpoint key -> slice of the variable saved under the key.
-
-    The slice is () for the whole variable.
-    """
+    """Return op of a variable -> checkpoint key -> saved slice, or () for the whole variable."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
         if saver.type not in _SAVES:
             continue
-        inputs = saver.inputs
-        first = _SAVES[saver.type]
+        inputs, first = saver.inputs, _SAVES[saver.type]
         names = _strings(ops, inputs[1:2])
         specs = chain(_strings(ops, inputs[2:first]), repeat(""))
         for name, spec, tensor in zip(names, specs, inputs[first:], strict=False):
@@ -357,7 +270,7 @@ def _strings(ops: Mapping[str, Op], tensors: Sequence[str]) -> list[str]:
 
 
 def _part(spec: str) -> tuple[slice, ...]:
-    """Return the slice in a string of shape and slice, such as `4 6 -:0,3`; () if it is empty."""
+    """Return the slice in a string of shape and slice such as `4 6 -:0,3`; () if it is empty."""
     if not spec:
         return ()
     matches = map(_EXTENT.fullmatch, spec.rpartition(" ")[2].split(":"))
@@ -382,16 +295,26 @@ def _library(graph_def: Any) -> dict[str, Any]:
     return {function.signature.name: function for function in graph_def.library.function}
 
 
-def _graph(
+def make_graph(
     name: str,
     ops: Mapping[str, Op],
     variables: Mapping[str, str],
-    parts: Mapping[str, tuple[slice, ...]],
+    parts: _Parts = _NO_PARTS,
+    tensor_of: Callable[[Node], Any] = lambda op: op.tensor,
 ) -> Graph:
+    """Return a graph of inlined ops; `tensor_of` returns the `TensorProto` of a small constant."""
+
     def constant(name: str) -> NDArray[np.generic] | None:
         op = ops.get(name)
-        tensor = op.tensor if isinstance(op, Node) else None
-        return None if tensor is None else small_array(tensor, name)
+        if not isinstance(op, Node) or op.tensor is None:
+            return None
+        shape = shape_of(op.tensor.tensor_shape)
+        if shape is None or prod(shape) > _MAX_SMALL:
+            return None
+        try:
+            return decode_tensor(tensor_of(op), name)
+        except BnstatError:
+            return None
 
     def controls(name: str) -> Sequence[str]:
         op = ops.get(name)
@@ -401,11 +324,7 @@ def _graph(
 
 
 class Node:
-    """An op that stands for a NodeDef; its inputs have their names in the inlined graph.
-
-    Attributes:
-        node: the NodeDef.
-    """
+    """An op that stands for the NodeDef `node`; inputs have their names in the inlined graph."""
 
     __slots__ = ("_frame", "name", "node", "type")
 
@@ -418,11 +337,10 @@ class Node:
     @property
     def function(self) -> str:
         """The name of the function that contains the node; empty in the top-level graph."""
-        return self._frame.function
+        return self._frame.functions[-1] if self._frame.functions else ""
 
     @property
     def inputs(self) -> Sequence[str]:
-        """The tensors that the op takes, as `op` or `op:output`, without control inputs."""
         return [self._frame.tensor(name) for name in data_inputs(self.node)]
 
     @property
@@ -432,15 +350,11 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number, bool, string or dtype; None for other attributes.
-
-        A float32 becomes the float with the fewest digits that identify it, such as 1e-05. A dtype
-        is returned as its number in TensorFlow.
-        """
+        """Return an attribute that is a number, bool, string or dtype (as a number), or None."""
         if name not in self.node.attr:
             return None
         value = self.node.attr[name]
-        if value.HasField("f"):
+        if value.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
             return float(str(np.float32(value.f)))
         if value.HasField("s"):
             text: str = value.s.decode("utf-8", "replace")
@@ -459,19 +373,17 @@ class Node:
         return self.node.attr["value"].tensor
 
 
+@dataclass(slots=True, eq=False)
 class _Merge:
     """The result of a call with several branches, or of a loop: one of several tensors."""
 
-    __slots__ = ("_choices", "name", "type")
-
-    def __init__(self, name: str, choices: Sequence[_Reference]) -> None:
-        self.name = name
-        self.type = "Merge"
-        self._choices = choices
+    name: str
+    choices: Sequence[_Reference]
+    type: str = "Merge"
 
     @property
     def inputs(self) -> Sequence[str]:
-        return [frame.tensor(name) for frame, name in self._choices]
+        return [frame.tensor(name) for frame, name in self.choices]
 
     def attribute(self, name: str) -> None:
         return None
@@ -481,31 +393,24 @@ _Reference = tuple["_Frame", str]
 """A frame, and the name of a tensor in this frame."""
 
 
+@dataclass(slots=True, eq=False)
 class _Frame:
     """An inlined function body, or the top-level graph.
 
     Attributes:
-        prefix: prepended to the names of the body's nodes.
-        function: the name of the function; empty for the top-level graph.
+        prefix: the start of the names of the body's nodes in the inlined graph.
+        functions: the function, after the functions that contain the calls of it.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.
     """
 
-    __slots__ = ("arguments", "function", "prefix", "results")
-
-    def __init__(
-        self, prefix: str, arguments: Mapping[str, _Reference], function: str = ""
-    ) -> None:
-        self.prefix = prefix
-        self.function = function
-        self.arguments = arguments
-        self.results: dict[str, Sequence[_Reference]] = {}
+    prefix: str = ""
+    functions: tuple[str, ...] = ()
+    arguments: Mapping[str, _Reference] = field(default_factory=dict)
+    results: dict[str, Sequence[_Reference]] = field(default_factory=dict)
 
     def tensor(self, name: str) -> str:
-        """Return the name in the inlined graph, `op` or `op:output`, of a tensor in this frame.
-
-        The result is empty if calls are cyclic.
-        """
+        """Return a tensor's name in the inlined graph, `op` or `op:output`; "" for cyclic calls."""
         frame = self
         for _ in range(_MAX_HOPS):
             node, _, output = name.partition(":")
@@ -520,23 +425,18 @@ class _Frame:
         return ""
 
 
-Binding = tuple[str, tuple[str | None, ...]]
-"""A function's name, and for each argument the key of the variable that is passed, or None."""
-
-
-class Inliner:
+class _Inliner:
     """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes."""
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
+        # For each replaced call: the function, and the keys of the variables that it is passed.
+        self.bindings: set[tuple[str, tuple[str | None, ...]]] = set()
         self._functions = functions
         self._costs: dict[str, int] = {}
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Return True if the bodies of these functions may be added to the graph.
-
-        The bodies are then counted as added. The limit is `_MAX_INLINED` nodes in total.
-        """
+        """Return True if the bodies of these functions may be added, and count them as added."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False
@@ -551,33 +451,18 @@ class Inliner:
             self._costs[name] = _COST_OF_CALL + len(body) + names // _NAMES_PER_NODE
         return self._costs[name]
 
-    def inline(
-        self,
-        nodes: Iterable[Any],
-        variables: Mapping[str, str] | None = None,
-        seen: set[Binding] | None = None,
-    ) -> dict[str, Op]:
-        """Return name -> op for a body and all functions that it calls, in stored order.
-
-        `variables` maps the body's arguments to checkpoint keys. The bindings of the called
-        functions are added to `seen`.
-        """
+    def inline(self, nodes: Iterable[Any], variables: Mapping[str, str]) -> dict[str, Op]:
+        """Return name -> op for a body and its calls; `variables` maps arguments to keys."""
         ops: dict[str, Op] = {}
-        self._add(nodes, _Frame("", {}), (), ops, variables or {}, set() if seen is None else seen)
+        self._add(nodes, _Frame(), ops, variables)
         return ops
 
     def _add(
-        self,
-        nodes: Iterable[Any],
-        frame: _Frame,
-        active: tuple[str, ...],
-        ops: dict[str, Op],
-        variables: Mapping[str, str],
-        seen: set[Binding],
+        self, nodes: Iterable[Any], frame: _Frame, ops: dict[str, Op], variables: Mapping[str, str]
     ) -> None:
         for node in nodes:
             op = Node(node, frame)
-            callees = self._callees(node, active)
+            callees = self._callees(node, frame.functions)
             if not callees:
                 ops.setdefault(op.name, op)
                 continue
@@ -589,10 +474,12 @@ class Inliner:
             for number, callee in enumerate(callees):
                 function = self._functions[callee]
                 names = arguments(function)
+                passed = dict(zip(names, inputs, strict=False))
                 prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
-                body = _Frame(prefix, dict(zip(names, inputs, strict=False)), callee)
-                seen.add((callee, tuple(variables.get(body.tensor(name)) for name in names)))
-                self._add(function.node_def, body, (*active, callee), ops, variables, seen)
+                body = _Frame(prefix, (*frame.functions, callee), passed)
+                keys = tuple(variables.get(body.tensor(name)) for name in names)
+                self.bindings.add((callee, keys))
+                self._add(function.node_def, body, ops, variables)
                 results = [result.name for result in function.signature.output_arg]
                 branches.append([(body, function.ret.get(name, "")) for name in results])
             if op.type in _LOOPS:
@@ -608,11 +495,7 @@ class Inliner:
             frame.results[node.name] = outputs
 
     def _callees(self, node: Any, active: tuple[str, ...]) -> list[str]:
-        """Return the functions that a node calls; an empty list if they cannot be inlined.
-
-        `active` lists the functions whose bodies contain the node. Returned functions are counted
-        as added.
-        """
+        """Return the functions that a node calls; an empty list if the call cannot be inlined."""
         names: list[str] = []
         if node.op in _FUNCTIONS:
             for attribute in _FUNCTIONS[node.op]:

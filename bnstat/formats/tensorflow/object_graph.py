@@ -7,8 +7,8 @@ owns the variable.
 
     TrackableObject := 1 child {1 node, 2 name}, 2 attribute {2 full name, 3 key}
 
-A graph may have a million nodes, and few matter, so nodes are parsed when they are requested.
-Most are variables, whose messages all have the same layout; NumPy finds their names and keys.
+A graph may have a million nodes, so nodes are parsed when they are requested. Most are variables,
+whose messages all have the same layout; NumPy finds their names and keys.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 """
@@ -35,6 +35,7 @@ _CHILD, _ATTRIBUTE, _NODE_ID, _NAME, _FULL_NAME, _KEY = 0x0A, 0x12, 0x08, 0x12, 
 """The tags of the fields of a node, a child and an attribute."""
 _SAVED = int.from_bytes(b"\x2a\x02\x08\x01", "little")
 """`has_checkpoint_values {value: true}`, which may follow a variable's attribute."""
+_NO_SUCH_CHILD = "the object graph refers to an object that it does not contain"
 _MAX_TAIL = 7
 """A search compares at most this many bytes at the end of a name."""
 
@@ -42,27 +43,40 @@ _Numbers = NDArray[np.int64]
 
 
 def read_nodes(message: bytes, where: str) -> Objects:
-    """Return the nodes of an object graph; node 0 is the root.
-
-    Raises:
-        DamagedError: the message is damaged, or names a child that does not exist.
-    """
+    """Return the nodes of an object graph; raise `DamagedError` if a child does not exist."""
     with Decoding(where, "the object graph"):
         try:
-            return ObjectGraph(message, where)
+            return _ObjectGraph(message, where)
         except IndexError as error:
             raise WireError("the data ends within a field") from error
 
 
-class ObjectGraph(Objects):
-    """The nodes of an object graph, parsed when they are requested."""
+class _ObjectGraph(Objects):
+    """The nodes of an object graph, parsed when they are requested.
+
+    A variable is a node with one attribute of three strings, and no other content. All other nodes
+    with content are branches.
+    """
 
     def __init__(self, message: bytes, where: str) -> None:
         self._message = message
         self._where = where
+        self._data = np.frombuffer(message, np.uint8)
         self._starts, self._ends = _node_spans(message)
-        self._variables = _VariableNodes(message, self._starts, self._ends)
-        others = self._variables.others
+        start, end = (np.frombuffer(offsets, np.int64) for offsets in (self._starts, self._ends))
+        length, attribute = self._varint(start + 1)
+        attribute_end = attribute + length
+        name, name_end = self._field(attribute, 0x0A)
+        full_name, full_name_end = self._field(name_end, _FULL_NAME)
+        key, key_end = self._field(full_name_end, _KEY)
+        rest = end - attribute_end
+        saved = sum(self._byte(attribute_end + place) << 8 * place for place in range(4))
+        fits = (self._byte(start) == _ATTRIBUTE) & (start < end) & (name >= 0)
+        fits &= (full_name >= 0) & (key >= 0) & (key_end == attribute_end)
+        fits &= (rest == 0) | ((rest == 4) & (saved == _SAVED))
+        self._full_names = full_name[fits], full_name_end[fits]
+        self._paths = key[fits], key_end[fits] - len(VALUE)
+        others = ~fits & (start < end)
         self._is_branch = others.tobytes()
         indices = np.flatnonzero(others).tolist()
         self._branches = {index: self._find_branches(index) for index in indices}
@@ -85,17 +99,15 @@ class ObjectGraph(Objects):
     def ending_with(self, endings: Collection[str]) -> Iterator[Node]:
         value = VALUE.encode()
         with Decoding(self._where, "the object graph"):
-            yield from self._variables.ending_with([ending.encode() for ending in endings])
+            yield from self._variables_ending_with([ending.encode() for ending in endings])
         for index in self._branches:
             if self._message.find(value, self._starts[index], self._ends[index]) >= 0:
                 yield self[index]
 
     def _find_branches(self, index: int) -> list[tuple[str, int]]:
-        """Return (name, node index) for each child of a node that is not only a variable.
-
-        The pairs are in stored order.
-        """
-        message, is_branch, count = self._message, self._is_branch, len(self._starts)
+        """Return (name, node index), in stored order, for each child that is a branch too."""
+        # This is fast for the layout that TensorFlow writes.
+        message, is_branch, count = self._message, self._is_branch, len(self)
         branches = []
         position, end = self._starts[index], self._ends[index]
         while position < end:
@@ -112,7 +124,7 @@ class ObjectGraph(Objects):
             if child >= 0x80:
                 child, at = varint(message, start + 1)
             if child >= count:
-                raise self._no_such_child()
+                raise DamagedError(self._where, _NO_SUCH_CHILD)
             if is_branch[child]:
                 name = at + 2
                 left = position - name
@@ -122,16 +134,75 @@ class ObjectGraph(Objects):
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
-        """Return the result of `_find_branches` for a node whose message has an unusual layout."""
-        children = _parse_node(self._message[self._starts[index] : self._ends[index]]).children
+        children = self.node(index).children
         if any(not 0 <= child < len(self) for child in children.values()):
-            raise self._no_such_child()
+            raise DamagedError(self._where, _NO_SUCH_CHILD)
         return [(name, child) for name, child in children.items() if self._is_branch[child]]
 
-    def _no_such_child(self) -> DamagedError:
-        return DamagedError(
-            self._where, "the object graph refers to an object that it does not contain"
+    def _variables_ending_with(self, endings: Collection[bytes]) -> Iterator[Node]:
+        """Yield the nodes whose full name or key path may have one of these endings."""
+        if not endings or not self._paths[0].size:
+            return
+        length = min(_MAX_TAIL, *map(len, endings))
+        lists: dict[bytes, list[bytes]] = {}
+        for ending in endings:
+            lists.setdefault(ending[-length:], []).append(ending)
+        by_tail = {tail: tuple(same) for tail, same in lists.items()}
+        names = {*endings, *(ending[1:] for ending in endings)}
+        tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
+        spans = (*self._full_names, *self._paths)
+        selected = self._matches(*spans[:2], length, tails) | self._matches(
+            *spans[2:], length, tails
         )
+
+        def may_end(start: int, end: int) -> bool:
+            # Many names can have the same last bytes as one of many long endings.
+            string = self._message[start:end]
+            tail = string[-length:]
+            is_unclear = len(tail) < length or b"." in tail
+            # The search in the set is first, because most endings are complete names.
+            return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
+
+        for name, name_end, key, path_end in zip(
+            *(span[selected].tolist() for span in spans), strict=True
+        ):
+            if not (may_end(name, name_end) or may_end(key, path_end)):
+                continue
+            stored = text(self._message[key : path_end + len(VALUE)])
+            if stored.endswith(VALUE):
+                yield Node(_NO_CHILDREN, stored, text(self._message[name:name_end]))
+
+    def _matches(
+        self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
+    ) -> NDArray[np.bool_]:
+        """Return a mask of strings whose last `length` bytes are in `tails` or contain a dot."""
+        # A dot may be part of an escape.
+        tail = np.zeros_like(end)
+        selected = end - start < length
+        for place in range(length):
+            byte = self._byte(end - length + place)
+            tail |= byte << 8 * place
+            selected |= byte == ord(".")
+        # Importing `np.isin` takes longer than reading most checkpoints.
+        nearest = np.searchsorted(tails, tail).clip(max=tails.size - 1)
+        selected |= tails[nearest] == tail
+        return selected
+
+    def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
+        """Return the start of the value, or -1 if the tag differs, and the end of each field."""
+        length, start = self._varint(position + 1)
+        return np.where(self._byte(position) == tag, start, -1), start + length
+
+    def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
+        """Return the values of varints of at most two bytes, and the positions after them."""
+        first, second = self._byte(position), self._byte(position + 1)
+        is_long = first >= 0x80
+        value = np.where(is_long, first & 0x7F | second << 7, first)
+        return value, position + 1 + is_long
+
+    def _byte(self, position: _Numbers) -> _Numbers:
+        """Return the bytes at these positions; an arbitrary byte for a position out of range."""
+        return self._data.take(position, mode="clip").astype(np.int64)
 
 
 def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
@@ -159,106 +230,6 @@ def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
     return starts, ends
 
 
-class _VariableNodes:
-    """The nodes that are only variables: one attribute with three strings.
-
-    Attributes:
-        others: a mask that is True for each node that has other content than a variable.
-    """
-
-    def __init__(self, message: bytes, starts: array[int], ends: array[int]) -> None:
-        self._message = message
-        self._data = np.frombuffer(message, np.uint8)
-        start = np.frombuffer(starts, np.int64)
-        end = np.frombuffer(ends, np.int64)
-        length, attribute = self._varint(start + 1)
-        attribute_end = attribute + length
-        name, name_end = self._field(attribute, 0x0A)
-        full_name, full_name_end = self._field(name_end, _FULL_NAME)
-        key, key_end = self._field(full_name_end, _KEY)
-        rest = end - attribute_end
-        saved = sum(self._byte(attribute_end + place) << 8 * place for place in range(4))
-        fits = (self._byte(start) == _ATTRIBUTE) & (start < end) & (name >= 0)
-        fits &= (full_name >= 0) & (key >= 0) & (key_end == attribute_end)
-        fits &= (rest == 0) | ((rest == 4) & (saved == _SAVED))
-        self.others = ~fits & (start < end)
-        self._full_name, self._full_name_end = full_name[fits], full_name_end[fits]
-        self._key, self._path_end = key[fits], key_end[fits] - len(VALUE)
-
-    def ending_with(self, endings: Collection[bytes]) -> Iterator[Node]:
-        """Yield the nodes whose full name or key path may have one of these endings."""
-        if not endings or not self._key.size:
-            return
-        length = min(_MAX_TAIL, *map(len, endings))
-        lists: dict[bytes, list[bytes]] = {}
-        for ending in endings:
-            lists.setdefault(ending[-length:], []).append(ending)
-        by_tail = {tail: tuple(same) for tail, same in lists.items()}
-        names = {*endings, *(ending[1:] for ending in endings)}
-        tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
-        selected = self._matches(self._full_name, self._full_name_end, length, tails)
-        selected |= self._matches(self._key, self._path_end, length, tails)
-
-        def may_end(start: int, end: int) -> bool:
-            # Many names can have the same last bytes as one of many long endings.
-            string = self._message[start:end]
-            tail = string[-length:]
-            is_unclear = len(tail) < length or b"." in tail
-            # The search in the set is first, because most endings are complete names.
-            return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
-
-        spans = (self._full_name, self._full_name_end, self._key, self._path_end)
-        for name, name_end, key, path_end in zip(
-            *(span[selected].tolist() for span in spans), strict=True
-        ):
-            if not (may_end(name, name_end) or may_end(key, path_end)):
-                continue
-            stored = text(self._message[key : path_end + len(VALUE)])
-            if stored.endswith(VALUE):
-                yield Node(_NO_CHILDREN, stored, text(self._message[name:name_end]))
-
-    def _matches(
-        self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
-    ) -> NDArray[np.bool_]:
-        """Return a mask of the strings, from `start` to `end`, that may have one of the endings.
-
-        They are strings whose last `length` bytes are in `tails` or contain a dot, which may be
-        part of an escape, and strings shorter than `length`.
-        """
-        tail = np.zeros_like(end)
-        selected = end - start < length
-        for place in range(length):
-            byte = self._byte(end - length + place)
-            tail |= byte << 8 * place
-            selected |= byte == ord(".")
-        # Importing `np.isin` takes longer than reading most checkpoints.
-        nearest = np.searchsorted(tails, tail).clip(max=tails.size - 1)
-        selected |= tails[nearest] == tail
-        return selected
-
-    def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return, for the field at each position, the start and the end of its value.
-
-        Where the field has a tag other than `tag`, the start is -1.
-        """
-        length, start = self._varint(position + 1)
-        return np.where(self._byte(position) == tag, start, -1), start + length
-
-    def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Return the values of the varints at these positions, and the positions after them.
-
-        Only two bytes are decoded, which suffices for variables.
-        """
-        first, second = self._byte(position), self._byte(position + 1)
-        is_long = first >= 0x80
-        value = np.where(is_long, first & 0x7F | second << 7, first)
-        return value, position + 1 + is_long
-
-    def _byte(self, position: _Numbers) -> _Numbers:
-        """Return the bytes at these positions; an arbitrary byte for a position out of range."""
-        return self._data.take(position, mode="clip").astype(np.int64)
-
-
 def _parse_node(message: bytes) -> Node:
     children: dict[str, int] = {}
     key, full_name = None, ""
@@ -279,17 +250,14 @@ _AGAIN = "_all_variables/"
 
 
 class BestNames(Mapping[str, str]):
-    """The result of `best_names` for a graph as a lazy mapping; `ending_with` parses few nodes."""
+    """The result of `best_names`, computed lazily; `ending_with` parses few nodes of the graph."""
 
     def __init__(self, graph: Objects) -> None:
         self._graph = graph
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return key -> best name for each variable whose name or path has one of the endings.
-
-        This is a first filter: the result may contain other variables too.
-        """
+        """Return key -> best name for variables that may have one of these endings."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -325,17 +293,12 @@ class BestNames(Mapping[str, str]):
 def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     """Return checkpoint key -> best name of the variable: its full name if unique, else its path.
 
-    Full names may repeat: unnamed variables are all called `Variable`, and in a Keras 3 model that
-    is built late, all layers share the model's scope. The second copy of a variable that
-    `model.export` of Keras 3 saved twice is omitted.
+    Second copies of variables (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
-    again = [key for key in full_names if key.startswith(_AGAIN)]
-    if again:
-        exported = {name for key, name in full_names.items() if key.startswith("variables/")}
-        for key in again:
-            if full_names[key] in exported:
-                del full_names[key]
+    for key in _first_copies(full_names):
+        del full_names[key]
+    # Unnamed variables are all called `Variable`. Late built Keras 3 models have a single scope.
     uses = Counter(full_names.values())
     return {
         key: full_name if full_name and uses[full_name] == 1 else path_name(key)
@@ -343,30 +306,22 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     }
 
 
-def saved_again(nodes: Sequence[Node]) -> dict[str, list[str]]:
-    """Return the variables that `model.export` of Keras 3 saved twice.
+def saved_again(nodes: Iterable[Node]) -> dict[str, list[str]]:
+    """Return key of a variable's second copy -> keys of the first copies with its full name."""
+    return _first_copies({node.key: node.full_name for node in nodes if node.key})
 
-    Returns:
-        Key of the second copy -> keys of the first copies with the same full name. In a model that
-        is built late, several variables have the same full name.
-    """
-    full_names = {node.key: node.full_name for node in nodes if node.key}
-    first: dict[str, list[str]] = {}
+
+def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
+    again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
+    first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():
-        if not key.startswith(_AGAIN):
-            first.setdefault(name, []).append(key)
-    return {
-        key: first[name]
-        for key, name in full_names.items()
-        if key.startswith(_AGAIN) and name in first
-    }
+        if name in first and key not in again:
+            first[name].append(key)
+    return {key: first[name] for key, name in again.items() if first[name]}
 
 
 def path_name(key: str) -> str:
-    """Return the object's path in a checkpoint key, unescaped.
-
-    Source: `escape_local_name` in tensorflow/python/trackable/trackable_utils.py.
-    """
+    """Return the path of an object in a checkpoint key, with TensorFlow's escapes undone."""
     path = key.removesuffix(VALUE)
     if "." not in path:
         return path

@@ -1,11 +1,10 @@
 """SavedModels: a folder with the graph in `saved_model.pb` and the values in `variables/`.
 
-`saved_model.pb` is a SavedModel. In TensorFlow 1 its first MetaGraphDef contains a graph; the
-bundle in `variables/` stores the graph's variables by name. In TensorFlow 2 the first MetaGraphDef
-contains a library of functions and a SavedObjectGraph. The bundle of TensorFlow 2 has another
-object graph with the same node ids; `bound_inputs` lists the ids of the variables that a function
-captures. Without `variables/`, the SavedObjectGraph still describes each variable as an object,
-whose path is the checkpoint key.
+In TensorFlow 1 the first MetaGraphDef of a SavedModel contains a graph; the bundle in `variables/`
+stores the graph's variables by name. In TensorFlow 2 it contains a library of functions and a
+SavedObjectGraph. The bundle has another object graph with the same node ids; `bound_inputs` lists
+the ids of the variables that a function captures. Without `variables/`, the SavedObjectGraph still
+describes each variable as an object, whose path is the checkpoint key.
 
 Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto;
 `_ObjectGraphView` and `_escape_local_name` of tensorflow/python/checkpoint.
@@ -14,7 +13,7 @@ Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.pr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,36 +21,24 @@ from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT, VARIABLES, Bundle
-from bnstat.formats.tensorflow.checkpoint import (
-    TensorflowTensors,
-    names_of,
-    open_tensors,
-    read_object_graph,
-)
+from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT, VARIABLES
+from bnstat.formats.tensorflow.checkpoint import contents_of_objects, open_tensors
 from bnstat.formats.tensorflow.frozen_graph import (
-    DeclaredTensors,
     contents_of_graph,
     declared_by_ops,
-    declared_kind,
+    declared_variable,
 )
 from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
-from bnstat.formats.tensorflow.graph_def import function_graphs, graph_of
-from bnstat.formats.tensorflow.object_graph import KEY, VALUE
-from bnstat.model import Source
+from bnstat.formats.tensorflow.graph_def import Captured, function_graphs, graph_of
+from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names
+from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
-
-_Tensors = Bundle | TensorflowTensors | DeclaredTensors
 
 
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
 ) -> Contents:
-    """Open a SavedModel; read `graph_file`, if not None, instead of `saved_model.pb`.
-
-    Raises:
-        NotFoundError, DamagedError, UnsupportedError: a part is missing or damaged.
-    """
+    """Open a SavedModel; read `graph_file`, if not None, instead of `saved_model.pb`."""
     source = replace(source, format="saved-model")
     notes = []
     meta_graph = None
@@ -67,12 +54,13 @@ def open_saved_model(
     if variables is None or variables.file(VARIABLES + INDEX) is None:
         return _without_variables(folder, source, meta_graph, notes, reading)
     tensors = open_tensors(variables, VARIABLES, reading)
-    if meta_graph is not None and all(key == KEY for key in tensors.keys):
+    stored = tensors.variables()
+    if meta_graph is not None and all(key == KEY for key in stored):
         return _of_constants(source, meta_graph, notes)
-    if KEY not in tensors.keys:
-        return _of_graph(source, meta_graph, tensors, notes)
-    nodes, more_notes = read_object_graph(tensors, reading)
-    return _of_objects(folder, source, meta_graph, nodes, tensors, notes + more_notes)
+    if KEY not in stored:
+        return _of_graph(source, meta_graph, stored, notes)
+    contents = contents_of_objects(tensors, source, reading, notes)
+    return _with_network(contents, folder, meta_graph)
 
 
 def _meta_graph(file: File) -> Any:
@@ -108,67 +96,43 @@ def _without_variables(
         )
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
     if meta_graph.object_graph_def.nodes:
-        declared, nodes = _declared_by_objects(meta_graph.object_graph_def, source.path)
-        return _of_objects(folder, source, meta_graph, nodes, declared, notes)
+        contents = _declared_by_objects(meta_graph.object_graph_def, source, notes)
+        return _with_network(contents, folder, meta_graph)
     declared = declared_by_ops(meta_graph.graph_def, source.path)
     return _of_graph(source, meta_graph, declared, notes)
 
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
     """Return the contents of a SavedModel without variables: its weights are constants."""
-    return contents_of_graph(
-        meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
-    )
+    notes = [*notes, "the SavedModel has no variables"]
+    return contents_of_graph(meta_graph.graph_def, source, notes)
 
 
-def _of_graph(source: Source, meta_graph: Any, tensors: _Tensors, notes: list[str]) -> Contents:
-    """Return the contents of a SavedModel of TensorFlow 1."""
-
-    def read() -> Iterator[Graph]:
-        keys = tensors.keys
-        yield graph_of(meta_graph.graph_def, lambda name: name if name in keys else None)
-
-    graphs = None if meta_graph is None else read
-    return Contents(source, tensors.variables({}), graphs=graphs, notes=notes)
-
-
-def _of_objects(
-    folder: Folder,
-    source: Source,
-    meta_graph: Any,
-    nodes: Objects,
-    tensors: _Tensors,
-    notes: Sequence[str],
+def _of_graph(
+    source: Source, meta_graph: Any, variables: Mapping[str, Variable], notes: list[str]
 ) -> Contents:
-    """Return the contents of a SavedModel of TensorFlow 2."""
+    """Return the contents of a SavedModel of TensorFlow 1."""
+    contents = Contents(source, variables, notes=notes)
+    if meta_graph is None:
+        return contents
+    return replace(contents, graphs=lambda: (graph_of(meta_graph.graph_def, variables),))
+
+
+def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Contents:
+    """Return the contents of a SavedModel of TensorFlow 2 with its Keras layers and functions."""
     from bnstat.formats.keras.metadata import keras_layers
 
     def read() -> Iterable[Graph]:
-        return function_graphs(meta_graph, captured_keys(meta_graph, nodes, tensors.keys))
+        captured = captured_keys(meta_graph, contents.objects, contents.variables)
+        return function_graphs(meta_graph, captured)
 
-    names, search = names_of(nodes, tensors)
-    layers, in_order = keras_layers(folder, meta_graph, nodes)
-    return Contents(
-        source,
-        tensors.variables(names),
-        names=names,
-        search=search,
-        layers=layers,
-        layers_in_order=in_order,
-        objects=nodes,
-        graphs=None if meta_graph is None or not nodes else read,
-        notes=notes,
-    )
+    layers, in_order = keras_layers(folder, meta_graph, contents.objects)
+    graphs = None if meta_graph is None or not contents.objects else read
+    return replace(contents, layers=layers, layers_in_order=in_order, graphs=graphs)
 
 
-def captured_keys(
-    meta_graph: Any, nodes: Sequence[Node], keys: Container[str]
-) -> Mapping[str, Sequence[str | None]]:
-    """Return name of a concrete function -> checkpoint keys of the variables that it captures.
-
-    The keys are in the order of the function's bound inputs. An input has None instead of a key if
-    it is not a variable, or if its key is not in `keys`.
-    """
+def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
+    """Return name of a concrete function -> keys, among `keys`, of the captured variables."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
@@ -180,10 +144,10 @@ def captured_keys(
     }
 
 
-def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, Objects]:
-    """Return the variables that a SavedObjectGraph declares, and the nodes of its object graph."""
+def _declared_by_objects(saved_graph: Any, source: Source, notes: Sequence[str]) -> Contents:
+    """Return the object graph and the variables that a SavedObjectGraph declares."""
     message = saved_graph.SerializeToString()
-    saved = parse("DeclaredObjectGraph", message, path, "the object graph").nodes
+    saved = parse("DeclaredObjectGraph", message, source.path, "the object graph").nodes
     paths = _shortest_paths(saved)
     nodes, declared = [], {}
     for index, node in enumerate(saved):
@@ -194,13 +158,15 @@ def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, 
         }
         key, name = None, ""
         if node.HasField("variable") and index in paths:
-            name = node.variable.name.partition(":")[0]
-            kind = declared_kind(node.variable.dtype, node.variable.shape)
-            if kind is not None:
-                key = paths[index] + VALUE
-                declared[key] = kind
+            name, kind = node.variable.name.partition(":")[0], node.variable
+            path = paths[index] + VALUE
+            variable = declared_variable(path, name, kind.dtype, kind.shape, source.path)
+            if variable is not None:
+                key, declared[path] = path, variable
         nodes.append(Node(children, key, name))
-    return DeclaredTensors(path, declared), Objects(nodes)
+    names = best_names(nodes)
+    variables = {key: replace(each, name=names.get(key, key)) for key, each in declared.items()}
+    return Contents(source, variables, names=names, objects=Objects(nodes), notes=notes)
 
 
 def _shortest_paths(saved: Any) -> dict[int, str]:

@@ -14,8 +14,8 @@ TensorFlow uses them for the indexes of bundles and for V1 checkpoints.
 An entry's key is the first `shared` bytes of the previous key, then `unshared` bytes of its own; at
 a restart point, `shared` is 0. The index block has one entry per data block: a key (at least the
 block's last key, less than the next block's first key), and the block's handle. The metaindex block
-is empty. Fixed-width numbers are little-endian. A checksum is masked (rotated right by 15 bits,
-plus a constant), because a CRC of data that contains CRCs is weak.
+is empty. Fixed-width numbers are little-endian. A masked checksum is rotated right by 15 bits, plus
+a constant.
 
 A snappy block is the varint length of the output, then elements. The low two bits of an element's
 first byte are its type:
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from operator import itemgetter
 
 import google_crc32c
 
@@ -50,9 +51,11 @@ TRAILER = 5
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 _CRC_DELTA = 0xA282EAD8
-
 _MAX_SNAPPY_RATIO = 64
 """The maximum ratio of decompressed to compressed size, because a copy has at most 64 bytes."""
+
+_Handle = tuple[int, int]
+"""The offset of a block in the file, and the size of the block's contents."""
 
 _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
@@ -69,11 +72,7 @@ def masked_crc32c(*parts: bytes) -> int:
 
 
 def decompress(block: bytes) -> bytes:
-    """Decompress a snappy block.
-
-    Raises:
-        WireError: the block is damaged, or claims an impossible size.
-    """
+    """Decompress a snappy block; raise `WireError` if the block is damaged."""
     size, position = varint(block, 0)
     if size > _MAX_SNAPPY_RATIO * len(block):
         raise WireError(f"{len(block)} compressed bytes cannot make {size}")
@@ -124,17 +123,12 @@ def is_table(file: File) -> bool:
 
 
 class Table:
-    """A table in a file, whose blocks are read when they are needed.
-
-    Raises:
-        DamagedError: the file is not an SSTable, or its index fails its checksum.
-        UnsupportedError: a block has an unknown compression.
-    """
+    """A table in a file. Blocks are read when they are needed."""
 
     def __init__(self, file: File) -> None:
         self._file = file
-        self._loaded: dict[tuple[int, int], bytes] = {}
-        self._parsed: dict[tuple[int, int], dict[bytes, bytes]] = {}
+        self._loaded: dict[_Handle, bytes] = {}
+        self._parsed: dict[_Handle, dict[bytes, bytes]] = {}
         if not is_table(file):
             file.refuse_lfs_pointer()
             raise DamagedError(
@@ -142,88 +136,62 @@ class Table:
             )
         footer = file.read(file.size - FOOTER, FOOTER)
         with Decoding(file.path, "the index block"):
-            _, position = varint(footer, 0)
-            _, position = varint(footer, position)
-            index = self.contents(*_handle(footer, position))
-            handles = [(key, _handle(value, 0)) for key, value in entries(index)]
-        self._last_keys = [key for key, _ in handles]
-        self._handles = [handle for _, handle in handles]
+            _, position = _handle(footer, 0)
+            index, _ = _handle(footer, position)
+            listed = entries(self.contents(*index))
+            # For each data block: the key in the index block, the offset, the size of the contents.
+            self.blocks = [(key, *_handle(value, 0)[0]) for key, value in listed]
         # A hostile index could list a large block many times.
         end = 0
-        for offset, size in self._handles:
+        for _, offset, size in self.blocks:
             if offset < end:
                 raise DamagedError(file.path, "its index lists overlapping blocks")
             end = offset + size + TRAILER
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all entries in ascending order of their keys.
-
-        Raises:
-            DamagedError: a block is damaged, or the keys are out of order.
-        """
+        """Yield all entries in ascending order of their keys."""
         if not self._loaded:
             self._prefetch()
         last: bytes | None = None
-        for handle in self._handles:
-            for key, value in self._entries(handle):
+        for _, *handle in self.blocks:
+            for key, value in self._entries(*handle):
                 if last is not None and key <= last:
                     raise DamagedError(self._file.path, "its keys are out of order")
                 last = key
                 yield key, value
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, or None. Only the block that can contain the key is parsed.
-
-        Raises:
-            DamagedError: the block is damaged.
-        """
+        """Return the value of a key, or None. Only the block that can contain the key is parsed."""
         handle = self._handle_of(key)
         if handle is None:
             return None
         if handle not in self._loaded:
-            entries = self._entries(handle)
-            return next((value for candidate, value in entries if candidate == key), None)
+            found = (value for candidate, value in self._entries(*handle) if candidate == key)
+            return next(found, None)
         if handle not in self._parsed:
-            self._parsed[handle] = dict(self._entries(handle))
+            self._parsed[handle] = dict(self._entries(*handle))
         return self._parsed[handle].get(key)
 
-    def _entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-        with self._decoding(handle[0]):
-            yield from entries(self.contents(*handle))
+    def _entries(self, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+        with self._decoding(offset):
+            yield from entries(self.contents(offset, size))
 
     def load(self) -> None:
-        """Read and keep all blocks, for a table that is searched often.
-
-        Raises:
-            DamagedError: a block fails its checksum, or cannot be decompressed.
-        """
+        """Read and keep all blocks, for a table that is searched often."""
         self._prefetch()
-        for handle in self._handles:
-            self._loaded[handle] = self.contents(*handle)
+        for _, offset, size in self.blocks:
+            self._loaded[offset, size] = self.contents(offset, size)
 
     def _prefetch(self) -> None:
-        self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
+        self._file.prefetch([(offset, size + TRAILER) for _, offset, size in self.blocks])
 
     def place(self, key: bytes) -> Range | None:
         """Return the range of the block that can contain a key, with its trailer, or None."""
         handle = self._handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 
-    def blocks(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield (key, offset, size of the contents) for each data block.
-
-        The key is the one in the index block: at least the last key of the data block.
-        """
-        for key, (offset, size) in zip(self._last_keys, self._handles, strict=True):
-            yield key, offset, size
-
     def contents(self, offset: int, size: int) -> bytes:
-        """Return the decompressed contents of a block.
-
-        Raises:
-            DamagedError: the checksum does not match, or the block cannot be decompressed.
-            UnsupportedError: the compression is unknown.
-        """
+        """Return the decompressed contents of a block."""
         if (loaded := self._loaded.get((offset, size))) is not None:
             return loaded
         block = self._file.read(offset, size + TRAILER)
@@ -244,20 +212,16 @@ class Table:
         with self._decoding(offset):
             return decompress(contents)
 
-    def _handle_of(self, key: bytes) -> tuple[int, int] | None:
-        block = bisect_left(self._last_keys, key)
-        return self._handles[block] if block < len(self._handles) else None
+    def _handle_of(self, key: bytes) -> _Handle | None:
+        number = bisect_left(self.blocks, key, key=itemgetter(0))
+        return self.blocks[number][1:] if number < len(self.blocks) else None
 
     def _decoding(self, offset: int) -> Decoding:
         return Decoding(self._file.path, f"the block at byte {offset}")
 
 
 def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (key, value) for each entry in the contents of a block.
-
-    Raises:
-        WireError: the block is damaged.
-    """
+    """Yield (key, value) for each entry in the contents of a block."""
     if len(contents) < 4:
         raise WireError("it is too short")
     restarts = int.from_bytes(contents[-4:], "little")
@@ -287,6 +251,8 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = value_end
 
 
-def _handle(data: bytes, position: int) -> tuple[int, int]:
+def _handle(data: bytes, position: int) -> tuple[_Handle, int]:
+    """Return the handle at index `position`, and the index after the handle."""
     offset, position = varint(data, position)
-    return offset, varint(data, position)[0]
+    size, position = varint(data, position)
+    return (offset, size), position

@@ -20,7 +20,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.wire import encoded, spans, varint
 from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_key
-from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
+from bnstat.formats.tensorflow.checkpoint import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
 from bnstat.mending.writers import graph, patch, raw
 from bnstat.mending.writers.graph import at, tensor_with
@@ -44,7 +44,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
     """
     file = LocalFile(path)
     table = Table(file)
-    blocks = list(table.blocks())
+    blocks = table.blocks
     last_keys = [last_key for last_key, _, _ in blocks]
     by_block: dict[int, dict[bytes, Change]] = defaultdict(dict)
     for key, make in changes.items():

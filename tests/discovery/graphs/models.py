@@ -95,7 +95,7 @@ def make_graph(nodes: Sequence[Op]) -> Any:
 
 
 def sightings_of(graph_def: Any) -> list[Sighting]:
-    graph = graph_of(graph_def, lambda name: name)
+    graph = graph_of(graph_def, {node.name for node in graph_def.node})
     return from_graphs(Contents(Source("", ""), {}, graphs=lambda: [graph]))
 
 

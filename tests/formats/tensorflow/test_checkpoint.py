@@ -1,7 +1,8 @@
-"""Checkpoints by objects or by names, with or without their data files."""
+"""Checkpoints by objects or by names, in bundles or V1, with or without their data files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from bnstat.errors import DamagedError, NotFoundError
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.formats.protobuf.wire import field
+from bnstat.formats.tensorflow.detection import is_v1
+from bnstat.model import ROLES
+from bnstat.storage.local import LocalFile
 from tests.builders import named, tables
-from tests.builders.oracle import assert_layers
+from tests.builders.effort import bounded
+from tests.builders.graph_mode import layers_of, save_graph
+from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers, same_bits
 
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+v1 = tf.compat.v1
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")
 
 
 class Norm(tf.Module):
@@ -38,17 +46,8 @@ def by_names(tmp_path: Path) -> Path:
 
 def test_formats(by_objects: Path, tmp_path: Path) -> None:
     assert bnstat.load(by_objects).source.format == "tf2-checkpoint"
-    (tmp_path / "named").mkdir()
-    prefix = named.save(tmp_path / "named/m", {"x": np.ones(2)})
+    prefix = named.save(tmp_path / "n", {"x": np.ones(2)})
     assert bnstat.load(prefix).source.format == "tf1-checkpoint"
-
-
-def test_an_index_is_enough_for_names_and_shapes(by_names: Path) -> None:
-    Path(f"{by_names}.data-00000-of-00001").unlink()
-    model = bnstat.load(by_names, values=False)
-    assert {variable.shape for variable in model["net/bn"].variables.values()} == {(4,)}
-    with pytest.raises(NotFoundError, match="data file is missing"):
-        bnstat.load(by_names)["net/bn"].gamma  # noqa: B018
 
 
 def test_layers_are_named_by_keys_without_the_data(by_objects: Path) -> None:
@@ -59,14 +58,6 @@ def test_layers_are_named_by_keys_without_the_data(by_objects: Path) -> None:
     assert any("named by their checkpoint keys" in note for note in model.notes)
     with pytest.raises(NotFoundError, match="data file is missing"):
         bnstat.load(by_objects)
-
-
-def test_tensors_are_read_when_requested(by_names: Path) -> None:
-    data = Path(f"{by_names}.data-00000-of-00001")
-    data.write_bytes(bytes(data.stat().st_size))
-    model = bnstat.load(by_names)
-    with pytest.raises(DamagedError, match="fails its checksum"):
-        model["net/bn"].gamma  # noqa: B018
 
 
 def test_a_damaged_object_graph(by_objects: Path) -> None:
@@ -98,24 +89,133 @@ def test_an_unreadable_graph_is_ignored(by_names: Path) -> None:
         assert_layers(bnstat.load(by_names), {"net/bn": arrays})
 
 
-def test_names_with_control_characters(tmp_path: Path) -> None:
-    data = np.ones(3, np.float32).tobytes()
-    name = "a\x1b[31m\n\u202e/bn"
-    entries = {
-        f"{name}/{role}": tables.entry(data, shape=[3], offset=12 * at)
-        for at, role in enumerate(ROLES)
-    }
-    prefix = tables.bundle(tmp_path, entries, data * 4)
-    assert [layer.name for layer in bnstat.load(prefix)] == [name]
-
-
-def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", [b"a\x1b[31m\n\xe2\x80\xae/bn", b"\xe9\xff"])
+def test_names_with_control_characters_or_not_utf8(tmp_path: Path, scope: bytes) -> None:
     data = np.ones(3, np.float32).tobytes()
     stored = {b"": tables.header()}
     for at, role in enumerate(ROLES):
-        stored[b"\xe9\xff/" + role.encode()] = tables.entry(data, shape=[3], offset=12 * at)
+        stored[scope + b"/" + role.encode()] = tables.entry(data, shape=[3], offset=12 * at)
     (tmp_path / "m.index").write_bytes(tables.table(stored))
     (tmp_path / "m.data-00000-of-00001").write_bytes(data * 4)
-    model = bnstat.load(tmp_path / "m")
-    assert model[0].name == "\udce9\udcff"
-    assert model[0].gamma is not None
+    (layer,) = bnstat.load(tmp_path / "m")
+    assert layer.name == scope.decode("utf-8", "surrogateescape")
+    assert layer.gamma is not None
+
+
+# V1 checkpoints, which TensorFlow still writes
+
+TYPES = ["float32", "float64", "int32", "uint8", "int16", "int8", "int64"]
+MORE_TYPES = ["bool", "float16", "qint8", "quint8", "qint32"]
+
+
+def save_v1(path: Path, parts: list[tuple[str, str, Any]]) -> Path:
+    """Save (name, slice, tensor) parts in one V1 file."""
+    names, slices, tensors = zip(*parts, strict=True)
+    tf.raw_ops.SaveSlices(
+        filename=str(path),
+        tensor_names=list(names),
+        shapes_and_slices=list(slices),
+        data=[tf.constant(tensor) for tensor in tensors],
+    )
+    return path
+
+
+def assert_holds(path: Path, expected: Mapping[str, Any]) -> None:
+    variables = bnstat.load(path).stored
+    assert set(variables) == set(expected)
+    for name, array in expected.items():
+        assert same_bits(variables[name].read(), array), name
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_types_in_v1(tmp_path: Path, dtype: str) -> None:
+    random = np.random.default_rng(1)
+    array = (random.random((3, 4)) * 100 - 50).astype(dtype)
+    path = save_v1(tmp_path / "m", [("a/b", "", array), ("scalar", "", array[0, 0])])
+    assert is_v1(LocalFile(str(path)))
+    assert_holds(path, {"a/b": array, "scalar": array[0, 0]})
+
+
+@pytest.mark.parametrize("dtype", MORE_TYPES)
+def test_types_that_tensorflow_cannot_read(tmp_path: Path, dtype: str) -> None:
+    plain = dtype.removeprefix("q")
+    array = np.array([0, 1, 1, 0, 1]).astype(plain)
+    tensor = tf.bitcast(tf.constant(array), getattr(tf, dtype)) if plain != dtype else array
+    path = save_v1(tmp_path / "m", [("x", "", tensor)])
+    assert same_bits(bnstat.load(path).stored["x"].read(), array)
+
+
+def test_odd_floats(tmp_path: Path) -> None:
+    bits = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x80000000, 1], np.uint32)
+    array = bits.view(np.float32)
+    assert_holds(save_v1(tmp_path / "m", [("x", "", array)]), {"x": array})
+
+
+def test_slices_in_two_shards(tmp_path: Path) -> None:
+    whole = np.arange(20, dtype=np.float32).reshape(5, 4)
+    for shard, (at, size) in enumerate(((0, 2), (2, 3))):
+        name = f"m-{shard:05d}-of-00002"
+        parts = [("k", f"5 4 {at},{size}:-", whole[at : at + size]), (f"own{shard}", "", whole)]
+        save_v1(tmp_path / name, parts)
+    expected = {"k": whole, "own0": whole, "own1": whole}
+    for name in ("m", "m-00000-of-00002", "m-00001-of-00002", "m-?????-of-00002"):
+        assert_holds(tmp_path / name, expected)
+    (tmp_path / "m-00001-of-00002").unlink()
+    with pytest.raises(
+        NotFoundError, match="m-00001-of-00002: this shard of the checkpoint is missing"
+    ):
+        bnstat.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("shards", ["00001-of-99999", "99999-of-99999"])
+def test_a_name_that_claims_many_shards(tmp_path: Path, shards: str) -> None:
+    path = save_v1(tmp_path / f"m-{shards}", [("k", "", np.zeros(3))])
+    with bounded(), pytest.raises(NotFoundError, match="this shard of the checkpoint is missing"):
+        bnstat.load(path)
+
+
+def test_contradictory_shards(tmp_path: Path) -> None:
+    save_v1(tmp_path / "m-00000-of-00002", [("k", "", np.zeros(3))])
+    save_v1(tmp_path / "m-00001-of-00002", [("k", "", np.zeros(4))])
+    with pytest.raises(DamagedError, match="another shape or dtype in another shard"):
+        bnstat.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("reader", ["native", "tensorflow"])
+def test_a_graph_saved_by_its_saver(tmp_path: Path, sharded: bool, reader: Any) -> None:
+    def build() -> None:
+        x = v1.placeholder(tf.float32, [None, 4, 4, 3])
+        x = v1.layers.batch_normalization(x)
+        v1.layers.batch_normalization(x, name="bn", scale=False)
+
+    values = save_graph(tmp_path / "m", build, step=7, sharded=sharded, write_version=1)
+    model = bnstat.load(tmp_path / "m-7", reader=reader)
+    assert model.source.format == "tf1-checkpoint-v1"
+    assert model.source.step == 7
+    assert_layers(model, layers_of(values, ["batch_normalization", "bn"]))
+    name = "m-7-00000-of-00001" if sharded else "m-7"
+    assert_as_tensorflow_reads(model, tmp_path / name)
+    assert_layers(bnstat.load(tmp_path), layers_of(values, ["batch_normalization", "bn"]))
+
+
+def _meta(*sizes: int, slices: bytes = b"") -> bytes:
+    dims = b"".join(field(2, b"\x08" + tables.varint(size & (1 << 64) - 1)) for size in sizes)
+    tensor = field(1, b"x") + field(2, dims) + b"\x18\x01" + slices
+    return field(1, field(1, tensor))
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        (_meta(-1), "impossible shape"),
+        (_meta(1 << 40), "do not make up the whole"),
+        (_meta(3, slices=field(4, field(1, b""))), "slice of this tensor is missing"),
+        (_meta(3, slices=field(4, b"")), "slice of this tensor is missing"),
+        (b"\x0a\x05abc", "damaged"),
+    ],
+)
+def test_hostile_headers(tmp_path: Path, meta: bytes, message: str) -> None:
+    (tmp_path / "m").write_bytes(tables.table({b"": meta}))
+    with pytest.raises(BnstatError, match=message):
+        bnstat.load(tmp_path / "m").stored["x"].read()

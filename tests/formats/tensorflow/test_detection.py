@@ -11,7 +11,7 @@ from bnstat.formats.tensorflow.detection import State, read_state, state_text
 from bnstat.storage.local import LocalFolder
 
 
-def _read(folder: Path, text: str | bytes) -> State | None:
+def _read(folder: Path, text: str | bytes) -> State:
     data = text.encode() if isinstance(text, str) else text
     (folder / "checkpoint").write_bytes(data)
     return read_state(LocalFolder(str(folder)))
@@ -27,24 +27,31 @@ def test_files_of_tensorflow(tmp_path: Path, name: str, relative: bool) -> None:
     assert read_state(LocalFolder(str(tmp_path))) == State(name, ("first", name))
 
 
+BOTH = State("m-2", ("m-1", "m-2"))
+NEWEST, ALL = "model_checkpoint_path: ", "all_model_checkpoint_paths: "
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "state"),
     [
-        'model_checkpoint_path: "m-2"\nall_model_checkpoint_paths: "m-1"\n'
-        'all_model_checkpoint_paths: "m-2"\n',
-        'model_checkpoint_path: "m-2"\r\nall_model_checkpoint_paths: "m-1"\r\n'
-        'all_model_checkpoint_paths: "m-2"\r\n',
-        "model_checkpoint_path: '/gone/m-2'\nall_model_checkpoint_paths: '/gone/m-1'\n"
-        "all_model_checkpoint_paths: '/gone/m-2'\n",
-        'model_checkpoint_path: "C:\\\\models\\\\m-2"\n'
-        'all_model_checkpoint_paths: "C:\\\\models\\\\m-1"\n'
-        'all_model_checkpoint_paths: "C:\\\\models\\\\m-2"\n',
-        'all_model_checkpoint_paths: "m-1"\n  all_model_checkpoint_paths :"m-2"\n'
-        'all_model_checkpoint_timestamps: 1.5\nmodel_checkpoint_path: "m-2"',
+        (f'{NEWEST}"m-2"\n{ALL}"m-1"\n{ALL}"m-2"\n', BOTH),
+        (f'{NEWEST}"m-2"\r\n{ALL}"m-1"\r\n{ALL}"m-2"\r\n', BOTH),
+        (f"{NEWEST}'/gone/m-2'\n{ALL}'/gone/m-1'\n{ALL}'/gone/m-2'\n", BOTH),
+        (f'{NEWEST}"C:\\\\m\\\\m-2"\n{ALL}"C:\\\\m\\\\m-1"\n{ALL}"C:\\\\m\\\\m-2"\n', BOTH),
+        (f'{ALL}"m-1"\n  all_model_checkpoint_paths :"m-2"\n'
+         f'all_model_checkpoint_timestamps: 1.5\n{NEWEST}"m-2"', BOTH),
+        (f'{ALL}"m-1"', State(None, ("m-1",))),
+        (f'\n {NEWEST}"m"', State("m", ("m",))),
+        (f'other: 1\n{NEWEST}"m"', State()),
+        ("", State()),
+        (f"{NEWEST}3", State()),
+        ("hello", State()),
+        (b"\xff\xfe\x00", State()),
+        ("model_checkpoint_path", State()),
     ],
-)
-def test_files_of_others(tmp_path: Path, text: str) -> None:
-    assert _read(tmp_path, text) == State("m-2", ("m-1", "m-2"))
+)  # fmt: skip
+def test_files_of_others(tmp_path: Path, text: str | bytes, state: State) -> None:
+    assert _read(tmp_path, text) == state
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,9 @@ def test_files_of_others(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_escapes(tmp_path: Path, written: str, name: str) -> None:
-    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(f"a{name}", ())
+    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(
+        f"a{name}", (f"a{name}",)
+    )
 
 
 @pytest.mark.parametrize("name", ["model-7", "\u00e4\u4e2d", 'a"b', "tab\t", "\udcff", "~ \x7f'"])
@@ -75,24 +84,6 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
     assert state_text("m 1") == plain
 
 
-def test_no_newest(tmp_path: Path) -> None:
-    assert _read(tmp_path, 'all_model_checkpoint_paths: "m-1"') == State(None, ("m-1",))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "model_checkpoint_path: 3", "hello", b"\xff\xfe\x00", "model_checkpoint_path"],
-)
-def test_other_files_of_that_name(tmp_path: Path, text: str | bytes) -> None:
-    assert _read(tmp_path, text) is None
-
-
-def test_files_with_another_start(tmp_path: Path) -> None:
-    assert _read(tmp_path, '\n model_checkpoint_path: "m"') == State("m", ())
-    assert _read(tmp_path, 'other: 1\nmodel_checkpoint_path: "m"') is None
-
-
 def test_no_such_file(tmp_path: Path) -> None:
-    assert read_state(LocalFolder(str(tmp_path))) is None
-    (tmp_path / "checkpoint").mkdir()
-    assert read_state(LocalFolder(str(tmp_path))) is None
+    folder = LocalFolder(str(tmp_path))
+    assert read_state(folder) == read_state(folder, ".") == State()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from bnstat.formats.tensorflow.frozen_graph import contents_of_graph, matches, o
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
+from tests.builders.memory import MemoryFile
+from tests.builders.oracle import same_bits
 from tests.formats.tensorflow.test_graph_def import add_function, add_nodes, graph_def
 
 
@@ -69,27 +72,16 @@ def test_float_constants_are_the_variables(pb: Path) -> None:
     for name, value in values.items():
         variable = contents.variables[name]
         assert (variable.key, variable.dtype, variable.shape) == (name, value.dtype, value.shape)
-        assert variable.read().tobytes() == value.tobytes()
-        assert variable.read().dtype == value.dtype
+        assert same_bits(variable.read(), value)
     assert contents.graphs is not None
     (graph,) = contents.graphs()
     assert graph.variables == {name: name for name in values}
     assert list(graph.ops) == ["x", *values, *others]
 
 
-class CountingFile(LocalFile):
-    """Counts the bytes that are read."""
-
-    count = 0
-
-    def _read(self, offset: int, length: int) -> bytes:
-        self.count += length
-        return super()._read(offset, length)
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("listed", [False, True])
-def test_long_constants_are_read_when_requested(pb: Path, wrapped: bool, listed: bool) -> None:
+def test_long_constants_are_read_when_requested(wrapped: bool, listed: bool) -> None:
     large = np.random.default_rng(0).random((300, 1000)).astype(np.float32)
     small = np.arange(2000, dtype=np.float32)
     fields = {"float_val": large.ravel().tolist()} if listed else {}
@@ -100,22 +92,18 @@ def test_long_constants_are_read_when_requested(pb: Path, wrapped: bool, listed:
         outer.meta_info_def.tensorflow_version = "1.15"
         outer.graph_def.MergeFrom(message)
         message = outer
-    file = CountingFile(write(pb, message))
+    file = MemoryFile(message.SerializeToString())
     assert matches(file)
-    assert file.count < 200_000
     contents = open_contents(file, Source("", ""))
     assert list(contents.variables) == ["large", "small", "last"]
-    assert file.count < 400_000 < file.size
-    before = file.count
-    assert contents.variables["small"].read().tobytes() == small.tobytes()
-    assert file.count - before < 20_000
-    assert contents.variables["large"].read().tobytes() == large.tobytes()
-    assert contents.variables["large"].shape == (300, 1000)
+    assert sum(length for _, length in file.reads) < 400_000 < file.size
+    file.reads.clear()
+    assert same_bits(contents.variables["small"].read(), small)
+    assert sum(length for _, length in file.reads) < 20_000
+    assert same_bits(contents.variables["large"].read(), large)
     assert contents.graphs is not None
     (graph,) = contents.graphs()
-    array = graph.constant("small")
-    assert array is not None
-    assert array.tobytes() == small.tobytes()
+    assert same_bits(graph.constant("small"), small)
     assert graph.constant("large") is None
 
 
@@ -202,10 +190,10 @@ def test_not_recognised(pb: Path, data: bytes) -> None:
 # Damage and malice
 
 
-def harmless(path: Path) -> None:
+def harmless(path: Path, data: bytes) -> None:
     """Read everything; only `BnstatError` may be raised."""
-    try:
-        contents = opened(path)
+    with suppress(BnstatError):
+        contents = opened(write(path, data))
         assert contents.graphs is not None
         for graph in contents.graphs():
             for name, op in graph.ops.items():
@@ -214,45 +202,22 @@ def harmless(path: Path) -> None:
                 graph.constant(name)
         for variable in contents.variables.values():
             variable.read()
-    except BnstatError:
-        pass
 
 
-@pytest.fixture
-def sample() -> bytes:
+def test_every_byte_changed_or_the_last(pb: Path) -> None:
     message = constants(mean=tensor(np.float32([1, 2, 3])), long=tensor(np.zeros(2000, np.float32)))
     call = ("call", "PartitionedCall", ["mean:0"], {"f": "f"})
     add_nodes(message.node, [("read", "Identity", ["mean"]), call])
     add_function(message, "f", [], {}, ("y", "NoOp", ["^x"]))
-    data: bytes = message.SerializeToString()
-    return data
-
-
-def test_truncated_at_every_length(pb: Path, sample: bytes) -> None:
+    sample: bytes = message.SerializeToString()
     content = sample.index(bytes(1000))
-    for length in [*range(content + 64), *range(content + 7900, len(sample))]:
-        harmless(write(pb, sample[:length]))
     with pytest.raises(DamagedError):
         opened(write(pb, sample[: content + 100]))
-
-
-def test_every_byte_changed(pb: Path, sample: bytes) -> None:
-    content = sample.index(bytes(1000))
     generator = random.Random(0)
     for position in [*range(content), *range(content + 8000, len(sample))]:
-        changed = bytearray(sample)
-        changed[position] ^= 1 << generator.randrange(8)
-        harmless(write(pb, bytes(changed)))
-        changed[position] = 0xFF
-        harmless(write(pb, bytes(changed)))
-
-
-def test_constant_of_terabytes(pb: Path) -> None:
-    message = constants(mean=tensor(np.zeros(1, np.float32), float_val=[1]))
-    message.node[1].attr["value"].tensor.tensor_shape.dim[0].size = 1 << 45
-    contents = opened(write(pb, message))
-    with pytest.raises(DamagedError, match=r"graph\.pb: mean: "):
-        contents.variables["mean"].read()
+        harmless(pb, sample[:position])
+        for byte in (sample[position] ^ 1 << generator.randrange(8), 0xFF):
+            harmless(pb, sample[:position] + bytes([byte]) + sample[position + 1 :])
 
 
 @pytest.mark.slow
@@ -274,9 +239,8 @@ def test_batch_norm_folded_by_tensorflow(pb: Path) -> None:
         x = tf.compat.v1.placeholder("float32", [1, 4, 4, 2])
         for _ in range(2):
             x = tf.nn.conv2d(x, tf.ones([1, 1, 2, 2]), 1, "SAME")
-            x, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                x, *(tf.constant([1.0, 2.0]) for _ in range(4)), is_training=False
-            )
+            roles = [tf.constant([1.0, 2.0]) for _ in ROLES]
+            x, _, _ = tf.compat.v1.nn.fused_batch_norm(x, *roles, is_training=False)
     notes = opened(write(pb, fold_batch_norms(graph.as_graph_def()))).notes
     assert notes == ["batch norm was folded into 2 convolutions: nothing of it is left to show"]
 
@@ -286,16 +250,12 @@ def test_values_as_tensorflow_reads_them(written: Path) -> None:
     path = written / "v1_tf2.15/frozen.pb"
     expected = tf.compat.v1.GraphDef.FromString(path.read_bytes())
     contents = opened(path)
-    arrays = {
-        node.name: tf.make_ndarray(node.attr["value"].tensor)
-        for node in expected.node
-        if node.op == "Const"
-    }
-    arrays = {name: array for name, array in arrays.items() if array.dtype == np.float32}
-    assert contents.variables.keys() == {name for name in arrays if arrays[name].ndim}
+    nodes = [node for node in expected.node if node.op == "Const"]
+    arrays = {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in nodes}
+    floats = {name for name in arrays if arrays[name].dtype == np.float32 and arrays[name].ndim}
+    assert contents.variables.keys() == floats
     for name, variable in contents.variables.items():
-        assert variable.read().tobytes() == arrays[name].tobytes()
-        assert variable.read().shape == arrays[name].shape
+        assert same_bits(variable.read(), arrays[name])
 
 
 def test_a_number_instead_of_a_node(tmp_path: Path) -> None:
@@ -325,6 +285,4 @@ def test_a_graph_alone_shows_names_and_settings_without_values(tmp_path: Path) -
     assert not bnstat.load(alone).layers
     (layer,), (expected,) = bnstat.load(alone, values=False), whole
     assert (layer.name, layer.epsilon, layer.axis) == (expected.name, 0.003, 3)
-    assert {role: (each.key, each.dtype, each.shape) for role, each in layer.variables.items()} == {
-        role: (each.key, each.dtype, each.shape) for role, each in expected.variables.items()
-    }
+    assert layer.variables == expected.variables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import bnstat
 from bnstat.discovery import discover
 from bnstat.errors import DamagedError
-from bnstat.formats.contents import Contents, Node, Objects, Reading
+from bnstat.formats.contents import Node, Objects, Reading
 from bnstat.formats.locate import locate
+from bnstat.formats.protobuf.wire import field
 from bnstat.formats.tensorflow.object_graph import (
     KEY,
     VALUE,
@@ -23,7 +24,7 @@ from bnstat.formats.tensorflow.object_graph import (
     path_name,
     read_nodes,
 )
-from bnstat.model import Source
+from bnstat.model import ROLES, Source
 from tests.builders.effort import bounded
 from tests.builders.tables import varint
 
@@ -56,36 +57,19 @@ def test_path_names_undo_tensorflows_escapes(path: str) -> None:
     assert path_name(f"{escape_local_name(path)}/x{VALUE}") == f"{path}/x"
 
 
-def _nodes(*variables: tuple[str, str]) -> list[Node]:
-    return [Node({}, f"{key}{VALUE}", name) for key, name in variables]
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        (
-            {"a/gamma": "net/bn/gamma", "b/x": "Variable", "c/x": "Variable", "d/x": ""},
-            {"a/gamma": "net/bn/gamma", "b/x": "b/x", "c/x": "c/x", "d/x": "d/x"},
-        ),
-        (
-            {"variables/0": "bn/gamma", "_all_variables/3": "bn/gamma", "_all_variables/4": "seed"},
-            {"variables/0": "bn/gamma", "_all_variables/4": "seed"},
-        ),
-    ],
-    ids=["full names where those are unique", "variables that export stores twice"],
-)
-def test_best_names(variables: dict[str, str], expected: dict[str, str]) -> None:
-    nodes = [Node({}, f"{key}{VALUE}", name) for key, name in variables.items()]
+def test_best_names() -> None:
+    variables = {"a/gamma": "net/bn/gamma", "b/x": "Variable", "c/x": "Variable", "d/x": ""}
+    exported = {"variables/0": "bn/gamma", "_all_variables/3": "bn/gamma"}
+    names = {**variables, **exported, "_all_variables/4": "seed"}
+    nodes = [Node({}, f"{key}{VALUE}", name) for key, name in names.items()]
+    expected = {**names, "b/x": "b/x", "c/x": "c/x", "d/x": "d/x"}
+    del expected["_all_variables/3"]
     assert best_names(nodes) == {f"{key}{VALUE}": name for key, name in expected.items()}
 
 
 LABELS = ["bn", "moving_variance", "moving_mean", "average", "a" * 130, "b" * 255, "ä", ""]
 NAMES = ["", "x", "bn/gamma", "net/bn/moving_variance", "w" * 200, "a.b", "net/bn/var", "é/gamma"]
 ENDINGS = ("/moving_variance", "/var", "/gamma")
-
-
-def field(number: int, value: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def child(label: str, index: int, swapped: bool = False) -> bytes:
@@ -121,16 +105,12 @@ def graphs(draw: st.DrawFn) -> bytes:
     return b"".join(nodes)
 
 
-def parsed(graph: Objects) -> Objects:
-    return Objects(list(graph))
-
-
 @pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(graphs())
 def test_a_search_finds_the_same_as_parsing_everything(message: bytes) -> None:
     graph = read_nodes(message, "m")
-    all_nodes = parsed(graph)
+    all_nodes = Objects(list(graph))
     for index, node in enumerate(all_nodes):
         below = dict(graph.branches(index))
         assert below.items() <= node.children.items()
@@ -180,55 +160,39 @@ def test_names_that_are_not_text() -> None:
         list(graph.ending_with(["/gamma"]))
 
 
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-
-
-def module(variables: Mapping[str, str]) -> tf.Module:
+def module(*names: str) -> tf.Module:
+    """An object with variables of these full names; their labels say nothing."""
     made = tf.Module()
-    for label, name in variables.items():
-        setattr(made, label, tf.Variable([1.0, 2.0], name=name))
+    for number, name in enumerate(names):
+        setattr(made, f"v{number}", tf.Variable([1.0, 2.0], name=name))
     return made
 
 
 def test_discovery_by_search_and_by_parsing_everything(tmp_path: Path) -> None:
     root = tf.Module()
-    root.keras = module({role: f"net/bn_1/{role}" for role in ROLES})
-    root.torch = module(
-        {"a": "t/weight", "b": "t/bias", "c": "t/running_mean", "d": "t/running_var"}
-    )
-    root.flax = module({"a": "f/bn/scale", "b": "f/bn/bias", "c": "f/bn/mean", "d": "f/bn/var"})
-    root.counted = module({"a": "n/mean", "b": "n/variance", "c": "n/count"})
-    root.alone = module({"a": "net/bn_9/gamma", "b": "net/bn_9/beta"})
+    root.keras = module(*(f"net/bn_1/{role}" for role in ROLES))
+    for role, variable in zip(ROLES, root.keras.variables, strict=True):
+        setattr(root.keras, role, variable)
+    root.torch = module("t/weight", "t/bias", "t/running_mean", "t/running_var")
+    root.flax = module("f/bn/scale", "f/bn/bias", "f/bn/mean", "f/bn/var")
+    root.counted = module("n/mean", "n/variance", "n/count")
+    root.alone = module("net/bn_9/gamma", "net/bn_9/beta")
     shadow = "/ExponentialMovingAverage"
-    root.shadows = module({f"s{n}": f"net/bn_1/{role}{shadow}" for n, role in enumerate(ROLES)})
-    root.averages = module(
-        {
-            "a": f"old/bn/moving_mean{shadow}",
-            "b": f"old/bn/moving_variance{shadow}_1",
-            "c": "old/bn/gamma",
-        }
-    )
+    root.shadows = module(*(f"net/bn_1/{role}{shadow}" for role in ROLES))
+    averages = f"old/bn/moving_mean{shadow}", f"old/bn/moving_variance{shadow}_1"
+    root.averages = module(*averages, "old/bn/gamma")
     root.paths = {"moving_mean": tf.Variable([1.0]), "moving_variance": tf.Variable([1.0])}
-    root.others = [module({"kernel": "k/kernel", "bias": "k/bias"}) for _ in range(3)]
+    root.others = [module("k/kernel", "k/bias") for _ in range(3)]
     tf.train.Checkpoint(root=root).write(str(tmp_path / "m"))
 
     def found(searched: bool, shadows: bool) -> list[object]:
         contents = locate(str(tmp_path / "m")).default.open(Source("m", ""), Reading())
         if not searched:
-            contents = Contents(
-                contents.source,
-                contents.variables,
-                names=dict(contents.names),
-                objects=parsed(contents.objects),
-            )
+            names, objects = dict(contents.names), Objects(list(contents.objects))
+            contents = replace(contents, names=names, objects=objects, search=None, configured=None)
         model = discover(contents, include_shadows=shadows)
         return [
-            (
-                layer.name,
-                layer.evidence,
-                layer.notes,
-                {role: each.key for role, each in layer.variables.items()},
-            )
+            (layer.name, layer.evidence, layer.notes, dict(layer.variables))
             for layer in (*model.layers, *model.incomplete)
         ] + [model.notes]
 

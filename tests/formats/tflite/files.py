@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,46 +42,28 @@ def _weights(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return random.normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(np.float32)
 
 
-def _float32(converter: Any) -> None:
-    pass
+def _samples() -> Iterator[list[np.ndarray]]:
+    random = np.random.default_rng(5)
+    for _ in range(8):
+        yield [random.normal(size=(1, *SHAPE)).astype(np.float32)]
 
 
-def _float16(converter: Any) -> None:
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
-
-
-def _dynamic(converter: Any) -> None:
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-
-
-def _int8(converter: Any) -> None:
-    def samples() -> Iterator[list[np.ndarray]]:
-        random = np.random.default_rng(5)
-        for _ in range(8):
-            yield [random.normal(size=(1, *SHAPE)).astype(np.float32)]
-
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = samples
-
-
-def _outside(converter: Any) -> None:
-    """Move the buffers behind the flatbuffer, where models of more than 2 GB have them."""
-    converter._experimental_use_buffer_offset = True
-
-
-WAYS: dict[str, Callable[[Any], None]] = {
-    "float32": _float32,
-    "float16": _float16,
-    "dynamic": _dynamic,
-    "int8": _int8,
-    "outside": _outside,
+SMALLER = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "float16": {**SMALLER, "target_spec": tf.lite.TargetSpec(supported_types=[tf.float16])},
+    "dynamic": SMALLER,
+    "int8": {**SMALLER, "representative_dataset": _samples},
+    # The buffers lie behind the flatbuffer, as in models of more than 2 GB.
+    "outside": {"_experimental_use_buffer_offset": True},
 }
+"""Way to convert -> attributes of the converter."""
 
 
 def convert(model: keras.Model, way: str = "float32") -> bytes:
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    WAYS[way](converter)
+    for attribute, value in WAYS[way].items():
+        setattr(converter, attribute, value)
     return bytes(converter.convert())
 
 

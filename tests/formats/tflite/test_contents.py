@@ -44,17 +44,13 @@ def tensors_of(path: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
 
 
 def dequantized(stored: np.ndarray, how: dict[str, Any]) -> np.ndarray:
-    """Unpack numbers channel by channel, by the definition."""
-    if not how["scales"].size:
+    """Return the numbers that quantized numbers stand for, by the definition."""
+    scales, zeros, axis = (how[key] for key in ("scales", "zero_points", "quantized_dimension"))
+    if not scales.size:
         return stored
-    result = np.zeros(stored.shape, np.float32)
-    along = np.moveaxis(stored, how["quantized_dimension"], 0) if stored.ndim else stored[None]
-    target = np.moveaxis(result, how["quantized_dimension"], 0)
-    for channel, numbers in enumerate(along):
-        each = channel if how["scales"].size > 1 else 0
-        shifted = numbers.astype(np.float64) - float(how["zero_points"][each])
-        target[channel] = shifted * float(how["scales"][each])
-    return result
+    channels_last = np.moveaxis(np.atleast_1d(stored), axis, -1).astype(np.float64)
+    result = np.moveaxis((channels_last - zeros) * scales.astype(np.float64), -1, axis)
+    return result.reshape(stored.shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -84,9 +80,8 @@ def test_every_constant_is_read_as_the_interpreter_reads_it(
 
 def test_buffers_behind_the_flatbuffer(files: dict[str, Path]) -> None:
     for way in ("float32", "outside"):
-        model = Flatbuffer(LocalFile(str(files[way]))).root()
-        outside = [buffer for buffer in model.tables(4) if buffer.number(1, U64) > 1]
-        assert bool(outside) == (way == "outside")
+        buffers = Flatbuffer(LocalFile(str(files[way]))).root().tables(4)
+        assert any(buffer.number(1, U64) > 1 for buffer in buffers) == (way == "outside")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -147,15 +142,7 @@ def test_unknown_types(tmp_path: Path) -> None:
         variable.read()
 
 
-@pytest.mark.parametrize("shape", [(4,), (2,), (1 << 30, 1 << 30), ()])
+@pytest.mark.parametrize("shape", [(4,), (2,), (1 << 30, 1 << 30), (), (-3,), (1,) * 40])
 def test_a_shape_that_does_not_fit(shape: tuple[int, ...], tmp_path: Path) -> None:
-    variable = load_one(tmp_path / "m", 0, shape, bytes(12), 0.0)
-    with pytest.raises(DamagedError):
-        variable.read()
-
-
-@pytest.mark.parametrize("shape", [(-3,), (1,) * 40])
-def test_invalid_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
-    (tmp_path / "m").write_bytes(hand_made(0, shape, bytes(12), 0.0))
-    with pytest.raises(DamagedError, match="invalid shape"):
-        bnstat.load(tmp_path / "m")
+    with pytest.raises(DamagedError, match="shape"):
+        load_one(tmp_path / "m", 0, shape, bytes(12), 0.0).read()
