@@ -20,15 +20,14 @@ from bnstat.checks.rule import (
 from bnstat.run_history import History, Track
 
 _INTERVALS: Final = 3
-"""Drift and divergence are judged by the last three intervals between checkpoints."""
 
 
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
     """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
-    None if no role has a finite channel in the newest checkpoint, which then does not show whether
-    anything changed. `Track.change` is NaN both where a layer appears and where a checkpoint lacks
-    the layer; only an appearance counts as a change.
+    None if no role has a finite channel in the newest checkpoint, which then shows nothing.
+    `Track.change` is NaN both where a layer appears and where a checkpoint lacks the layer; only an
+    appearance counts as a change.
     """
     changed = None
     for role in roles:
@@ -161,12 +160,7 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
 
 
 def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
-    """Return True if the growth per step (or per checkpoint, if steps are unknown) falls.
-
-    Args:
-        history: the run.
-        growth: the factor by which the variance grows in each of the last intervals.
-    """
+    """Return True if the growth per step (or per checkpoint, if steps are unknown) falls."""
     steps = [checkpoint.step for checkpoint in history.checkpoints[-_INTERVALS - 1 :]]
     stored = [step for step in steps if step is not None]
     lengths = np.diff(stored) if len(stored) == len(steps) else np.ones(_INTERVALS)

@@ -37,7 +37,7 @@ _SHARED: Final = "pyproject.toml"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The rules that a check applies, the thresholds, and the severity that fails.
+    """The rules that a check applies, the thresholds, and the severity that fails a check.
 
     Attributes:
         select: names of rules or prefixes of codes; empty to apply all rules.
@@ -65,7 +65,7 @@ class Settings:
         )
 
     def check(self, model: Model) -> Findings:
-        """Check a model with these settings. Raises as `bnstat.check` does."""
+        """Check a model with these settings."""
         thresholds = Thresholds.of(self.thresholds)
         return check(model, select=self.select, ignore=self.ignore, thresholds=thresholds)
 
@@ -77,12 +77,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration file.
+    """A configuration file: settings for all models, and glob -> settings for matching models.
 
-    Attributes:
-        folder: the file's folder, to which the globs are relative.
-        settings: the settings for all models.
-        per_path: glob -> settings for matching models.
+    The globs are relative to `folder`, the folder that contains the file.
     """
 
     folder: PurePath
@@ -134,13 +131,7 @@ def resolve(
 
 
 def nearest(path: str) -> Config | None:
-    """Return the configuration from the folder `path` or the nearest parent that has a file.
-
-    None if no folder has a configuration file.
-
-    Raises:
-        BnstatError: the file cannot be read, or a setting is invalid.
-    """
+    """Return the configuration from the folder `path` or the nearest parent folder with a file."""
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):
@@ -151,11 +142,7 @@ def nearest(path: str) -> Config | None:
 
 
 def read(file: str) -> Config:
-    """Return the configuration in a file: a `pyproject.toml`, else in the form of `bnstat.toml`.
-
-    Raises:
-        BnstatError: the file cannot be read, has no `[tool.bnstat]`, or a setting is invalid.
-    """
+    """Return the configuration in a file."""
     config = _read(Path(file))
     if config is None:
         raise BnstatError(file, "has no [tool.bnstat]")
@@ -200,13 +187,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 class _Table:
-    """A table of a configuration file; error messages name the file and the key.
-
-    Attributes:
-        file: the file.
-        key: the table's key; empty for the whole file.
-        values: the content.
-    """
+    """A table of a configuration file; error messages contain the file and the table's key."""
 
     def __init__(self, file: str, key: str, values: Any, expected: str = "a table") -> None:
         self.file = file

@@ -19,8 +19,8 @@ The bias of a dense layer whose output is reshaped has a number for each positio
 bias over the positions is compared in the same way.
 
 A training graph beside the weights shows directly which statistics each normalization uses, and
-which updates of the moving statistics run in a training step. Neither kind of evidence outranks
-the other. If they contradict each other, the result is "unknown".
+which updates of the moving statistics run in a training step. Neither kind of evidence outranks the
+other. If they contradict each other, the result is "unknown".
 
 `tests/survey/train_both_modes.py` measures how often this is right.
 """
@@ -66,8 +66,7 @@ A bias that was trained in inference mode after training with batch statistics c
 """
 
 _CHANCE: Final = 2.5
-"""The largest correlation of a bias below `_INFLATED_RATIO`, in standard deviations of a random
-correlation."""
+"""The largest correlation of a bias below `_INFLATED_RATIO`, in random standard deviations."""
 
 _SAME_GRADIENT: Final = 0.3
 """The largest `Gradient.distance` of a bias that was trained in inference mode."""
@@ -85,11 +84,9 @@ _FEWEST_OF_SUMS: Final = 64
 class Gradient(NamedTuple):
     """The gradient of a bias, compared with the gradient that inference mode would cause.
 
-    The expected gradient is the gradient of beta times the scale of the layer.
-
-    Attributes:
-        ratio: norm of the bias's gradient / norm of the expected gradient.
-        distance: norm of (bias's gradient - expected gradient) / norm of the expected gradient.
+    The expected gradient is the gradient of beta times the scale of the layer. `ratio` and
+    `distance` are the norms of the bias's gradient and of the difference, divided by the expected
+    norm.
     """
 
     ratio: float
@@ -97,11 +94,9 @@ class Gradient(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A layer's beta, and the bias right before the layer.
+    """A layer's beta, and the bias right before the layer, with one number per channel.
 
     Attributes:
-        bias, beta: one number per channel; a bias with a number for each position is summed over
-            positions.
         is_proven: see `PrecedingBias`.
         gradient: the comparison of the optimizer's gradient averages; None if they are not stored.
         is_sum: True if `bias` is summed over positions.
@@ -206,9 +201,8 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
     """Return how the layers were trained according to the graphs, and the reason.
 
-    If an input of the graph selects the statistics in each step, the result is batch statistics if
-    no update runs, because nobody selects the stored statistics in every training step; otherwise,
-    it is unknown.
+    If an input of the graph selects the statistics in each step and no update runs, the result is
+    batch statistics, because nobody selects the stored statistics in every training step.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
@@ -230,13 +224,9 @@ def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
 def training_evidence(model: Model) -> Evidence:
     """Return how a model was trained according to its weights.
 
-    If any layers have the initial moving statistics, only these are judged. Otherwise, only layers
-    are judged for which the file stores gradient averages. The weights of updated layers show
-    nothing, but the gradients show whether the last steps used the stored statistics, as in
-    fine-tuning in inference mode.
-
-    Raises:
-        DamagedError, NotFoundError: as `Variable.read`.
+    If any layers have the initial moving statistics, only these are judged. Otherwise, only stored
+    gradients are judged: the weights of updated layers show nothing, but the gradients show whether
+    the last steps used the stored statistics, as in fine-tuning in inference mode.
     """
     biases = model.preceding_biases()
     usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
@@ -280,15 +270,11 @@ def compare_gradients(
     are_squared: bool,
     scale: NDArray[np.float64] | None,
 ) -> Gradient | None:
-    """Compare the gradient of a bias with beta's times `scale`, its value in inference mode.
+    """Compare the gradient of a bias with the gradient that inference mode would cause.
 
-    Return None if a gradient is 0 or not finite.
-
-    Args:
-        of_bias: the optimizer's average of the gradients of the bias.
-        of_beta: the optimizer's average of the gradients of beta.
-        are_squared: True if both are averages of squared gradients.
-        scale: the factor of each channel in inference mode; None for 1.
+    `of_bias` and `of_beta` are the optimizer's averages of gradients, or of squared gradients.
+    `scale` is the factor of each channel in inference mode (None for 1). Return None if a gradient
+    is 0 or not finite.
     """
     with np.errstate(all="ignore"):
         if are_squared:
@@ -346,12 +332,10 @@ _MEANING: Final = {
 
 
 def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
-    """Return how a model was trained according to pairs of bias and beta.
+    """Return how a model was trained according to pairs of bias and beta, one pair per layer.
 
-    Args:
-        pairs: one pair per layer.
-        by_weights: True to judge by the values of bias and beta if gradients do not decide. The
-            values show something only in layers with the initial statistics.
+    If gradients do not decide, the values decide if `by_weights` is True. The values show something
+    only in layers with the initial statistics.
     """
     vectors = [pair for pair in pairs if not pair.is_sum]
     comparison = _Comparison(vectors)
@@ -416,7 +400,6 @@ def _by_sums(comparison: _Comparison) -> TrainedWith:
 
 
 def _is_trained(values: NDArray[np.float64]) -> bool:
-    """Return True if the numbers are finite and differ from each other."""
     return bool(np.isfinite(values).all() and np.ptp(values) > 0)
 
 

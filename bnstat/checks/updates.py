@@ -68,9 +68,8 @@ def _has_initial_weights(layer: BatchNorm) -> bool | None:
 def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
     """Return how certainly a converter moved all statistics of a model into gamma and beta.
 
-    The result is "no" if a layer has other statistics than 0 and 1, if gamma and beta are initial,
-    or if the writer is known to keep statistics. It is "surely" if 1 + epsilon is 1 in float32 for
-    every layer, or if a moving mean is -0.0.
+    The module docstring lists the evidence for "surely": a tiny epsilon in every layer, or a mean
+    of -0.0.
     """
     source = model.source
     if not source.is_converted:
@@ -87,7 +86,6 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
 
 
 def _has_negative_zero(layer: BatchNorm) -> bool:
-    """Return True if the moving mean of a channel is -0.0, which is not an initial value."""
     mean = numbers_of(layer, "moving_mean")
     return mean is not None and bool((np.signbit(mean) & (mean == 0)).any())
 
@@ -101,7 +99,6 @@ class _Initial:
     """The layers of a model that have the initial statistics, and the reason.
 
     Attributes:
-        layers: the layers.
         cause: `untrained`, `converted` (a converter may have moved the statistics into gamma and
             beta), `batch` (training used the statistics of each batch), `unused` (like `batch`, and
             no graph reads the stored statistics), `stored` (training used the initial statistics)
@@ -253,7 +250,6 @@ _TRUST_IN_NAMES: Final = 1.5
 initial 1. The limit depends on the source of the step: the optimizer, or a checkpoint's name."""
 
 _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
-"""Pairs of a layer and its moving variance."""
 
 
 def _steps(model: Model) -> tuple[int, float] | None:
@@ -282,8 +278,8 @@ def _steps(model: Model) -> tuple[int, float] | None:
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
     """Return momentum -> layers whose moving variance may still contain much of the initial 1.
 
-    The part of the initial 1 that remains after all updates is at most the smallest variance of
-    all layers with the same momentum. A remainder below epsilon has no effect.
+    The part of the initial 1 that remains after all updates is at most the smallest variance of all
+    layers with the same momentum. A remainder below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:

@@ -50,7 +50,7 @@ def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Find
 
 
 def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
-    """Yield pairs: a layer that has a moving variance, and the variance as a flat array."""
+    """Yield each layer that has a moving variance, and the variance as a flat array."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
         if variance is not None:
@@ -186,10 +186,7 @@ def _outlying_variance(
 def _off_channels(
     model: Model, thresholds: Thresholds
 ) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Yield a layer, a mask of its channels with |gamma| near 0, and |beta| of each channel.
-
-    Layers without gamma are skipped.
-    """
+    """Yield each layer with gamma, a mask of its channels with |gamma| near 0, and |beta|."""
     for layer in model.layers:
         gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
         if gamma is not None and (beta is None or beta.shape == gamma.shape):

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Corresponding layers of the old and the new model, and the criterion that paired them."""
+    """A layer of the old model, the layer of the new model, and the criterion that paired them."""
 
     old: BatchNorm
     new: BatchNorm
@@ -46,12 +46,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """All layers of two models.
+    """The pairs of layers of two models, and the layers without a counterpart.
 
     Attributes:
-        pairs: in the order of the new model.
-        removed: layers only in the old model.
-        added: layers only in the new model.
+        pairs: the pairs in the order of the new model.
         ties: names of layers in the new model that were paired by position, and have the same
             values as another layer.
     """
@@ -63,13 +61,7 @@ class Alignment:
 
 
 def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
-    """Pair the layers of two models.
-
-    Args:
-        old: the first model.
-        new: the second model.
-        effects: the effects of layers; without them, layers are not paired by effect.
-    """
+    """Pair the layers of two models. Without `effects`, no layers are paired by effect."""
     pairs = _by_name(old, new)
     by_place = partial(_by_position_or_values, effects=effects)
     for find in (_by_prefix, _by_suffix, by_place, _by_near_values):
@@ -89,9 +81,8 @@ def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
 def _by_name(old: Model, new: Model) -> list[Pair]:
     """Pair layers with equal names, unless the shapes show that the names were reassigned.
 
-    Keras numbers the layers of a process: a second copy of a network reuses some names for other
-    layers. PyTorch numbers the layers of a sequence: if layers are removed, later layers get their
-    names. In these cases, layers are paired by equal values or position.
+    Keras numbers the layers of a process, and PyTorch the layers of a sequence, so a changed
+    network may reuse a name for another layer. Such layers are paired by equal values or position.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
@@ -153,7 +144,7 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """Return components of a name (see `_parts`) -> layer, for layers with unique components."""
+    """Return a mapping from name components to layers, for layers with unique components."""
     counts = Counter(_parts(layer.name) for layer in layers)
     return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
 
@@ -181,7 +172,7 @@ def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _suffixes(name: str) -> list[tuple[str, ...]]:
-    """Return the suffixes of a name as tuples of components: of `a/b/c`, also `b/c` and `c`."""
+    """Return the suffixes of a name as tuples of components, the whole name first."""
     parts = _parts(name)[-_MOST_PARTS:]
     return [parts[start:] for start in range(len(parts))]
 
@@ -227,7 +218,7 @@ def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> li
 def _by_effect(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
 ) -> list[Pair]:
-    """Pair layers with equal scale and shift, if no other layer of either model has these."""
+    """Pair layers with equal effects, if no other layer of either model has the same effect."""
     pairs = [Pair(old, new, "effect") for old in olds for new in effects.agreeing(old, news)]
     old_counts = Counter(pair.old.name for pair in pairs)
     new_counts = Counter(pair.new.name for pair in pairs)
@@ -235,7 +226,7 @@ def _by_effect(
 
 
 def _without_twins(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
-    """Return hash of the values -> layer, for layers with unique values."""
+    """Return a mapping from the hash of the values to the layer, for layers with unique values."""
     keys = [_fingerprint(layer) for layer in layers]
     counts = Counter(keys)
     return {key: layer for key, layer in zip(keys, layers, strict=True) if counts[key] == 1}
@@ -251,10 +242,7 @@ def _fingerprint(layer: BatchNorm) -> Hashable:
 
 
 def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal roles and shapes that are mutual nearest neighbours by value.
-
-    The distance must be at most `_FARTHEST`.
-    """
+    """Pair layers of equal roles and shapes that are mutual nearest neighbours by value."""
     pairs = []
     new_groups = _by_shapes(news)
     for shapes, own_olds in _by_shapes(olds).items():
@@ -282,10 +270,7 @@ def _by_shapes(
 
 
 def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
-    """Return a matrix of distances in a role, with a row per old and a column per new layer.
-
-    The distance is |a - b| / (|a| + |b|), from 0 for equal values to 1.
-    """
+    """Return the matrix of distances |a - b| / (|a| + |b|) in a role: a row per old layer."""
     a, b = _rows(olds, role), _rows(news, role)
     with np.errstate(all="ignore"):
         squares_a, squares_b = (a * a).sum(axis=1)[:, np.newaxis], (b * b).sum(axis=1)

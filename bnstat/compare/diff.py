@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Final, Literal
 
 import numpy as np
@@ -48,8 +49,6 @@ class RoleChange:
     """The change of one role of a layer.
 
     Attributes:
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        presence: the models that have the role.
         shapes, dtypes: pairs for the old and the new model; None where the role is missing.
         channels: the number of channels that could be compared.
         moved: the number of channels that differ by more than the tolerance.
@@ -75,13 +74,12 @@ class RoleChange:
 
     @property
     def equal(self) -> bool:
-        """True if both models have the role, with equal values within the tolerance."""
         return self.comparable and self.moved == 0
 
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A setting that both files store with different values."""
+    """A setting (epsilon or momentum) that both files store with different values."""
 
     setting: str
     old: float
@@ -96,7 +94,6 @@ class LayerChange:
         old, new: the layer's name in the old and the new model.
         match: the criterion for pairing: by `name`, `suffix` (one name is a suffix of the other),
             `position`, `values` or `effect`.
-        roles: the changes of the roles in either layer.
         settings: changes of epsilon and momentum, if stored in both files.
         remark: the key in `REMARKS`, derived from the roles that changed. None if the formats
             differ, or if every difference has a cause.
@@ -232,8 +229,8 @@ class Difference(Displayed):
 
 
 def diff(
-    old: Model,
-    new: Model,
+    old: Model | str | PathLike[str] | object,
+    new: Model | str | PathLike[str] | object,
     *,
     rtol: float = 0.0,
     atol: float = 0.0,
@@ -246,8 +243,9 @@ def diff(
     same dtype, the bits must also be equal. Positive and negative zero are equal.
 
     Args:
-        old: the model to which relative changes refer.
-        new: the other model.
+        old: the model to which relative changes refer, or a path or another object that `load`
+            accepts.
+        new: the other model, as for `old`.
         rtol: relative tolerance, as a multiple of |old|.
         atol: absolute tolerance. By default, both tolerances are 0, and values must be equal.
         tolerance: the largest difference of scales, shifts and folded weights, relative to their
@@ -255,11 +253,14 @@ def diff(
         epsilon: the epsilon of layers whose file does not store one.
 
     Raises:
-        BnstatError: a tolerance is negative or not a number, or an array cannot be read.
+        BnstatError: a tolerance is negative or not a number, or a model or an array cannot be
+            read.
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (math.isfinite(value) and value >= 0):
-            raise BnstatError(name, f"a tolerance must be a number of at least 0, not {value:g}")
+    numbers = {"rtol": rtol, "atol": atol, "tolerance": tolerance, "epsilon": epsilon}
+    for name, value in numbers.items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise BnstatError(name, f"must be a number of at least 0, not {value:g}")
+    old, new = (_loaded(model) for model in (old, new))
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
@@ -300,6 +301,14 @@ def diff(
     )
 
 
+def _loaded(model: object) -> Model:
+    if isinstance(model, Model):
+        return model
+    from bnstat.loading import load
+
+    return load(model)
+
+
 def _is_sure(pair: Pair, any_alone: bool) -> bool:
     """Return True if the names show that two layers correspond, regardless of the values.
 
@@ -315,53 +324,33 @@ def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> Lay
     either = [role for role in ROLES if role in old.variables or role in new.variables]
     roles = tuple(_compare_role(role, old, new, rtol, atol) for role in either)
     epsilons = effects.epsilon(old), effects.epsilon(new)
+    stored = {"epsilon": epsilons, "momentum": (old.momentum, new.momentum)}
     # A graph stores settings as float32, a configuration as float64.
     settings = tuple(
         SettingChange(name, before, after)
-        for name, before, after in (
-            ("epsilon", *epsilons),
-            ("momentum", old.momentum, new.momentum),
-        )
+        for name, (before, after) in stored.items()
         if before is not None
         and after is not None
         and not math.isclose(before, after, rel_tol=1e-6)
     )
-    verdict, causes = _judge(old, new, settings, all(role.equal for role in roles), effects)
-    return LayerChange(
-        old.name,
-        new.name,
-        pair.match,
-        roles,
-        settings,
-        verdict=verdict,
-        causes=causes,
-        epsilons=epsilons,
-    )
+    change = LayerChange(old.name, new.name, pair.match, roles, settings, epsilons=epsilons)
+    verdict, causes = _judge(pair, change, effects)
+    return replace(change, verdict=verdict, causes=causes)
 
 
 def _judge(
-    old: BatchNorm,
-    new: BatchNorm,
-    settings: Sequence[SettingChange],
-    are_equal: bool,
-    effects: Effects,
+    pair: Pair, change: LayerChange, effects: Effects
 ) -> tuple[PairVerdict, tuple[Cause, ...]]:
-    """Return the verdict on two layers, and the causes of their differences.
-
-    Args:
-        old: the first layer.
-        new: the second layer.
-        settings: the settings that differ.
-        are_equal: True if all values are equal.
-        effects: the effects of layers.
-    """
-    if are_equal and not settings:
+    """Return the verdict on two layers, and the causes of their differences."""
+    if change.equal:
         return "same", ()
-    causes = tuple(settings_cause(change.setting, change.old, change.new) for change in settings)
+    old, new = pair.old, pair.new
+    are_equal = all(role.equal for role in change.roles)
+    causes = tuple(settings_cause(each.setting, each.old, each.new) for each in change.settings)
     agreement = effects.agree(old, new)
     if _agree_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
         # With equal statistics, the momentum decides how they will move on.
-        if are_equal and any(change.setting == "momentum" for change in settings):
+        if are_equal and any(each.setting == "momentum" for each in change.settings):
             return "different", causes
         return "same-effect", ()
     if are_equal or are_alike(old, new, effects):
@@ -437,10 +426,7 @@ def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, L
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """Return the remark on a layer with these changes; None if none applies.
-
-    The remarks are correct only if some layer of the model changed.
-    """
+    """Return the remark on a layer with these changes, if other layers changed; else None."""
     moved = {role.role: role.moved > 0 for role in roles if role.comparable}
     weights = [moved[role] for role in ("gamma", "beta") if role in moved]
     statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]

@@ -7,10 +7,9 @@ the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is
 their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
 the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift. The scale then follows from weights
-that are the original weights times one number per channel, and the shift from a bias. A layer with
-this scale and shift is compared with the original, like one that a converter rewrote to mean 0 and
-variance 1. The layer is reported only if known causes explain the whole difference.
+A converter may also fold a layer with a wrong scale or shift. Then scale and shift follow from the
+weights and biases of both models. A layer with this scale and shift is compared with the original,
+and reported only if known causes explain the whole difference.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _NEAR: Final = 1e-3
 """The largest relative distance between an implied mean and the layer's mean."""
 
 _SHARE: Final = 0.5
-"""The smallest fraction of channels whose implied mean is `_NEAR`."""
+"""The smallest fraction of channels whose implied mean is within `_NEAR` of the layer's mean."""
 
 _COMMON: Final = 1 << 12
 """Numbers with at most 12 binary digits may be equal by chance."""
@@ -49,7 +48,6 @@ _MOST_KEPT: Final = 1 << 24
 """The most elements of weights that are kept in memory for further comparisons."""
 
 Rounding = Literal["quantized", "float16", "bfloat16"]
-"""How the numbers of a tensor were rounded when it was stored."""
 
 _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
     "float16": ("float16", 2.0**-11, 2.0**-25),
@@ -61,7 +59,7 @@ _COARSEST: Final = 1 / 8
 """Tensors whose rounding exceeds this fraction of the largest number prove nothing."""
 
 _Reordering = Callable[[Floats], Floats]
-"""Changes the order of the axes of an array."""
+"""A function that changes the order of the axes of an array."""
 
 Side = Literal["old", "new"]
 
@@ -70,19 +68,15 @@ Side = Literal["old", "new"]
 class Folded:
     """A layer of one model, and the weights of the other model that contain the folded layer.
 
-    Without `causes`, the folding is proven.
-
     Attributes:
-        layer: the layer's name.
         side: the model that has the layer.
         weights: key of the adjacent weights in the layer's model; None if the layer became a
             multiplication and an addition.
         into: key of the weights, or of the scale, in the other model.
         bias: key of the bias, or of the shift, in the other model; None if the shift is 0.
-        rounding: the rounding of the stored numbers that limits the proof; None for float32 and
-            wider.
+        rounding: the coarsest rounding of the compared tensors; None for float32 and wider.
         tie: True if several weights match the layer, or the weights match several layers.
-        causes: why the scale or the shift in the other model differs from the layer's.
+        causes: why the scale or the shift differs from the layer's; empty if folding is proven.
     """
 
     layer: str
@@ -97,13 +91,10 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Unfolded:
-    """A layer of one model that may be in the other model's weights, without a proof.
+    """A layer that may be in the other model's weights, without a proof.
 
-    Attributes:
-        layer: the layer's name.
-        side: the model that has the layer.
-        reason: `no-epsilon` if its scale is unknown because the file stores no epsilon, `no-match`
-            if no weights of the other model match.
+    The reason is `no-epsilon` if the file stores no epsilon, so that the scale is unknown, and
+    `no-match` if no weights of the other model match.
     """
 
     layer: str
@@ -133,9 +124,6 @@ def find_folded(
     Returns:
         The foldings, and the layers in `layers` without a folding. The second list is empty if the
         other model has batch norm and no converter wrote it: such a model is probably not folded.
-
-    Raises:
-        BnstatError: a tensor of one of the models cannot be read.
     """
     if not own.stored or not other.stored:
         return [], []
@@ -164,28 +152,17 @@ def find_folded(
     if other.layers and not other.source.is_converted:
         return result, []
     names = {folded.layer for folded in result}
-    unfolded = [
-        Unfolded(layer.name, side, "no-match" if effects.of(layer) is not None else "no-epsilon")
-        for layer in layers
-        if layer.name not in names
-        and (effects.of(layer) is not None or _lacks_epsilon(layer, effects))
-    ]
+    unfolded = []
+    for layer in layers:
+        if layer.name not in names and effects.of(layer) is not None:
+            unfolded.append(Unfolded(layer.name, side, "no-match"))
+        elif layer.name not in names and effects.epsilon(layer) is None and not layer.undecided:
+            unfolded.append(Unfolded(layer.name, side, "no-epsilon"))
     return result, unfolded
 
 
-def _lacks_epsilon(layer: BatchNorm, effects: Effects) -> bool:
-    return effects.epsilon(layer) is None and not layer.undecided
-
-
 class _Vector(NamedTuple):
-    """A stored tensor with one number for each channel.
-
-    Attributes:
-        key: the key in the file.
-        values: the numbers.
-        doubt: the largest rounding error of each number.
-        rounding: how the numbers were rounded; None if they were not.
-    """
+    """A stored tensor with one number for each channel; `doubt` is the largest rounding error."""
 
     key: str
     values: Floats
@@ -198,13 +175,10 @@ class _View:
     """Weights, and an axis that may be the channel axis.
 
     Attributes:
-        tensors: the tensors of the model that contains the weights.
-        weights: the weights.
         shape: the shape of the weights without axes of size 1. The last two axes of a depthwise
             kernel may be merged.
         axis: the channel axis in `shape`.
-        norms: the Euclidean norm of each channel, which is independent of the order of the other
-            axes.
+        norms: the Euclidean norm of each channel, independent of the order of the other axes.
         doubts: the largest rounding error of each norm.
     """
 
@@ -242,14 +216,7 @@ Shift = tuple[str | None, Floats]
 
 
 class _Search:
-    """Searches the other model for tensors that contain folded layers.
-
-    Args:
-        mine: the tensors of the layers' model.
-        theirs: the tensors of the other model.
-        side: the model that has the layers, `old` or `new`.
-        effects: the effects of layers.
-    """
+    """Searches the other model (`theirs`) for tensors that contain folded layers of `mine`."""
 
     def __init__(self, mine: _Tensors, theirs: _Tensors, side: Side, effects: Effects) -> None:
         self._mine = mine
@@ -260,7 +227,7 @@ class _Search:
         self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
-        """Yield each folding of a layer with this effect that the numbers prove."""
+        """Yield each folding of a layer that the numbers prove."""
         biases = list(self._biases(effect))
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
@@ -284,7 +251,7 @@ class _Search:
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield pairs: a bias that fits this effect, and True if it includes an earlier bias.
+        """Yield each bias that fits an effect, and True if the bias includes an earlier bias.
 
         An earlier bias is one that the original model adds before the layer. The bias is None if
         the shift is 0.
@@ -300,10 +267,7 @@ class _Search:
             yield None, False
 
     def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector | None]:
-        """Yield the biases that fit this effect if the layer is folded into the weights after it.
-
-        Each fitting bias may include a bias that the original model adds before the layer.
-        """
+        """Yield the biases that fit an effect if the layer is folded into the weights after it."""
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
         weights = view.values
@@ -359,9 +323,7 @@ class _Search:
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
         """Return a folding with a wrong scale or shift, and its causes; None if not found.
 
-        Args:
-            layer: the layer.
-            taken: keys of the other model's tensors that contain other layers.
+        `taken` contains the keys of the other model's tensors that contain other layers.
         """
         tried = 0
         if layer.channels == 1:  # Too much explains a single number.
@@ -379,16 +341,19 @@ class _Search:
         return None
 
     def _candidates(self, size: int) -> Iterator[tuple[str | None, str, Floats, list[Shift]]]:
-        """Yield possible foldings of a layer with this number of channels.
+        """Yield the weights, the scaled weights, the scale and the shifts of each possible folding.
 
-        Yields:
-            The key of the weights (None if the layer became a multiplication and an addition), the
-            key of the scaled weights or of the scale in the other model, the scale, and the
-            possible shifts.
+        The first key is None if the layer became a multiplication and an addition.
         """
         news = self._theirs.vectors(size)
         if size not in self._multiples:
-            self._multiples[size] = [*self._find_multiples(size)]
+            # Unchanged weights have nothing folded into them.
+            self._multiples[size] = [
+                (view, into, scale)
+                for view, into in product(self._mine.views(size), self._theirs.views(size))
+                if (scale := self._multiple(view, into)) is not None
+                and not close(scale, np.ones(size), _NEAR).all()
+            ]
         for view, into, scale in self._multiples[size]:
             shifts = [
                 (new.key if new else None, _numbers_of(new, size) - scale * _numbers_of(old, size))
@@ -399,21 +364,13 @@ class _Search:
             others: list[Shift] = [(each.key, each.values) for each in news if each is not vector]
             yield None, vector.key, vector.values, others
 
-    def _find_multiples(self, size: int) -> Iterator[tuple[_View, _View, Floats]]:
-        for view, into in product(self._mine.views(size), self._theirs.views(size)):
-            scale = self._multiple(view, into)
-            # Unchanged weights have nothing folded into them.
-            if scale is not None and not close(scale, np.ones(size), _NEAR).all():
-                yield view, into, scale
-
     def _multiple(self, view: _View, into: _View) -> Floats | None:
         """Return the factor per channel if `into` is a multiple of `view`, else None."""
         if prod(view.shape) != prod(into.shape):
             return None
         if not close(view.spread, into.spread, 1e3 * self._tolerance).all():
             return None
-        own = view.values
-        weights = into.values
+        own, weights = view.values, into.values
         for reorder in reorderings(weights.shape, own.shape):
             other = reorder(weights).reshape(len(own), -1)
             flat = own.reshape(other.shape)
@@ -427,7 +384,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts whose implied mean is near the mean, or the variance if it was swapped."""
+    """Return the shifts whose implied mean is near the mean, or near a variance in its place."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
@@ -443,7 +400,6 @@ def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Sh
 
 
 def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
-    """Return a layer with mean 0, variance 1, and this scale and shift."""
     arrays = {
         "gamma": scale,
         "beta": shift,
@@ -458,7 +414,7 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 
 
 def _is_common(scale: Floats) -> bool:
-    """Return True if a scale may be equal by chance, and proves nothing.
+    """Return True if a scale proves nothing, because other scales may be equal by chance.
 
     All channels have one scale, or the only channel's scale has few binary digits, such as 0.75.
     """
@@ -569,12 +525,11 @@ def _split_and_swap(size: int, array: Floats) -> Floats:
 
 
 def _numbers_of(vector: _Vector | None, size: int) -> Floats:
-    """Return the numbers of a vector; zeros if it is None."""
     return np.zeros(size) if vector is None else vector.values
 
 
 def _rounding_of(variable: Variable) -> Rounding | None:
-    """Return how a tensor was rounded; None for float32 and wider."""
+    """Return how a tensor was rounded when it was stored; None for float32 and wider."""
     if variable.stepper is not None:
         return "quantized"
     return _ROUNDINGS[variable.dtype][0] if variable.dtype in _ROUNDINGS else None

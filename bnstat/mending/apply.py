@@ -96,15 +96,9 @@ def apply(
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
-    """Check that a copy has the new arrays, and is otherwise equal to the original.
+    """Check that a copy has the new arrays (by key), and is otherwise equal to the original.
 
-    Args:
-        copy: the finished copy, read back.
-        original: the model that was copied.
-        arrays: key -> new array.
-
-    Raises:
-        ChangedError: a layer of the copy is wrong.
+    Raises ChangedError if a layer of the copy is wrong.
     """
     layers = {layer.name: layer for layer in (*copy.layers, *copy.incomplete)}
     for layer in (*original.layers, *original.incomplete):

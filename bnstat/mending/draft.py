@@ -24,9 +24,6 @@ _EXCHANGE: Final = 2
 class Draft(contextlib.AbstractContextManager["Draft"]):
     """A copy of a model's files. Entering makes the copy; leaving removes an unfinished copy.
 
-    Args:
-        layout: the files of the original and of the copy.
-
     Attributes:
         folder: the temporary folder; the paths in the layout are relative to it.
         model: the copied model, as a path for `load`.
@@ -39,11 +36,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         self.model = os.path.join(self.folder, layout.model)
 
     def __enter__(self) -> Draft:
-        """Copy all files.
-
-        Raises:
-            BnstatError: a file cannot be read, or the copy cannot be written.
-        """
+        """Copy all files."""
         try:
             os.mkdir(self.folder, 0o700)
             for path in self._layout.folders:
@@ -78,12 +71,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise type(error)(where, error.what, error.hint) from error
 
     def finish(self) -> None:
-        """Give the copy its final name.
-
-        Raises:
-            ChangedError: the original changed after it was opened.
-            BnstatError: the copy cannot be written.
-        """
+        """Give the copy its final name, if the original did not change after it was opened."""
         try:
             for path, before in self._states.items():
                 if _state(os.stat(path)) != before:
@@ -190,10 +178,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 
 def exchange(path: str, other: str) -> bool:
-    """Swap the names of two files or folders atomically; return False if the system cannot.
-
-    Source: renameat2(2).
-    """
+    """Swap the names of two paths atomically with renameat2(2); return False if impossible."""
     import ctypes
 
     try:

@@ -43,26 +43,18 @@ class Footprint:
 
     @property
     def path(self) -> str:
-        """The path of this model alone, for `load`."""
+        """Return the path of this model alone, for `load`."""
         return os.path.join(self.folder, self.name) if self.name else self.folder
 
     def renamed(self, name: str) -> dict[str, str]:
-        """Return file -> new name, if the model is renamed to `name`.
-
-        Files to which another file refers keep their names.
-        """
+        """Return file -> new name; files to which another file refers keep their names."""
         if self.kind == "checkpoint":
             return {file: name + file[len(self.name) :] for file in self.files}
         return {file: name if file == self.name else file for file in self.files}
 
 
 def footprint(source: Source) -> Footprint:
-    """Return the files of a model that was read.
-
-    Raises:
-        UnsupportedError: bnstat does not write this format, or the model is in an archive.
-        BnstatError: the path is only one of a model's files.
-    """
+    """Return the files of a model that was read, if bnstat can write its format."""
     if source.format not in WRITERS:
         raise UnsupportedError(
             source.path,
@@ -115,10 +107,7 @@ def _is_saved_model(folder: str) -> bool:
 
 
 def _checkpoint(folder: str, prefix: str) -> list[str]:
-    """Return the names of a checkpoint's files; the file that completes the checkpoint is last.
-
-    That file is the index, or the only file of version 1.
-    """
+    """Return the names of a checkpoint's files; the file that completes the checkpoint is last."""
     listing = LocalFolder(folder)
     shards = [
         name
@@ -149,8 +138,7 @@ class Layout:
 
     Attributes:
         parent: the folder in which the copy appears.
-        names: the files and folders that appear in `parent`, in order of appearance; the last one
-            makes the copy complete.
+        names: the files and folders that appear in `parent`; the last one makes the copy complete.
         model: the path of the copied model, for `load`.
         files: file of the original -> file of the copy.
         folders: folder of the copy -> folder of the original, or None for a new folder. A folder
@@ -169,7 +157,7 @@ class Layout:
 
     @property
     def output(self) -> str:
-        """The path of the copy, for `load`."""
+        """Return the path of the copy, for `load`."""
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
 
 
@@ -177,11 +165,6 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
     """Return the layout of a copy at `output`, or of a copy that replaces the model.
 
     Call this before a long computation, so that errors are raised early.
-
-    Raises:
-        UnsupportedError: bnstat does not write this format, or the model is in an archive.
-        NotFoundError: the folder of the output does not exist.
-        BnstatError: the output exists, or is inside of the model or contains it.
     """
     if in_place == (output is not None):
         raise BnstatError("output", "pass either output or in_place")
@@ -190,12 +173,7 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
 
 
 def layout(original: Footprint, output: str) -> Layout:
-    """Return the layout of a copy at a path.
-
-    Raises:
-        NotFoundError: the folder of the output does not exist.
-        BnstatError: the output exists, or is inside of the model or contains it.
-    """
+    """Return the layout of a copy at a path that must not exist."""
     if not output:
         raise BnstatError("output", "is empty", "pass a path for the copy")
     if original.kind == "folder" or original.within:
@@ -281,11 +259,7 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Return file -> copy for all files in a folder, and folder of the copy -> original folder.
-
-    Raises:
-        BnstatError: the folder contains a link to a folder, a device or another special file.
-    """
+    """Return file -> copy for all files in a folder, and folder of the copy -> original folder."""
     files: dict[str, str] = {}
     folders: dict[str, str | None] = {inside: folder}
     for parent, subfolders, names in os.walk(folder, onerror=_fail):

@@ -33,8 +33,6 @@ class Change:
     """A role of a layer that received values.
 
     Attributes:
-        layer: the name of the layer in the model.
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
         key: the key of the variable in the file.
         channels: the number of elements of the variable.
         moved: the number of elements whose bits changed.
@@ -88,21 +86,8 @@ def fit(
 ) -> tuple[dict[str, Array], list[Change]]:
     """Pair values with the variables of a model, and convert them to the stored shape and dtype.
 
-    Args:
-        model: the model that is written.
-        values: the new values.
-        roles: write only these roles.
-        globs: write only layers whose name matches a glob; if empty, write all.
-
-    Returns:
-        Key of a variable -> new array, and the changes in the order of the model.
-
-    Raises:
-        NotFoundError: the model lacks a layer or role that has values, or no values are for the
-            chosen roles and layers.
-        DamagedError: values do not have the shape of the variable.
-        UnsupportedError: the stored dtype cannot represent a value exactly.
-        BnstatError: layers that share a variable receive different values for it.
+    `roles` and `globs` (of layer names) limit what is written. Returns key of a variable -> new
+    array, and the changes in the order of the model.
     """
     for role in roles:
         _check_role(role, "roles")
@@ -149,7 +134,7 @@ def fit(
 
 
 def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
-    """Return all layers, including those without moving statistics."""
+    """Return all layers, including the layers without moving statistics."""
     return (*model.layers, *model.incomplete)
 
 
@@ -224,10 +209,7 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
 
 
 def different(old: Array, new: Array) -> Array:
-    """Return a flat mask of the elements of two arrays whose bits differ.
-
-    The arrays have the same shape and dtype.
-    """
+    """Return a flat mask of the elements with unequal bits in two arrays of one shape and dtype."""
 
     def raw(array: Array) -> Array:
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -247,13 +229,9 @@ def _largest(old: Array, new: Array) -> float:
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Return `arrays` with additions for variables that the file stores under two keys.
 
-    Two variables with equal names and bits count as copies. If several variables
-    have equal names and bits, but different new values, the second copies are left unchanged,
-    because no graph reads them.
-
-    Args:
-        contents: the file before the arrays are written.
-        arrays: key -> new array.
+    Two variables with equal names and bits count as copies. If several variables have equal names
+    and bits, but different new values, the second copies are left unchanged, because no graph reads
+    them.
     """
     result = dict(arrays)
     for key, candidates in saved_again(contents.objects).items():

@@ -11,8 +11,8 @@ import pytest
 
 import bnstat
 from bnstat.checks import Finding, check
-from bnstat.compare import history
 from bnstat.model import ROLES
+from bnstat.run_history import history
 from tests.checks.cases import (
     INFINITE,
     NAN,

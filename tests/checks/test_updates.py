@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.checks import Evidence, Finding, Thresholds, check, find_rules, trained_with
+from bnstat.checks import Finding, Thresholds, check, find_rules, trained_with
+from bnstat.checks.training_mode import Evidence
 from bnstat.errors import DamagedError
 from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, Source, StatisticsUse, Variable
 from bnstat.output.findings import explained

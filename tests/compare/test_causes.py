@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.compare import Difference, LayerChange, diff
+from bnstat.compare.diff import Difference, LayerChange, diff
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm
 from tests.compare.ports import arrays_of, changed, rewritten, trained
@@ -149,7 +149,7 @@ def test_several_causes() -> None:
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["tolerance", "epsilon"])
+@pytest.mark.parametrize("name", ["rtol", "atol", "tolerance", "epsilon"])
 def test_tolerance_and_epsilon_are_numbers_from_0_on(name: str, value: float) -> None:
     with pytest.raises(BnstatError, match="number of at least 0"):
         compared(BN, BN, **{name: value})

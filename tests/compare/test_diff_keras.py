@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.compare import diff
+from bnstat.compare.diff import diff
 
 keras = pytest.importorskip("keras")
 

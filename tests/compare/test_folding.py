@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.compare import diff, folding
+from bnstat.compare import folding
+from bnstat.compare.diff import diff
 from bnstat.compare.folding import reorderings
 from bnstat.model import BatchNorm, Model, Variable
 from tests.compare.ports import (

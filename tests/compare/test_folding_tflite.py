@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import bnstat
 from bnstat.cli import main
-from bnstat.compare import diff
+from bnstat.compare.diff import diff
 from tests.formats.tflite.files import NORMS, write_all
 
 WAYS = {"float32": None, "float16": "float16", "dynamic": "quantized", "int8": "quantized"}

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bnstat
 from bnstat.checks import check
-from bnstat.compare import history
-from bnstat.errors import DamagedError
+from bnstat.errors import BnstatError, DamagedError
 from bnstat.model import BatchNorm, Model, Source, Summary, Variable
-from bnstat.run_history import MEASURES
+from bnstat.run_history import MEASURES, history
 from tests.output.models import layer, model, usual
 
 
@@ -210,3 +211,36 @@ def test_arrays_of_a_checkpoint_are_released() -> None:
 def test_only_some_roles() -> None:
     run = history([at(1, usual("bn"))]).only(["beta"])
     assert list(run.tracks) == [("bn", "beta")]
+
+
+RUN = Path(__file__).parent.parent / "data" / "digits" / "run"
+BROKEN = RUN.parent.parent / "digits_no_updates" / "saved_model"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_functions_of_models_load_paths(kind: type) -> None:
+    run = history(kind(RUN))
+    assert [each.name for each in run.checkpoints][-1] == "model-400"
+    assert run.tracks.keys() == history(bnstat.load_all(RUN)).tracks.keys()
+    names = [each.name for each in history([kind(RUN), bnstat.load(RUN)]).checkpoints]
+    assert names == ["model-400", "model-400"]
+    assert len(history(bnstat.load(RUN)).checkpoints) == 1
+    assert bnstat.diff(kind(RUN), kind(RUN)).verdict == "same"
+    assert bnstat.diff(bnstat.load(RUN), kind(BROKEN)).verdict == "different"
+    assert len(bnstat.check(kind(BROKEN))) == len(bnstat.check(bnstat.load(BROKEN))) > 0
+
+
+@pytest.mark.parametrize("function", [history, check, lambda model: bnstat.diff(model, RUN)])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, "is neither a path nor a model"),
+        ([3], "is neither a path nor a model"),
+        ("nowhere", "no such file, folder or checkpoint"),
+    ],
+)
+def test_anything_else_is_refused(
+    function: Callable[[object], object], model: object, message: str
+) -> None:
+    with pytest.raises(BnstatError, match=message):
+        function(model)

@@ -18,7 +18,6 @@ from bnstat.model import Array
 from bnstat.storage.files import Range
 
 Write = Callable[[Contents, Mapping[str, Array]], None]
-"""Writes arrays (key -> new array) into an opened copy."""
 
 WRITERS: Final = {
     "tf2-checkpoint": "tensorflow.write_bundle",
@@ -34,16 +33,7 @@ WRITERS: Final = {
 
 
 def write_arrays(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write arrays into a copy.
-
-    Args:
-        contents: the opened copy.
-        arrays: key -> array of the variable's shape and dtype.
-
-    Raises:
-        UnsupportedError: bnstat cannot write a variable in its storage form.
-        OSError: a file cannot be written.
-    """
+    """Write arrays (key -> array of the variable's shape and dtype) into an opened copy."""
     if arrays:
         module, _, function = WRITERS[contents.source.format].partition(".")
         write: Write = getattr(import_module(f"bnstat.mending.writers.{module}"), function)
@@ -53,8 +43,7 @@ def write_arrays(contents: Contents, arrays: Mapping[str, Array]) -> None:
 def patch(contents: Contents, arrays: Mapping[str, Array]) -> tuple[list[Range], list[str]]:
     """Replace the bytes of arrays that are stored as plain bytes.
 
-    Returns:
-        The ranges that were replaced, and the keys of the arrays that are not plain bytes.
+    Return the ranges that were replaced, and the keys of the arrays that are not plain bytes.
     """
     done: list[Range] = []
     others = []

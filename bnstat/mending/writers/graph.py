@@ -42,11 +42,9 @@ _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
 def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
-    """Return a message with changed fields. All other fields keep their bytes.
+    """Return a message in which `changes` (field number -> function) replaced the values of fields.
 
-    Args:
-        changes: number of a field -> function from an old to a new value.
-        message: the message.
+    All other fields keep their bytes.
     """
     pieces, kept = [], 0
     for span in spans(message):
@@ -60,12 +58,7 @@ def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """Return a function that takes a message and changes a field nested in it.
-
-    Args:
-        path: the numbers of the fields, from the outermost message inwards.
-        change: changes the innermost field.
-    """
+    """Return a function that changes the field at a path of field numbers, outermost first."""
     for number in reversed(path):
         change = partial(rebuilt, {number: change})
     return change

@@ -41,12 +41,7 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def write_by_library(paths: Iterable[str], arrays: Mapping[str, Array]) -> None:
-    """Write datasets with h5py, each into the file that contains the dataset.
-
-    Raises:
-        UnsupportedError: a dataset is in none of the files.
-        BnstatError: h5py cannot write.
-    """
+    """Write datasets with h5py, each into the file that contains the dataset."""
     left = dict(arrays)
     for path in paths:
         file = LocalFile(path)
@@ -90,15 +85,7 @@ _PIECE: Final = 1 << 20
 
 
 def renew_checksums(path: str, offsets: Sequence[int]) -> None:
-    """Update the checksums of members of a zip whose stored bytes have changed.
-
-    Args:
-        path: the zip.
-        offsets: the offsets of changed bytes in the zip, all in members without compression.
-
-    Raises:
-        DamagedError: the zip is damaged.
-    """
+    """Update the checksums of uncompressed members of a zip whose bytes changed at `offsets`."""
     with zipfile.ZipFile(path) as archive:
         members, entry = archive.infolist(), archive.start_dir
     with open(path, "r+b") as file:

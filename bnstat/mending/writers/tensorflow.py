@@ -31,16 +31,9 @@ Change = Callable[[bytes], bytes]
 
 
 def change(path: str, changes: Mapping[bytes, Change]) -> None:
-    """Change the values of some keys of an SSTable.
+    """Change the values of some keys of an SSTable (`changes`: key -> function of the old value).
 
     Blocks without these keys keep their bytes; changed blocks are not compressed.
-
-    Args:
-        path: the file of the table.
-        changes: key -> function from the old to the new value.
-
-    Raises:
-        DamagedError: the table is damaged, or lacks a key.
     """
     file = LocalFile(path)
     table = Table(file)
@@ -89,14 +82,7 @@ def _handles_in_footer(file: LocalFile) -> tuple[tuple[int, int], tuple[int, int
 
 
 class _Entry(NamedTuple):
-    """An entry of a block.
-
-    Attributes:
-        position: the offset in the block.
-        shared: the number of leading bytes that the key shares with the previous key.
-        rest: the other bytes of the key.
-        value: the value.
-    """
+    """An entry of a block at an offset; the key starts with `shared` bytes of the previous key."""
 
     position: int
     shared: int
