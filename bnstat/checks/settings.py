@@ -39,11 +39,8 @@ _SHARED: Final = "pyproject.toml"
 class Settings:
     """The rules that a check applies, the thresholds, and the severity that fails a check.
 
-    Attributes:
-        select: names of rules or prefixes of codes; empty to apply all rules.
-        ignore: names or prefixes of codes of rules that are not applied.
-        thresholds: name in `Thresholds` -> value.
-        fail_on: the least serious severity that fails a check; None if it is not set.
+    `select` and `ignore` contain names of rules or prefixes of codes; an empty `select` applies all
+    rules. `thresholds` maps names in `Thresholds` to values.
     """
 
     select: tuple[str, ...] = ()
@@ -108,15 +105,8 @@ def resolve(
 ) -> dict[str, Settings]:
     """Return path -> settings for each model.
 
-    Args:
-        paths: the models.
-        given: settings from the command line, which take precedence over configuration files.
-        config_file: the project's configuration file; None to find the nearest file for each model.
-        isolated: True to use no configuration file.
-
-    Raises:
-        BnstatError: a configuration file cannot be read or is invalid, or `given` contains an
-            unknown rule or threshold.
+    The settings in `given` take precedence over `config_file` or, by default, over the nearest
+    configuration file of each model. With `isolated`, no configuration file is used.
     """
     find_rules([*given.select, *given.ignore])
     Thresholds.of(given.thresholds)

@@ -84,9 +84,8 @@ _FEWEST_OF_SUMS: Final = 64
 class Gradient(NamedTuple):
     """The gradient of a bias, compared with the gradient that inference mode would cause.
 
-    The expected gradient is the gradient of beta times the scale of the layer. `ratio` and
-    `distance` are the norms of the bias's gradient and of the difference, divided by the expected
-    norm.
+    That gradient is the gradient of beta times the scale of the layer. Its norm is the unit of
+    `ratio` (the norm of the bias's gradient) and of `distance` (the norm of the difference).
     """
 
     ratio: float
@@ -94,12 +93,10 @@ class Gradient(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A layer's beta, and the bias right before the layer, with one number per channel.
+    """A layer's beta, and the bias right before the layer: one number per channel.
 
-    Attributes:
-        is_proven: see `PrecedingBias`.
-        gradient: the comparison of the optimizer's gradient averages; None if they are not stored.
-        is_sum: True if `bias` is summed over positions.
+    `gradient` is None if the file stores no averages of gradients. `is_sum` is True if the bias has
+    a number for each position, and was summed over the positions.
     """
 
     bias: NDArray[np.float64]
@@ -116,19 +113,16 @@ class Evidence:
     Attributes:
         trained_with: the statistics that normalized during training.
         reason: the reason in one sentence, with the numbers.
-        layers: the number of layers whose beta was compared with the bias before the layer.
-        channels: the number of channels in these layers.
-        ratio: standard deviation of the bias / standard deviation of beta, as the root mean square
-            over the layers. None if no layer was compared.
-        correlation: the correlation of bias and beta over the channels, as the mean over the
-            layers, weighted by their numbers of channels. None if no layer was compared.
-        gradient_ratio: the largest `Gradient.ratio` of all layers. None if the file does not store
-            gradients.
+        layers, channels: the number of layers and channels whose bias and beta were compared.
+        ratio: standard deviation of the bias / standard deviation of beta (root mean square over
+            the layers).
+        correlation: the correlation of bias and beta over the channels (weighted mean over the
+            layers).
+        gradient_ratio: the largest `Gradient.ratio` of all layers.
         graph_layers: the number of layers in graphs.
         updates: the number of ops in graphs that update moving statistics.
-        updates_run: the number of update ops that run in a training step; None if no graph trains.
-        layers_read: the number of layers in graphs whose statistics are read by ops other than
-            updates.
+        updates_run: the number of updates that run in a training step; None if no graph trains.
+        layers_read: the number of layers in graphs whose statistics other ops than updates read.
     """
 
     trained_with: TrainedWith

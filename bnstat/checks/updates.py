@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +34,20 @@ from bnstat.errors import BnstatError
 from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model, as_float64
 
-_UNTRAINED: Final = "; gamma and beta are initial as well: the model was not trained"
-_CONVERTED: Final = (
-    ": the updates never ran, or a converter moved the statistics into gamma and beta; the file "
-    "does not show which, but bnstat diff with the original file does"
-)
-_BATCH: Final = (
-    ", and training used the statistics of each batch: inference is broken; bnstat recalibrate "
-    "MODEL --data D -o COPY repairs it"
-)
-_UNKNOWN: Final = (
-    ": if training used the statistics of each batch, inference is broken; if it used the initial "
-    "ones, inference is correct; bnstat drift MODEL --data D shows which"
-)
+_CAUSES: Final = {
+    "untrained": "; gamma and beta are initial as well: the model was not trained",
+    "converted": ": the updates never ran, or a converter moved the statistics into gamma and "
+    "beta; the file does not show which, but bnstat diff with the original file does",
+    "batch": ", and training used the statistics of each batch: inference is broken; bnstat "
+    "recalibrate MODEL --data D -o COPY repairs it",
+    "stored": ", and training used these: inference is correct; do not recalibrate",
+    "unused": ", but the network in the file does not use them: it normalizes with the statistics "
+    "of each batch; run bnstat recalibrate MODEL --data D -o COPY before anything reads the stored "
+    "ones (a graph built for inference, an export, a port)",
+    "unknown": ": if training used the statistics of each batch, inference is broken; if it used "
+    "the initial ones, inference is correct; bnstat drift MODEL --data D shows which",
+}
+"""Cause of initial statistics -> the rest of the message about the whole model."""
 
 
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
@@ -94,29 +94,12 @@ def _divides_by_one(layer: BatchNorm) -> bool:
     return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Initial:
-    """The layers of a model that have the initial statistics, and the reason.
-
-    Attributes:
-        cause: `untrained`, `converted` (a converter may have moved the statistics into gamma and
-            beta), `batch` (training used the statistics of each batch), `unused` (like `batch`, and
-            no graph reads the stored statistics), `stored` (training used the initial statistics)
-            or `unknown`.
-        evidence: one sentence on how the model was trained; may be empty.
-    """
+class _Initial(NamedTuple):
+    """The layers that have the initial statistics, a key of `_CAUSES`, and a message."""
 
     layers: Sequence[BatchNorm]
     cause: str
-    evidence: str = ""
-
-    def of_all(self, model: Model) -> str:
-        """Return how many of the model's layers have the initial statistics, in words."""
-        number, total = len(self.layers), len(model.layers)
-        if total == 1:
-            return "the only layer still has the initial statistics"
-        part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
-        return f"{part} still have the initial statistics"
+    message: str
 
 
 def _initial_layers(model: Model) -> _Initial:
@@ -126,19 +109,24 @@ def _initial_layers(model: Model) -> _Initial:
         for layer in model.layers
         if has_initial_statistics(layer) and not _has_negative_zero(layer)
     ]
+    number, total = len(layers), len(model.layers)
     if converted == "surely" or not layers:
-        return _Initial((), "converted")
+        return _Initial((), "converted", "")
     is_trained = model.source.step != 0 and (
-        len(layers) < len(model.layers)
-        or any(_has_initial_weights(layer) is False for layer in layers)
+        number < total or any(_has_initial_weights(layer) is False for layer in layers)
     )
+    evidence = ""
     if not is_trained or all(map(_has_initial_weights, layers)):
-        return _Initial(layers, "untrained")
-    if converted == "perhaps":
-        return _Initial(layers, "converted")
-    evidence = trained_with(model)
-    cause = "unused" if evidence.is_unused else evidence.trained_with.partition("-")[0]
-    return _Initial(layers, cause, f"; evidence: {evidence.reason}")
+        cause = "untrained"
+    elif converted == "perhaps":
+        cause = "converted"
+    else:
+        shown = trained_with(model)
+        cause = "unused" if shown.is_unused else shown.trained_with.partition("-")[0]
+        evidence = f"; evidence: {shown.reason}"
+    part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
+    subject = "the only layer still has" if total == 1 else f"{part} still have"
+    return _Initial(layers, cause, f"{subject} the initial statistics{_CAUSES[cause]}{evidence}")
 
 
 @as_rule("BN001", "never-updated", "error", "moving statistics are the initial 0 and 1")
@@ -149,9 +137,8 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
     is_trained = initial.cause != "untrained"
     severity: Severity = "error" if initial.cause == "batch" else "warning"
     if is_trained or len(initial.layers) == len(model.layers) > 1:
-        texts = {"untrained": _UNTRAINED, "converted": _CONVERTED, "batch": _BATCH}
         yield rule.finding(
-            f"{initial.of_all(model)}{texts.get(initial.cause, _UNKNOWN)}{initial.evidence}",
+            initial.message,
             severity=severity if is_trained else "info",
             layers=len(initial.layers),
         )
@@ -197,24 +184,14 @@ def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
 def _inference_mode(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     initial = _initial_layers(model)
     if initial.cause == "stored":
-        yield rule.finding(
-            f"{initial.of_all(model)}, and training used these: inference is correct; do not "
-            f"recalibrate{initial.evidence}",
-            layers=len(initial.layers),
-        )
+        yield rule.finding(initial.message, layers=len(initial.layers))
 
 
 @as_rule("BN018", "unused-statistics", "warning", "the network does not read its statistics")
 def _unused_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     initial = _initial_layers(model)
     if initial.cause == "unused":
-        yield rule.finding(
-            f"{initial.of_all(model)}, but the network in the file does not use them: it "
-            "normalizes with the statistics of each batch; run bnstat recalibrate MODEL --data D "
-            "-o COPY before anything reads the stored ones (a graph built for inference, an "
-            f"export, a port){initial.evidence}",
-            layers=len(initial.layers),
-        )
+        yield rule.finding(initial.message, layers=len(initial.layers))
 
 
 @as_rule("BN002", "half-updated", "warning", "only one moving statistic was updated")
@@ -255,8 +232,8 @@ _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
 def _steps(model: Model) -> tuple[int, float] | None:
     """Return the number of training steps and its `_TRUST_IN_...` constant; None if unknown.
 
-    The optimizer's count is preferred to the number in a checkpoint's name, which may be an epoch.
-    The count restarts at 0 when a model is compiled again.
+    The optimizer's count, which restarts when a model is compiled again, is preferred to the number
+    in a checkpoint's name, which may be an epoch.
     """
     try:
         counts = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ _MOST_PARTS = 16
 """The number of trailing components of a name that are compared."""
 
 Floats = NDArray[np.float64]
+_Parts = tuple[str, ...]
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +116,23 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
     PyTorch's wrappers put `module.` before every name, so that suffixes are ambiguous: `module.bn1`
     and `module.layer1.0.bn1` both end with `bn1`. The most common prefix is tried first.
     """
-    candidates: dict[Hashable, list[Pair]] = defaultdict(list)
-    old_by_parts, new_by_parts = _by_parts(olds), _by_parts(news)
-    for parts, new in new_by_parts.items():
-        for start in range(min(len(parts), _MOST_PARTS)):
-            if parts[start:] in old_by_parts:
-                pair = Pair(old_by_parts[parts[start:]], new, "suffix")
-                candidates["new", parts[:start]].append(pair)
-    for parts, old in old_by_parts.items():
-        for start in range(1, min(len(parts), _MOST_PARTS)):
-            if parts[start:] in new_by_parts:
-                pair = Pair(old, new_by_parts[parts[start:]], "suffix")
-                candidates["old", parts[:start]].append(pair)
+    candidates: dict[tuple[str, _Parts], list[Pair]] = defaultdict(list)
+    old_by_parts, new_by_parts = (
+        _unique((_parts(layer.name), layer) for layer in layers) for layers in (olds, news)
+    )
+    for side, layers, others in (
+        ("new", new_by_parts, old_by_parts),
+        ("old", old_by_parts, new_by_parts),
+    ):
+        for parts, layer in layers.items():
+            for start in range(min(len(parts), _MOST_PARTS)):
+                if (other := others.get(parts[start:])) is not None:
+                    old, new = (other, layer) if side == "new" else (layer, other)
+                    candidates[side, parts[:start]].append(Pair(old, new, "suffix"))
     result: list[Pair] = []
     paired_olds: set[str] = set()
     paired_news: set[str] = set()
-    for key, pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
+    for (_, prefix), pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
         free = [
             pair
             for pair in pairs
@@ -136,33 +140,35 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
         ]
         same = [pair for pair in free if _shape(pair.old) == _shape(pair.new)]
         # One name that ends in another proves little, unless the names are equal.
-        if 2 * len(same) > len(free) and (len(same) > 1 or key == ("new", ())):
+        if 2 * len(same) > len(free) and (len(same) > 1 or not prefix):
             result += same
             paired_olds |= {pair.old.name for pair in same}
             paired_news |= {pair.new.name for pair in same}
     return result
 
 
-def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """Return a mapping from name components to layers, for layers with unique components."""
-    counts = Counter(_parts(layer.name) for layer in layers)
-    return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
+def _unique(keyed: Iterable[tuple[_Key, BatchNorm]]) -> dict[_Key, BatchNorm]:
+    """Return key -> layer, for the keys that occur only once."""
+    keyed = list(keyed)
+    counts = Counter(key for key, _ in keyed)
+    return {key: layer for key, layer in keyed if counts[key] == 1}
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def _parts(name: str) -> _Parts:
     """Split a name into components, separated by `/` (TensorFlow, Flax) or `.` (PyTorch, ONNX)."""
     return tuple(printable(name).replace("/", ".").split("."))
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
     """Pair layers of equal shape if one name ends with the other, and no further name does."""
-    old_counts = Counter(suffix for layer in olds for suffix in _suffixes(layer.name))
-    new_counts = Counter(suffix for layer in news for suffix in _suffixes(layer.name))
-    by_suffix = {suffix: layer for layer in olds for suffix in _suffixes(layer.name)}
+    by_suffix, new_by_suffix = (
+        _unique((suffix, layer) for layer in layers for suffix in _suffixes(layer.name))
+        for layers in (olds, news)
+    )
+    shared = by_suffix.keys() & new_by_suffix.keys()
     pairs = []
     for layer in news:
-        unique = (s for s in _suffixes(layer.name) if old_counts[s] == new_counts[s] == 1)
-        suffix = next(unique, None)
+        suffix = next((suffix for suffix in _suffixes(layer.name) if suffix in shared), None)
         if suffix is None:
             continue
         old = by_suffix[suffix]
@@ -171,7 +177,7 @@ def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
     return pairs
 
 
-def _suffixes(name: str) -> list[tuple[str, ...]]:
+def _suffixes(name: str) -> list[_Parts]:
     """Return the suffixes of a name as tuples of components, the whole name first."""
     parts = _parts(name)[-_MOST_PARTS:]
     return [parts[start:] for start in range(len(parts))]
@@ -225,14 +231,12 @@ def _by_effect(
     return [p for p in pairs if old_counts[p.old.name] == new_counts[p.new.name] == 1]
 
 
-def _without_twins(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
-    """Return a mapping from the hash of the values to the layer, for layers with unique values."""
-    keys = [_fingerprint(layer) for layer in layers]
-    counts = Counter(keys)
-    return {key: layer for key, layer in zip(keys, layers, strict=True) if counts[key] == 1}
+def _without_twins(layers: Iterable[BatchNorm]) -> dict[bytes, BatchNorm]:
+    """Return hash of the values -> layer, for layers with unique values."""
+    return _unique((_fingerprint(layer), layer) for layer in layers)
 
 
-def _fingerprint(layer: BatchNorm) -> Hashable:
+def _fingerprint(layer: BatchNorm) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for role in ROLES:
         if (array := layer.array(role)) is not None:
@@ -257,9 +261,7 @@ def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> lis
     return pairs
 
 
-def _by_shapes(
-    layers: Sequence[BatchNorm],
-) -> dict[tuple[tuple[str, tuple[int, ...]], ...], list[BatchNorm]]:
+def _by_shapes(layers: Sequence[BatchNorm]) -> Mapping[_Shapes, list[BatchNorm]]:
     groups = defaultdict(list)
     for layer in layers:
         roles = [role for role in ROLES if role in layer.variables]

@@ -206,8 +206,7 @@ def _quantized(old: BatchNorm, new: BatchNorm, olds: Values, news: Values) -> Ca
     return Cause("rounded", "rounded to the steps of quantized numbers")
 
 
-def _rounded(old: Values, new: Values, tolerance: float) -> Cause | None:
-    del tolerance
+def _rounded(old: Values, new: Values, _: float) -> Cause | None:
     import ml_dtypes
 
     for dtype in (np.float16, ml_dtypes.bfloat16):
@@ -223,8 +222,7 @@ def _rounded(old: Values, new: Values, tolerance: float) -> Cause | None:
     return None
 
 
-def _order(old: Values, new: Values, tolerance: float) -> Cause | None:
-    del tolerance
+def _order(old: Values, new: Values, _: float) -> Cause | None:
     olds, news = (np.stack([values[role] for role in ROLES]) for values in (old, new))
     same = (olds[:, np.lexsort(olds)] == news[:, np.lexsort(news)]).all()
     return Cause("order", "the channels are in another order") if same else None

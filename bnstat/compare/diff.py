@@ -92,16 +92,11 @@ class LayerChange:
 
     Attributes:
         old, new: the layer's name in the old and the new model.
-        match: the criterion for pairing: by `name`, `suffix` (one name is a suffix of the other),
-            `position`, `values` or `effect`.
+        match: the criterion for pairing; `suffix` if one name ends with the other.
         settings: changes of epsilon and momentum, if stored in both files.
-        remark: the key in `REMARKS`, derived from the roles that changed. None if the formats
-            differ, or if every difference has a cause.
-        verdict: `same` values and settings, `same-effect` (scale and shift agree within the
-            tolerance, though the values do not), or `different`.
-        causes: why the layers differ, as far as arithmetic shows the cause.
-        epsilons: the epsilon of the old and of the new layer; None if the file does not store it
-            and no epsilon was passed to `diff`.
+        remark: a key in `REMARKS`; None if the formats differ, or if every difference has a cause.
+        verdict: `same-effect` if scale and shift agree within the tolerance, though values do not.
+        epsilons: the epsilon of the old and of the new layer; None if unknown.
     """
 
     old: str

@@ -110,20 +110,11 @@ def find_folded(
     side: Side,
     effects: Effects,
 ) -> tuple[list[Folded], list[Unfolded]]:
-    """Return the layers that are, or may be, folded into the other model's weights.
+    """Return the layers that are folded into the other model's weights, and the layers that may be.
 
-    Args:
-        layers: layers of `own` that are missing in the other model.
-        doubtful: layers whose counterpart in the other model is uncertain. Only proven foldings of
-            these layers are returned.
-        own: the model that has the layers.
-        other: the other model.
-        side: `old` or `new`, whichever `own` is.
-        effects: the effects of layers.
-
-    Returns:
-        The foldings, and the layers in `layers` without a folding. The second list is empty if the
-        other model has batch norm and no converter wrote it: such a model is probably not folded.
+    `layers` are missing in the other model. The counterpart of `doubtful` layers is uncertain, so
+    only their proven foldings are returned. The second list is empty if the other model has batch
+    norm and no converter wrote it: such a model is probably not folded.
     """
     if not own.stored or not other.stored:
         return [], []
@@ -170,6 +161,11 @@ class _Vector(NamedTuple):
     rounding: Rounding | None
 
 
+def _zeros(size: int) -> _Vector:
+    """Return the vector that stands for a missing bias; its key is empty."""
+    return _Vector("", np.zeros(size), np.zeros(size), None)
+
+
 @dataclass(frozen=True)
 class _View:
     """Weights, and an axis that may be the channel axis.
@@ -178,8 +174,7 @@ class _View:
         shape: the shape of the weights without axes of size 1. The last two axes of a depthwise
             kernel may be merged.
         axis: the channel axis in `shape`.
-        norms: the Euclidean norm of each channel, independent of the order of the other axes.
-        doubts: the largest rounding error of each norm.
+        norms, doubts: the Euclidean norm of each channel, and its largest rounding error.
     """
 
     tensors: _Tensors
@@ -189,23 +184,19 @@ class _View:
     norms: Floats
     doubts: Floats
 
-    @property
-    def values(self) -> Floats:
-        """The numbers, with the channel axis first."""
-        return self._channels_first(self.tensors.array(self.weights))
-
-    @property
-    def doubt(self) -> Floats:
-        """The largest rounding error of each number, with the channel axis first."""
-        return self._channels_first(self.tensors.doubt(self.weights))
-
-    def _channels_first(self, array: Floats) -> Floats:
-        return np.moveaxis(array.reshape(self.shape), self.axis, 0)
+    def numbers(self) -> tuple[Floats, Floats]:
+        """Return the numbers and their largest rounding errors, with the channel axis first."""
+        values = self.tensors.array(self.weights)
+        values, doubt = (
+            np.moveaxis(array.reshape(self.shape), self.axis, 0)
+            for array in (values, _doubt(self.weights, values))
+        )
+        return values, doubt
 
     @cached_property
     def spread(self) -> Floats:
         """L1 norm / L2 norm of each channel, which does not change if the channel is scaled."""
-        sizes = np.abs(self.values)
+        sizes = np.abs(self.numbers()[0])
         with np.errstate(all="ignore"):
             spread: Floats = sizes.reshape(len(sizes), -1).sum(axis=1) / self.norms
         return spread
@@ -233,50 +224,46 @@ class _Search:
             for into in self._scaled(effect.scale, view):
                 fitting = [bias for bias, _ in biases] or self._biases_of_next(effect, view)
                 for bias in islice(fitting, 1):
-                    rounding = _rounding_of(into.weights) or _rounding_of(view.weights)
-                    if rounding is None and bias is not None:
-                        rounding = bias.rounding
-                    bias_key = bias.key if bias else None
+                    roundings = (_rounding_of(into.weights), _rounding_of(view.weights))
+                    rounding = roundings[0] or roundings[1] or bias.rounding
                     weights, scaled = view.weights.key, into.weights.key
-                    yield Folded(name, self._side, weights, scaled, bias_key, rounding)
+                    yield Folded(name, self._side, weights, scaled, bias.key or None, rounding)
         if _is_common(effect.scale):
             return
         for bias, is_sum in biases:
             for vector in self._theirs.vectors(effect.scale.size):
-                if bias is None or is_sum or vector.key == bias.key:
+                if not bias.key or is_sum or vector.key == bias.key:
                     continue
                 distance = self._tolerance * _larger(vector.values, effect.scale) + vector.doubt
                 if within(vector.values, effect.scale, distance).all():
                     rounding = vector.rounding or bias.rounding
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
-    def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
+    def _biases(self, effect: Effect) -> Iterator[tuple[_Vector, bool]]:
         """Yield each bias that fits an effect, and True if the bias includes an earlier bias.
 
-        An earlier bias is one that the original model adds before the layer. The bias is None if
-        the shift is 0.
+        An earlier bias is one that the original model adds before the layer.
         """
         size = effect.scale.size
-        for old in (None, *self._mine.vectors(size)):
-            scaled = effect.scale * _numbers_of(old, size)
-            doubt = np.abs(effect.scale) * (old.doubt if old else 0)
+        for old in (_zeros(size), *self._mine.vectors(size)):
+            scaled = effect.scale * old.values
+            doubt = np.abs(effect.scale) * old.doubt
             distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
             for vector in self._near(effect.shift + scaled, distance):
-                yield vector, old is not None
+                yield vector, bool(old.key)
         if (np.abs(effect.shift) <= self._tolerance * effect.terms).all():
-            yield None, False
+            yield _zeros(size), False
 
-    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector | None]:
+    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector]:
         """Yield the biases that fit an effect if the layer is folded into the weights after it."""
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
-        weights = view.values
-        ends = self._mine.vectors(weights.shape[1])
-        for before, old in product((None, *self._mine.vectors(len(weights))), (None, *ends)):
-            scaled = effect.scale * _numbers_of(before, len(weights))
-            bias = _numbers_of(old, weights.shape[1])
-            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(bias)
-            expected = (effect.shift + scaled) @ weights + bias
+        weights, _ = view.numbers()
+        befores, olds = ((_zeros(size), *self._mine.vectors(size)) for size in weights.shape)
+        for before, old in product(befores, olds):
+            scaled = effect.scale * before.values
+            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(old.values)
+            expected = (effect.shift + scaled) @ weights + old.values
             yield from self._near(expected, self._tolerance * terms)
 
     def _near(self, expected: Floats, distance: Floats) -> Iterator[_Vector]:
@@ -304,10 +291,9 @@ class _Search:
     def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
         """Return True if `into` equals `view` times `scale`, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
-        scaled = view.values * factor
-        doubt = view.doubt * np.abs(factor)
-        weights = into.values
-        roundings = into.doubt
+        values, doubt = view.numbers()
+        scaled, doubt = values * factor, doubt * np.abs(factor)
+        weights, roundings = into.numbers()
 
         def agree(reorder: _Reordering, channels: slice) -> bool:
             other = reorder(weights)[channels]
@@ -355,9 +341,10 @@ class _Search:
                 and not close(scale, np.ones(size), _NEAR).all()
             ]
         for view, into, scale in self._multiples[size]:
+            zeros = _zeros(size)
             shifts = [
-                (new.key if new else None, _numbers_of(new, size) - scale * _numbers_of(old, size))
-                for old, new in product((None, *self._mine.vectors(size)), (*news, None))
+                (new.key or None, new.values - scale * old.values)
+                for old, new in product((zeros, *self._mine.vectors(size)), (*news, zeros))
             ]
             yield view.weights.key, into.weights.key, scale, shifts
         for vector in news:
@@ -370,7 +357,7 @@ class _Search:
             return None
         if not close(view.spread, into.spread, 1e3 * self._tolerance).all():
             return None
-        own, weights = view.values, into.values
+        (own, _), (weights, _) = view.numbers(), into.numbers()
         for reorder in reorderings(weights.shape, own.shape):
             other = reorder(weights).reshape(len(own), -1)
             flat = own.reshape(other.shape)
@@ -480,20 +467,13 @@ class _Tensors:
             self._kept[weights.key] = array
         return array
 
-    def doubt(self, weights: Variable) -> Floats:
-        """Return the largest rounding error of each number, in the shape of `array(weights)`."""
-        if _rounding_of(weights) is None:
-            return np.broadcast_to(0.0, squeezed(weights.shape))
-        array = self.array(weights)
-        return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
-
     def views(self, size: int) -> Sequence[_View]:
         """Return a view of each weight tensor for each axis with this number of channels."""
         return self._views.get(size, ())
 
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
         array = self.array(weights)
-        doubt = self.doubt(weights)
+        doubt = _doubt(weights, array)
         if _is_coarse(array, doubt):
             return
         for shape in _shapes(weights):
@@ -524,10 +504,6 @@ def _split_and_swap(size: int, array: Floats) -> Floats:
     return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
 
 
-def _numbers_of(vector: _Vector | None, size: int) -> Floats:
-    return np.zeros(size) if vector is None else vector.values
-
-
 def _rounding_of(variable: Variable) -> Rounding | None:
     """Return how a tensor was rounded when it was stored; None for float32 and wider."""
     if variable.stepper is not None:
@@ -536,10 +512,13 @@ def _rounding_of(variable: Variable) -> Rounding | None:
 
 
 def _doubt(variable: Variable, array: Floats) -> Floats:
+    """Return the largest rounding error of each number of an array, which may be squeezed."""
     step = variable.step()
     if step is not None:
-        return np.broadcast_to(as_float64(step) / 2, array.shape)
-    _, relative, absolute = _ROUNDINGS.get(variable.dtype, (None, 0.0, 0.0))
+        return np.broadcast_to(as_float64(step) / 2, variable.shape).reshape(array.shape)
+    if variable.dtype not in _ROUNDINGS:
+        return np.broadcast_to(0.0, array.shape)
+    _, relative, absolute = _ROUNDINGS[variable.dtype]
     return np.abs(array) * relative + absolute
 
 

@@ -11,7 +11,7 @@ from bnstat.formats.locate import locate
 from bnstat.loading import Options
 from bnstat.mending.draft import Draft
 from bnstat.mending.layout import planned
-from bnstat.mending.pairing import Applied, different, fit, with_twins
+from bnstat.mending.pairing import Applied, fit, is_same, with_twins
 from bnstat.mending.writers import write_arrays
 from bnstat.model import ROLES, Array, BatchNorm, Model
 from bnstat.signals import exiting_on_signals
@@ -104,7 +104,7 @@ def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
     for layer in (*original.layers, *original.incomplete):
         copied = _arrays_of(layers.pop(layer.name, None))
         for key, stored in _arrays_of(layer).items():
-            if key not in copied or _differ(arrays.get(key, stored), copied[key]):
+            if key not in copied or not is_same(arrays.get(key, stored), copied[key]):
                 raise _changed(original, layer.name)
     if layers:
         raise _changed(original, next(iter(layers)))
@@ -117,12 +117,6 @@ def _arrays_of(layer: BatchNorm | None) -> dict[str, Array]:
     by_key = ((variable.key, layer.array(role)) for role, variable in layer.variables.items())
     arrays = {key: array for key, array in by_key if array is not None}
     return arrays | {variable.key: variable.read() for variable in layer.undecided}
-
-
-def _differ(expected: Array, array: Array) -> bool:
-    if (expected.shape, expected.dtype) != (array.shape, array.dtype):
-        return True
-    return bool(different(expected, array).any())
 
 
 def _changed(original: Model, name: str) -> BnstatError:

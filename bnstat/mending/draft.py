@@ -59,9 +59,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
     ) -> None:
         """Remove everything except a finished copy.
 
-        Raises:
-            BnstatError: replaces an `OSError`, or an error whose message names the temporary
-                folder.
+        Errors are raised again without the name of the temporary folder.
         """
         self._remove()
         if isinstance(error, OSError):
@@ -85,14 +83,12 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
 
     def _sync_all(self) -> None:
         """Write all files to disk, with the permissions of the originals."""
-        for path, copy in self._layout.files.items():
+        files = [(copy, path) for path, copy in self._layout.files.items()]
+        for copy, original in (*files, *self._layout.folders.items(), ("", None)):
             target = os.path.join(self.folder, copy)
             _sync(target)
-            self._copy_permissions(path, target)
-        for copy, folder in (*self._layout.folders.items(), ("", None)):
-            _sync(os.path.join(self.folder, copy))
-            if folder is not None:
-                self._copy_permissions(folder, os.path.join(self.folder, copy))
+            if original is not None:
+                self._copy_permissions(original, target)
 
     def _copy_permissions(self, original: str, copy: str) -> None:
         """Copy the permissions and, if the copy replaces the original, the owner."""

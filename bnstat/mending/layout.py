@@ -28,10 +28,9 @@ class Footprint:
     Attributes:
         kind: `folder` if the model is a whole folder; `checkpoint` if the file names start with one
             prefix; `files` for a file and the files to which it refers.
-        folder: the folder that contains the files; if the model is a whole folder, that folder.
+        folder: the folder that contains the files, or that is the model.
         name: the prefix, or the name of the file; empty for a folder.
-        files: the names of the files, in the order in which a copy's files appear: the last one
-            makes the copy complete. Empty for a folder.
+        files: the names of the files, the last of which completes a copy; empty for a folder.
         within: True if the user passed a folder that contains the model and other models.
     """
 
@@ -45,12 +44,6 @@ class Footprint:
     def path(self) -> str:
         """Return the path of this model alone, for `load`."""
         return os.path.join(self.folder, self.name) if self.name else self.folder
-
-    def renamed(self, name: str) -> dict[str, str]:
-        """Return file -> new name; files to which another file refers keep their names."""
-        if self.kind == "checkpoint":
-            return {file: name + file[len(self.name) :] for file in self.files}
-        return {file: name if file == self.name else file for file in self.files}
 
 
 def footprint(source: Source) -> Footprint:
@@ -68,10 +61,13 @@ def footprint(source: Source) -> Footprint:
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
-    if source.format != "keras-archive" and _is_archive(path):
-        raise UnsupportedError(
-            source.path, "is an archive, and bnstat does not write archives", "unpack it"
-        )
+    if source.format != "keras-archive" and os.path.isfile(path):
+        from bnstat.storage.archive import open_archive
+
+        if open_archive(LocalFile(path)) is not None:
+            raise UnsupportedError(
+                source.path, "is an archive, and bnstat does not write archives", "unpack it"
+            )
     if source.format == "saved-model":
         return _saved_model(folder, path, source.checkpoint)
     if source.format in _CHECKPOINTS and source.checkpoint is not None:
@@ -83,27 +79,15 @@ def footprint(source: Source) -> Footprint:
     return _files(folder, source.checkpoint or os.path.basename(path), is_folder)
 
 
-def _is_archive(path: str) -> bool:
-    if not os.path.isfile(path):
-        return False
-    from bnstat.storage.archive import open_archive
-
-    return open_archive(LocalFile(path)) is not None
-
-
 def _saved_model(folder: str, path: str, version: str | None) -> Footprint:
     root = folder if version is None else os.path.join(folder, version)
-    parent = os.path.dirname(os.path.realpath(root))
-    if os.path.basename(os.path.realpath(root)) == VARIABLES and _is_saved_model(parent):
+    parent, name = os.path.split(os.path.realpath(root))
+    if name == VARIABLES and has_saved_model(LocalFolder(parent)):
         root = parent
-    if not _is_saved_model(root):
+    if not has_saved_model(LocalFolder(root)):
         # A `saved_model.pb` under another name; nothing beside it belongs to it.
         return Footprint("files", folder, os.path.basename(path), [os.path.basename(path)])
     return Footprint("folder", root, within=version is not None)
-
-
-def _is_saved_model(folder: str) -> bool:
-    return has_saved_model(LocalFolder(folder))
 
 
 def _checkpoint(folder: str, prefix: str) -> list[str]:
@@ -137,8 +121,7 @@ class Layout:
     """The files of a copy, before it is written. Paths of the copy are relative to `parent`.
 
     Attributes:
-        parent: the folder in which the copy appears.
-        names: the files and folders that appear in `parent`; the last one makes the copy complete.
+        names: the files and folders that appear in `parent`; the last one completes the copy.
         model: the path of the copied model, for `load`.
         files: file of the original -> file of the copy.
         folders: folder of the copy -> folder of the original, or None for a new folder. A folder
@@ -217,13 +200,20 @@ def _in_a_new_folder(original: Footprint, output: str) -> Layout:
 
 
 def _beside(original: Footprint, output: str) -> Layout:
+    has_prefix = original.kind == "checkpoint"
     if os.path.isdir(output) or output.endswith("/"):
         parent, name = output.rstrip("/") or "/", original.name
     else:
         parent, name = os.path.split(output)
-        name = _prefix(name) if original.kind == "checkpoint" else name
+        if has_prefix:
+            match = DATA.match(name)
+            name = match["prefix"] if match else name.removesuffix(INDEX).removesuffix(_META)
     parent = _existing(parent, output)
-    names = original.renamed(name)
+    # Files to which another file refers keep their names.
+    names = {
+        file: name + file[len(original.name) :] if has_prefix or file == original.name else file
+        for file in original.files
+    }
     for file, copy in names.items():
         target = os.path.join(parent, copy)
         if os.path.lexists(target):
@@ -237,13 +227,6 @@ def _beside(original: Footprint, output: str) -> Layout:
             raise BnstatError(target, "exists already", _EXISTS)
     files = {os.path.join(original.folder, file): copy for file, copy in names.items()}
     return Layout(parent, list(names.values()), name, files)
-
-
-def _prefix(name: str) -> str:
-    """Return the prefix of a checkpoint, given the prefix or the name of one of its files."""
-    if match := DATA.match(name):
-        return match["prefix"]
-    return name.removesuffix(INDEX).removesuffix(_META)
 
 
 def _existing(parent: str, output: str) -> str:

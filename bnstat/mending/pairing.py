@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,10 @@ class Change:
     """A role of a layer that received values.
 
     Attributes:
-        key: the key of the variable in the file.
         channels: the number of elements of the variable.
         moved: the number of elements whose bits changed.
         largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
         given_as: the name of the layer in the values.
-        match: the criterion by which the layers were paired.
     """
 
     layer: str
@@ -78,8 +76,6 @@ class Applied:
 _Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
 """A layer of the model, its name in the values, the pairing criterion, role -> new values."""
 
-_IsWanted = Callable[[str], bool]
-
 
 def fit(
     model: Model, values: Document | Model, roles: Sequence[str] = ROLES, globs: Sequence[str] = ()
@@ -91,14 +87,10 @@ def fit(
     """
     for role in roles:
         _check_role(role, "roles")
-
-    def is_wanted(name: str) -> bool:
-        return matches(name, globs)
-
     if isinstance(values, Model):
-        where, pairs = values.source.path, _pairs_of_models(model, values, is_wanted)
+        where, pairs = values.source.path, _pairs_of_models(model, values, globs)
     else:
-        where, pairs = values.where, _pairs_of_document(model, values, is_wanted)
+        where, pairs = values.where, _pairs_of_document(model, values, globs)
     with_undecided = {*ROLES} <= {*roles}
     chosen = [
         (layer, role, name, match, given)
@@ -109,7 +101,8 @@ def fit(
     if not chosen:
         raise NotFoundError(where, "has no values for the chosen layers and roles")
     places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
-    chosen.sort(key=lambda item: (places[item[0].name], *_order(item[1])))
+    # Undecided variables follow the roles, in the order of their keys.
+    chosen.sort(key=lambda item: (places[item[0].name], [*ROLES, item[1]].index(item[1]), item[1]))
     arrays: dict[str, Array] = {}
     owners: dict[str, str] = {}
     changes = []
@@ -120,7 +113,7 @@ def fit(
         where = f"{layer.name}, {role}"
         array = given.fitted(variable, stored, where)
         owner = owners.setdefault(variable.key, where)
-        if different(arrays.setdefault(variable.key, array), array).any():
+        if not is_same(arrays.setdefault(variable.key, array), array):
             raise BnstatError(
                 where,
                 f"shares its variable with {owner}, but their values differ",
@@ -138,11 +131,6 @@ def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
     return (*model.layers, *model.incomplete)
 
 
-def _order(role: str) -> tuple[int, str]:
-    """Return a key that sorts the roles first, then the keys of undecided variables."""
-    return (ROLES.index(role), "") if role in ROLES else (len(ROLES), role)
-
-
 def _variable(layer: BatchNorm, role: str) -> Variable:
     variables = {**layer.variables, **{variable.key: variable for variable in layer.undecided}}
     if role not in variables:
@@ -154,7 +142,7 @@ def _variable(layer: BatchNorm, role: str) -> Variable:
     return variables[role]
 
 
-def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
+def _pairs_of_document(model: Model, values: Document, globs: Sequence[str]) -> Iterator[_Pair]:
     """Pair the layers of a document and of the model by name."""
     by_name: dict[str, list[BatchNorm]] = {}
     for layer in _all_layers(model):
@@ -162,7 +150,7 @@ def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> 
             by_name.setdefault(name, []).append(layer)
     for name, roles in values.layers.items():
         layers = by_name.get(name, [])
-        if not layers and is_wanted(name):
+        if not layers and matches(name, globs):
             raise _no_layer(model, values.where, name)
         undecided = {variable.key for layer in layers for variable in layer.undecided}
         for role in roles.keys() - undecided:
@@ -173,20 +161,20 @@ def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> 
                 "is the name of several layers",
                 "use JSON, which stores the exact names",
             )
-        if layers and is_wanted(layers[0].name):
+        if layers and matches(layers[0].name, globs):
             yield layers[0], name, "name", roles
 
 
-def _pairs_of_models(model: Model, values: Model, is_wanted: _IsWanted) -> Iterator[_Pair]:
+def _pairs_of_models(model: Model, values: Model, globs: Sequence[str]) -> Iterator[_Pair]:
     """Pair the layers of two models as `diff` does."""
     from bnstat.compare.alignment import align
 
     alignment = align(values, model)
     for layer in alignment.removed:
-        if is_wanted(layer.name):
+        if matches(layer.name, globs):
             raise _no_layer(model, values.source.path, layer.name)
     for pair in alignment.pairs:
-        if is_wanted(pair.new.name):
+        if matches(pair.new.name, globs):
             roles = {
                 role: Given(array)
                 for role in pair.old.variables
@@ -218,6 +206,11 @@ def different(old: Array, new: Array) -> Array:
     return np.asarray((raw(old) != raw(new)).any(axis=1))
 
 
+def is_same(a: Array, b: Array) -> bool:
+    """Return True if two arrays have the same shape, dtype and bits."""
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and not different(a, b).any()
+
+
 def _largest(old: Array, new: Array) -> float:
     """Return the largest |new - old|; infinite for a change from or to NaN or infinity."""
     with np.errstate(all="ignore"):
@@ -237,15 +230,10 @@ def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Arr
     for key, candidates in saved_again(contents.objects).items():
         if key not in contents.variables or not any(first in arrays for first in candidates):
             continue
-        twin = contents.variables[key]
-        same = [first for first in candidates if _equal(contents.variables.get(first), twin)]
+        twin = contents.variables[key].read()
+        firsts = [first for first in candidates if first in contents.variables]
+        same = [first for first in firsts if is_same(contents.variables[first].read(), twin)]
         new = [arrays[first] for first in same if first in arrays]
-        if new and len(new) == len(same) and not any(different(new[0], a).any() for a in new):
+        if new and len(new) == len(same) and all(is_same(new[0], array) for array in new):
             result[key] = new[0]
     return result
-
-
-def _equal(variable: Variable | None, twin: Variable) -> bool:
-    if variable is None or (variable.shape, variable.dtype) != (twin.shape, twin.dtype):
-        return False
-    return not different(variable.read(), twin.read()).any()

@@ -27,7 +27,7 @@ from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import Node, inlined
-from bnstat.mending.pairing import different
+from bnstat.mending.pairing import is_same
 from bnstat.mending.writers import patch, raw
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile
@@ -73,7 +73,11 @@ def tensor_with(array: Array) -> Change:
         ]
         is_raw = not values or values[0].number == _CONTENT
         number = _CONTENT if is_raw else _LISTED.get(array.dtype.name, _CONTENT)
-        new = field(number, _as_bits(array) if number == _BITS else raw(array))
+        if number == _BITS:
+            bits = np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist()
+            new = field(number, b"".join(map(encoded, bits)))
+        else:
+            new = field(number, raw(array))
         if not values:
             return tensor + new
         pieces, kept = [], 0
@@ -83,11 +87,6 @@ def tensor_with(array: Array) -> Change:
         return b"".join((*pieces, tensor[kept:]))
 
     return change
-
-
-def _as_bits(array: Array) -> bytes:
-    bits = np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist()
-    return b"".join(map(encoded, bits))
 
 
 _GRAPH_IN_META_GRAPH: Final = 2
@@ -148,8 +147,7 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
         op = ops.get(name)
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"bnstat cannot write the constant {name}")
-        first = homes[op.function].setdefault(op.node.name, array)
-        if different(first, array).any():
+        if not is_same(homes[op.function].setdefault(op.node.name, array), array):
             raise BnstatError(
                 path,
                 f"{name} is shared by layers with different new values",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -23,11 +23,9 @@ from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_
 from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
 from bnstat.mending.writers import graph, patch, raw
-from bnstat.mending.writers.graph import at, tensor_with
+from bnstat.mending.writers.graph import Change, at, tensor_with
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile, LocalFolder
-
-Change = Callable[[bytes], bytes]
 
 
 def change(path: str, changes: Mapping[bytes, Change]) -> None:
