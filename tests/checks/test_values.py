@@ -23,6 +23,7 @@ from tests.checks.cases import (
     norm,
     sound,
     variances,
+    without,
 )
 from tests.output import models
 
@@ -105,11 +106,8 @@ def test_epsilon_decides_how_serious_a_negative_variance_is(
 def test_mean_and_variance_may_be_swapped(
     variance: list[float], mean: list[float] | None, is_swapped: bool
 ) -> None:
-    arrays = {
-        "moving_variance": array(*variance),
-        **({"moving_mean": array(*mean)} if mean else {}),
-    }
-    (finding,) = find("BN005", models.layer("bn", arrays))
+    layer = variances(*variance, mean=array(*mean or [0]))
+    (finding,) = find("BN005", norm(layer if mean else without(layer, "moving_mean")))
     end = "; no moving mean is negative: mean and variance may be swapped"
     assert finding.message.endswith(end) is is_swapped
 
