@@ -1,18 +1,7 @@
 """A project's settings for checks: `bnstat.toml`, or `[tool.bnstat]` in a `pyproject.toml`.
 
-    select = ["BN0"]                    # apply only these rules; default: all
-    ignore = ["near-zero-gamma"]        # do not apply these
-    fail-on = "error"                   # the least serious severity that fails a check
-
-    [thresholds]                        # names as printed by `bnstat check --explain`
-    gamma = 0.01
-
-    [per-path]                          # more rules to ignore, or other thresholds, by model
-    "legacy/*" = ["BN001"]
-    "*.weights.h5" = { ignore = ["BN006"], thresholds = { collapsed = 1e-6 } }
-
-Only the nearest file is used, searched from the model's folder upwards. If a folder contains both
-files, `bnstat.toml` is used. A `pyproject.toml` without `[tool.bnstat]` is skipped.
+The page docs/check.md documents the settings. Only the nearest file is used, searched from the
+model's folder upwards; in one folder, `bnstat.toml` is preferred.
 """
 
 from __future__ import annotations
@@ -39,8 +28,8 @@ _SHARED: Final = "pyproject.toml"
 class Settings:
     """The rules that a check applies, the thresholds, and the severity that fails a check.
 
-    `select` and `ignore` contain names of rules or prefixes of codes; an empty `select` applies all
-    rules. `thresholds` maps names in `Thresholds` to values.
+    `select` and `ignore` contain names of rules or prefixes of codes; without `select`, all rules
+    apply.
     """
 
     select: tuple[str, ...] = ()
@@ -62,7 +51,6 @@ class Settings:
         )
 
     def check(self, model: Model) -> Findings:
-        """Check a model with these settings."""
         thresholds = Thresholds.of(self.thresholds)
         return check(model, select=self.select, ignore=self.ignore, thresholds=thresholds)
 
@@ -84,7 +72,6 @@ class Config:
     per_path: Mapping[str, Settings]
 
     def settings_for(self, path: str) -> Settings:
-        """Return the settings for the model at a path."""
         settings = self.settings
         for glob, more in self.per_path.items():
             if self._matches(glob, path):

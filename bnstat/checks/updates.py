@@ -158,7 +158,7 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
 
 
 def _counted(layer: BatchNorm) -> str:
-    """Return PyTorch's count of updates, in parentheses, if the file stores it."""
+    """Return PyTorch's count of updates in parentheses, if the file stores the count."""
     count = layer.extra.get("num_batches_tracked")
     if count is None or math.prod(count.shape) != 1:
         return ""

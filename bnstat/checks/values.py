@@ -90,15 +90,11 @@ def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
     variance = numbers_of(layer, "moving_variance")
     if variance is None or not variance.size:
         return False
-    return bool(_collapsed_channels(variance, _collapsed_limit(layer, thresholds)).all())
+    return bool(variance.min() >= 0 and variance.max() <= _collapsed_limit(layer, thresholds))
 
 
 def _collapsed_limit(layer: BatchNorm, thresholds: Thresholds) -> float:
     return thresholds.collapsed * epsilon_of(layer, SMALLEST_DEFAULT_EPSILON)
-
-
-def _collapsed_channels(variance: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
-    return (variance >= 0) & (variance <= limit)
 
 
 @as_rule("BN006", "collapsed-variance", "warning", "the moving variance of channels is near 0")
@@ -110,7 +106,7 @@ def _collapsed_variance(
         yield rule.finding(_dead_part(model, dead), layers=len(dead))
     for layer, variance in _variances(model):
         limit = _collapsed_limit(layer, thresholds)
-        collapsed = _collapsed_channels(variance, limit)
+        collapsed = (variance >= 0) & (variance <= limit)
         if not collapsed.any():
             continue
         zero = int((variance == 0).sum())

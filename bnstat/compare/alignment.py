@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -225,7 +226,7 @@ def _by_effect(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
 ) -> list[Pair]:
     """Pair layers with equal effects, if no other layer of either model has the same effect."""
-    pairs = [Pair(old, new, "effect") for old in olds for new in effects.agreeing(old, news)]
+    pairs = [Pair(*each, "effect") for each in product(olds, news) if effects.are_equal(*each)]
     old_counts = Counter(pair.old.name for pair in pairs)
     new_counts = Counter(pair.new.name for pair in pairs)
     return [p for p in pairs if old_counts[p.old.name] == new_counts[p.new.name] == 1]

@@ -163,7 +163,6 @@ class Difference(Displayed):
 
     @property
     def verdict(self) -> PairVerdict:
-        """The verdict on the two models."""
         return "same" if self.equal else "same-effect" if self.equivalent else "different"
 
     @property
@@ -336,7 +335,6 @@ def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> Lay
 def _judge(
     pair: Pair, change: LayerChange, effects: Effects
 ) -> tuple[PairVerdict, tuple[Cause, ...]]:
-    """Return the verdict on two layers, and the causes of their differences."""
     if change.equal:
         return "same", ()
     old, new = pair.old, pair.new
@@ -362,8 +360,7 @@ def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> b
     """Return True if two layers have the same effect for every value of the unknown epsilon."""
     # Scale and shift agree at all epsilons if they do at two far apart.
     trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
-    masks = [trial.agree(old, new) for trial in trials]
-    return all(mask is not None and mask.all() for mask in masks)
+    return all(trial.are_equal(old, new) for trial in trials)
 
 
 def _compare_role(

@@ -6,7 +6,6 @@ because `beta` and `mean * scale` may nearly cancel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -72,17 +71,14 @@ class Effects:
         distance = self.tolerance * np.maximum(a.terms, b.terms)
         return close(a.scale, b.scale, self.tolerance) & within(a.shift, b.shift, distance)
 
-    def agreeing(self, old: BatchNorm, news: Iterable[BatchNorm]) -> Iterator[BatchNorm]:
-        """Yield the layers in `news` that have the same effect as `old` in all channels."""
-        a = self.of(old)
-        for new in news if a is not None else ():
-            b = self.of(new)
-            # The first channel rules most layers out.
-            if a is None or b is None or not close(a.scale[:1], b.scale[:1], self.tolerance).all():
-                continue
-            mask = self.agree(old, new)
-            if mask is not None and mask.all():
-                yield new
+    def are_equal(self, old: BatchNorm, new: BatchNorm) -> bool:
+        """Return True if two layers have the same effect in all channels."""
+        a, b = self.of(old), self.of(new)
+        # The first channel rules most layers out.
+        if a is None or b is None or not close(a.scale[:1], b.scale[:1], self.tolerance).all():
+            return False
+        mask = self.agree(old, new)
+        return mask is not None and bool(mask.all())
 
 
 def values_of(layer: BatchNorm, role: str) -> Floats:

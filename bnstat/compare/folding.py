@@ -218,7 +218,6 @@ class _Search:
         self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
-        """Yield each folding of a layer that the numbers prove."""
         biases = list(self._biases(effect))
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
@@ -289,7 +288,6 @@ class _Search:
                 yield into
 
     def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
-        """Return True if `into` equals `view` times `scale`, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
         values, doubt = view.numbers()
         scaled, doubt = values * factor, doubt * np.abs(factor)
@@ -444,7 +442,6 @@ class _Tensors:
                 self._views.setdefault(view.norms.size, []).append(view)
 
     def vectors(self, size: int) -> Sequence[_Vector]:
-        """Return all vectors with this number of elements."""
         if size not in self._vectors:
             lines = [line for line in self._lines if prod(line.shape) == size]
             fetch(lines)

@@ -36,7 +36,6 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         self.model = os.path.join(self.folder, layout.model)
 
     def __enter__(self) -> Draft:
-        """Copy all files."""
         try:
             os.mkdir(self.folder, 0o700)
             for path in self._layout.folders:
@@ -82,7 +81,6 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise self._refused(error) from error
 
     def _sync_all(self) -> None:
-        """Write all files to disk, with the permissions of the originals."""
         files = [(copy, path) for path, copy in self._layout.files.items()]
         for copy, original in (*files, *self._layout.folders.items(), ("", None)):
             target = os.path.join(self.folder, copy)
@@ -169,7 +167,7 @@ def _copy_in_kernel(source: int, target: int) -> None:
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
-    """Return the attributes that change when a file is written or replaced."""
+    """Return attributes that change when a file is written or replaced."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -42,7 +42,6 @@ class Footprint:
 
     @property
     def path(self) -> str:
-        """Return the path of this model alone, for `load`."""
         return os.path.join(self.folder, self.name) if self.name else self.folder
 
 
@@ -140,7 +139,6 @@ class Layout:
 
     @property
     def output(self) -> str:
-        """Return the path of the copy, for `load`."""
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
 
 

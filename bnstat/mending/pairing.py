@@ -73,8 +73,8 @@ class Applied:
         return sum(change.moved for change in self.changes)
 
 
-_Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
-"""A layer of the model, its name in the values, the pairing criterion, role -> new values."""
+_Pair = tuple[BatchNorm, str, str, "Match", Given]
+"""A layer of the model, a role, the layer's name in the values, the criterion, new values."""
 
 
 def fit(
@@ -93,10 +93,7 @@ def fit(
         where, pairs = values.where, _pairs_of_document(model, values, globs)
     with_undecided = {*ROLES} <= {*roles}
     chosen = [
-        (layer, role, name, match, given)
-        for layer, name, match, given_roles in pairs
-        for role, given in given_roles.items()
-        if role in roles or (role not in ROLES and with_undecided)
+        pair for pair in pairs if pair[1] in roles or (pair[1] not in ROLES and with_undecided)
     ]
     if not chosen:
         raise NotFoundError(where, "has no values for the chosen layers and roles")
@@ -127,7 +124,6 @@ def fit(
 
 
 def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
-    """Return all layers, including the layers without moving statistics."""
     return (*model.layers, *model.incomplete)
 
 
@@ -143,7 +139,6 @@ def _variable(layer: BatchNorm, role: str) -> Variable:
 
 
 def _pairs_of_document(model: Model, values: Document, globs: Sequence[str]) -> Iterator[_Pair]:
-    """Pair the layers of a document and of the model by name."""
     by_name: dict[str, list[BatchNorm]] = {}
     for layer in _all_layers(model):
         for name in {layer.name, values.spelt(layer.name)}:
@@ -162,11 +157,11 @@ def _pairs_of_document(model: Model, values: Document, globs: Sequence[str]) -> 
                 "use JSON, which stores the exact names",
             )
         if layers and matches(layers[0].name, globs):
-            yield layers[0], name, "name", roles
+            for role, given in roles.items():
+                yield layers[0], role, name, "name", given
 
 
 def _pairs_of_models(model: Model, values: Model, globs: Sequence[str]) -> Iterator[_Pair]:
-    """Pair the layers of two models as `diff` does."""
     from bnstat.compare.alignment import align
 
     alignment = align(values, model)
@@ -174,13 +169,9 @@ def _pairs_of_models(model: Model, values: Model, globs: Sequence[str]) -> Itera
         if matches(layer.name, globs):
             raise _no_layer(model, values.source.path, layer.name)
     for pair in alignment.pairs:
-        if matches(pair.new.name, globs):
-            roles = {
-                role: Given(array)
-                for role in pair.old.variables
-                if (array := pair.old.array(role)) is not None
-            }
-            yield pair.new, pair.old.name, pair.match, roles
+        for role in pair.old.variables if matches(pair.new.name, globs) else ():
+            if (array := pair.old.array(role)) is not None:
+                yield pair.new, role, pair.old.name, pair.match, Given(array)
 
 
 def _check_role(role: str, where: str) -> None:

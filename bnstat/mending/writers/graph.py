@@ -98,16 +98,12 @@ _NAME, _ATTRIBUTE, _TENSOR_IN_ENTRY = 1, 5, (2, 8)
 def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
     """Write constants of a graph; see `write_arrays`."""
     _, others = patch(contents, arrays)
-    if others:
-        _write_anew(_file_of(contents.source.path), {key: arrays[key] for key in others})
-
-
-def _file_of(path: str) -> LocalFile:
+    path = contents.source.path
     if os.path.isdir(path):
-        for name in (BINARY, TEXT):
-            if os.path.exists(inside := os.path.join(path, name)):
-                return LocalFile(inside)
-    return LocalFile(path)
+        paths = [os.path.join(path, name) for name in (BINARY, TEXT)]
+        path = next(filter(os.path.exists, paths), path)
+    if others:
+        _write_anew(LocalFile(path), {key: arrays[key] for key in others})
 
 
 def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
@@ -157,8 +153,6 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
 
 
 def _in_graph(homes: Homes) -> Change:
-    """Return a function that changes constants of a GraphDef."""
-
     def in_node(arrays: Mapping[str, Array], node: bytes) -> bytes:
         array = arrays.get(_name(node))
         if array is None:

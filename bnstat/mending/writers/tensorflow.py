@@ -148,9 +148,14 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
     done, others = patch(contents, arrays)
     if others:
         raise UnsupportedError(contents.source.path, f"bnstat cannot write the tensor {others[0]}")
-    data = {extent.file.path for extent in done}
-    for folder, prefix in {(os.path.dirname(path), _prefix(path)) for path in data}:
-        bundle = Bundle(LocalFolder(folder), prefix, data=False)
+    indices = {
+        os.path.join(os.path.dirname(extent.file.path), match["prefix"] + INDEX)
+        for extent in done
+        if (match := DATA.match(extent.file.name))
+    }
+    for index in indices:
+        folder, name = os.path.split(index)
+        bundle = Bundle(LocalFolder(folder), name.removesuffix(INDEX), data=False)
         changes: dict[bytes, Change] = {}
         for key, array in arrays.items():
             entry = bundle.entry(key)
@@ -160,13 +165,7 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
             if not entry.slices:
                 encoded = key.encode("utf-8", "surrogateescape")
                 changes[encoded] = partial(_with_checksum, raw(array))
-        change(os.path.join(folder, prefix + INDEX), changes)
-
-
-def _prefix(path: str) -> str:
-    match = DATA.match(os.path.basename(path))
-    assert match is not None
-    return match["prefix"]
+        change(index, changes)
 
 
 def _with_checksum(data: bytes, entry: bytes) -> bytes:
