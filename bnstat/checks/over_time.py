@@ -94,14 +94,10 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
 
 
 def _at_start(history: History, layer: str) -> bool:
-    mean, variance = (
-        history.tracks.get((layer, role)) for role in ("moving_mean", "moving_variance")
-    )
-    return (
-        mean is not None
-        and variance is not None
-        and mean.min[-1] == mean.max[-1] == 0
-        and variance.min[-1] == variance.max[-1] == 1
+    statistics = (("moving_mean", 0), ("moving_variance", 1))
+    tracks = [(history.tracks.get((layer, role)), initial) for role, initial in statistics]
+    return all(
+        track is not None and track.min[-1] == track.max[-1] == initial for track, initial in tracks
     )
 
 

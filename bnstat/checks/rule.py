@@ -21,8 +21,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
 """The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller ones."""
 
-SMALLEST_DEFAULT_EPSILON: Final = 1e-5
-"""The default of Sonnet 2, tensorpack, Flax and PyTorch."""
+SMALLEST_DEFAULT_EPSILON: Final = 1e-5  # the default of Sonnet 2, tensorpack, Flax and PyTorch
 
 Subject = TypeVar("Subject")
 Number = float | int | None

@@ -20,6 +20,11 @@ from bnstat.checks.rule import SEVERITIES, Finding, Severity, Thresholds
 from bnstat.errors import BnstatError
 from bnstat.model import Model
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 _OWN: Final = "bnstat.toml"
 _SHARED: Final = "pyproject.toml"
 
@@ -133,7 +138,7 @@ def _read(file: Path) -> Config | None:
         data = file.read_bytes()
         if is_shared and b"bnstat" not in data:
             return None
-        values: Any = _parse(data)
+        values: Any = tomllib.loads(data.decode())
     except OSError as error:
         raise BnstatError(str(file), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -153,14 +158,6 @@ def _read(file: Path) -> Config | None:
         ),
         {glob: per_path.settings(glob) for glob in per_path.values},
     )
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(data.decode())
 
 
 class _Table:

@@ -1,33 +1,25 @@
 """Find out from weights and graphs how a network with initial statistics was trained.
 
-A moving mean of 0 and a moving variance of 1 after training have two possible causes. Either the
-layers normalized with the statistics of each batch and the updates of the moving statistics never
-ran, or the layers ran in inference mode during training as well. If a convolution or a dense layer
-adds a bias right before the normalization, the weights show the difference:
+If a convolution or a dense layer adds a bias right before the normalization, the bias shows which
+statistics normalized in training:
 
 - Batch statistics: subtracting the mean also removes the bias (Ioffe and Szegedy 2015, section
   3.2). The gradient of the bias is 0 except for rounding, so the bias keeps its initial value.
-- Stored statistics of 0 and 1: the bias is added to the same sum as beta, apart from the factor
-  gamma. Bias and beta get the same gradient, so the bias follows beta.
+- Stored statistics of 0 and 1: bias and beta get the same gradient, apart from the factor gamma, so
+  the bias follows beta.
 
-If the file stores the optimizer's averages of both gradients, these are also compared, and take
-precedence, because they show the last steps regardless of the initial values. The weights show the
-mode of the period in which most of beta was learned. A change of mode shortly before the end of
-training does not show.
+The optimizer's averages of both gradients take precedence, because they show the last steps
+regardless of the initial values. The weights show the mode of the period in which most of beta was
+learned. A bias that has a number for each position is summed over the positions.
 
-The bias of a dense layer whose output is reshaped has a number for each position. The sum of the
-bias over the positions is compared in the same way.
-
-A training graph beside the weights shows directly which statistics each normalization uses, and
-which updates of the moving statistics run in a training step. Neither kind of evidence outranks the
-other. If they contradict each other, the result is "unknown".
-
+A training graph shows directly which statistics each normalization uses, and which updates run.
+Neither kind of evidence outranks the other: if they contradict each other, the result is "unknown".
 `tests/survey/train_both_modes.py` measures how often this is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from math import isfinite, sqrt
@@ -39,22 +31,16 @@ from numpy.typing import NDArray
 
 from bnstat.checks.rule import count, has_initial_statistics, numbers_of, scale_of
 from bnstat.errors import BnstatError
-from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
+from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, as_float64, fetch
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 
-_FEWEST: Final = 16
-"""The minimum number of channels (minus one per layer, for the mean) for a correlation."""
-
-_FOLLOWS: Final = 0.95
-"""The smallest correlation between beta and a bias that follows beta."""
-
+_FEWEST: Final = 16  # channels (minus one per layer, for the mean) for a correlation
+_FOLLOWS: Final = 0.95  # the smallest correlation between beta and a bias that follows beta
 _FOLLOWING_RATIO: Final = (0.1, 10.0)
 """The range of the ratio of the sizes of bias and beta, if the bias follows beta."""
 
-_ROUNDING_RATIO: Final = 1e-3
-"""The largest ratio of the sizes of bias and beta, if the bias is a sum of rounding errors."""
-
+_ROUNDING_RATIO: Final = 1e-3  # the largest size of a sum of rounding errors, relative to beta
 _ROUNDING_CORRELATION: Final = 0.6
 """The largest |correlation| of a bias that is a sum of rounding errors, because a tiny gamma also
 makes a bias small."""
@@ -65,20 +51,11 @@ _INFLATED_RATIO: Final = 0.2
 A bias that was trained in inference mode after training with batch statistics can be as small.
 """
 
-_CHANCE: Final = 2.5
-"""The largest correlation of a bias below `_INFLATED_RATIO`, in random standard deviations."""
-
-_SAME_GRADIENT: Final = 0.3
-"""The largest `Gradient.distance` of a bias that was trained in inference mode."""
-
-_NO_GRADIENT: Final = 3e-3
-"""The largest `Gradient.ratio` of a gradient that consists of rounding errors."""
-
-_SUM_FOLLOWS: Final = 0.65
-"""The smallest correlation between beta and the position sums of a bias that follows beta."""
-
-_FEWEST_OF_SUMS: Final = 64
-"""The minimum number of channels for a correlation of position sums."""
+_CHANCE: Final = 2.5  # the largest correlation by chance, in random standard deviations
+_SAME_GRADIENT: Final = 0.3  # the largest distance of a bias that was trained in inference mode
+_NO_GRADIENT: Final = 3e-3  # the largest ratio of a gradient that consists of rounding errors
+_SUM_FOLLOWS: Final = 0.65  # the smallest correlation of position sums that follow beta
+_FEWEST_OF_SUMS: Final = 64  # the minimum number of channels for a correlation of position sums
 
 
 class Gradient(NamedTuple):
@@ -224,8 +201,10 @@ def training_evidence(model: Model) -> Evidence:
     """
     biases = model.preceding_biases()
     usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
-    fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
-    pairs = [_pair(layer, biases[layer.name]) for layer in usable]
+    chosen = [biases[layer.name] for layer in usable]
+    slots = [slot for bias in chosen if bias.slots is not None for slot in bias.slots[:2]]
+    fetch([*(bias.variable for bias in chosen), *slots])
+    pairs = list(map(_pair, usable, chosen))
     if any(map(has_initial_statistics, model.layers)):
         return judge(list(compress(pairs, map(has_initial_statistics, usable))))
     with_gradients = [pair for pair in pairs if pair.gradient is not None]
@@ -234,12 +213,6 @@ def training_evidence(model: Model) -> Evidence:
             "unknown", "the moving statistics were updated, and no gradients are stored to compare"
         )
     return judge(with_gradients, by_weights=False)
-
-
-def _variables(bias: PrecedingBias) -> Iterator[Variable]:
-    yield bias.variable
-    if bias.slots is not None:
-        yield from (bias.slots.of_bias, bias.slots.of_beta)
 
 
 def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
@@ -291,8 +264,14 @@ class _Comparison:
         sizes = [pair.beta.size for pair in self.pairs]
         self.channels = sum(sizes)
         self.is_proven = all(pair.is_proven for pair in self.pairs)
+        ratios, correlations = [], []
+        for pair in self.pairs:
+            bias, beta = pair.bias - pair.bias.mean(), pair.beta - pair.beta.mean()
+            norms = np.linalg.norm(bias), np.linalg.norm(beta)
+            with np.errstate(all="ignore"):
+                ratios.append(norms[0] / norms[1])
+                correlations.append(bias @ beta / (norms[0] * norms[1]))
         if self.pairs:
-            ratios, correlations = zip(*map(_ratio_and_correlation, self.pairs), strict=True)
             self.ratio = float(np.sqrt(np.mean(np.square(ratios))))
             self.correlation = float(np.average(correlations, weights=sizes))
 
@@ -395,10 +374,3 @@ def _by_sums(comparison: _Comparison) -> TrainedWith:
 
 def _is_trained(values: NDArray[np.float64]) -> bool:
     return bool(np.isfinite(values).all() and np.ptp(values) > 0)
-
-
-def _ratio_and_correlation(pair: Pair) -> tuple[float, float]:
-    bias, beta = (values - values.mean() for values in (pair.bias, pair.beta))
-    sizes = np.linalg.norm(bias), np.linalg.norm(beta)
-    with np.errstate(all="ignore"):
-        return float(sizes[0] / sizes[1]), float(bias @ beta / (sizes[0] * sizes[1]))

@@ -68,8 +68,7 @@ def _has_initial_weights(layer: BatchNorm) -> bool | None:
 def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
     """Return how certainly a converter moved all statistics of a model into gamma and beta.
 
-    The module docstring lists the evidence for "surely": a tiny epsilon in every layer, or a mean
-    of -0.0.
+    A tiny epsilon in every layer, or a mean of -0.0, is a proof (see the module's documentation).
     """
     source = model.source
     if not source.is_converted:

@@ -25,8 +25,7 @@ from bnstat.checks.rule import (
 )
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
-_DECAYED: Final = 1e-6
-"""If every |gamma| of a layer is at most this, weight decay is suspected."""
+_DECAYED: Final = 1e-6  # if every |gamma| of a layer is at most this, weight decay is suspected
 
 
 @as_rule("BN004", "not-finite", "error", "a value is NaN or infinite")

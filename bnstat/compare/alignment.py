@@ -24,14 +24,9 @@ from bnstat.model import ROLES, BatchNorm, Model, as_float64, printable, squeeze
 
 Match = Literal["name", "suffix", "position", "values", "effect"]
 
-_FARTHEST = 0.25
-"""The largest distance (from 0 to 1) of layers that are paired by values."""
-
-_MOST_COMPARED = 4_000_000
-"""The largest number of pairs that are compared by value: 2,000 layers in each model."""
-
-_MOST_PARTS = 16
-"""The number of trailing components of a name that are compared."""
+_FARTHEST = 0.25  # the largest distance (from 0 to 1) of layers that are paired by values
+_MOST_COMPARED = 4_000_000  # pairs that are compared by value: 2,000 layers in each model
+_MOST_PARTS = 16  # the number of trailing components of a name that are compared
 
 Floats = NDArray[np.float64]
 _Parts = tuple[str, ...]

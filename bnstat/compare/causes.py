@@ -16,18 +16,10 @@ import numpy as np
 from bnstat.compare.effects import Effects, Floats, Mask, close, values_of, within
 from bnstat.model import ROLES, BatchNorm, as_float64
 
-_EXACT: Final = 2e-7
-"""The largest relative change when a value is rounded to float32 again."""
-
-_IMPLIED: Final = 2e-5
-"""The largest relative rounding error of an implied mean or variance."""
-
-_FEW: Final = 10
-"""Up to one channel in 10 may differ; beyond that the whole layer counts as different."""
-
-_FEWEST_SAMPLES: Final = 8
-"""With fewer samples, N/(N-1) is a factor such as 2 or 4/3, which may have other causes."""
-
+_EXACT: Final = 2e-7  # the largest relative change when a value is rounded to float32 again
+_IMPLIED: Final = 2e-5  # the largest relative rounding error of an implied mean or variance
+_FEW: Final = 10  # up to one channel in 10 may differ; beyond that, the whole layer differs
+_FEWEST_SAMPLES: Final = 8  # with fewer samples, N/(N-1) is a factor that has other causes too
 _SHOWN: Final = 3
 
 Values = Mapping[str, Floats]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Final, Literal
@@ -258,8 +258,15 @@ def diff(
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
-    if old.source.format == new.source.format:
-        changes = _remarked(changes)
+    has_unexplained = any(
+        role.moved
+        for _, change in changes
+        if change.verdict == "different" and not change.causes
+        for role in change.roles
+    )
+    # Without such a change, nothing shows that the layers that did not move were frozen.
+    if old.source.format == new.source.format and has_unexplained:
+        changes = [(pair, replace(change, remark=_remark(change))) for pair, change in changes]
     any_alone = bool(alignment.removed or alignment.added)
     doubtful = [
         pair
@@ -402,24 +409,11 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
     return both
 
 
-def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, LayerChange]]:
-    """Return the changes with remarks; unchanged if known causes explain all differences."""
-    if not any(
-        role.moved
-        for _, change in changes
-        if change.verdict == "different" and not change.causes
-        for role in change.roles
-    ):
-        return [*changes]
-    return [
-        (pair, change if change.causes else replace(change, remark=_remark(change.roles)))
-        for pair, change in changes
-    ]
-
-
-def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """Return the remark on a layer with these changes, if other layers changed; else None."""
-    moved = {role.role: role.moved > 0 for role in roles if role.comparable}
+def _remark(change: LayerChange) -> Remark | None:
+    """Return the remark on a layer of a model in which some layer changed; else None."""
+    if change.causes:
+        return None
+    moved = {role.role: role.moved > 0 for role in change.roles if role.comparable}
     weights = [moved[role] for role in ("gamma", "beta") if role in moved]
     statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]
     if not statistics:

@@ -27,25 +27,15 @@ from bnstat.compare.causes import Cause, value_causes
 from bnstat.compare.effects import Effect, Effects, Floats, close, values_of, within
 from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
 
-_MOST_TRIED: Final = 100
-"""The limit on pairs of scale and shift that are compared with a layer."""
-
-_NEAR: Final = 1e-3
-"""The largest relative distance between an implied mean and the layer's mean."""
-
-_SHARE: Final = 0.5
-"""The smallest fraction of channels whose implied mean is within `_NEAR` of the layer's mean."""
-
-_COMMON: Final = 1 << 12
-"""Numbers with at most 12 binary digits may be equal by chance."""
-
+_MOST_TRIED: Final = 100  # the limit on pairs of scale and shift that are compared with a layer
+_NEAR: Final = 1e-3  # the largest relative distance between an implied mean and the layer's mean
+_SHARE: Final = 0.5  # the smallest fraction of channels whose implied mean is within `_NEAR`
+_COMMON: Final = 1 << 12  # numbers with at most 12 binary digits may be equal by chance
 _FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 _MOST_AXES: Final = 5
-_LARGEST: Final = 1 << 28
-"""The most elements of weights that are compared; the largest dense layers have fewer."""
-
-_MOST_KEPT: Final = 1 << 24
-"""The most elements of weights that are kept in memory for further comparisons."""
+_LARGEST: Final = 1 << 28  # elements of weights that are compared; larger weights are skipped
+_MOST_KEPT: Final = 1 << 24  # elements of weights that are kept in memory
+_COARSEST: Final = 1 / 8  # coarser roundings, relative to the largest number, prove nothing
 
 Rounding = Literal["quantized", "float16", "bfloat16"]
 
@@ -54,9 +44,6 @@ _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
     "bfloat16": ("bfloat16", 2.0**-8, 0.0),
 }
 """dtype -> its rounding, the largest relative error, and the absolute error of tiny numbers."""
-
-_COARSEST: Final = 1 / 8
-"""Tensors whose rounding exceeds this fraction of the largest number prove nothing."""
 
 _Reordering = Callable[[Floats], Floats]
 """A function that changes the order of the axes of an array."""
@@ -93,8 +80,7 @@ class Folded:
 class Unfolded:
     """A layer that may be in the other model's weights, without a proof.
 
-    The reason is `no-epsilon` if the file stores no epsilon, so that the scale is unknown, and
-    `no-match` if no weights of the other model match.
+    The reason is that the file stores no epsilon, or that no weights of the other model match.
     """
 
     layer: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from os import PathLike, fspath
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import DATA, INDEX, VARIABLES
@@ -239,24 +240,17 @@ def _refuse_original(original: str, target: str) -> None:
         raise BnstatError(target, "is the model itself", "choose another name, or use --in-place")
 
 
-def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
+def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return file -> copy for all files in a folder, and folder of the copy -> original folder."""
     files: dict[str, str] = {}
-    folders: dict[str, str | None] = {inside: folder}
-    for parent, subfolders, names in os.walk(folder, onerror=_fail):
-        subfolders.sort()
-        copy = os.path.normpath(os.path.join(inside, os.path.relpath(parent, folder)))
-        for name in (*subfolders, *sorted(names)):
-            path = os.path.join(parent, name)
-            if os.path.isfile(path):
-                files[path] = os.path.join(copy, name)
-            elif name in subfolders and not os.path.islink(path):
-                folders[os.path.join(copy, name)] = path
+    folders = [(inside, folder)]
+    for copy, original in folders:  # The list grows meanwhile.
+        for entry in sorted(os.scandir(original), key=attrgetter("name")):
+            if entry.is_file():
+                files[entry.path] = os.path.join(copy, entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append((os.path.join(copy, entry.name), entry.path))
             else:
-                what = "a link to a folder" if os.path.isdir(path) else "not a file or a folder"
-                raise BnstatError(path, f"is {what}, and cannot be copied")
-    return files, folders
-
-
-def _fail(error: OSError) -> NoReturn:
-    raise error
+                what = "a link to a folder" if entry.is_dir() else "not a file or a folder"
+                raise BnstatError(entry.path, f"is {what}, and cannot be copied")
+    return files, dict(folders)

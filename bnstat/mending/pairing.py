@@ -116,7 +116,11 @@ def fit(
                 f"shares its variable with {owner}, but their values differ",
                 "give both the same values",
             )
-        moved, largest = int(different(stored, array).sum()), _largest(stored, array)
+        is_moved = different(stored, array).reshape(stored.shape)
+        with np.errstate(all="ignore"):
+            distances = np.where(is_moved, abs(as_float64(array) - as_float64(stored)), 0.0)
+        largest = float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
+        moved = int(is_moved.sum())
         changes.append(
             Change(layer.name, role, variable.key, array.size, moved, largest, name, match)
         )
@@ -200,14 +204,6 @@ def different(old: Array, new: Array) -> Array:
 def is_same(a: Array, b: Array) -> bool:
     """Return True if two arrays have the same shape, dtype and bits."""
     return (a.shape, a.dtype) == (b.shape, b.dtype) and not different(a, b).any()
-
-
-def _largest(old: Array, new: Array) -> float:
-    """Return the largest |new - old|; infinite for a change from or to NaN or infinity."""
-    with np.errstate(all="ignore"):
-        distances = abs(as_float64(new) - as_float64(old))
-    distances = np.where(different(old, new).reshape(old.shape), distances, 0.0)
-    return float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -253,9 +253,3 @@ def test_a_file_by_name(project: Path) -> None:
     config = read(str(project / "other.toml"))
     assert config.settings_for(str(project / "models/old/a.h5")).ignore == ("BN001",)
     assert config.settings_for(str(project.parent / "elsewhere.h5")).ignore == ()
-
-
-def test_toml_is_imported_only_for_a_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnstat.checks.settings._parse", lambda data: pytest.fail("was parsed"))
-    (project / "pyproject.toml").write_text("[tool.ruff]")
-    assert find(str(project / "models/old/a.h5")) == Settings()

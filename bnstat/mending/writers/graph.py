@@ -64,29 +64,23 @@ def at(path: Sequence[int], change: Change) -> Change:
     return change
 
 
-def tensor_with(array: Array) -> Change:
-    """Return a function that replaces the values of a `TensorProto` by an array."""
-
-    def change(tensor: bytes) -> bytes:
-        values = [
-            span for span in spans(tensor) if span.number in _VALUES and span.end > span.start
-        ]
-        is_raw = not values or values[0].number == _CONTENT
-        number = _CONTENT if is_raw else _LISTED.get(array.dtype.name, _CONTENT)
-        if number == _BITS:
-            bits = np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist()
-            new = field(number, b"".join(map(encoded, bits)))
-        else:
-            new = field(number, raw(array))
-        if not values:
-            return tensor + new
-        pieces, kept = [], 0
-        for span in values:
-            pieces += [tensor[kept : span.begin], new]
-            new, kept = b"", span.end
-        return b"".join((*pieces, tensor[kept:]))
-
-    return change
+def with_values(array: Array, tensor: bytes) -> bytes:
+    """Return a `TensorProto` whose values are replaced by an array."""
+    values = [span for span in spans(tensor) if span.number in _VALUES and span.end > span.start]
+    is_raw = not values or values[0].number == _CONTENT
+    number = _CONTENT if is_raw else _LISTED.get(array.dtype.name, _CONTENT)
+    if number == _BITS:
+        bits = np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist()
+        new = field(number, b"".join(map(encoded, bits)))
+    else:
+        new = field(number, raw(array))
+    if not values:
+        return tensor + new
+    pieces, kept = [], 0
+    for span in values:
+        pieces += [tensor[kept : span.begin], new]
+        new, kept = b"", span.end
+    return b"".join((*pieces, tensor[kept:]))
 
 
 _GRAPH_IN_META_GRAPH: Final = 2
@@ -157,7 +151,7 @@ def _in_graph(homes: Homes) -> Change:
         array = arrays.get(_name(node))
         if array is None:
             return node
-        change = at(_TENSOR_IN_ENTRY, tensor_with(array))
+        change = at(_TENSOR_IN_ENTRY, partial(with_values, array))
         return at([_ATTRIBUTE], lambda entry: change(entry) if _name(entry) == "value" else entry)(
             node
         )

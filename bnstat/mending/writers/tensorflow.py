@@ -23,7 +23,7 @@ from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_
 from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
 from bnstat.mending.writers import graph, patch, raw
-from bnstat.mending.writers.graph import Change, at, tensor_with
+from bnstat.mending.writers.graph import Change, at, with_values
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile, LocalFolder
 
@@ -191,7 +191,7 @@ def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None
                 continue
             for part in slices:
                 piece = arrays[key][box_of(part, arrays[key].shape, key)]
-                changes[slice_key(key, part)] = at(_TENSOR, tensor_with(piece))
+                changes[slice_key(key, part)] = at(_TENSOR, partial(with_values, piece))
         change(path, changes)
 
 
