@@ -164,21 +164,6 @@ def test_types_in_shards(tmp_path: Path, dtype: str) -> None:
         assert changed[name] <= places[f"m{name}"]
 
 
-def test_only_one_layer_and_role(tmp_path: Path) -> None:
-    save_graph(tmp_path / "m", network)
-    values = new_values(bnstat.load(tmp_path / "m"))
-    applied = bnstat.apply(
-        tmp_path / "m", values, tmp_path / "c", layers=["block2*"], roles=["moving_mean"]
-    )
-    (change,) = applied.changes
-    assert (change.layer, change.role) == ("block2/bn", "moving_mean")
-    assert applied.untouched == ["block1/bn"]
-    model = bnstat.load(tmp_path / "m")
-    (extent,) = model["block2/bn"].variables["moving_mean"].extents()
-    changed = differing(tmp_path / "m", tmp_path / "c")[".data-00000-of-00001"]
-    assert changed <= set(range(extent.offset, extent.offset + extent.length))
-
-
 def test_a_training_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for step in (1, 2, 3):
