@@ -181,6 +181,11 @@ def load(
     return narrow(model, layers)
 
 
+def loaded(model: object) -> Model:
+    """Return a model unchanged, or load any other object that `load` accepts."""
+    return model if isinstance(model, Model) else load(model)
+
+
 def _state(stored: StoredModel) -> tuple[object, ...]:
     """Return a value that changes if a training job replaces a stored model: its name and times."""
     return stored.name, stored.modified, stored.times()

@@ -124,7 +124,7 @@ def history(
     Raises:
         BnstatError: the path contains no model, or an object is not a model.
     """
-    from bnstat.loading import load, load_all
+    from bnstat.loading import load_all, loaded
 
     if isinstance(models, (str, PathLike)):
         models = load_all(models)
@@ -133,7 +133,7 @@ def history(
     recorder = Recorder()
     for entry in models:
         if not isinstance(entry, tuple):
-            model = entry if isinstance(entry, Model) else load(entry)
+            model = loaded(entry)
             entry = (model.source.checkpoint or model.source.path, model)
         recorder.add(*entry)
     return recorder.history()

@@ -67,10 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration file: settings for all models, and glob -> settings for matching models.
-
-    The globs are relative to `folder`, the folder that contains the file.
-    """
+    """The settings in a configuration file, for all models and by glob, relative to `folder`."""
 
     folder: PurePath
     settings: Settings

@@ -196,8 +196,8 @@ def training_evidence(model: Model) -> Evidence:
     """Return how a model was trained according to its weights.
 
     If any layers have the initial moving statistics, only these are judged. Otherwise, only stored
-    gradients are judged: the weights of updated layers show nothing, but the gradients show whether
-    the last steps used the stored statistics, as in fine-tuning in inference mode.
+    gradients are judged: they show whether the last steps used the stored statistics, as in
+    fine-tuning in inference mode.
     """
     biases = model.preceding_biases()
     usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
@@ -260,7 +260,11 @@ class _Comparison:
     """Ratio and correlation of bias and beta, over the pairs whose vectors were trained."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]
+        self.pairs = [
+            pair
+            for pair in pairs
+            if all(np.isfinite(each).all() and np.ptp(each) > 0 for each in (pair.bias, pair.beta))
+        ]
         sizes = [pair.beta.size for pair in self.pairs]
         self.channels = sum(sizes)
         self.is_proven = all(pair.is_proven for pair in self.pairs)
@@ -307,8 +311,7 @@ _MEANING: Final = {
 def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
     """Return how a model was trained according to pairs of bias and beta, one pair per layer.
 
-    If gradients do not decide, the values decide if `by_weights` is True. The values show something
-    only in layers with the initial statistics.
+    Values show something only in layers with initial statistics (`by_weights`), gradients in all.
     """
     vectors = [pair for pair in pairs if not pair.is_sum]
     comparison = _Comparison(vectors)
@@ -370,7 +373,3 @@ def _by_sums(comparison: _Comparison) -> TrainedWith:
     if ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
         return "batch-statistics"
     return "unknown"
-
-
-def _is_trained(values: NDArray[np.float64]) -> bool:
-    return bool(np.isfinite(values).all() and np.ptp(values) > 0)

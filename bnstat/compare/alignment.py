@@ -17,9 +17,8 @@ from itertools import product
 from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnstat.compare.effects import Effects
+from bnstat.compare.effects import Effects, Floats, values_of
 from bnstat.model import ROLES, BatchNorm, Model, as_float64, printable, squeezed
 
 Match = Literal["name", "suffix", "position", "values", "effect"]
@@ -28,7 +27,6 @@ _FARTHEST = 0.25  # the largest distance (from 0 to 1) of layers that are paired
 _MOST_COMPARED = 4_000_000  # pairs that are compared by value: 2,000 layers in each model
 _MOST_PARTS = 16  # the number of trailing components of a name that are compared
 
-Floats = NDArray[np.float64]
 _Parts = tuple[str, ...]
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 _Key = TypeVar("_Key", bound=Hashable)
@@ -269,14 +267,9 @@ def _by_shapes(layers: Sequence[BatchNorm]) -> Mapping[_Shapes, list[BatchNorm]]
 
 def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
     """Return the matrix of distances |a - b| / (|a| + |b|) in a role: a row per old layer."""
-    a, b = _rows(olds, role), _rows(news, role)
+    a, b = (np.stack([values_of(layer, role) for layer in layers]) for layers in (olds, news))
     with np.errstate(all="ignore"):
         squares_a, squares_b = (a * a).sum(axis=1)[:, np.newaxis], (b * b).sum(axis=1)
         gap = np.sqrt(np.maximum(squares_a + squares_b - 2 * a @ b.T, 0))
         distances = gap / (np.sqrt(squares_a) + np.sqrt(squares_b))
     return np.where((squares_a == 0) & (squares_b == 0), 0, np.nan_to_num(distances, nan=1.0))
-
-
-def _rows(layers: Sequence[BatchNorm], role: str) -> Floats:
-    arrays = (layer.array(role) for layer in layers)
-    return np.stack([as_float64(array).ravel() for array in arrays if array is not None])

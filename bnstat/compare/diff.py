@@ -250,11 +250,13 @@ def diff(
         BnstatError: a tolerance is negative or not a number, or a model or an array cannot be
             read.
     """
+    from bnstat.loading import loaded
+
     numbers = {"rtol": rtol, "atol": atol, "tolerance": tolerance, "epsilon": epsilon}
     for name, value in numbers.items():
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise BnstatError(name, f"must be a number of at least 0, not {value:g}")
-    old, new = (_loaded(model) for model in (old, new))
+    old, new = loaded(old), loaded(new)
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
@@ -300,14 +302,6 @@ def diff(
         alignment.ties,
         (*old_unfolded, *new_unfolded),
     )
-
-
-def _loaded(model: object) -> Model:
-    if isinstance(model, Model):
-        return model
-    from bnstat.loading import load
-
-    return load(model)
 
 
 def _is_sure(pair: Pair, any_alone: bool) -> bool:

@@ -56,10 +56,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        """Remove everything except a finished copy.
-
-        Errors are raised again without the name of the temporary folder.
-        """
+        """Remove everything but a finished copy; errors do not mention the temporary folder."""
         self._remove()
         if isinstance(error, OSError):
             raise self._refused(error) from error

@@ -18,7 +18,7 @@ from bnstat.mending.draft import copy_file, exchange
 from tests.builders.mended import new_values
 from tests.builders.oracle import same_bits
 from tests.builders.signals import heeded
-from tests.mending.originals import DIGITS, ROOT, assert_mended, contents
+from tests.mending.originals import DIGITS, ROOT, assert_mended, contents, mended
 
 DRIVER = """
 import os, signal, sys
@@ -115,14 +115,13 @@ def test_an_error_of_the_system_leaves_nothing(
     checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path)
-    values = new_values(bnstat.load(checkpoint))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, name, refuse)
     with pytest.raises(bnstat.BnstatError, match="cannot be written: No space left"):
-        bnstat.apply(checkpoint, values, tmp_path / "c")
+        mended(checkpoint, tmp_path / "c")
     monkeypatch.undo()
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob(".bnstat*"))
@@ -146,11 +145,10 @@ def test_half_a_replacement_is_undone(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path / "in")
-    values = new_values(bnstat.load(checkpoint))
     # The first call replaces the index of the copy, and the third one the second shard.
     calls = refuse_call(3, monkeypatch)
     with pytest.raises(bnstat.BnstatError, match="Input/output error"):
-        bnstat.apply(checkpoint, values, in_place=True)
+        mended(checkpoint, in_place=True)
     assert len(calls) > 3
     assert contents(tmp_path / "in") == before
 
@@ -183,10 +181,9 @@ def test_a_copy_that_fails_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     module: str, name: str, replacement: Any, message: str,
 ) -> None:  # fmt: skip
-    values = new_values(bnstat.load(checkpoint))
     monkeypatch.setattr(sys.modules[f"bnstat.mending.{module}"], name, replacement)
     with pytest.raises(bnstat.BnstatError) as caught:
-        bnstat.apply(checkpoint, values, tmp_path / "c")
+        mended(checkpoint, tmp_path / "c")
     assert str(caught.value).startswith(f"{tmp_path}/{message}")
     assert sorted(os.listdir(tmp_path)) == ["in"]
 
@@ -207,14 +204,13 @@ def test_a_folder_in_place_if_names_cannot_be_swapped(
     saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path)
-    values = new_values(bnstat.load(saved_model))
     monkeypatch.setattr(drafts, "exchange", lambda *_: False)
     with monkeypatch.context() as failing:
         refuse_call(1, failing)
         with pytest.raises(bnstat.BnstatError, match="cannot be written"):
-            bnstat.apply(saved_model, values, in_place=True)
+            mended(saved_model, in_place=True)
     assert contents(tmp_path) == before
-    bnstat.apply(saved_model, values, in_place=True)
+    mended(saved_model, in_place=True)
     assert_mended(saved_model, DIGITS)
     assert os.listdir(tmp_path) == ["sm"]
 
@@ -223,7 +219,7 @@ def test_in_place_in_a_training_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(ROOT / "tests/data/digits/run", run)
     before = contents(run)
-    bnstat.apply(run, new_values(bnstat.load(run)), in_place=True, step=100)
+    mended(run, in_place=True, step=100)
     after = contents(run)
     changed = {name for name in before if before[name] != after.get(name)}
     assert before.keys() == after.keys()

@@ -16,7 +16,7 @@ from bnstat.formats.tensorflow.detection import state_text
 from bnstat.mending.layout import Footprint, footprint, layout, layout_in_place
 from bnstat.model import Source
 from tests.builders.mended import new_values
-from tests.mending.originals import DIGITS, contents
+from tests.mending.originals import DIGITS, contents, mended
 
 SHARD = "m.data-00000-of-00001"
 
@@ -152,9 +152,8 @@ def test_in_place(top: Path) -> None:
 def test_a_refused_output_changes_nothing(
     output: str | None, message: str, saved_model: Path
 ) -> None:
-    values = new_values(bnstat.load(saved_model))
     with pytest.raises(bnstat.BnstatError, match=message):
-        bnstat.apply(saved_model, values, output and saved_model.parent / output)
+        mended(saved_model, output and saved_model.parent / output)
     assert contents(saved_model) == contents(DIGITS)
 
 
@@ -162,7 +161,7 @@ def test_a_refused_output_changes_nothing(
 def test_a_folder_that_may_not_be_written(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(0o500)
     with pytest.raises(bnstat.BnstatError, match="cannot be written: Permission denied"):
-        bnstat.apply(checkpoint, new_values(bnstat.load(checkpoint)), tmp_path / "out/c")
+        mended(checkpoint, tmp_path / "out/c")
 
 
 def test_permissions_are_those_of_the_original(
@@ -170,15 +169,14 @@ def test_permissions_are_those_of_the_original(
 ) -> None:
     for path in checkpoint.parent.iterdir():
         path.chmod(0o440)
-    bnstat.apply(checkpoint, new_values(bnstat.load(checkpoint)), tmp_path / "c")
+    mended(checkpoint, tmp_path / "c")
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("c.*")} == {0o440}
     (saved_model / "variables").chmod(0o700)
-    bnstat.apply(saved_model, new_values(bnstat.load(saved_model)), tmp_path / "d")
+    mended(saved_model, tmp_path / "d")
     assert (tmp_path / "d/variables").stat().st_mode & 0o777 == 0o700
 
 
 def test_pipes_and_links_to_folders_are_not_copied(saved_model: Path, tmp_path: Path) -> None:
-    values = new_values(bnstat.load(saved_model))
     special = saved_model / "assets"
     for make, message in (
         (lambda: os.mkfifo(special), "not a file or a folder"),
@@ -186,10 +184,10 @@ def test_pipes_and_links_to_folders_are_not_copied(saved_model: Path, tmp_path: 
     ):
         make()
         with pytest.raises(bnstat.BnstatError, match=message):
-            bnstat.apply(saved_model, values, tmp_path / "c")
+            mended(saved_model, tmp_path / "c")
         special.unlink()
     (saved_model / "words").symlink_to(saved_model / "saved_model.pb")
-    bnstat.apply(saved_model, values, tmp_path / "c")
+    mended(saved_model, tmp_path / "c")
     assert not (tmp_path / "c/words").is_symlink()
 
 

@@ -19,7 +19,8 @@ from tests.builders.bytewise import differing, held
 from tests.builders.graph_mode import save_graph
 from tests.builders.mended import NewValues, new_values
 from tests.builders.oracle import same_bits
-from tests.mending.networks import assert_restored, by_key, mended, network, restoring
+from tests.mending.networks import assert_restored, by_key, network, restoring
+from tests.mending.originals import mended
 
 v1 = tf.compat.v1
 
