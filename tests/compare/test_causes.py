@@ -178,6 +178,15 @@ def test_tolerance_and_epsilon_are_numbers_from_0_on(name: str, value: float) ->
         compared(BN, BN, **{name: value})
 
 
+def lacking(role: str) -> BatchNorm:
+    return layer("bn", {key: ARRAYS[key] for key in ARRAYS if key != role}, epsilon=1e-3)
+
+
+WIDE = trained("bn", 64)
+BOTH = {role: arrays_of(moved(role, [5], 64))[role] for role in ("gamma", "moving_mean")}
+START, END = (float(of.array("beta")[5]) for of in (WIDE, moved("beta", [5], 64)))
+WITHOUT = [*map(lacking, ("moving_mean", "moving_variance")),
+           *(with_variance(factor * VARIANCE) for factor in (0, -1, -0.5))]  # fmt: skip
 POSITIVE = changed(BN, {"moving_mean": np.abs(ARRAYS["moving_mean"]) + np.float32(0.1)})
 MEAN = arrays_of(POSITIVE)["moving_mean"]
 INITIAL = {"moving_mean": 0 * VARIANCE, "moving_variance": VARIANCE / VARIANCE}
@@ -225,45 +234,57 @@ BARE = layer("bn", arrays_of(rewritten(BN, "bn")))
         (rewritten(changed(BN, SWAPPED), "bn"), POSITIVE,
          "moving mean and moving variance are swapped"),
         (BN, rewritten(with_variance(VARIANCE * np.float32(32 / 31)), "bn"), UNBIASED),
-        *((BN, rewritten(moved(role), "bn"), "1 of 16 channels differ: channel 3 (")
+        *((BN, rewritten(moved(role), "bn"), "1 of 16 channels differ: channel 3 ")
           for role in ARRAYS),
+        # factors of the variance
+        *((BN, with_variance(VARIANCE.astype(np.float64) * factor), text) for factor, text in (
+            (2.0, "the variance is multiplied by 2"),
+            (0.5, "the variance is multiplied by 0.5"),
+            (4 / 3, "the variance is multiplied by 1.33333"),
+            (7 / 6, "the variance is multiplied by 1.16667"),
+            (8 / 7, "the variance differs by N/(N-1), N = 8: biased -> unbiased"),
+            (31 / 32, "the variance differs by N/(N-1), N = 32: unbiased -> biased"),
+            (1000 / 999, "the variance differs by N/(N-1), N = about 1000: biased -> unbiased"),
+            (1.375, "the variance is multiplied by 1.375"),
+            (0.625, "the variance is multiplied by 0.625"),
+            (2.0**20, "the variance is multiplied by 1.04858e+06"),
+        )),
+        # some channels
+        (WIDE, moved("gamma", [3, 9], 64), "2 of 64 channels differ: channels 3, 9"),
+        (WIDE, moved("gamma", [3, 9, 11], 64), "3 of 64 channels differ: channels 3, 9, 11"),
+        (WIDE, moved("gamma", [3, 9, 11, 60], 64),
+         "4 of 64 channels differ: channels 3, 9, 11, ..."),
+        (WIDE, moved("beta", [5], 64),
+         f"1 of 64 channels differ: channel 5 (beta {START:.6g} -> {END:.6g})"),
+        (WIDE, changed(WIDE, BOTH), "1 of 64 channels differ: channel 5"),
+        # Up to one channel in ten, or one of fewer channels, but not the only channel.
+        (WIDE, moved("gamma", range(6), 64), "6 of 64 channels differ: channels 0, 1, 2, ..."),
+        (WIDE, moved("gamma", range(7), 64), None),
+        (trained("bn", 8), moved("beta", [1], 8), "1 of 8 channels differ: channel 1 (beta "),
+        (trained("bn", 8), moved("gamma", range(2), 8), None),
+        (ONE, moved("gamma", [0], 1), None),
+        (BN, moved("gamma", range(0, 16, 2)), None),
+        # another layer, even where a setting differs
+        (BN, trained("bn", 16, seed=5, epsilon=1e-5), None),
+        (BN, trained("bn", 8), None),
+        (BN, rewritten(trained("other", 8), "bn"), None),
+        # A cause must explain all differences.
+        (BN, changed(BN, {"gamma": MEAN, "moving_mean": ARRAYS["gamma"], **ELSEWHERE}), None),
+        (BN, changed(BN, {"moving_variance": np.sqrt(VARIANCE), **ELSEWHERE}), None),
+        (BN, changed(BN, {"moving_variance": VARIANCE * np.float32(1.37), **ELSEWHERE}), None),
+        # A negative epsilon is not a cause, nor is another one if the scale is only rounded.
+        (BN, rewritten(with_variance(VARIANCE - np.float32(0.01)), "bn"), None),
+        (BN, rewritten(changed(BN, {"gamma": ARRAYS["gamma"] * np.float32(1 + 5e-6)}), "bn"), None),
+        *((*pair, None) for other in WITHOUT for pair in ((BN, other), (other, BN))),
     ],
 )  # fmt: skip
-def test_the_cause(old: BatchNorm, new: BatchNorm, text: str) -> None:
+def test_the_cause(old: BatchNorm, new: BatchNorm, text: str | None) -> None:
     change = judged(old, new)
     assert change.verdict == "different"
-    (cause,) = change.causes
-    assert cause.text.startswith(text)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        # Many channels, or another layer even where a setting differs.
-        (BN, moved("gamma", range(0, 16, 2))),
-        (BN, trained("bn", 16, seed=5, epsilon=1e-5)),
-        (BN, trained("bn", 8)),
-        (BN, rewritten(trained("other", 8), "bn")),
-        # A cause must explain all differences.
-        (BN, changed(BN, {"gamma": MEAN, "moving_mean": ARRAYS["gamma"], **ELSEWHERE})),
-        (BN, changed(BN, {"moving_variance": np.sqrt(VARIANCE), **ELSEWHERE})),
-        (BN, changed(BN, {"moving_variance": VARIANCE * np.float32(1.37), **ELSEWHERE})),
-        # A negative epsilon is not a cause, nor is another one if the scale is only rounded.
-        (BN, rewritten(with_variance(VARIANCE - np.float32(0.01)), "bn")),
-        (BN, rewritten(changed(BN, {"gamma": ARRAYS["gamma"] * np.float32(1 + 5e-6)}), "bn")),
-        *((BN, with_variance(factor * VARIANCE)) for factor in (0, -1, -0.5)),
-        *((with_variance(factor * VARIANCE), BN) for factor in (0, -1, -0.5)),
-    ],
-)
-def test_differences_without_a_cause(old: BatchNorm, new: BatchNorm) -> None:
-    assert kinds(judged(old, new)) == []
-
-
-def test_missing_statistics_have_no_cause() -> None:
-    for role in ("moving_mean", "moving_variance"):
-        lacking = {key: array for key, array in ARRAYS.items() if key != role}
-        assert kinds(judged(BN, layer("bn", lacking, epsilon=1e-3))) == []
-        assert kinds(judged(layer("bn", lacking, epsilon=1e-3), BN)) == []
+    texts = [cause.text for cause in change.causes]
+    if text is not None and text.endswith(" "):
+        texts = [each[: len(text)] for each in texts]
+    assert texts == ([] if text is None else [text])
 
 
 def test_the_epsilons_that_are_known() -> None:
@@ -289,51 +310,3 @@ def test_ties_are_reported() -> None:
     olds = [trained("a0", seed=1), trained("a1", seed=1), trained("a2", seed=2)]
     news = [trained("b0", seed=1), trained("b1", seed=1), trained("b2", seed=2)]
     assert diff(model(*olds), model(*news)).ties == ("b0", "b1")
-
-
-@pytest.mark.parametrize(
-    ("factor", "said"),
-    [
-        (2.0, "the variance is multiplied by 2"),
-        (0.5, "the variance is multiplied by 0.5"),
-        (4 / 3, "the variance is multiplied by 1.33333"),
-        (7 / 6, "the variance is multiplied by 1.16667"),
-        (8 / 7, "the variance differs by N/(N-1), N = 8: biased -> unbiased"),
-        (31 / 32, "the variance differs by N/(N-1), N = 32: unbiased -> biased"),
-        (1000 / 999, "the variance differs by N/(N-1), N = about 1000: biased -> unbiased"),
-        (1.375, "the variance is multiplied by 1.375"),
-        (0.625, "the variance is multiplied by 0.625"),
-        (2.0**20, "the variance is multiplied by 1.04858e+06"),
-    ],
-)
-def test_a_factor_of_the_variance(factor: float, said: str) -> None:
-    (cause,) = judged(BN, with_variance(VARIANCE.astype(np.float64) * factor)).causes
-    assert cause.text == said
-
-
-WIDE = trained("bn", 64)
-BOTH = {role: arrays_of(moved(role, [5], 64))[role] for role in ("gamma", "moving_mean")}
-START, END = (float(of.array("beta")[5]) for of in (WIDE, moved("beta", [5], 64)))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        (WIDE, moved("gamma", [3, 9], 64), "2 of 64 channels differ: channels 3, 9"),
-        (WIDE, moved("gamma", [3, 9, 11], 64), "3 of 64 channels differ: channels 3, 9, 11"),
-        (WIDE, moved("gamma", [3, 9, 11, 60], 64),
-         "4 of 64 channels differ: channels 3, 9, 11, ..."),
-        (WIDE, moved("beta", [5], 64),
-         f"1 of 64 channels differ: channel 5 (beta {START:.6g} -> {END:.6g})"),
-        (WIDE, changed(WIDE, BOTH), "1 of 64 channels differ: channel 5"),
-        # Up to one channel in ten, or one of fewer channels, but not the only channel.
-        (WIDE, moved("gamma", range(6), 64), "6 of 64 channels differ: channels 0, 1, 2, ..."),
-        (WIDE, moved("gamma", range(7), 64), None),
-        (trained("bn", 8), moved("beta", [1], 8), "1 of 8 channels differ: channel 1 (beta "),
-        (trained("bn", 8), moved("gamma", range(2), 8), None),
-        (ONE, moved("gamma", [0], 1), None),
-    ],
-)  # fmt: skip
-def test_some_channels(old: BatchNorm, new: BatchNorm, said: str | None) -> None:
-    texts = [cause.text for cause in judged(old, new).causes]
-    assert texts == [] if said is None else texts[0].startswith(said)

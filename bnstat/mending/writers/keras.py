@@ -44,10 +44,7 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def _write_into(path: str, left: dict[str, Array]) -> bool:
-    """Write the datasets that a file contains with h5py, and remove them from `left`.
-
-    Return False if the file contains none of the datasets.
-    """
+    """Write the datasets in `left` that a file contains, and remove these; return False if none."""
     file = LocalFile(path)
     keys = Hdf5(file).variables.keys() & left.keys() if left and is_hdf5(file) else set()
     if not keys:
