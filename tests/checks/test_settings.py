@@ -31,21 +31,60 @@ def ignored(path: Path) -> tuple[str, ...]:
     return find(str(path)).ignore
 
 
+EVERYTHING = """\
+select = ["BN0", "frozen"]
+ignore = ["near-zero-gamma"]
+fail-on = "error"
+thresholds = { gamma = 1, scale = 2.5 }
+"""
+ALL_SET = Settings(("BN0", "frozen"), ("near-zero-gamma",), {"gamma": 1.0, "scale": 2.5}, "error")
+PER_PATH = """\
+ignore = ["BN001"]
+thresholds = { gamma = 1, beta = 1 }
+[per-path]
+old = ["BN002"]
+"*.h5" = { ignore = ["BN003"], thresholds = { gamma = 2 } }
+"*.keras" = { thresholds = { gamma = 3 } }
+"""
+BN001, BN002 = Settings(ignore=("BN001",)), Settings(ignore=("BN002",))
+OWN = {"bnstat.toml": 'ignore = ["BN002"]'}
+SHARED = {"pyproject.toml": '[tool.bnstat]\nignore = ["BN001"]'}
+MATCHING = ("models/old/a.h5", "models/old", "models/old/", "models/*", "models/**/*.h5", "*.h5",
+            "old", "a.*", "*")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "head"), [("bnstat.toml", ""), ("pyproject.toml", "tool.bnstat.")]
-)
-def test_everything_that_can_be_set(name: str, head: str, project: Path) -> None:
-    (project / name).write_text(
-        f'{head}select = ["BN0", "frozen"]\n{head}ignore = ["near-zero-gamma"]\n'
-        f'{head}fail-on = "error"\n{head}thresholds.gamma = 1\n{head}thresholds.scale = 2.5\n'
-    )
-    assert find(str(project / "models")) == Settings(
-        select=("BN0", "frozen"),
-        ignore=("near-zero-gamma",),
-        thresholds={"gamma": 1.0, "scale": 2.5},
-        fail_on="error",
-    )
-    assert read(str(project / name)).settings == find(str(project))
+    ("files", "path", "expected"),
+    [
+        ({"bnstat.toml": EVERYTHING}, "models", ALL_SET),
+        ({"pyproject.toml": f"[tool.bnstat]\n{EVERYTHING}"}, "models", ALL_SET),
+        # Only the nearest file is used.
+        (SHARED, "models/old/a.h5", BN001),
+        ({**SHARED, **OWN}, "models/old/a.h5", BN002),
+        ({**OWN, "models/bnstat.toml": "select = ['BN003']"}, "models/old/a.h5",
+         Settings(select=("BN003",))),
+        ({**OWN, "models/bnstat.toml": ""}, "models/old/model-100", Settings()),
+        ({**OWN, "models/bnstat.toml": ""}, "", BN002),
+        ({**OWN, "models/old/bnstat.toml": 'ignore = ["BN001"]'}, "models/old", BN001),
+        # Other pyprojects are skipped.
+        *(({**OWN, "models/pyproject.toml": text}, "models/old/a.h5", BN002) for text in (
+            "", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "not TOML [")),
+        # A glob matches a path or one of its folders.
+        *(({"bnstat.toml": f'[per-path]\n"{glob}" = ["BN001"]'}, "models/old/a.h5",
+           BN001 if glob in MATCHING else Settings())
+          for glob in (*MATCHING, "*.keras", "model", "old/a.h5", "models/new", "MODELS")),
+        ({"bnstat.toml": PER_PATH}, "models/old/a.h5",
+         Settings(ignore=("BN001", "BN002", "BN003"), thresholds={"gamma": 2, "beta": 1})),
+    ],
+)  # fmt: skip
+def test_the_settings_of_a_path(
+    files: dict[str, str], path: str, expected: Settings, project: Path
+) -> None:
+    for name, text in files.items():
+        (project / name).write_text(text)
+    assert find(str(project / path)) == expected
+    if expected == ALL_SET:
+        assert read(str(project / next(iter(files)))).settings == expected
 
 
 def test_the_example_of_the_documentation(project: Path) -> None:
@@ -61,30 +100,6 @@ def test_the_example_of_the_documentation(project: Path) -> None:
     assert find(str(project)) == Settings(("BN0",), ("near-zero-gamma",), {"gamma": 0.01}, "error")
 
 
-def test_only_the_nearest_file_is_used(project: Path) -> None:
-    model = project / "models/old/a.h5"
-    (project / "pyproject.toml").write_text('[tool.bnstat]\nignore = ["BN001"]')
-    assert ignored(model) == ("BN001",)
-    (project / "bnstat.toml").write_text('ignore = ["BN002"]')
-    assert ignored(model) == ("BN002",)
-    (project / "models/pyproject.toml").write_text('[tool.bnstat]\nselect = ["BN003"]')
-    assert find(str(model)) == Settings(select=("BN003",))
-    (project / "models/old/bnstat.toml").write_text("")
-    assert find(str(model)) == Settings()
-    assert ignored(project) == ("BN002",)
-    (project / "models/old/bnstat.toml").write_text('ignore = ["BN001"]')
-    assert ignored(model.parent) == ignored(model.parent / "model-100") == ("BN001",)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "not TOML ["]
-)
-def test_other_pyprojects_are_skipped(text: str, project: Path) -> None:
-    (project / "bnstat.toml").write_text('ignore = ["BN001"]')
-    (project / "models/pyproject.toml").write_text(text)
-    assert ignored(project / "models/old/a.h5") == ("BN001",)
-
-
 def test_the_path_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "bnstat.toml").write_text('ignore = ["BN001"]\nper-path."models/old" = ["BN002"]')
     monkeypatch.chdir(project / "models")
@@ -93,34 +108,6 @@ def test_the_path_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch
     assert find("../models/old").ignore == ("BN001", "BN002")
     monkeypatch.chdir(project / "models/old")
     assert find(".").ignore == ("BN001", "BN002")
-
-
-MATCHING = ("models/old/a.h5", "models/old", "models/old/", "models/*", "models/**/*.h5", "*.h5",
-            "old", "a.*", "*")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "glob", [*MATCHING, "*.keras", "model", "old/a.h5", "models/new", "MODELS"]
-)
-def test_globs_match_a_path_or_one_of_its_folders(glob: str, project: Path) -> None:
-    (project / "bnstat.toml").write_text(f'[per-path]\n"{glob}" = ["BN001"]')
-    assert ignored(project / "models/old/a.h5") == (("BN001",) if glob in MATCHING else ())
-
-
-def test_settings_per_path_add_up(project: Path) -> None:
-    (project / "bnstat.toml").write_text(
-        """
-        ignore = ["BN001"]
-        thresholds = { gamma = 1, beta = 1 }
-        [per-path]
-        old = ["BN002"]
-        "*.h5" = { ignore = ["BN003"], thresholds = { gamma = 2 } }
-        "*.keras" = { thresholds = { gamma = 3 } }
-        """
-    )
-    assert find(str(project / "models/old/a.h5")) == Settings(
-        ignore=("BN001", "BN002", "BN003"), thresholds={"gamma": 2, "beta": 1}
-    )
 
 
 def test_settings_of_the_user_take_precedence() -> None:

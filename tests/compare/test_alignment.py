@@ -52,6 +52,12 @@ def only(name: str, role: str, seed: int) -> BatchNorm:
 FLAT = usual("a", seed=1)
 SONNET = layer("b", {role: array.reshape(1, 1, 1, 8) for role, array in _arrays(FLAT).items()})
 ABC = [usual(f"a{number}", seed=number) for number in range(3)]
+NEAR = [usual("a0", seed=1), trained("a1", 1)]
+WIDTHS = dict(enumerate((4, 8, 16, 32)))
+
+
+def numbered(prefix: str, first: int = 0) -> list[BatchNorm]:
+    return [usual(f"{prefix}.{first + n}", width, n) for n, width in WIDTHS.items()]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +97,12 @@ ABC = [usual(f"a{number}", seed=number) for number in range(3)]
         (ABC, [trained("b2", 2), trained("b1", 1)], ["a2 b2 values", "a1 b1 values"]),
         ([usual("a", seed=1), usual("c", 4)], [times(-1, "b", 1)], []),
         ([usual("a", seed=1), usual("c", 4)], [times(2, "b", 1)], []),
+        # Two layers do not share a match.
+        *((near, [trained("b", 1)], ["a1 b values"]) for near in (NEAR, NEAR[::-1])),
+        ([usual("b", seed=1)], [NEAR[1], usual("a2", seed=1)], ["b a2 values"]),
+        # Reassigned names are not trusted.
+        (numbered("bn"), [usual(f"bn.{n + 2}", width, n + 9) for n, width in WIDTHS.items()],
+         [f"bn.{n} bn.{n + 2} position" for n in WIDTHS]),
         ([], [], []),
         ([], [usual("a")], []),
     ],
@@ -105,11 +117,6 @@ def test_pairs(old: Sequence[BatchNorm], new: Sequence[BatchNorm], pairs: list[s
 
 NAMES = ["bn1", "layer1/0/bn1", "layer1/0/bn2", "layer2/0/bn1"]
 PARTS = [name.replace("/", ".") for name in NAMES]
-WIDTHS = dict(zip(range(4), (4, 8, 16, 32), strict=True))
-
-
-def numbered(prefix: str, first: int = 0) -> list[BatchNorm]:
-    return [usual(f"{prefix}.{first + n}", width, n) for n, width in WIDTHS.items()]
 
 
 @pytest.mark.parametrize(
@@ -136,15 +143,6 @@ def test_names_with_a_common_end(old: Any, new: Any, more: Any, match: str) -> N
     assert matches(olds, [*more, *news]) == (pairs, [], alone)
     turned = [(new, old, match) for old, new, match in pairs]
     assert matches([*news, *more], olds) == (turned, alone, [])
-
-
-def test_two_layers_do_not_share_a_match() -> None:
-    near = [usual("a0", seed=1), trained("a1", 1)]
-    assert matches(near, [trained("b", 1)]) == ([("a1", "b", "values")], ["a0"], [])
-    assert matches(near[::-1], [trained("b", 1)]) == ([("a1", "b", "values")], ["a0"], [])
-    assert matches([usual("b", seed=1)], [*near[1:], usual("a2", seed=1)])[0] == [
-        ("b", "a2", "values")
-    ]
 
 
 BROKEN = {"gamma": np.nan, "beta": np.nan, "moving_variance": 1.0}
@@ -193,12 +191,6 @@ def test_values_are_read_only_where_they_can_decide() -> None:
     assert matches(old[:1], new) == ([("a", "a", "name")], [], ["c"])
     without_roles = [BatchNorm(name, {}) for name in ("a", "b", "c")]
     assert matches(without_roles[:2], without_roles[2:]) == ([], ["a", "b"], ["c"])
-
-
-def test_reassigned_names_are_not_trusted() -> None:
-    news = [usual(f"bn.{n + 2}", width, n + 9) for n, width in WIDTHS.items()]
-    expected = [(f"bn.{number}", f"bn.{number + 2}", "position") for number in range(4)]
-    assert matches(numbered("bn"), news)[0] == expected
 
 
 def test_thousands_of_layers_without_a_common_name() -> None:

@@ -215,17 +215,6 @@ def test_a_folder_in_place_if_names_cannot_be_swapped(
     assert os.listdir(tmp_path) == ["sm"]
 
 
-def test_in_place_in_a_training_folder(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(ROOT / "tests/data/digits/run", run)
-    before = contents(run)
-    mended(run, in_place=True, step=100)
-    after = contents(run)
-    changed = {name for name in before if before[name] != after.get(name)}
-    assert before.keys() == after.keys()
-    assert changed == {"model-100.data-00000-of-00001", "model-100.index"}
-
-
 def test_a_link_is_replaced_but_not_its_target(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
     for path in checkpoint.parent.iterdir():
