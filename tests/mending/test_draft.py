@@ -21,25 +21,15 @@ from tests.builders.signals import heeded
 from tests.mending.originals import DIGITS, ROOT, assert_mended, contents, mended
 
 DRIVER = """
-import os, signal, sys
+import sys
 import bnstat.mending.apply, bnstat.mending.draft, bnstat.mending.writers.tensorflow
 from tests.builders.mended import new_values
+from tests.builders.signals import hit
 import bnstat
-
-def hit(module, name, number, sent):
-    real = getattr(module, name)
-    calls = []
-    def wrapper(*arguments, **options):
-        calls.append(arguments)
-        result = real(*arguments, **options)
-        if len(calls) == number:
-            os.kill(os.getpid(), sent)
-        return result
-    setattr(module, name, wrapper)
 
 path, copy, module, name, number, sent = sys.argv[1:]
 values = new_values(bnstat.load(path))
-hit(sys.modules[module], name, int(number), int(sent))
+hit(module, name, int(number), int(sent))
 where = dict(in_place=True) if copy == "-" else dict(output=copy)
 bnstat.apply(path, values, **where)
 """
@@ -110,23 +100,6 @@ def test_a_signal_at_any_moment_in_place(
         assert_mended(checkpoint, tmp_path / "kept/m")
 
 
-@pytest.mark.parametrize("name", ["rename", "fsync", "mkdir"])
-def test_an_error_of_the_system_leaves_nothing(
-    checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(tmp_path)
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, name, refuse)
-    with pytest.raises(bnstat.BnstatError, match="cannot be written: No space left"):
-        mended(checkpoint, tmp_path / "c")
-    monkeypatch.undo()
-    assert contents(tmp_path) == before
-    assert not list(tmp_path.glob(".bnstat*"))
-
-
 def refuse_call(number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Make a call of `os.replace` fail; return the list of targets of all calls."""
     real, calls = os.replace, []
@@ -167,25 +140,35 @@ def _fill(contents: Any, _: Any) -> None:
     raise OSError(28, "No space left on device", contents.source.path)
 
 
+def _refuse(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 @pytest.mark.parametrize(
     ("module", "name", "replacement", "message"),
     [
-        ("apply", "write_arrays", lambda *_: None, "in/m: the copy was deleted"),
-        ("draft", "copy_file", _change, "in/m.index: changed while it was copied"),
+        ("bnstat.mending.apply", "write_arrays", lambda *_: None, "in/m: the copy was deleted"),
+        ("bnstat.mending.draft", "copy_file", _change, "in/m.index: changed while it was copied"),
         # Errors have the name of the copy.
-        ("apply", "write_arrays", _damage, "c.index: is damaged"),
-        ("apply", "write_arrays", _fill, "c: cannot be written: No space"),
+        ("bnstat.mending.apply", "write_arrays", _damage, "c.index: is damaged"),
+        ("bnstat.mending.apply", "write_arrays", _fill, "c: cannot be written: No space"),
+        *(("os", name, _refuse, "c: cannot be written: No space")
+          for name in ("rename", "fsync", "mkdir")),
     ],
-)
+)  # fmt: skip
 def test_a_copy_that_fails_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     module: str, name: str, replacement: Any, message: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sys.modules[f"bnstat.mending.{module}"], name, replacement)
+    before = contents(tmp_path)
+    values = new_values(bnstat.load(checkpoint))
+    monkeypatch.setattr(sys.modules[module], name, replacement)
     with pytest.raises(bnstat.BnstatError) as caught:
-        mended(checkpoint, tmp_path / "c")
+        bnstat.apply(checkpoint, values, tmp_path / "c")
+    monkeypatch.undo()
     assert str(caught.value).startswith(f"{tmp_path}/{message}")
     assert sorted(os.listdir(tmp_path)) == ["in"]
+    assert contents(tmp_path) == before
 
 
 def test_in_place(saved_model: Path, checkpoint: Path, tmp_path: Path) -> None:

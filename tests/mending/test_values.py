@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,16 +182,6 @@ WRONG_JSON = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "message"), WRONG_JSON)
-def test_wrong_json(tmp_path: Path, two: Model, change: Any, message: str) -> None:
-    path = exported(two, "json", tmp_path)
-    text = change if isinstance(change, str) else json.dumps(change(json.loads(path.read_text())))
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(bnstat.BnstatError, match=message) as caught:
-        fitted(two, path)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("text", "beta"),
     [
@@ -228,14 +218,6 @@ WRONG_CSV = [
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), WRONG_CSV)
-def test_wrong_csv(tmp_path: Path, two: Model, text: str, message: str) -> None:
-    path = tmp_path / "values"
-    path.write_text(text)
-    with pytest.raises(bnstat.BnstatError, match=message):
-        fitted(two, path)
-
-
 def npy(array: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
@@ -257,13 +239,20 @@ WRONG_NPZ = [
 ]
 
 
-@pytest.mark.parametrize(("members", "message"), WRONG_NPZ)
-def test_wrong_npz(tmp_path: Path, two: Model, members: Mapping[str, bytes], message: str) -> None:
-    with zipfile.ZipFile(tmp_path / "v.npz", "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    with pytest.raises(bnstat.BnstatError, match=message):
-        fitted(two, tmp_path / "v.npz")
+@pytest.mark.parametrize(("values", "message"), [*WRONG_JSON, *WRONG_CSV, *WRONG_NPZ])
+def test_wrong_values(tmp_path: Path, two: Model, values: Any, message: str) -> None:
+    path = tmp_path / "values"
+    if callable(values):
+        values = json.dumps(values(json.loads(exported(two, "json", tmp_path).read_text())))
+    if isinstance(values, str):
+        path.write_bytes(values.encode("utf-8", "surrogateescape"))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in values.items():
+                archive.writestr(name, data)
+    with pytest.raises(bnstat.BnstatError, match=message) as caught:
+        fitted(two, path)
+    assert "\n" not in str(caught.value)
 
 
 def test_npz_of_other_orders(tmp_path: Path) -> None:
@@ -275,9 +264,7 @@ def test_npz_of_other_orders(tmp_path: Path) -> None:
 
 def test_files_without_values(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello")
-    with pytest.raises(
-        bnstat.UnknownFormatError, match="contains no values; pass a file that bnstat export"
-    ):
+    with pytest.raises(bnstat.UnknownFormatError, match="no values; pass a file that bnstat expo"):
         read_values(str(tmp_path / "v.txt"))
     with pytest.raises(bnstat.NotFoundError):
         read_values(str(tmp_path / "nothing"))
