@@ -404,7 +404,7 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _remark(change: LayerChange) -> Remark | None:
-    """Return the remark on a layer of a model in which some layer changed; else None."""
+    """Return the remark on a layer, given that some layer of the model changed; else None."""
     if change.causes:
         return None
     moved = {role.role: role.moved > 0 for role in change.roles if role.comparable}

@@ -96,7 +96,7 @@ def find_folded(
     side: Side,
     effects: Effects,
 ) -> tuple[list[Folded], list[Unfolded]]:
-    """Return the layers that are folded into the other model's weights, and the layers that may be.
+    """Return proven and possible foldings of layers into the other model's weights.
 
     `layers` are missing in the other model. The counterpart of `doubtful` layers is uncertain, so
     only their proven foldings are returned. The second list is empty if the other model has batch
