@@ -225,10 +225,7 @@ class _Search:
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[tuple[_Vector, bool]]:
-        """Yield each bias that fits an effect, and True if the bias includes an earlier bias.
-
-        An earlier bias is one that the original model adds before the layer.
-        """
+        """Yield each bias that fits an effect, and True if it includes a bias before the layer."""
         size = effect.scale.size
         for old in (_zeros(size), *self._mine.vectors(size)):
             scaled = effect.scale * old.values
@@ -355,7 +352,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts whose implied mean is near the mean, or near a variance in its place."""
+    """Return the shifts whose implied mean is near the mean, or near a swapped variance."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
