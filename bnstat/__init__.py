@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from bnstat.checks import Finding as Finding
     from bnstat.checks import Thresholds as Thresholds
     from bnstat.checks import check as check
-    from bnstat.compare import Difference as Difference
-    from bnstat.compare import History as History
-    from bnstat.compare import diff as diff
-    from bnstat.compare import history as history
+    from bnstat.compare.diff import Difference as Difference
+    from bnstat.compare.diff import diff as diff
     from bnstat.errors import AmbiguousError as AmbiguousError
     from bnstat.errors import BnstatError as BnstatError
     from bnstat.errors import ChangedError as ChangedError
@@ -34,19 +32,21 @@ if TYPE_CHECKING:
     from bnstat.estimate.recalibration import recalibrate as recalibrate
     from bnstat.loading import load as load
     from bnstat.loading import load_all as load_all
-    from bnstat.mending import Applied as Applied
-    from bnstat.mending import apply as apply
+    from bnstat.mending.apply import apply as apply
+    from bnstat.mending.pairing import Applied as Applied
     from bnstat.model import BatchNorm as BatchNorm
     from bnstat.model import Model as Model
     from bnstat.model import Source as Source
     from bnstat.model import Variable as Variable
+    from bnstat.run_history import History as History
+    from bnstat.run_history import history as history
 
 
 __version__ = "1.0.0"
 
 _HOMES = {
     "bnstat.checks": ("Finding", "Thresholds", "check"),
-    "bnstat.compare": ("Difference", "History", "diff", "history"),
+    "bnstat.compare.diff": ("Difference", "diff"),
     "bnstat.errors": (
         "AmbiguousError",
         "BnstatError",
@@ -57,10 +57,12 @@ _HOMES = {
         "UnsupportedError",
     ),
     "bnstat.loading": ("load", "load_all"),
-    "bnstat.mending": ("Applied", "apply"),
+    "bnstat.mending.apply": ("apply",),
+    "bnstat.mending.pairing": ("Applied",),
     "bnstat.estimate.drift": ("Drift", "drift"),
     "bnstat.estimate.recalibration": ("Recalibration", "recalibrate"),
     "bnstat.model": ("BatchNorm", "Model", "Source", "Variable"),
+    "bnstat.run_history": ("History", "history"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -193,6 +193,11 @@ def load(
     return narrow(model, layers)
 
 
+def loaded(model: object) -> Model:
+    """Return a model unchanged, or load any other object that `load` accepts."""
+    return model if isinstance(model, Model) else load(model)
+
+
 def _state(stored: StoredModel) -> tuple[object, ...]:
     """Return the name and times of a stored model, which change if a training job replaces it."""
     return stored.name, stored.modified, stored.times()

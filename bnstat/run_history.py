@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from os import PathLike
 from typing import Final
 
 import numpy as np
@@ -99,20 +100,33 @@ class History(Displayed):
         return replace(self, tracks=tracks)
 
 
-def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> History:
+def history(
+    models: str | PathLike[str] | Iterable[tuple[str, Model | BnstatError] | Model | object],
+) -> History:
     """Return the history of a run. Each checkpoint is reduced before the next one is loaded.
 
     Args:
-        models: models in chronological order, or pairs of a name and a model as `load_all` yields
-            them (an error takes the place of a checkpoint that could not be read).
+        models: a path that `load_all` accepts; or models in chronological order, each a model, a
+            path or another object that `load` accepts, or a (name, model or error) pair as
+            `load_all` yields them.
 
     Returns:
-        The history. A checkpoint whose arrays cannot be read is listed in `skipped`.
+        The history. A checkpoint that cannot be read is listed in `skipped`.
+
+    Raises:
+        BnstatError: the path contains no model, or an object is not a model.
     """
+    from bnstat.loading import load_all, loaded
+
+    if isinstance(models, (str, PathLike)):
+        models = load_all(models)
+    elif isinstance(models, Model) or not isinstance(models, Iterable):
+        models = [models]
     recorder = Recorder()
     for entry in models:
-        if isinstance(entry, Model):
-            entry = (entry.source.checkpoint or entry.source.path, entry)
+        if not isinstance(entry, tuple):
+            model = loaded(entry)
+            entry = (model.source.checkpoint or model.source.path, model)
         recorder.add(*entry)
     return recorder.history()
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from os import PathLike
 from typing import Any, Final
 
 from bnstat.checks import over_time, updates, values
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Thresholds
-from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
+from bnstat.checks.training_mode import trained_with
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import Model
 from bnstat.run_history import History
+
+__all__ = ["RULES", "SEVERITIES", "Finding", "Severity", "Thresholds", "check", "trained_with"]
 
 RULES: Final[tuple[Rule[Any], ...]] = tuple(
     sorted(
@@ -29,23 +32,14 @@ RULES: Final[tuple[Rule[Any], ...]] = tuple(
         key=attrgetter("code"),
     )
 )
-"""All rules, in the order of their codes."""
 
 MODEL_RULES: Final = tuple(rule for rule in RULES if rule.code.startswith("BN0"))
-"""The rules for one model."""
 
 HISTORY_RULES: Final = tuple(rule for rule in RULES if rule.code.startswith("BN1"))
-"""The rules for the history of a run."""
 
 
 class Findings(Displayed, list[Finding]):
-    """A check's findings, sorted by severity (most serious first), rule and layer.
-
-    Args:
-        findings: the findings.
-        layers: the number of layers that were checked.
-        rules: the number of rules that were applied.
-    """
+    """The findings of a check of `layers` layers by `rules` rules, most serious first."""
 
     def __init__(self, findings: Iterable[Finding] = (), layers: int = 0, rules: int = 0) -> None:
         super().__init__(findings)
@@ -61,7 +55,7 @@ _DEFAULTS: Final = Thresholds()
 
 
 def check(
-    subject: Model | History,
+    subject: Model | History | str | PathLike[str] | object,
     *,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -70,7 +64,7 @@ def check(
     """Apply the rules to a model, or to the history of a run.
 
     Args:
-        subject: the model, or the history.
+        subject: a model, a history, or a path or another object that `load` accepts.
         select: names of rules or prefixes of codes (`BN001`, `BN1`). If not empty, only these rules
             are applied.
         ignore: names or prefixes of codes of rules that are not applied.
@@ -80,10 +74,15 @@ def check(
         The findings, sorted by severity (most serious first), rule and layer.
 
     Raises:
-        BnstatError: an entry of `select` or `ignore` matches no rule, or an array cannot be read.
+        BnstatError: an entry of `select` or `ignore` matches no rule, or the model or an array
+            cannot be read.
     """
     selected = find_rules(select) if select else RULES
     ignored = find_rules(ignore)
+    if not isinstance(subject, (Model, History)):
+        from bnstat.loading import load
+
+        subject = load(subject)
     register = HISTORY_RULES if isinstance(subject, History) else MODEL_RULES
     rules = [rule for rule in register if rule in selected and rule not in ignored]
     findings = [finding for rule in rules for finding in rule.find(rule, subject, thresholds)]
@@ -92,11 +91,7 @@ def check(
 
 
 def find_rules(prefixes: Sequence[str]) -> list[Rule[Any]]:
-    """Return the rules whose name equals a prefix, or whose code starts with a prefix.
-
-    Raises:
-        BnstatError: a prefix matches no rule.
-    """
+    """Return the rules whose name equals a prefix, or whose code starts with a prefix."""
     codes: set[str] = set()
     for prefix in prefixes:
         matched = {
@@ -108,21 +103,3 @@ def find_rules(prefixes: Sequence[str]) -> list[Rule[Any]]:
             raise BnstatError(repr(prefix), "no rule has such a name or code", "see check --rules")
         codes |= matched
     return [rule for rule in RULES if rule.code in codes]
-
-
-__all__ = [
-    "HISTORY_RULES",
-    "MODEL_RULES",
-    "RULES",
-    "SEVERITIES",
-    "Evidence",
-    "Finding",
-    "Findings",
-    "Rule",
-    "Severity",
-    "Thresholds",
-    "TrainedWith",
-    "check",
-    "find_rules",
-    "trained_with",
-]

@@ -20,15 +20,14 @@ from bnstat.checks.rule import (
 from bnstat.run_history import History, Track
 
 _INTERVALS: Final = 3
-"""Drift and divergence are judged by the last three intervals between checkpoints."""
 
 
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
     """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
-    None if no role has a finite channel in the newest checkpoint, which then does not show whether
-    anything changed. `Track.change` is NaN both where a layer appears and where a checkpoint lacks
-    the layer; only an appearance counts as a change.
+    None if no role has a finite channel in the newest checkpoint, which then shows nothing.
+    `Track.change` is NaN both where a layer appears and where a checkpoint lacks the layer; only an
+    appearance counts as a change.
     """
     changed = None
     for role in roles:
@@ -95,14 +94,10 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
 
 
 def _at_start(history: History, layer: str) -> bool:
-    mean, variance = (
-        history.tracks.get((layer, role)) for role in ("moving_mean", "moving_variance")
-    )
-    return (
-        mean is not None
-        and variance is not None
-        and mean.min[-1] == mean.max[-1] == 0
-        and variance.min[-1] == variance.max[-1] == 1
+    statistics = (("moving_mean", 0), ("moving_variance", 1))
+    tracks = [(history.tracks.get((layer, role)), initial) for role, initial in statistics]
+    return all(
+        track is not None and track.min[-1] == track.max[-1] == initial for track, initial in tracks
     )
 
 
@@ -161,12 +156,7 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
 
 
 def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
-    """Return True if the growth per step (or per checkpoint, if steps are unknown) falls.
-
-    Args:
-        history: the run.
-        growth: the factor by which the variance grows in each of the last intervals.
-    """
+    """Return True if the growth per step (or per checkpoint, if steps are unknown) falls."""
     steps = [checkpoint.step for checkpoint in history.checkpoints[-_INTERVALS - 1 :]]
     stored = [step for step in steps if step is not None]
     lengths = np.diff(stored) if len(stored) == len(steps) else np.ones(_INTERVALS)

@@ -1,8 +1,4 @@
-"""The parts of every rule: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers.
-
-The page docs/rules.md contains the documentation of the rules, which `check --explain`, SARIF and
-the HTML report also show.
-"""
+"""The parts of every rule: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers."""
 
 from __future__ import annotations
 
@@ -25,8 +21,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
 """The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller ones."""
 
-SMALLEST_DEFAULT_EPSILON: Final = 1e-5
-"""The default of Sonnet 2, tensorpack, Flax and PyTorch."""
+SMALLEST_DEFAULT_EPSILON: Final = 1e-5  # the default of Sonnet 2, tensorpack, Flax and PyTorch
 
 Subject = TypeVar("Subject")
 Number = float | int | None
@@ -92,8 +87,7 @@ class Thresholds:
     def of(cls, settings: Mapping[str, float]) -> Thresholds:
         """Return the defaults, replaced by the values in `settings`.
 
-        Raises:
-            BnstatError: a name is not a threshold, or a value is not above 0.
+        Raises BnstatError if a name is not a threshold, or a value is not above 0.
         """
         names = [threshold.name for threshold in fields(cls)]
         for name, value in settings.items():
@@ -185,10 +179,7 @@ def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> fl
 
 
 def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """Return gamma / sqrt(variance + epsilon), the factor of each channel in inference.
-
-    Return None if the variance is missing, or the shape of gamma differs.
-    """
+    """Return gamma / sqrt(variance + epsilon) of each channel; None if this cannot be computed."""
     variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
     if variance is None or (gamma is not None and gamma.shape != variance.shape):
         return None

@@ -1,18 +1,7 @@
 """A project's settings for checks: `bnstat.toml`, or `[tool.bnstat]` in a `pyproject.toml`.
 
-    select = ["BN0"]                    # apply only these rules; default: all
-    ignore = ["near-zero-gamma"]        # do not apply these
-    fail-on = "error"                   # the least serious severity that fails a check
-
-    [thresholds]                        # names as printed by `bnstat check --explain`
-    gamma = 0.01
-
-    [per-path]                          # more rules to ignore, or other thresholds, by model
-    "legacy/*" = ["BN001"]
-    "*.weights.h5" = { ignore = ["BN006"], thresholds = { collapsed = 1e-6 } }
-
-Only the nearest file is used, searched from the model's folder upwards. If a folder contains both
-files, `bnstat.toml` is used. A `pyproject.toml` without `[tool.bnstat]` is skipped.
+The page docs/check.md documents the settings. Only the nearest file is used, searched from the
+model's folder upwards; in one folder, `bnstat.toml` is preferred.
 """
 
 from __future__ import annotations
@@ -31,19 +20,21 @@ from bnstat.checks.rule import SEVERITIES, Finding, Severity, Thresholds
 from bnstat.errors import BnstatError
 from bnstat.model import Model
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 _OWN: Final = "bnstat.toml"
 _SHARED: Final = "pyproject.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The rules that a check applies, the thresholds, and the severity that fails.
+    """The rules that a check applies, the thresholds, and the severity that fails a check.
 
-    Attributes:
-        select: names of rules or prefixes of codes; empty to apply all rules.
-        ignore: names or prefixes of codes of rules that are not applied.
-        thresholds: name in `Thresholds` -> value.
-        fail_on: the least serious severity that fails a check; None if it is not set.
+    `select` and `ignore` contain names of rules or prefixes of codes; without `select`, all rules
+    apply.
     """
 
     select: tuple[str, ...] = ()
@@ -65,7 +56,6 @@ class Settings:
         )
 
     def check(self, model: Model) -> Findings:
-        """Check a model with these settings. Raises as `bnstat.check` does."""
         thresholds = Thresholds.of(self.thresholds)
         return check(model, select=self.select, ignore=self.ignore, thresholds=thresholds)
 
@@ -77,20 +67,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration file.
-
-    Attributes:
-        folder: the file's folder, to which the globs are relative.
-        settings: the settings for all models.
-        per_path: glob -> settings for matching models.
-    """
+    """The settings in a configuration file, for all models and by glob, relative to `folder`."""
 
     folder: PurePath
     settings: Settings
     per_path: Mapping[str, Settings]
 
     def settings_for(self, path: str) -> Settings:
-        """Return the settings for the model at a path."""
         settings = self.settings
         for glob, more in self.per_path.items():
             if self._matches(glob, path):
@@ -111,15 +94,8 @@ def resolve(
 ) -> dict[str, Settings]:
     """Return path -> settings for each model.
 
-    Args:
-        paths: the models.
-        given: settings from the command line, which take precedence over configuration files.
-        config_file: the project's configuration file; None to find the nearest file for each model.
-        isolated: True to use no configuration file.
-
-    Raises:
-        BnstatError: a configuration file cannot be read or is invalid, or `given` contains an
-            unknown rule or threshold.
+    The settings in `given` take precedence over `config_file` or, by default, over the nearest
+    configuration file of each model. With `isolated`, no configuration file is used.
     """
     find_rules([*given.select, *given.ignore])
     Thresholds.of(given.thresholds)
@@ -134,13 +110,7 @@ def resolve(
 
 
 def nearest(path: str) -> Config | None:
-    """Return the configuration from the folder `path` or the nearest parent that has a file.
-
-    None if no folder has a configuration file.
-
-    Raises:
-        BnstatError: the file cannot be read, or a setting is invalid.
-    """
+    """Return the configuration from the folder `path` or the nearest parent folder with a file."""
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):
@@ -151,11 +121,7 @@ def nearest(path: str) -> Config | None:
 
 
 def read(file: str) -> Config:
-    """Return the configuration in a file: a `pyproject.toml`, else in the form of `bnstat.toml`.
-
-    Raises:
-        BnstatError: the file cannot be read, has no `[tool.bnstat]`, or a setting is invalid.
-    """
+    """Return the configuration in a file."""
     config = _read(Path(file))
     if config is None:
         raise BnstatError(file, "has no [tool.bnstat]")
@@ -169,7 +135,7 @@ def _read(file: Path) -> Config | None:
         data = file.read_bytes()
         if is_shared and b"bnstat" not in data:
             return None
-        values: Any = _parse(data)
+        values: Any = tomllib.loads(data.decode())
     except OSError as error:
         raise BnstatError(str(file), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -191,22 +157,8 @@ def _read(file: Path) -> Config | None:
     )
 
 
-def _parse(data: bytes) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(data.decode())
-
-
 class _Table:
-    """A table of a configuration file; error messages name the file and the key.
-
-    Attributes:
-        file: the file.
-        key: the table's key; empty for the whole file.
-        values: the content.
-    """
+    """A table of a configuration file; error messages contain the file and the table's key."""
 
     def __init__(self, file: str, key: str, values: Any, expected: str = "a table") -> None:
         self.file = file

@@ -1,33 +1,25 @@
 """Find out from weights and graphs how a network with initial statistics was trained.
 
-A moving mean of 0 and a moving variance of 1 after training have two possible causes. Either the
-layers normalized with the statistics of each batch and the updates of the moving statistics never
-ran, or the layers ran in inference mode during training as well. If a convolution or a dense layer
-adds a bias right before the normalization, the weights show the difference:
+If a convolution or a dense layer adds a bias right before the normalization, the bias shows which
+statistics normalized in training:
 
 - Batch statistics: subtracting the mean also removes the bias (Ioffe and Szegedy 2015, section
   3.2). The gradient of the bias is 0 except for rounding, so the bias keeps its initial value.
-- Stored statistics of 0 and 1: the bias is added to the same sum as beta, apart from the factor
-  gamma. Bias and beta get the same gradient, so the bias follows beta.
+- Stored statistics of 0 and 1: bias and beta get the same gradient, apart from the factor gamma, so
+  the bias follows beta.
 
-If the file stores the optimizer's averages of both gradients, these are also compared, and take
-precedence, because they show the last steps regardless of the initial values. The weights show the
-mode of the period in which most of beta was learned. A change of mode shortly before the end of
-training does not show.
+The optimizer's averages of both gradients take precedence, because they show the last steps
+regardless of the initial values. The weights show the mode of the period in which most of beta was
+learned. A bias that has a number for each position is summed over the positions.
 
-The bias of a dense layer whose output is reshaped has a number for each position. The sum of the
-bias over the positions is compared in the same way.
-
-A training graph beside the weights shows directly which statistics each normalization uses, and
-which updates of the moving statistics run in a training step. Neither kind of evidence outranks
-the other. If they contradict each other, the result is "unknown".
-
+A training graph shows directly which statistics each normalization uses, and which updates run.
+Neither kind of evidence outranks the other: if they contradict each other, the result is "unknown".
 `tests/survey/train_both_modes.py` measures how often this is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from math import isfinite, sqrt
@@ -39,22 +31,16 @@ from numpy.typing import NDArray
 
 from bnstat.checks.rule import count, has_initial_statistics, numbers_of, scale_of
 from bnstat.errors import BnstatError
-from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
+from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, as_float64, fetch
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 
-_FEWEST: Final = 16
-"""The minimum number of channels (minus one per layer, for the mean) for a correlation."""
-
-_FOLLOWS: Final = 0.95
-"""The smallest correlation between beta and a bias that follows beta."""
-
+_FEWEST: Final = 16  # channels (minus one per layer, for the mean) for a correlation
+_FOLLOWS: Final = 0.95  # the smallest correlation between beta and a bias that follows beta
 _FOLLOWING_RATIO: Final = (0.1, 10.0)
 """The range of the ratio of the sizes of bias and beta, if the bias follows beta."""
 
-_ROUNDING_RATIO: Final = 1e-3
-"""The largest ratio of the sizes of bias and beta, if the bias is a sum of rounding errors."""
-
+_ROUNDING_RATIO: Final = 1e-3  # the largest size of a sum of rounding errors, relative to beta
 _ROUNDING_CORRELATION: Final = 0.6
 """The largest |correlation| of a bias that is a sum of rounding errors, because a tiny gamma also
 makes a bias small."""
@@ -65,31 +51,18 @@ _INFLATED_RATIO: Final = 0.2
 A bias that was trained in inference mode after training with batch statistics can be as small.
 """
 
-_CHANCE: Final = 2.5
-"""The largest correlation of a bias below `_INFLATED_RATIO`, in standard deviations of a random
-correlation."""
-
-_SAME_GRADIENT: Final = 0.3
-"""The largest `Gradient.distance` of a bias that was trained in inference mode."""
-
-_NO_GRADIENT: Final = 3e-3
-"""The largest `Gradient.ratio` of a gradient that consists of rounding errors."""
-
-_SUM_FOLLOWS: Final = 0.65
-"""The smallest correlation between beta and the position sums of a bias that follows beta."""
-
-_FEWEST_OF_SUMS: Final = 64
-"""The minimum number of channels for a correlation of position sums."""
+_CHANCE: Final = 2.5  # the largest correlation by chance, in random standard deviations
+_SAME_GRADIENT: Final = 0.3  # the largest distance of a bias that was trained in inference mode
+_NO_GRADIENT: Final = 3e-3  # the largest ratio of a gradient that consists of rounding errors
+_SUM_FOLLOWS: Final = 0.65  # the smallest correlation of position sums that follow beta
+_FEWEST_OF_SUMS: Final = 64  # the minimum number of channels for a correlation of position sums
 
 
 class Gradient(NamedTuple):
     """The gradient of a bias, compared with the gradient that inference mode would cause.
 
-    The expected gradient is the gradient of beta times the scale of the layer.
-
-    Attributes:
-        ratio: norm of the bias's gradient / norm of the expected gradient.
-        distance: norm of (bias's gradient - expected gradient) / norm of the expected gradient.
+    That gradient is the gradient of beta times the scale of the layer. Its norm is the unit of
+    `ratio` (the norm of the bias's gradient) and of `distance` (the norm of the difference).
     """
 
     ratio: float
@@ -97,14 +70,10 @@ class Gradient(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A layer's beta, and the bias right before the layer.
+    """A layer's beta, and the bias right before the layer: one number per channel.
 
-    Attributes:
-        bias, beta: one number per channel; a bias with a number for each position is summed over
-            positions.
-        is_proven: see `PrecedingBias`.
-        gradient: the comparison of the optimizer's gradient averages; None if they are not stored.
-        is_sum: True if `bias` is summed over positions.
+    `gradient` is None if the file stores no averages of gradients. `is_sum` is True if the bias has
+    a number for each position, and was summed over the positions.
     """
 
     bias: NDArray[np.float64]
@@ -121,19 +90,16 @@ class Evidence:
     Attributes:
         trained_with: the statistics that normalized during training.
         reason: the reason in one sentence, with the numbers.
-        layers: the number of layers whose beta was compared with the bias before the layer.
-        channels: the number of channels in these layers.
-        ratio: standard deviation of the bias / standard deviation of beta, as the root mean square
-            over the layers. None if no layer was compared.
-        correlation: the correlation of bias and beta over the channels, as the mean over the
-            layers, weighted by their numbers of channels. None if no layer was compared.
-        gradient_ratio: the largest `Gradient.ratio` of all layers. None if the file does not store
-            gradients.
+        layers, channels: the number of layers and channels whose bias and beta were compared.
+        ratio: standard deviation of the bias / standard deviation of beta (root mean square over
+            the layers).
+        correlation: the correlation of bias and beta over the channels (weighted mean over the
+            layers).
+        gradient_ratio: the largest `Gradient.ratio` of all layers.
         graph_layers: the number of layers in graphs.
         updates: the number of ops in graphs that update moving statistics.
-        updates_run: the number of update ops that run in a training step; None if no graph trains.
-        layers_read: the number of layers in graphs whose statistics are read by ops other than
-            updates.
+        updates_run: the number of updates that run in a training step; None if no graph trains.
+        layers_read: the number of layers in graphs whose statistics other ops than updates read.
     """
 
     trained_with: TrainedWith
@@ -206,9 +172,8 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
     """Return how the layers were trained according to the graphs, and the reason.
 
-    If an input of the graph selects the statistics in each step, the result is batch statistics if
-    no update runs, because nobody selects the stored statistics in every training step; otherwise,
-    it is unknown.
+    If an input of the graph selects the statistics in each step and no update runs, the result is
+    batch statistics, because nobody selects the stored statistics in every training step.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
@@ -230,18 +195,16 @@ def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
 def training_evidence(model: Model) -> Evidence:
     """Return how a model was trained according to its weights.
 
-    If any layers have the initial moving statistics, only these are judged. Otherwise, only layers
-    are judged for which the file stores gradient averages. The weights of updated layers show
-    nothing, but the gradients show whether the last steps used the stored statistics, as in
+    If any layers have the initial moving statistics, only these are judged. Otherwise, only stored
+    gradients are judged: they show whether the last steps used the stored statistics, as in
     fine-tuning in inference mode.
-
-    Raises:
-        DamagedError, NotFoundError: as `Variable.read`.
     """
     biases = model.preceding_biases()
     usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
-    fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
-    pairs = [_pair(layer, biases[layer.name]) for layer in usable]
+    chosen = [biases[layer.name] for layer in usable]
+    slots = [slot for bias in chosen if bias.slots is not None for slot in bias.slots[:2]]
+    fetch([*(bias.variable for bias in chosen), *slots])
+    pairs = list(map(_pair, usable, chosen))
     if any(map(has_initial_statistics, model.layers)):
         return judge(list(compress(pairs, map(has_initial_statistics, usable))))
     with_gradients = [pair for pair in pairs if pair.gradient is not None]
@@ -250,12 +213,6 @@ def training_evidence(model: Model) -> Evidence:
             "unknown", "the moving statistics were updated, and no gradients are stored to compare"
         )
     return judge(with_gradients, by_weights=False)
-
-
-def _variables(bias: PrecedingBias) -> Iterator[Variable]:
-    yield bias.variable
-    if bias.slots is not None:
-        yield from (bias.slots.of_bias, bias.slots.of_beta)
 
 
 def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
@@ -280,15 +237,11 @@ def compare_gradients(
     are_squared: bool,
     scale: NDArray[np.float64] | None,
 ) -> Gradient | None:
-    """Compare the gradient of a bias with beta's times `scale`, its value in inference mode.
+    """Compare the gradient of a bias with the gradient that inference mode would cause.
 
-    Return None if a gradient is 0 or not finite.
-
-    Args:
-        of_bias: the optimizer's average of the gradients of the bias.
-        of_beta: the optimizer's average of the gradients of beta.
-        are_squared: True if both are averages of squared gradients.
-        scale: the factor of each channel in inference mode; None for 1.
+    `of_bias` and `of_beta` are the optimizer's averages of gradients, or of squared gradients.
+    `scale` is the factor of each channel in inference mode (None for 1). Return None if a gradient
+    is 0 or not finite.
     """
     with np.errstate(all="ignore"):
         if are_squared:
@@ -307,12 +260,22 @@ class _Comparison:
     """Ratio and correlation of bias and beta, over the pairs whose vectors were trained."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]
+        self.pairs = [
+            pair
+            for pair in pairs
+            if all(np.isfinite(each).all() and np.ptp(each) > 0 for each in (pair.bias, pair.beta))
+        ]
         sizes = [pair.beta.size for pair in self.pairs]
         self.channels = sum(sizes)
         self.is_proven = all(pair.is_proven for pair in self.pairs)
+        ratios, correlations = [], []
+        for pair in self.pairs:
+            bias, beta = pair.bias - pair.bias.mean(), pair.beta - pair.beta.mean()
+            norms = np.linalg.norm(bias), np.linalg.norm(beta)
+            with np.errstate(all="ignore"):
+                ratios.append(norms[0] / norms[1])
+                correlations.append(bias @ beta / (norms[0] * norms[1]))
         if self.pairs:
-            ratios, correlations = zip(*map(_ratio_and_correlation, self.pairs), strict=True)
             self.ratio = float(np.sqrt(np.mean(np.square(ratios))))
             self.correlation = float(np.average(correlations, weights=sizes))
 
@@ -346,12 +309,9 @@ _MEANING: Final = {
 
 
 def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
-    """Return how a model was trained according to pairs of bias and beta.
+    """Return how a model was trained according to pairs of bias and beta, one pair per layer.
 
-    Args:
-        pairs: one pair per layer.
-        by_weights: True to judge by the values of bias and beta if gradients do not decide. The
-            values show something only in layers with the initial statistics.
+    Values show something only in layers with initial statistics (`by_weights`), gradients in all.
     """
     vectors = [pair for pair in pairs if not pair.is_sum]
     comparison = _Comparison(vectors)
@@ -413,15 +373,3 @@ def _by_sums(comparison: _Comparison) -> TrainedWith:
     if ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
         return "batch-statistics"
     return "unknown"
-
-
-def _is_trained(values: NDArray[np.float64]) -> bool:
-    """Return True if the numbers are finite and differ from each other."""
-    return bool(np.isfinite(values).all() and np.ptp(values) > 0)
-
-
-def _ratio_and_correlation(pair: Pair) -> tuple[float, float]:
-    bias, beta = (values - values.mean() for values in (pair.bias, pair.beta))
-    sizes = np.linalg.norm(bias), np.linalg.norm(beta)
-    with np.errstate(all="ignore"):
-        return float(sizes[0] / sizes[1]), float(bias @ beta / (sizes[0] * sizes[1]))

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +34,20 @@ from bnstat.errors import BnstatError
 from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model, as_float64
 
-_UNTRAINED: Final = "; gamma and beta are initial as well: the model was not trained"
-_CONVERTED: Final = (
-    ": the updates never ran, or a converter moved the statistics into gamma and beta; the file "
-    "does not show which, but bnstat diff with the original file does"
-)
-_BATCH: Final = (
-    ", and training used the statistics of each batch: inference is broken; bnstat recalibrate "
-    "MODEL --data D -o COPY repairs it"
-)
-_UNKNOWN: Final = (
-    ": if training used the statistics of each batch, inference is broken; if it used the initial "
-    "ones, inference is correct; bnstat drift MODEL --data D shows which"
-)
+_CAUSES: Final = {
+    "untrained": "; gamma and beta are initial as well: the model was not trained",
+    "converted": ": the updates never ran, or a converter moved the statistics into gamma and "
+    "beta; the file does not show which, but bnstat diff with the original file does",
+    "batch": ", and training used the statistics of each batch: inference is broken; bnstat "
+    "recalibrate MODEL --data D -o COPY repairs it",
+    "stored": ", and training used these: inference is correct; do not recalibrate",
+    "unused": ", but the network in the file does not use them: it normalizes with the statistics "
+    "of each batch; run bnstat recalibrate MODEL --data D -o COPY before anything reads the stored "
+    "ones (a graph built for inference, an export, a port)",
+    "unknown": ": if training used the statistics of each batch, inference is broken; if it used "
+    "the initial ones, inference is correct; bnstat drift MODEL --data D shows which",
+}
+"""Cause of initial statistics -> the rest of the message about the whole model."""
 
 
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
@@ -68,9 +68,7 @@ def _has_initial_weights(layer: BatchNorm) -> bool | None:
 def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
     """Return how certainly a converter moved all statistics of a model into gamma and beta.
 
-    The result is "no" if a layer has other statistics than 0 and 1, if gamma and beta are initial,
-    or if the writer is known to keep statistics. It is "surely" if 1 + epsilon is 1 in float32 for
-    every layer, or if a moving mean is -0.0.
+    A tiny epsilon in every layer, or a mean of -0.0, is a proof (see the module's documentation).
     """
     source = model.source
     if not source.is_converted:
@@ -87,7 +85,6 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
 
 
 def _has_negative_zero(layer: BatchNorm) -> bool:
-    """Return True if the moving mean of a channel is -0.0, which is not an initial value."""
     mean = numbers_of(layer, "moving_mean")
     return mean is not None and bool((np.signbit(mean) & (mean == 0)).any())
 
@@ -96,30 +93,12 @@ def _divides_by_one(layer: BatchNorm) -> bool:
     return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Initial:
-    """The layers of a model that have the initial statistics, and the reason.
-
-    Attributes:
-        layers: the layers.
-        cause: `untrained`, `converted` (a converter may have moved the statistics into gamma and
-            beta), `batch` (training used the statistics of each batch), `unused` (like `batch`, and
-            no graph reads the stored statistics), `stored` (training used the initial statistics)
-            or `unknown`.
-        evidence: one sentence on how the model was trained; may be empty.
-    """
+class _Initial(NamedTuple):
+    """The layers that have the initial statistics, a key of `_CAUSES`, and a message."""
 
     layers: Sequence[BatchNorm]
     cause: str
-    evidence: str = ""
-
-    def of_all(self, model: Model) -> str:
-        """Return how many of the model's layers have the initial statistics, in words."""
-        number, total = len(self.layers), len(model.layers)
-        if total == 1:
-            return "the only layer still has the initial statistics"
-        part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
-        return f"{part} still have the initial statistics"
+    message: str
 
 
 def _initial_layers(model: Model) -> _Initial:
@@ -129,19 +108,24 @@ def _initial_layers(model: Model) -> _Initial:
         for layer in model.layers
         if has_initial_statistics(layer) and not _has_negative_zero(layer)
     ]
+    number, total = len(layers), len(model.layers)
     if converted == "surely" or not layers:
-        return _Initial((), "converted")
+        return _Initial((), "converted", "")
     is_trained = model.source.step != 0 and (
-        len(layers) < len(model.layers)
-        or any(_has_initial_weights(layer) is False for layer in layers)
+        number < total or any(_has_initial_weights(layer) is False for layer in layers)
     )
+    evidence = ""
     if not is_trained or all(map(_has_initial_weights, layers)):
-        return _Initial(layers, "untrained")
-    if converted == "perhaps":
-        return _Initial(layers, "converted")
-    evidence = trained_with(model)
-    cause = "unused" if evidence.is_unused else evidence.trained_with.partition("-")[0]
-    return _Initial(layers, cause, f"; evidence: {evidence.reason}")
+        cause = "untrained"
+    elif converted == "perhaps":
+        cause = "converted"
+    else:
+        shown = trained_with(model)
+        cause = "unused" if shown.is_unused else shown.trained_with.partition("-")[0]
+        evidence = f"; evidence: {shown.reason}"
+    part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
+    subject = "the only layer still has" if total == 1 else f"{part} still have"
+    return _Initial(layers, cause, f"{subject} the initial statistics{_CAUSES[cause]}{evidence}")
 
 
 @as_rule("BN001", "never-updated", "error", "moving statistics are the initial 0 and 1")
@@ -152,9 +136,8 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
     is_trained = initial.cause != "untrained"
     severity: Severity = "error" if initial.cause == "batch" else "warning"
     if is_trained or len(initial.layers) == len(model.layers) > 1:
-        texts = {"untrained": _UNTRAINED, "converted": _CONVERTED, "batch": _BATCH}
         yield rule.finding(
-            f"{initial.of_all(model)}{texts.get(initial.cause, _UNKNOWN)}{initial.evidence}",
+            initial.message,
             severity=severity if is_trained else "info",
             layers=len(initial.layers),
         )
@@ -174,7 +157,7 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
 
 
 def _counted(layer: BatchNorm) -> str:
-    """Return PyTorch's count of updates, in parentheses, if the file stores it."""
+    """Return PyTorch's count of updates in parentheses, if the file stores the count."""
     count = layer.extra.get("num_batches_tracked")
     if count is None or math.prod(count.shape) != 1:
         return ""
@@ -200,24 +183,14 @@ def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
 def _inference_mode(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     initial = _initial_layers(model)
     if initial.cause == "stored":
-        yield rule.finding(
-            f"{initial.of_all(model)}, and training used these: inference is correct; do not "
-            f"recalibrate{initial.evidence}",
-            layers=len(initial.layers),
-        )
+        yield rule.finding(initial.message, layers=len(initial.layers))
 
 
 @as_rule("BN018", "unused-statistics", "warning", "the network does not read its statistics")
 def _unused_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     initial = _initial_layers(model)
     if initial.cause == "unused":
-        yield rule.finding(
-            f"{initial.of_all(model)}, but the network in the file does not use them: it "
-            "normalizes with the statistics of each batch; run bnstat recalibrate MODEL --data D "
-            "-o COPY before anything reads the stored ones (a graph built for inference, an "
-            f"export, a port){initial.evidence}",
-            layers=len(initial.layers),
-        )
+        yield rule.finding(initial.message, layers=len(initial.layers))
 
 
 @as_rule("BN002", "half-updated", "warning", "only one moving statistic was updated")
@@ -253,14 +226,13 @@ _TRUST_IN_NAMES: Final = 1.5
 initial 1. The limit depends on the source of the step: the optimizer, or a checkpoint's name."""
 
 _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
-"""Pairs of a layer and its moving variance."""
 
 
 def _steps(model: Model) -> tuple[int, float] | None:
     """Return the number of training steps and its `_TRUST_IN_...` constant; None if unknown.
 
-    The optimizer's count is preferred to the number in a checkpoint's name, which may be an epoch.
-    The count restarts at 0 when a model is compiled again.
+    The optimizer's count, which restarts when a model is compiled again, is preferred to the number
+    in a checkpoint's name, which may be an epoch.
     """
     try:
         counts = {
@@ -282,8 +254,8 @@ def _steps(model: Model) -> tuple[int, float] | None:
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
     """Return momentum -> layers whose moving variance may still contain much of the initial 1.
 
-    The part of the initial 1 that remains after all updates is at most the smallest variance of
-    all layers with the same momentum. A remainder below epsilon has no effect.
+    The part of the initial 1 that remains after all updates is at most the smallest variance of all
+    layers with the same momentum. A remainder below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:

@@ -25,8 +25,7 @@ from bnstat.checks.rule import (
 )
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
-_DECAYED: Final = 1e-6
-"""If every |gamma| of a layer is at most this, weight decay is suspected."""
+_DECAYED: Final = 1e-6  # if every |gamma| of a layer is at most this, weight decay is suspected
 
 
 @as_rule("BN004", "not-finite", "error", "a value is NaN or infinite")
@@ -50,7 +49,7 @@ def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Find
 
 
 def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
-    """Yield pairs: a layer that has a moving variance, and the variance as a flat array."""
+    """Yield each layer that has a moving variance, and the variance as a flat array."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
         if variance is not None:
@@ -90,15 +89,11 @@ def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
     variance = numbers_of(layer, "moving_variance")
     if variance is None or not variance.size:
         return False
-    return bool(_collapsed_channels(variance, _collapsed_limit(layer, thresholds)).all())
+    return bool(variance.min() >= 0 and variance.max() <= _collapsed_limit(layer, thresholds))
 
 
 def _collapsed_limit(layer: BatchNorm, thresholds: Thresholds) -> float:
     return thresholds.collapsed * epsilon_of(layer, SMALLEST_DEFAULT_EPSILON)
-
-
-def _collapsed_channels(variance: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
-    return (variance >= 0) & (variance <= limit)
 
 
 @as_rule("BN006", "collapsed-variance", "warning", "the moving variance of channels is near 0")
@@ -110,7 +105,7 @@ def _collapsed_variance(
         yield rule.finding(_dead_part(model, dead), layers=len(dead))
     for layer, variance in _variances(model):
         limit = _collapsed_limit(layer, thresholds)
-        collapsed = _collapsed_channels(variance, limit)
+        collapsed = (variance >= 0) & (variance <= limit)
         if not collapsed.any():
             continue
         zero = int((variance == 0).sum())
@@ -186,10 +181,7 @@ def _outlying_variance(
 def _off_channels(
     model: Model, thresholds: Thresholds
 ) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Yield a layer, a mask of its channels with |gamma| near 0, and |beta| of each channel.
-
-    Layers without gamma are skipped.
-    """
+    """Yield each layer with gamma, a mask of its channels with |gamma| near 0, and |beta|."""
     for layer in model.layers:
         gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
         if gamma is not None and (beta is None or beta.shape == gamma.shape):

@@ -92,7 +92,7 @@ def command(
     if in_place == (output is not None):
         raise click.UsageError("pass either -o COPY or --in-place")
 
-    from bnstat.mending import apply
+    from bnstat.mending.apply import apply
     from bnstat.output import differences
     from bnstat.output.sink import show, write_lines
 

@@ -84,7 +84,7 @@ def command(
     """
     models = reading.load(old, new, command="diff")
 
-    from bnstat.compare import diff
+    from bnstat.compare.diff import diff
     from bnstat.output import differences
     from bnstat.output.sink import open_text, show, write_lines
 

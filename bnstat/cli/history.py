@@ -11,7 +11,7 @@ from bnstat.cli.options import say
 from bnstat.storage.access import redact
 
 if TYPE_CHECKING:
-    from bnstat.compare import History
+    from bnstat.run_history import History
 
 
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -89,8 +89,8 @@ def command(
 
 
 def _read(path: str, last: int | None, reading: options.Reading, logdir: str | None) -> History:
-    from bnstat.compare import history
     from bnstat.output.terminal.screen import track
+    from bnstat.run_history import history
 
     models = track(reading.load_all(path, last), "reading", hidden=reading.quiet)
     if logdir is None:

@@ -88,7 +88,7 @@ def _page(
     models = reading.load(*paths)
     findings = check(models[-1])
     if len(models) == 2:
-        from bnstat.compare import diff
+        from bnstat.compare.diff import diff
 
         old, new = models
         difference = diff(old, new, epsilon=epsilon)
@@ -106,9 +106,9 @@ def _page(
 
 def _run_page(path: str, entries: Entries, reading: options.Reading) -> tuple[Page, int]:
     from bnstat.checks import check
-    from bnstat.compare import history
     from bnstat.output import page
     from bnstat.output.terminal.screen import track
+    from bnstat.run_history import history
 
     frames = page.Frames(entries)
     run = history(track(frames, "reading", hidden=reading.quiet))

@@ -10,34 +10,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from itertools import product
+from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnstat.compare.effects import Effects
+from bnstat.compare.effects import Effects, Floats, values_of
 from bnstat.model import ROLES, BatchNorm, Model, as_float64, printable, squeezed
 
 Match = Literal["name", "suffix", "position", "values", "effect"]
 
-_FARTHEST = 0.25
-"""The largest distance (from 0 to 1) of layers that are paired by values."""
+_FARTHEST = 0.25  # the largest distance (from 0 to 1) of layers that are paired by values
+_MOST_COMPARED = 4_000_000  # pairs that are compared by value: 2,000 layers in each model
+_MOST_PARTS = 16  # the number of trailing components of a name that are compared
 
-_MOST_COMPARED = 4_000_000
-"""The largest number of pairs that are compared by value: 2,000 layers in each model."""
-
-_MOST_PARTS = 16
-"""The number of trailing components of a name that are compared."""
-
-Floats = NDArray[np.float64]
+_Parts = tuple[str, ...]
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Corresponding layers of the old and the new model, and the criterion that paired them."""
+    """A layer of the old model, the layer of the new model, and the criterion that paired them."""
 
     old: BatchNorm
     new: BatchNorm
@@ -46,12 +43,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """All layers of two models.
+    """The pairs of layers of two models, and the layers without a counterpart.
 
     Attributes:
-        pairs: in the order of the new model.
-        removed: layers only in the old model.
-        added: layers only in the new model.
+        pairs: the pairs in the order of the new model.
         ties: names of layers in the new model that were paired by position, and have the same
             values as another layer.
     """
@@ -63,13 +58,7 @@ class Alignment:
 
 
 def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
-    """Pair the layers of two models.
-
-    Args:
-        old: the first model.
-        new: the second model.
-        effects: the effects of layers; without them, layers are not paired by effect.
-    """
+    """Pair the layers of two models. Without `effects`, no layers are paired by effect."""
     pairs = _by_name(old, new)
     by_place = partial(_by_position_or_values, effects=effects)
     for find in (_by_prefix, _by_suffix, by_place, _by_near_values):
@@ -89,9 +78,8 @@ def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
 def _by_name(old: Model, new: Model) -> list[Pair]:
     """Pair layers with equal names, unless the shapes show that the names were reassigned.
 
-    Keras numbers the layers of a process: a second copy of a network reuses some names for other
-    layers. PyTorch numbers the layers of a sequence: if layers are removed, later layers get their
-    names. In these cases, layers are paired by equal values or position.
+    Keras numbers the layers of a process, and PyTorch the layers of a sequence, so a changed
+    network may reuse a name for another layer. Such layers are paired by equal values or position.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
@@ -122,22 +110,23 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
     PyTorch's wrappers put `module.` before every name, so that suffixes are ambiguous: `module.bn1`
     and `module.layer1.0.bn1` both end with `bn1`. The most common prefix is tried first.
     """
-    candidates: dict[Hashable, list[Pair]] = defaultdict(list)
-    old_by_parts, new_by_parts = _by_parts(olds), _by_parts(news)
-    for parts, new in new_by_parts.items():
-        for start in range(min(len(parts), _MOST_PARTS)):
-            if parts[start:] in old_by_parts:
-                pair = Pair(old_by_parts[parts[start:]], new, "suffix")
-                candidates["new", parts[:start]].append(pair)
-    for parts, old in old_by_parts.items():
-        for start in range(1, min(len(parts), _MOST_PARTS)):
-            if parts[start:] in new_by_parts:
-                pair = Pair(old, new_by_parts[parts[start:]], "suffix")
-                candidates["old", parts[:start]].append(pair)
+    candidates: dict[tuple[str, _Parts], list[Pair]] = defaultdict(list)
+    old_by_parts, new_by_parts = (
+        _unique((_parts(layer.name), layer) for layer in layers) for layers in (olds, news)
+    )
+    for side, layers, others in (
+        ("new", new_by_parts, old_by_parts),
+        ("old", old_by_parts, new_by_parts),
+    ):
+        for parts, layer in layers.items():
+            for start in range(min(len(parts), _MOST_PARTS)):
+                if (other := others.get(parts[start:])) is not None:
+                    old, new = (other, layer) if side == "new" else (layer, other)
+                    candidates[side, parts[:start]].append(Pair(old, new, "suffix"))
     result: list[Pair] = []
     paired_olds: set[str] = set()
     paired_news: set[str] = set()
-    for key, pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
+    for (_, prefix), pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
         free = [
             pair
             for pair in pairs
@@ -145,33 +134,35 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
         ]
         same = [pair for pair in free if _shape(pair.old) == _shape(pair.new)]
         # One name that ends in another proves little, unless the names are equal.
-        if 2 * len(same) > len(free) and (len(same) > 1 or key == ("new", ())):
+        if 2 * len(same) > len(free) and (len(same) > 1 or not prefix):
             result += same
             paired_olds |= {pair.old.name for pair in same}
             paired_news |= {pair.new.name for pair in same}
     return result
 
 
-def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """Return components of a name (see `_parts`) -> layer, for layers with unique components."""
-    counts = Counter(_parts(layer.name) for layer in layers)
-    return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
+def _unique(keyed: Iterable[tuple[_Key, BatchNorm]]) -> dict[_Key, BatchNorm]:
+    """Return key -> layer, for the keys that occur only once."""
+    keyed = list(keyed)
+    counts = Counter(key for key, _ in keyed)
+    return {key: layer for key, layer in keyed if counts[key] == 1}
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def _parts(name: str) -> _Parts:
     """Split a name into components, separated by `/` (TensorFlow, Flax) or `.` (PyTorch, ONNX)."""
     return tuple(printable(name).replace("/", ".").split("."))
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
     """Pair layers of equal shape if one name ends with the other, and no further name does."""
-    old_counts = Counter(suffix for layer in olds for suffix in _suffixes(layer.name))
-    new_counts = Counter(suffix for layer in news for suffix in _suffixes(layer.name))
-    by_suffix = {suffix: layer for layer in olds for suffix in _suffixes(layer.name)}
+    by_suffix, new_by_suffix = (
+        _unique((suffix, layer) for layer in layers for suffix in _suffixes(layer.name))
+        for layers in (olds, news)
+    )
+    shared = by_suffix.keys() & new_by_suffix.keys()
     pairs = []
     for layer in news:
-        unique = (s for s in _suffixes(layer.name) if old_counts[s] == new_counts[s] == 1)
-        suffix = next(unique, None)
+        suffix = next((suffix for suffix in _suffixes(layer.name) if suffix in shared), None)
         if suffix is None:
             continue
         old = by_suffix[suffix]
@@ -180,8 +171,8 @@ def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
     return pairs
 
 
-def _suffixes(name: str) -> list[tuple[str, ...]]:
-    """Return the suffixes of a name as tuples of components: of `a/b/c`, also `b/c` and `c`."""
+def _suffixes(name: str) -> list[_Parts]:
+    """Return the suffixes of a name as tuples of components, the whole name first."""
     parts = _parts(name)[-_MOST_PARTS:]
     return [parts[start:] for start in range(len(parts))]
 
@@ -227,21 +218,19 @@ def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> li
 def _by_effect(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
 ) -> list[Pair]:
-    """Pair layers with equal scale and shift, if no other layer of either model has these."""
-    pairs = [Pair(old, new, "effect") for old in olds for new in effects.agreeing(old, news)]
+    """Pair layers with equal effects, if no other layer of either model has the same effect."""
+    pairs = [Pair(*each, "effect") for each in product(olds, news) if effects.are_equal(*each)]
     old_counts = Counter(pair.old.name for pair in pairs)
     new_counts = Counter(pair.new.name for pair in pairs)
     return [p for p in pairs if old_counts[p.old.name] == new_counts[p.new.name] == 1]
 
 
-def _without_twins(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
+def _without_twins(layers: Iterable[BatchNorm]) -> dict[bytes, BatchNorm]:
     """Return hash of the values -> layer, for layers with unique values."""
-    keys = [_fingerprint(layer) for layer in layers]
-    counts = Counter(keys)
-    return {key: layer for key, layer in zip(keys, layers, strict=True) if counts[key] == 1}
+    return _unique((_fingerprint(layer), layer) for layer in layers)
 
 
-def _fingerprint(layer: BatchNorm) -> Hashable:
+def _fingerprint(layer: BatchNorm) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for role in ROLES:
         if (array := layer.array(role)) is not None:
@@ -251,10 +240,7 @@ def _fingerprint(layer: BatchNorm) -> Hashable:
 
 
 def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal roles and shapes that are mutual nearest neighbours by value.
-
-    The distance must be at most `_FARTHEST`.
-    """
+    """Pair layers of equal roles and shapes that are mutual nearest neighbours by value."""
     pairs = []
     new_groups = _by_shapes(news)
     for shapes, own_olds in _by_shapes(olds).items():
@@ -269,9 +255,7 @@ def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> lis
     return pairs
 
 
-def _by_shapes(
-    layers: Sequence[BatchNorm],
-) -> dict[tuple[tuple[str, tuple[int, ...]], ...], list[BatchNorm]]:
+def _by_shapes(layers: Sequence[BatchNorm]) -> Mapping[_Shapes, list[BatchNorm]]:
     groups = defaultdict(list)
     for layer in layers:
         roles = [role for role in ROLES if role in layer.variables]
@@ -282,18 +266,10 @@ def _by_shapes(
 
 
 def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
-    """Return a matrix of distances in a role, with a row per old and a column per new layer.
-
-    The distance is |a - b| / (|a| + |b|), from 0 for equal values to 1.
-    """
-    a, b = _rows(olds, role), _rows(news, role)
+    """Return the matrix of distances |a - b| / (|a| + |b|) in a role: a row per old layer."""
+    a, b = (np.stack([values_of(layer, role) for layer in layers]) for layers in (olds, news))
     with np.errstate(all="ignore"):
         squares_a, squares_b = (a * a).sum(axis=1)[:, np.newaxis], (b * b).sum(axis=1)
         gap = np.sqrt(np.maximum(squares_a + squares_b - 2 * a @ b.T, 0))
         distances = gap / (np.sqrt(squares_a) + np.sqrt(squares_b))
     return np.where((squares_a == 0) & (squares_b == 0), 0, np.nan_to_num(distances, nan=1.0))
-
-
-def _rows(layers: Sequence[BatchNorm], role: str) -> Floats:
-    arrays = (layer.array(role) for layer in layers)
-    return np.stack([as_float64(array).ravel() for array in arrays if array is not None])

@@ -1,8 +1,7 @@
 """The causes of differences between two layers, as far as arithmetic shows them.
 
 A layer that a converter rewrote to mean 0 and variance 1 has only scale and shift. From these, and
-from the other layer's gamma, beta and epsilon, the implied mean and variance are computed and
-compared.
+from the other layer's gamma, beta and epsilon, the implied mean and variance are computed.
 """
 
 from __future__ import annotations
@@ -10,40 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from bnstat.compare.effects import Effects, Floats, Mask, close, values_of, within
 from bnstat.model import ROLES, BatchNorm, as_float64
 
-Kind = Literal[
-    "epsilon",
-    "epsilon-unknown",
-    "momentum",
-    "momentum-meaning",
-    "swapped",
-    "unbiased-variance",
-    "rescaled-variance",
-    "deviation",
-    "rounded",
-    "order",
-    "channels",
-    "initial-statistics",
-]
-
-_EXACT: Final = 2e-7
-"""The largest relative change when a value is rounded to float32 again."""
-
-_IMPLIED: Final = 2e-5
-"""The largest relative rounding error of an implied mean or variance."""
-
-_FEW: Final = 10
-"""Up to one channel in 10 may differ; beyond that the whole layer counts as different."""
-
-_FEWEST_SAMPLES: Final = 8
-"""With fewer samples, N/(N-1) is a factor such as 2 or 4/3, which may have other causes."""
-
+_EXACT: Final = 2e-7  # the largest relative change when a value is rounded to float32 again
+_IMPLIED: Final = 2e-5  # the largest relative rounding error of an implied mean or variance
+_FEW: Final = 10  # up to one channel in 10 may differ; beyond that, the whole layer differs
+_FEWEST_SAMPLES: Final = 8  # with fewer samples, N/(N-1) is a factor that has other causes too
 _SHOWN: Final = 3
 
 Values = Mapping[str, Floats]
@@ -54,12 +30,12 @@ Values = Mapping[str, Floats]
 class Cause:
     """Why two layers differ: `kind` for programs, `text` with numbers for users."""
 
-    kind: Kind
+    kind: str
     text: str
 
 
 def settings_cause(setting: str, old: float, new: float) -> Cause:
-    """Return a cause that names the setting and its old and new value."""
+    """Return a cause that states the old and the new value of epsilon or momentum."""
     if setting == "epsilon":
         return Cause("epsilon", f"epsilon {old:g} -> {new:g}")
     text = f"momentum {old:g} -> {new:g}"
@@ -82,10 +58,7 @@ def is_rewritten(layer: BatchNorm) -> bool:
 
 
 def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Cause, ...]:
-    """Return one cause that explains all differences between the values of two layers.
-
-    The tuple is empty if no cause does.
-    """
+    """Return the cause that explains all differences between the values of two layers, if any."""
     values = _values_of_both(old, new)
     if values is None:
         return ()
@@ -225,8 +198,7 @@ def _quantized(old: BatchNorm, new: BatchNorm, olds: Values, news: Values) -> Ca
     return Cause("rounded", "rounded to the steps of quantized numbers")
 
 
-def _rounded(old: Values, new: Values, tolerance: float) -> Cause | None:
-    del tolerance
+def _rounded(old: Values, new: Values, _: float) -> Cause | None:
     import ml_dtypes
 
     for dtype in (np.float16, ml_dtypes.bfloat16):
@@ -242,8 +214,7 @@ def _rounded(old: Values, new: Values, tolerance: float) -> Cause | None:
     return None
 
 
-def _order(old: Values, new: Values, tolerance: float) -> Cause | None:
-    del tolerance
+def _order(old: Values, new: Values, _: float) -> Cause | None:
     olds, news = (np.stack([values[role] for role in ROLES]) for values in (old, new))
     same = (olds[:, np.lexsort(olds)] == news[:, np.lexsort(news)]).all()
     return Cause("order", "the channels are in another order") if same else None
@@ -265,14 +236,13 @@ def _channels(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _same(old: Values, new: Values, role: str, tolerance: float) -> Mask:
-    """Return a mask of the channels whose values are equal within the tolerance.
+    """Return a mask of the channels whose values of a role are equal within the relative tolerance.
 
-    The tolerance is relative to the value; for a mean, to the value plus the standard deviation.
+    Means are compared relative to the sum of the mean and the standard deviation.
     """
     size = np.maximum(np.abs(old[role]), np.abs(new[role]))
     if role == "moving_mean":
-        with np.errstate(invalid="ignore"):
-            size = size + np.sqrt(np.maximum(old["moving_variance"], 0))
+        size = size + np.sqrt(np.maximum(old["moving_variance"], 0))
     same = within(old[role], new[role], tolerance * size)
     return np.asarray(same | (np.isnan(old[role]) & np.isnan(new[role])))
 

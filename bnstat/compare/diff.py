@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Final, Literal
 
 import numpy as np
@@ -48,8 +49,6 @@ class RoleChange:
     """The change of one role of a layer.
 
     Attributes:
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        presence: the models that have the role.
         shapes, dtypes: pairs for the old and the new model; None where the role is missing.
         channels: the number of channels that could be compared.
         moved: the number of channels that differ by more than the tolerance.
@@ -75,13 +74,12 @@ class RoleChange:
 
     @property
     def equal(self) -> bool:
-        """True if both models have the role, with equal values within the tolerance."""
         return self.comparable and self.moved == 0
 
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A setting that both files store with different values."""
+    """A setting (epsilon or momentum) that both files store with different values."""
 
     setting: str
     old: float
@@ -94,17 +92,11 @@ class LayerChange:
 
     Attributes:
         old, new: the layer's name in the old and the new model.
-        match: the criterion for pairing: by `name`, `suffix` (one name is a suffix of the other),
-            `position`, `values` or `effect`.
-        roles: the changes of the roles in either layer.
+        match: the criterion for pairing; `suffix` if one name ends with the other.
         settings: changes of epsilon and momentum, if stored in both files.
-        remark: the key in `REMARKS`, derived from the roles that changed. None if the formats
-            differ, or if every difference has a cause.
-        verdict: `same` values and settings, `same-effect` (scale and shift agree within the
-            tolerance, though the values do not), or `different`.
-        causes: why the layers differ, as far as arithmetic shows the cause.
-        epsilons: the epsilon of the old and of the new layer; None if the file does not store it
-            and no epsilon was passed to `diff`.
+        remark: a key in `REMARKS`; None if the formats differ, or if every difference has a cause.
+        verdict: `same-effect` if scale and shift agree within the tolerance, though values do not.
+        epsilons: the epsilon of the old and of the new layer; None if unknown.
     """
 
     old: str
@@ -171,7 +163,6 @@ class Difference(Displayed):
 
     @property
     def verdict(self) -> PairVerdict:
-        """The verdict on the two models."""
         return "same" if self.equal else "same-effect" if self.equivalent else "different"
 
     @property
@@ -232,8 +223,8 @@ class Difference(Displayed):
 
 
 def diff(
-    old: Model,
-    new: Model,
+    old: Model | str | PathLike[str] | object,
+    new: Model | str | PathLike[str] | object,
     *,
     rtol: float = 0.0,
     atol: float = 0.0,
@@ -246,8 +237,9 @@ def diff(
     same dtype, the bits must also be equal. Positive and negative zero are equal.
 
     Args:
-        old: the model to which relative changes refer.
-        new: the other model.
+        old: the model to which relative changes refer, or a path or another object that `load`
+            accepts.
+        new: the other model, as for `old`.
         rtol: relative tolerance, as a multiple of |old|.
         atol: absolute tolerance. By default, both tolerances are 0, and values must be equal.
         tolerance: the largest difference of scales, shifts and folded weights, relative to their
@@ -255,16 +247,28 @@ def diff(
         epsilon: the epsilon of layers whose file does not store one.
 
     Raises:
-        BnstatError: a tolerance is negative or not a number, or an array cannot be read.
+        BnstatError: a tolerance is negative or not a number, or a model or an array cannot be
+            read.
     """
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (math.isfinite(value) and value >= 0):
-            raise BnstatError(name, f"a tolerance must be a number of at least 0, not {value:g}")
+    from bnstat.loading import loaded
+
+    numbers = {"rtol": rtol, "atol": atol, "tolerance": tolerance, "epsilon": epsilon}
+    for name, value in numbers.items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise BnstatError(name, f"must be a number of at least 0, not {value:g}")
+    old, new = loaded(old), loaded(new)
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
-    if old.source.format == new.source.format:
-        changes = _remarked(changes)
+    has_unexplained = any(
+        role.moved
+        for _, change in changes
+        if change.verdict == "different" and not change.causes
+        for role in change.roles
+    )
+    # Without such a change, nothing shows that the layers that did not move were frozen.
+    if old.source.format == new.source.format and has_unexplained:
+        changes = [(pair, replace(change, remark=_remark(change))) for pair, change in changes]
     any_alone = bool(alignment.removed or alignment.added)
     doubtful = [
         pair
@@ -315,53 +319,32 @@ def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> Lay
     either = [role for role in ROLES if role in old.variables or role in new.variables]
     roles = tuple(_compare_role(role, old, new, rtol, atol) for role in either)
     epsilons = effects.epsilon(old), effects.epsilon(new)
+    stored = {"epsilon": epsilons, "momentum": (old.momentum, new.momentum)}
     # A graph stores settings as float32, a configuration as float64.
     settings = tuple(
         SettingChange(name, before, after)
-        for name, before, after in (
-            ("epsilon", *epsilons),
-            ("momentum", old.momentum, new.momentum),
-        )
+        for name, (before, after) in stored.items()
         if before is not None
         and after is not None
         and not math.isclose(before, after, rel_tol=1e-6)
     )
-    verdict, causes = _judge(old, new, settings, all(role.equal for role in roles), effects)
-    return LayerChange(
-        old.name,
-        new.name,
-        pair.match,
-        roles,
-        settings,
-        verdict=verdict,
-        causes=causes,
-        epsilons=epsilons,
-    )
+    change = LayerChange(old.name, new.name, pair.match, roles, settings, epsilons=epsilons)
+    verdict, causes = _judge(pair, change, effects)
+    return replace(change, verdict=verdict, causes=causes)
 
 
 def _judge(
-    old: BatchNorm,
-    new: BatchNorm,
-    settings: Sequence[SettingChange],
-    are_equal: bool,
-    effects: Effects,
+    pair: Pair, change: LayerChange, effects: Effects
 ) -> tuple[PairVerdict, tuple[Cause, ...]]:
-    """Return the verdict on two layers, and the causes of their differences.
-
-    Args:
-        old: the first layer.
-        new: the second layer.
-        settings: the settings that differ.
-        are_equal: True if all values are equal.
-        effects: the effects of layers.
-    """
-    if are_equal and not settings:
+    if change.equal:
         return "same", ()
-    causes = tuple(settings_cause(change.setting, change.old, change.new) for change in settings)
+    old, new = pair.old, pair.new
+    are_equal = all(role.equal for role in change.roles)
+    causes = tuple(settings_cause(each.setting, each.old, each.new) for each in change.settings)
     agreement = effects.agree(old, new)
     if _agree_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
         # With equal statistics, the momentum decides how they will move on.
-        if are_equal and any(change.setting == "momentum" for change in settings):
+        if are_equal and any(each.setting == "momentum" for each in change.settings):
             return "different", causes
         return "same-effect", ()
     if are_equal or are_alike(old, new, effects):
@@ -378,8 +361,7 @@ def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> b
     """Return True if two layers have the same effect for every value of the unknown epsilon."""
     # Scale and shift agree at all epsilons if they do at two far apart.
     trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
-    masks = [trial.agree(old, new) for trial in trials]
-    return all(mask is not None and mask.all() for mask in masks)
+    return all(trial.are_equal(old, new) for trial in trials)
 
 
 def _compare_role(
@@ -421,27 +403,11 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
     return both
 
 
-def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, LayerChange]]:
-    """Return the changes with remarks; unchanged if known causes explain all differences."""
-    if not any(
-        role.moved
-        for _, change in changes
-        if change.verdict == "different" and not change.causes
-        for role in change.roles
-    ):
-        return [*changes]
-    return [
-        (pair, change if change.causes else replace(change, remark=_remark(change.roles)))
-        for pair, change in changes
-    ]
-
-
-def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """Return the remark on a layer with these changes; None if none applies.
-
-    The remarks are correct only if some layer of the model changed.
-    """
-    moved = {role.role: role.moved > 0 for role in roles if role.comparable}
+def _remark(change: LayerChange) -> Remark | None:
+    """Return the remark on a layer, given that some layer of the model changed; else None."""
+    if change.causes:
+        return None
+    moved = {role.role: role.moved > 0 for role in change.roles if role.comparable}
     weights = [moved[role] for role in ("gamma", "beta") if role in moved]
     statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]
     if not statistics:

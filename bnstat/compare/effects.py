@@ -1,24 +1,20 @@
 """The effect of a layer in inference, `y = scale * x + shift`, and comparisons of effects.
 
-Effects are computed in float64 from the stored values. Scales are compared relative to the larger
-scale, and shifts relative to the terms of their sums, because `beta` and `mean * scale` may nearly
-cancel.
+Scales are compared relative to the larger scale, and shifts relative to the terms of their sums,
+because `beta` and `mean * scale` may nearly cancel.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, as_float64
 
 TOLERANCE: Final = 1e-6
-"""About eight roundings of float32."""
+"""The default relative tolerance of scales and shifts: about eight roundings of float32."""
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -33,31 +29,22 @@ class Effect(NamedTuple):
 
 
 class Effects:
-    """The effects of layers, each computed once.
+    """Computes the effect of each layer once, in float64.
 
-    Args:
-        tolerance: the largest relative difference of scales and shifts that counts as equal.
-        epsilon: the epsilon of layers whose file does not store one; None leaves their effects
-            unknown.
-
-    Raises:
-        BnstatError: `tolerance` or `epsilon` is negative or not a number.
+    `tolerance` is the largest relative difference of equal effects. `epsilon` replaces the epsilon
+    of layers whose file stores none; without both, the effect is unknown.
     """
 
     def __init__(self, tolerance: float = TOLERANCE, epsilon: float | None = None) -> None:
-        for name, value in (("tolerance", tolerance), ("epsilon", epsilon)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise BnstatError(name, f"must be a number of at least 0, not {value:g}")
         self.tolerance = tolerance
         self._epsilon = epsilon
         self._effects: dict[int, tuple[BatchNorm, Effect | None]] = {}
 
     def epsilon(self, layer: BatchNorm) -> float | None:
-        """Return the layer's stored epsilon, else the epsilon that was passed to `Effects`."""
         return self._epsilon if layer.epsilon is None else layer.epsilon
 
     def of(self, layer: BatchNorm) -> Effect | None:
-        """Return the effect of a layer; None if epsilon or statistics are unknown."""
+        """Return the effect of a layer; None if epsilon or the statistics are unknown."""
         if id(layer) not in self._effects:
             self._effects[id(layer)] = layer, self._compute(layer)
         return self._effects[id(layer)][1]
@@ -77,37 +64,31 @@ class Effects:
             return Effect(scale, beta - mean * scale, np.abs(beta) + np.abs(mean * scale))
 
     def agree(self, old: BatchNorm, new: BatchNorm) -> Mask | None:
-        """Return a mask of channels with equal effects.
-
-        None if an effect is unknown, or the numbers of channels differ.
-        """
+        """Return a mask of channels with equal effects; None if the effects cannot be compared."""
         a, b = self.of(old), self.of(new)
         if a is None or b is None or a.scale.size != b.scale.size:
             return None
         distance = self.tolerance * np.maximum(a.terms, b.terms)
         return close(a.scale, b.scale, self.tolerance) & within(a.shift, b.shift, distance)
 
-    def agreeing(self, old: BatchNorm, news: Iterable[BatchNorm]) -> Iterator[BatchNorm]:
-        """Yield the layers in `news` with the same effect as `old`."""
-        a = self.of(old)
-        for new in news if a is not None else ():
-            b = self.of(new)
-            # The first channel rules most layers out.
-            if a is None or b is None or not close(a.scale[:1], b.scale[:1], self.tolerance).all():
-                continue
-            mask = self.agree(old, new)
-            if mask is not None and mask.all():
-                yield new
+    def are_equal(self, old: BatchNorm, new: BatchNorm) -> bool:
+        """Return True if two layers have the same effect in all channels."""
+        a, b = self.of(old), self.of(new)
+        # The first channel rules most layers out.
+        if a is None or b is None or not close(a.scale[:1], b.scale[:1], self.tolerance).all():
+            return False
+        mask = self.agree(old, new)
+        return mask is not None and bool(mask.all())
 
 
 def values_of(layer: BatchNorm, role: str) -> Floats:
-    """Return the values of a role, one for each channel; empty if the layer lacks the role."""
+    """Return the values of a role as a flat float64 array; empty if the layer lacks the role."""
     array = layer.array(role)
     return np.empty(0) if array is None else as_float64(array).ravel()
 
 
 def close(a: Floats, b: Floats, tolerance: float) -> Mask:
-    """Return a mask of elements that agree within a relative tolerance."""
+    """Return a mask of the elements that agree within a relative tolerance."""
     with np.errstate(invalid="ignore"):
         return within(a, b, tolerance * np.maximum(np.abs(a), np.abs(b)))
 

@@ -7,10 +7,9 @@ the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is
 their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
 the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift. The scale then follows from weights
-that are the original weights times one number per channel, and the shift from a bias. A layer with
-this scale and shift is compared with the original, like one that a converter rewrote to mean 0 and
-variance 1. The layer is reported only if known causes explain the whole difference.
+A converter may also fold a layer with a wrong scale or shift. Then scale and shift follow from the
+weights and biases of both models. A layer with this scale and shift is compared with the original,
+and reported only if known causes explain the whole difference.
 """
 
 from __future__ import annotations
@@ -28,28 +27,17 @@ from bnstat.compare.causes import Cause, value_causes
 from bnstat.compare.effects import Effect, Effects, Floats, close, values_of, within
 from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
 
-_MOST_TRIED: Final = 100
-"""The limit on pairs of scale and shift that are compared with a layer."""
-
-_NEAR: Final = 1e-3
-"""The largest relative distance between an implied mean and the layer's mean."""
-
-_SHARE: Final = 0.5
-"""The smallest fraction of channels whose implied mean is `_NEAR`."""
-
-_COMMON: Final = 1 << 12
-"""Numbers with at most 12 binary digits may be equal by chance."""
-
+_MOST_TRIED: Final = 100  # the limit on pairs of scale and shift that are compared with a layer
+_NEAR: Final = 1e-3  # the largest relative distance between an implied mean and the layer's mean
+_SHARE: Final = 0.5  # the smallest fraction of channels whose implied mean is within `_NEAR`
+_COMMON: Final = 1 << 12  # numbers with at most 12 binary digits may be equal by chance
 _FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 _MOST_AXES: Final = 5
-_LARGEST: Final = 1 << 28
-"""The most elements of weights that are compared; the largest dense layers have fewer."""
-
-_MOST_KEPT: Final = 1 << 24
-"""The most elements of weights that are kept in memory for further comparisons."""
+_LARGEST: Final = 1 << 28  # elements of weights that are compared; larger weights are skipped
+_MOST_KEPT: Final = 1 << 24  # elements of weights that are kept in memory
+_COARSEST: Final = 1 / 8  # coarser roundings, relative to the largest number, prove nothing
 
 Rounding = Literal["quantized", "float16", "bfloat16"]
-"""How the numbers of a tensor were rounded when it was stored."""
 
 _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
     "float16": ("float16", 2.0**-11, 2.0**-25),
@@ -57,11 +45,8 @@ _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
 }
 """dtype -> its rounding, the largest relative error, and the absolute error of tiny numbers."""
 
-_COARSEST: Final = 1 / 8
-"""Tensors whose rounding exceeds this fraction of the largest number prove nothing."""
-
 _Reordering = Callable[[Floats], Floats]
-"""Changes the order of the axes of an array."""
+"""A function that changes the order of the axes of an array."""
 
 Side = Literal["old", "new"]
 
@@ -70,19 +55,15 @@ Side = Literal["old", "new"]
 class Folded:
     """A layer of one model, and the weights of the other model that contain the folded layer.
 
-    Without `causes`, the folding is proven.
-
     Attributes:
-        layer: the layer's name.
         side: the model that has the layer.
         weights: key of the adjacent weights in the layer's model; None if the layer became a
             multiplication and an addition.
         into: key of the weights, or of the scale, in the other model.
         bias: key of the bias, or of the shift, in the other model; None if the shift is 0.
-        rounding: the rounding of the stored numbers that limits the proof; None for float32 and
-            wider.
+        rounding: the coarsest rounding of the compared tensors; None for float32 and wider.
         tie: True if several weights match the layer, or the weights match several layers.
-        causes: why the scale or the shift in the other model differs from the layer's.
+        causes: why the scale or the shift differs from the layer's; empty if folding is proven.
     """
 
     layer: str
@@ -97,13 +78,9 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Unfolded:
-    """A layer of one model that may be in the other model's weights, without a proof.
+    """A layer that may be in the other model's weights, without a proof.
 
-    Attributes:
-        layer: the layer's name.
-        side: the model that has the layer.
-        reason: `no-epsilon` if its scale is unknown because the file stores no epsilon, `no-match`
-            if no weights of the other model match.
+    The reason is that the file stores no epsilon, or that no weights of the other model match.
     """
 
     layer: str
@@ -119,23 +96,11 @@ def find_folded(
     side: Side,
     effects: Effects,
 ) -> tuple[list[Folded], list[Unfolded]]:
-    """Return the layers that are, or may be, folded into the other model's weights.
+    """Return proven and possible foldings of layers into the other model's weights.
 
-    Args:
-        layers: layers of `own` that are missing in the other model.
-        doubtful: layers whose counterpart in the other model is uncertain. Only proven foldings of
-            these layers are returned.
-        own: the model that has the layers.
-        other: the other model.
-        side: `old` or `new`, whichever `own` is.
-        effects: the effects of layers.
-
-    Returns:
-        The foldings, and the layers in `layers` without a folding. The second list is empty if the
-        other model has batch norm and no converter wrote it: such a model is probably not folded.
-
-    Raises:
-        BnstatError: a tensor of one of the models cannot be read.
+    `layers` are missing in the other model. The counterpart of `doubtful` layers is uncertain, so
+    only their proven foldings are returned. The second list is empty if the other model has batch
+    norm and no converter wrote it: such a model is probably not folded.
     """
     if not own.stored or not other.stored:
         return [], []
@@ -164,28 +129,17 @@ def find_folded(
     if other.layers and not other.source.is_converted:
         return result, []
     names = {folded.layer for folded in result}
-    unfolded = [
-        Unfolded(layer.name, side, "no-match" if effects.of(layer) is not None else "no-epsilon")
-        for layer in layers
-        if layer.name not in names
-        and (effects.of(layer) is not None or _lacks_epsilon(layer, effects))
-    ]
+    unfolded = []
+    for layer in layers:
+        if layer.name not in names and effects.of(layer) is not None:
+            unfolded.append(Unfolded(layer.name, side, "no-match"))
+        elif layer.name not in names and effects.epsilon(layer) is None and not layer.undecided:
+            unfolded.append(Unfolded(layer.name, side, "no-epsilon"))
     return result, unfolded
 
 
-def _lacks_epsilon(layer: BatchNorm, effects: Effects) -> bool:
-    return effects.epsilon(layer) is None and not layer.undecided
-
-
 class _Vector(NamedTuple):
-    """A stored tensor with one number for each channel.
-
-    Attributes:
-        key: the key in the file.
-        values: the numbers.
-        doubt: the largest rounding error of each number.
-        rounding: how the numbers were rounded; None if they were not.
-    """
+    """A stored tensor with one number for each channel; `doubt` is the largest rounding error."""
 
     key: str
     values: Floats
@@ -193,19 +147,20 @@ class _Vector(NamedTuple):
     rounding: Rounding | None
 
 
+def _zeros(size: int) -> _Vector:
+    """Return the vector that stands for a missing bias; its key is empty."""
+    return _Vector("", np.zeros(size), np.zeros(size), None)
+
+
 @dataclass(frozen=True)
 class _View:
     """Weights, and an axis that may be the channel axis.
 
     Attributes:
-        tensors: the tensors of the model that contains the weights.
-        weights: the weights.
         shape: the shape of the weights without axes of size 1. The last two axes of a depthwise
             kernel may be merged.
         axis: the channel axis in `shape`.
-        norms: the Euclidean norm of each channel, which is independent of the order of the other
-            axes.
-        doubts: the largest rounding error of each norm.
+        norms, doubts: the Euclidean norm of each channel, and its largest rounding error.
     """
 
     tensors: _Tensors
@@ -215,23 +170,19 @@ class _View:
     norms: Floats
     doubts: Floats
 
-    @property
-    def values(self) -> Floats:
-        """The numbers, with the channel axis first."""
-        return self._channels_first(self.tensors.array(self.weights))
-
-    @property
-    def doubt(self) -> Floats:
-        """The largest rounding error of each number, with the channel axis first."""
-        return self._channels_first(self.tensors.doubt(self.weights))
-
-    def _channels_first(self, array: Floats) -> Floats:
-        return np.moveaxis(array.reshape(self.shape), self.axis, 0)
+    def numbers(self) -> tuple[Floats, Floats]:
+        """Return the numbers and their largest rounding errors, with the channel axis first."""
+        values = self.tensors.array(self.weights)
+        values, doubt = (
+            np.moveaxis(array.reshape(self.shape), self.axis, 0)
+            for array in (values, _doubt(self.weights, values))
+        )
+        return values, doubt
 
     @cached_property
     def spread(self) -> Floats:
         """L1 norm / L2 norm of each channel, which does not change if the channel is scaled."""
-        sizes = np.abs(self.values)
+        sizes = np.abs(self.numbers()[0])
         with np.errstate(all="ignore"):
             spread: Floats = sizes.reshape(len(sizes), -1).sum(axis=1) / self.norms
         return spread
@@ -242,14 +193,7 @@ Shift = tuple[str | None, Floats]
 
 
 class _Search:
-    """Searches the other model for tensors that contain folded layers.
-
-    Args:
-        mine: the tensors of the layers' model.
-        theirs: the tensors of the other model.
-        side: the model that has the layers, `old` or `new`.
-        effects: the effects of layers.
-    """
+    """Searches the other model (`theirs`) for tensors that contain folded layers of `mine`."""
 
     def __init__(self, mine: _Tensors, theirs: _Tensors, side: Side, effects: Effects) -> None:
         self._mine = mine
@@ -260,59 +204,48 @@ class _Search:
         self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
-        """Yield each folding of a layer with this effect that the numbers prove."""
         biases = list(self._biases(effect))
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
                 fitting = [bias for bias, _ in biases] or self._biases_of_next(effect, view)
                 for bias in islice(fitting, 1):
-                    rounding = _rounding_of(into.weights) or _rounding_of(view.weights)
-                    if rounding is None and bias is not None:
-                        rounding = bias.rounding
-                    bias_key = bias.key if bias else None
+                    roundings = (_rounding_of(into.weights), _rounding_of(view.weights))
+                    rounding = roundings[0] or roundings[1] or bias.rounding
                     weights, scaled = view.weights.key, into.weights.key
-                    yield Folded(name, self._side, weights, scaled, bias_key, rounding)
+                    yield Folded(name, self._side, weights, scaled, bias.key or None, rounding)
         if _is_common(effect.scale):
             return
         for bias, is_sum in biases:
             for vector in self._theirs.vectors(effect.scale.size):
-                if bias is None or is_sum or vector.key == bias.key:
+                if not bias.key or is_sum or vector.key == bias.key:
                     continue
                 distance = self._tolerance * _larger(vector.values, effect.scale) + vector.doubt
                 if within(vector.values, effect.scale, distance).all():
                     rounding = vector.rounding or bias.rounding
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
-    def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield pairs: a bias that fits this effect, and True if it includes an earlier bias.
-
-        An earlier bias is one that the original model adds before the layer. The bias is None if
-        the shift is 0.
-        """
+    def _biases(self, effect: Effect) -> Iterator[tuple[_Vector, bool]]:
+        """Yield each bias that fits an effect, and True if it includes a bias before the layer."""
         size = effect.scale.size
-        for old in (None, *self._mine.vectors(size)):
-            scaled = effect.scale * _numbers_of(old, size)
-            doubt = np.abs(effect.scale) * (old.doubt if old else 0)
+        for old in (_zeros(size), *self._mine.vectors(size)):
+            scaled = effect.scale * old.values
+            doubt = np.abs(effect.scale) * old.doubt
             distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
             for vector in self._near(effect.shift + scaled, distance):
-                yield vector, old is not None
+                yield vector, bool(old.key)
         if (np.abs(effect.shift) <= self._tolerance * effect.terms).all():
-            yield None, False
+            yield _zeros(size), False
 
-    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector | None]:
-        """Yield the biases that fit this effect if the layer is folded into the weights after it.
-
-        Each fitting bias may include a bias that the original model adds before the layer.
-        """
+    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector]:
+        """Yield the biases that fit an effect if the layer is folded into the weights after it."""
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
-        weights = view.values
-        ends = self._mine.vectors(weights.shape[1])
-        for before, old in product((None, *self._mine.vectors(len(weights))), (None, *ends)):
-            scaled = effect.scale * _numbers_of(before, len(weights))
-            bias = _numbers_of(old, weights.shape[1])
-            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(bias)
-            expected = (effect.shift + scaled) @ weights + bias
+        weights, _ = view.numbers()
+        befores, olds = ((_zeros(size), *self._mine.vectors(size)) for size in weights.shape)
+        for before, old in product(befores, olds):
+            scaled = effect.scale * before.values
+            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(old.values)
+            expected = (effect.shift + scaled) @ weights + old.values
             yield from self._near(expected, self._tolerance * terms)
 
     def _near(self, expected: Floats, distance: Floats) -> Iterator[_Vector]:
@@ -338,12 +271,10 @@ class _Search:
                 yield into
 
     def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
-        """Return True if `into` equals `view` times `scale`, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
-        scaled = view.values * factor
-        doubt = view.doubt * np.abs(factor)
-        weights = into.values
-        roundings = into.doubt
+        values, doubt = view.numbers()
+        scaled, doubt = values * factor, doubt * np.abs(factor)
+        weights, roundings = into.numbers()
 
         def agree(reorder: _Reordering, channels: slice) -> bool:
             other = reorder(weights)[channels]
@@ -359,9 +290,7 @@ class _Search:
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
         """Return a folding with a wrong scale or shift, and its causes; None if not found.
 
-        Args:
-            layer: the layer.
-            taken: keys of the other model's tensors that contain other layers.
+        `taken` contains the keys of the other model's tensors that contain other layers.
         """
         tried = 0
         if layer.channels == 1:  # Too much explains a single number.
@@ -379,32 +308,29 @@ class _Search:
         return None
 
     def _candidates(self, size: int) -> Iterator[tuple[str | None, str, Floats, list[Shift]]]:
-        """Yield possible foldings of a layer with this number of channels.
+        """Yield the weights, the scaled weights, the scale and the shifts of each possible folding.
 
-        Yields:
-            The key of the weights (None if the layer became a multiplication and an addition), the
-            key of the scaled weights or of the scale in the other model, the scale, and the
-            possible shifts.
+        The first key is None if the layer became a multiplication and an addition.
         """
         news = self._theirs.vectors(size)
         if size not in self._multiples:
-            self._multiples[size] = [*self._find_multiples(size)]
+            # Unchanged weights have nothing folded into them.
+            self._multiples[size] = [
+                (view, into, scale)
+                for view, into in product(self._mine.views(size), self._theirs.views(size))
+                if (scale := self._multiple(view, into)) is not None
+                and not close(scale, np.ones(size), _NEAR).all()
+            ]
         for view, into, scale in self._multiples[size]:
+            zeros = _zeros(size)
             shifts = [
-                (new.key if new else None, _numbers_of(new, size) - scale * _numbers_of(old, size))
-                for old, new in product((None, *self._mine.vectors(size)), (*news, None))
+                (new.key or None, new.values - scale * old.values)
+                for old, new in product((zeros, *self._mine.vectors(size)), (*news, zeros))
             ]
             yield view.weights.key, into.weights.key, scale, shifts
         for vector in news:
             others: list[Shift] = [(each.key, each.values) for each in news if each is not vector]
             yield None, vector.key, vector.values, others
-
-    def _find_multiples(self, size: int) -> Iterator[tuple[_View, _View, Floats]]:
-        for view, into in product(self._mine.views(size), self._theirs.views(size)):
-            scale = self._multiple(view, into)
-            # Unchanged weights have nothing folded into them.
-            if scale is not None and not close(scale, np.ones(size), _NEAR).all():
-                yield view, into, scale
 
     def _multiple(self, view: _View, into: _View) -> Floats | None:
         """Return the factor per channel if `into` is a multiple of `view`, else None."""
@@ -412,8 +338,7 @@ class _Search:
             return None
         if not close(view.spread, into.spread, 1e3 * self._tolerance).all():
             return None
-        own = view.values
-        weights = into.values
+        (own, _), (weights, _) = view.numbers(), into.numbers()
         for reorder in reorderings(weights.shape, own.shape):
             other = reorder(weights).reshape(len(own), -1)
             flat = own.reshape(other.shape)
@@ -427,7 +352,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts whose implied mean is near the mean, or the variance if it was swapped."""
+    """Return the shifts whose implied mean is near the mean, or near a swapped variance."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
@@ -443,7 +368,6 @@ def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Sh
 
 
 def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
-    """Return a layer with mean 0, variance 1, and this scale and shift."""
     arrays = {
         "gamma": scale,
         "beta": shift,
@@ -458,7 +382,7 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 
 
 def _is_common(scale: Floats) -> bool:
-    """Return True if a scale may be equal by chance, and proves nothing.
+    """Return True if a scale proves nothing, because other scales may be equal by chance.
 
     All channels have one scale, or the only channel's scale has few binary digits, such as 0.75.
     """
@@ -501,7 +425,6 @@ class _Tensors:
                 self._views.setdefault(view.norms.size, []).append(view)
 
     def vectors(self, size: int) -> Sequence[_Vector]:
-        """Return all vectors with this number of elements."""
         if size not in self._vectors:
             lines = [line for line in self._lines if prod(line.shape) == size]
             fetch(lines)
@@ -524,20 +447,13 @@ class _Tensors:
             self._kept[weights.key] = array
         return array
 
-    def doubt(self, weights: Variable) -> Floats:
-        """Return the largest rounding error of each number, in the shape of `array(weights)`."""
-        if _rounding_of(weights) is None:
-            return np.broadcast_to(0.0, squeezed(weights.shape))
-        array = self.array(weights)
-        return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
-
     def views(self, size: int) -> Sequence[_View]:
         """Return a view of each weight tensor for each axis with this number of channels."""
         return self._views.get(size, ())
 
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
         array = self.array(weights)
-        doubt = self.doubt(weights)
+        doubt = _doubt(weights, array)
         if _is_coarse(array, doubt):
             return
         for shape in _shapes(weights):
@@ -568,23 +484,21 @@ def _split_and_swap(size: int, array: Floats) -> Floats:
     return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
 
 
-def _numbers_of(vector: _Vector | None, size: int) -> Floats:
-    """Return the numbers of a vector; zeros if it is None."""
-    return np.zeros(size) if vector is None else vector.values
-
-
 def _rounding_of(variable: Variable) -> Rounding | None:
-    """Return how a tensor was rounded; None for float32 and wider."""
+    """Return how a tensor was rounded when it was stored; None for float32 and wider."""
     if variable.stepper is not None:
         return "quantized"
     return _ROUNDINGS[variable.dtype][0] if variable.dtype in _ROUNDINGS else None
 
 
 def _doubt(variable: Variable, array: Floats) -> Floats:
+    """Return the largest rounding error of each number of an array, which may be squeezed."""
     step = variable.step()
     if step is not None:
-        return np.broadcast_to(as_float64(step) / 2, array.shape)
-    _, relative, absolute = _ROUNDINGS.get(variable.dtype, (None, 0.0, 0.0))
+        return np.broadcast_to(as_float64(step) / 2, variable.shape).reshape(array.shape)
+    if variable.dtype not in _ROUNDINGS:
+        return np.broadcast_to(0.0, array.shape)
+    _, relative, absolute = _ROUNDINGS[variable.dtype]
     return np.abs(array) * relative + absolute
 
 

@@ -21,7 +21,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 
 if TYPE_CHECKING:
-    from bnstat.compare import Difference
+    from bnstat.compare.diff import Difference
 
 
 PARTS_FOLDED: Final = ("scale", "shift")

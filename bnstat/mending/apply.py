@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 
-from bnstat.errors import BnstatError, ChangedError
+import numpy as np
+
+from bnstat.errors import ChangedError
 from bnstat.exchange.registry import Values, values_of
 from bnstat.formats.locate import locate
 from bnstat.loading import Options
 from bnstat.mending.draft import Draft
 from bnstat.mending.layout import planned
-from bnstat.mending.pairing import Applied, different, fit, with_twins
+from bnstat.mending.pairing import Applied, fit, is_same, with_twins
 from bnstat.mending.writers import write_arrays
-from bnstat.model import ROLES, Array, BatchNorm, Model
+from bnstat.model import ROLES, Array, Model
 from bnstat.signals import exiting_on_signals
 from bnstat.storage.access import refuse_url
 
@@ -96,44 +98,28 @@ def apply(
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
-    """Check that a copy has the new arrays, and is otherwise equal to the original.
-
-    Args:
-        copy: the finished copy, read back.
-        original: the model that was copied.
-        arrays: key -> new array.
-
-    Raises:
-        ChangedError: a layer of the copy is wrong.
-    """
-    layers = {layer.name: layer for layer in (*copy.layers, *copy.incomplete)}
-    for layer in (*original.layers, *original.incomplete):
-        copied = _arrays_of(layers.pop(layer.name, None))
-        for key, stored in _arrays_of(layer).items():
-            if key not in copied or _differ(arrays.get(key, stored), copied[key]):
-                raise _changed(original, layer.name)
-    if layers:
-        raise _changed(original, next(iter(layers)))
+    """Check that a copy has the new arrays (by key), and is otherwise equal to the original."""
+    stored, copied = _arrays_of(original), _arrays_of(copy)
+    for layer, key in stored | copied:
+        place = layer, key
+        if (
+            place not in stored
+            or place not in copied
+            or not is_same(arrays.get(key, stored[place]), copied[place])
+        ):
+            raise ChangedError(
+                original.source.path,
+                f"the copy was deleted, because its layer {layer} does not have the expected "
+                "values",
+                "if the model was overwritten meanwhile, try again",
+            )
 
 
-def _arrays_of(layer: BatchNorm | None) -> dict[str, Array]:
-    """Return key -> array for a layer's roles and undecided variables; empty for None."""
-    if layer is None:
-        return {}
-    by_key = ((variable.key, layer.array(role)) for role, variable in layer.variables.items())
-    arrays = {key: array for key, array in by_key if array is not None}
-    return arrays | {variable.key: variable.read() for variable in layer.undecided}
-
-
-def _differ(expected: Array, array: Array) -> bool:
-    if (expected.shape, expected.dtype) != (array.shape, array.dtype):
-        return True
-    return bool(different(expected, array).any())
-
-
-def _changed(original: Model, name: str) -> BnstatError:
-    return ChangedError(
-        original.source.path,
-        f"the copy was deleted, because its layer {name} does not have the expected values",
-        "if the model was overwritten meanwhile, try again",
-    )
+def _arrays_of(model: Model) -> dict[tuple[str, str], Array]:
+    """Return (layer name, key) -> array for all roles and undecided variables."""
+    arrays: dict[tuple[str, str], Array] = {}
+    for layer in (*model.layers, *model.incomplete):
+        for role, variable in layer.variables.items():
+            arrays[layer.name, variable.key] = np.asarray(layer.array(role))
+        arrays |= {(layer.name, variable.key): variable.read() for variable in layer.undecided}
+    return arrays

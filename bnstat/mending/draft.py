@@ -24,9 +24,6 @@ _EXCHANGE: Final = 2
 class Draft(contextlib.AbstractContextManager["Draft"]):
     """A copy of a model's files. Entering makes the copy; leaving removes an unfinished copy.
 
-    Args:
-        layout: the files of the original and of the copy.
-
     Attributes:
         folder: the temporary folder; the paths in the layout are relative to it.
         model: the copied model, as a path for `load`.
@@ -39,11 +36,6 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         self.model = os.path.join(self.folder, layout.model)
 
     def __enter__(self) -> Draft:
-        """Copy all files.
-
-        Raises:
-            BnstatError: a file cannot be read, or the copy cannot be written.
-        """
         try:
             os.mkdir(self.folder, 0o700)
             for path in self._layout.folders:
@@ -64,12 +56,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        """Remove everything except a finished copy.
-
-        Raises:
-            BnstatError: replaces an `OSError`, or an error whose message names the temporary
-                folder.
-        """
+        """Remove everything but a finished copy; errors do not mention the temporary folder."""
         self._remove()
         if isinstance(error, OSError):
             raise self._refused(error) from error
@@ -78,12 +65,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise type(error)(where, error.what, error.hint) from error
 
     def finish(self) -> None:
-        """Give the copy its final name.
-
-        Raises:
-            ChangedError: the original changed after it was opened.
-            BnstatError: the copy cannot be written.
-        """
+        """Give the copy its final name, if the original did not change after it was opened."""
         try:
             for path, before in self._states.items():
                 if _state(os.stat(path)) != before:
@@ -96,15 +78,12 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise self._refused(error) from error
 
     def _sync_all(self) -> None:
-        """Write all files to disk, with the permissions of the originals."""
-        for path, copy in self._layout.files.items():
+        files = [(copy, path) for path, copy in self._layout.files.items()]
+        for copy, original in (*files, *self._layout.folders.items(), ("", None)):
             target = os.path.join(self.folder, copy)
             _sync(target)
-            self._copy_permissions(path, target)
-        for copy, folder in (*self._layout.folders.items(), ("", None)):
-            _sync(os.path.join(self.folder, copy))
-            if folder is not None:
-                self._copy_permissions(folder, os.path.join(self.folder, copy))
+            if original is not None:
+                self._copy_permissions(original, target)
 
     def _copy_permissions(self, original: str, copy: str) -> None:
         """Copy the permissions and, if the copy replaces the original, the owner."""
@@ -185,15 +164,12 @@ def _copy_in_kernel(source: int, target: int) -> None:
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
-    """Return the attributes that change when a file is written or replaced."""
+    """Return attributes that change when a file is written or replaced."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def exchange(path: str, other: str) -> bool:
-    """Swap the names of two files or folders atomically; return False if the system cannot.
-
-    Source: renameat2(2).
-    """
+    """Swap the names of two paths atomically with renameat2(2); return False if impossible."""
     import ctypes
 
     try:

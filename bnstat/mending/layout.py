@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from os import PathLike, fspath
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import DATA, INDEX, VARIABLES
@@ -28,10 +29,9 @@ class Footprint:
     Attributes:
         kind: `folder` if the model is a whole folder; `checkpoint` if the file names start with one
             prefix; `files` for a file and the files to which it refers.
-        folder: the folder that contains the files; if the model is a whole folder, that folder.
+        folder: the folder that contains the files, or that is the model.
         name: the prefix, or the name of the file; empty for a folder.
-        files: the names of the files, in the order in which a copy's files appear: the last one
-            makes the copy complete. Empty for a folder.
+        files: the names of the files, the last of which completes a copy; empty for a folder.
         within: True if the user passed a folder that contains the model and other models.
     """
 
@@ -43,26 +43,11 @@ class Footprint:
 
     @property
     def path(self) -> str:
-        """The path of this model alone, for `load`."""
         return os.path.join(self.folder, self.name) if self.name else self.folder
-
-    def renamed(self, name: str) -> dict[str, str]:
-        """Return file -> new name, if the model is renamed to `name`.
-
-        Files to which another file refers keep their names.
-        """
-        if self.kind == "checkpoint":
-            return {file: name + file[len(self.name) :] for file in self.files}
-        return {file: name if file == self.name else file for file in self.files}
 
 
 def footprint(source: Source) -> Footprint:
-    """Return the files of a model that was read.
-
-    Raises:
-        UnsupportedError: bnstat does not write this format, or the model is in an archive.
-        BnstatError: the path is only one of a model's files.
-    """
+    """Return the files of a model that was read, if bnstat can write its format."""
     if source.format not in WRITERS:
         raise UnsupportedError(
             source.path,
@@ -76,10 +61,13 @@ def footprint(source: Source) -> Footprint:
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
-    if source.format != "keras-archive" and _is_archive(path):
-        raise UnsupportedError(
-            source.path, "is an archive, and bnstat does not write archives", "unpack it"
-        )
+    if source.format != "keras-archive" and os.path.isfile(path):
+        from bnstat.storage.archive import open_archive
+
+        if open_archive(LocalFile(path)) is not None:
+            raise UnsupportedError(
+                source.path, "is an archive, and bnstat does not write archives", "unpack it"
+            )
     if source.format == "saved-model":
         return _saved_model(folder, path, source.checkpoint)
     if source.format in _CHECKPOINTS and source.checkpoint is not None:
@@ -91,34 +79,19 @@ def footprint(source: Source) -> Footprint:
     return _files(folder, source.checkpoint or os.path.basename(path), is_folder)
 
 
-def _is_archive(path: str) -> bool:
-    if not os.path.isfile(path):
-        return False
-    from bnstat.storage.archive import open_archive
-
-    return open_archive(LocalFile(path)) is not None
-
-
 def _saved_model(folder: str, path: str, version: str | None) -> Footprint:
     root = folder if version is None else os.path.join(folder, version)
-    parent = os.path.dirname(os.path.realpath(root))
-    if os.path.basename(os.path.realpath(root)) == VARIABLES and _is_saved_model(parent):
+    parent, name = os.path.split(os.path.realpath(root))
+    if name == VARIABLES and has_saved_model(LocalFolder(parent)):
         root = parent
-    if not _is_saved_model(root):
+    if not has_saved_model(LocalFolder(root)):
         # A `saved_model.pb` under another name; nothing beside it belongs to it.
         return Footprint("files", folder, os.path.basename(path), [os.path.basename(path)])
     return Footprint("folder", root, within=version is not None)
 
 
-def _is_saved_model(folder: str) -> bool:
-    return has_saved_model(LocalFolder(folder))
-
-
 def _checkpoint(folder: str, prefix: str) -> list[str]:
-    """Return the names of a checkpoint's files; the file that completes the checkpoint is last.
-
-    That file is the index, or the only file of version 1.
-    """
+    """Return the names of a checkpoint's files; the file that completes the checkpoint is last."""
     listing = LocalFolder(folder)
     shards = [
         name
@@ -148,9 +121,7 @@ class Layout:
     """The files of a copy, before it is written. Paths of the copy are relative to `parent`.
 
     Attributes:
-        parent: the folder in which the copy appears.
-        names: the files and folders that appear in `parent`, in order of appearance; the last one
-            makes the copy complete.
+        names: the files and folders that appear in `parent`; the last one completes the copy.
         model: the path of the copied model, for `load`.
         files: file of the original -> file of the copy.
         folders: folder of the copy -> folder of the original, or None for a new folder. A folder
@@ -169,7 +140,6 @@ class Layout:
 
     @property
     def output(self) -> str:
-        """The path of the copy, for `load`."""
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
 
 
@@ -177,11 +147,6 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
     """Return the layout of a copy at `output`, or of a copy that replaces the model.
 
     Call this before a long computation, so that errors are raised early.
-
-    Raises:
-        UnsupportedError: bnstat does not write this format, or the model is in an archive.
-        NotFoundError: the folder of the output does not exist.
-        BnstatError: the output exists, or is inside of the model or contains it.
     """
     if in_place == (output is not None):
         raise BnstatError("output", "pass either output or in_place")
@@ -190,12 +155,7 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
 
 
 def layout(original: Footprint, output: str) -> Layout:
-    """Return the layout of a copy at a path.
-
-    Raises:
-        NotFoundError: the folder of the output does not exist.
-        BnstatError: the output exists, or is inside of the model or contains it.
-    """
+    """Return the layout of a copy at a path that must not exist."""
     if not output:
         raise BnstatError("output", "is empty", "pass a path for the copy")
     if original.kind == "folder" or original.within:
@@ -239,13 +199,20 @@ def _in_a_new_folder(original: Footprint, output: str) -> Layout:
 
 
 def _beside(original: Footprint, output: str) -> Layout:
+    has_prefix = original.kind == "checkpoint"
     if os.path.isdir(output) or output.endswith("/"):
         parent, name = output.rstrip("/") or "/", original.name
     else:
         parent, name = os.path.split(output)
-        name = _prefix(name) if original.kind == "checkpoint" else name
+        if has_prefix:
+            match = DATA.match(name)
+            name = match["prefix"] if match else name.removesuffix(INDEX).removesuffix(_META)
     parent = _existing(parent, output)
-    names = original.renamed(name)
+    # Files to which another file refers keep their names.
+    names = {
+        file: name + file[len(original.name) :] if has_prefix or file == original.name else file
+        for file in original.files
+    }
     for file, copy in names.items():
         target = os.path.join(parent, copy)
         if os.path.lexists(target):
@@ -261,13 +228,6 @@ def _beside(original: Footprint, output: str) -> Layout:
     return Layout(parent, list(names.values()), name, files)
 
 
-def _prefix(name: str) -> str:
-    """Return the prefix of a checkpoint, given the prefix or the name of one of its files."""
-    if match := DATA.match(name):
-        return match["prefix"]
-    return name.removesuffix(INDEX).removesuffix(_META)
-
-
 def _existing(parent: str, output: str) -> str:
     parent = parent or "."
     if not os.path.isdir(parent):
@@ -280,28 +240,17 @@ def _refuse_original(original: str, target: str) -> None:
         raise BnstatError(target, "is the model itself", "choose another name, or use --in-place")
 
 
-def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Return file -> copy for all files in a folder, and folder of the copy -> original folder.
-
-    Raises:
-        BnstatError: the folder contains a link to a folder, a device or another special file.
-    """
+def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return file -> copy for all files in a folder, and folder of the copy -> original folder."""
     files: dict[str, str] = {}
-    folders: dict[str, str | None] = {inside: folder}
-    for parent, subfolders, names in os.walk(folder, onerror=_fail):
-        subfolders.sort()
-        copy = os.path.normpath(os.path.join(inside, os.path.relpath(parent, folder)))
-        for name in (*subfolders, *sorted(names)):
-            path = os.path.join(parent, name)
-            if os.path.isfile(path):
-                files[path] = os.path.join(copy, name)
-            elif name in subfolders and not os.path.islink(path):
-                folders[os.path.join(copy, name)] = path
+    folders = [(inside, folder)]
+    for copy, original in folders:  # The list grows meanwhile.
+        for entry in sorted(os.scandir(original), key=attrgetter("name")):
+            if entry.is_file():
+                files[entry.path] = os.path.join(copy, entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append((os.path.join(copy, entry.name), entry.path))
             else:
-                what = "a link to a folder" if os.path.isdir(path) else "not a file or a folder"
-                raise BnstatError(path, f"is {what}, and cannot be copied")
-    return files, folders
-
-
-def _fail(error: OSError) -> NoReturn:
-    raise error
+                what = "a link to a folder" if entry.is_dir() else "not a file or a folder"
+                raise BnstatError(entry.path, f"is {what}, and cannot be copied")
+    return files, dict(folders)

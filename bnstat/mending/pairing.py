@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,14 +33,10 @@ class Change:
     """A role of a layer that received values.
 
     Attributes:
-        layer: the name of the layer in the model.
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        key: the key of the variable in the file.
         channels: the number of elements of the variable.
         moved: the number of elements whose bits changed.
         largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
         given_as: the name of the layer in the values.
-        match: the criterion by which the layers were paired.
     """
 
     layer: str
@@ -77,10 +73,8 @@ class Applied:
         return sum(change.moved for change in self.changes)
 
 
-_Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
-"""A layer of the model, its name in the values, the pairing criterion, role -> new values."""
-
-_IsWanted = Callable[[str], bool]
+_Pair = tuple[BatchNorm, str, str, "Match", Given]
+"""A layer of the model, a role, the layer's name in the values, the criterion, new values."""
 
 
 def fit(
@@ -88,43 +82,24 @@ def fit(
 ) -> tuple[dict[str, Array], list[Change]]:
     """Pair values with the variables of a model, and convert them to the stored shape and dtype.
 
-    Args:
-        model: the model that is written.
-        values: the new values.
-        roles: write only these roles.
-        globs: write only layers whose name matches a glob; if empty, write all.
-
-    Returns:
-        Key of a variable -> new array, and the changes in the order of the model.
-
-    Raises:
-        NotFoundError: the model lacks a layer or role that has values, or no values are for the
-            chosen roles and layers.
-        DamagedError: values do not have the shape of the variable.
-        UnsupportedError: the stored dtype cannot represent a value exactly.
-        BnstatError: layers that share a variable receive different values for it.
+    `roles` and `globs` (of layer names) limit what is written. Returns key of a variable -> new
+    array, and the changes in the order of the model.
     """
     for role in roles:
         _check_role(role, "roles")
-
-    def is_wanted(name: str) -> bool:
-        return matches(name, globs)
-
     if isinstance(values, Model):
-        where, pairs = values.source.path, _pairs_of_models(model, values, is_wanted)
+        where, pairs = values.source.path, _pairs_of_models(model, values, globs)
     else:
-        where, pairs = values.where, _pairs_of_document(model, values, is_wanted)
+        where, pairs = values.where, _pairs_of_document(model, values, globs)
     with_undecided = {*ROLES} <= {*roles}
     chosen = [
-        (layer, role, name, match, given)
-        for layer, name, match, given_roles in pairs
-        for role, given in given_roles.items()
-        if role in roles or (role not in ROLES and with_undecided)
+        pair for pair in pairs if pair[1] in roles or (pair[1] not in ROLES and with_undecided)
     ]
     if not chosen:
         raise NotFoundError(where, "has no values for the chosen layers and roles")
     places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
-    chosen.sort(key=lambda item: (places[item[0].name], *_order(item[1])))
+    # Undecided variables follow the roles, in the order of their keys.
+    chosen.sort(key=lambda item: (places[item[0].name], [*ROLES, item[1]].index(item[1]), item[1]))
     arrays: dict[str, Array] = {}
     owners: dict[str, str] = {}
     changes = []
@@ -135,13 +110,17 @@ def fit(
         where = f"{layer.name}, {role}"
         array = given.fitted(variable, stored, where)
         owner = owners.setdefault(variable.key, where)
-        if different(arrays.setdefault(variable.key, array), array).any():
+        if not is_same(arrays.setdefault(variable.key, array), array):
             raise BnstatError(
                 where,
                 f"shares its variable with {owner}, but their values differ",
                 "give both the same values",
             )
-        moved, largest = int(different(stored, array).sum()), _largest(stored, array)
+        is_moved = different(stored, array).reshape(stored.shape)
+        with np.errstate(all="ignore"):
+            distances = np.where(is_moved, abs(as_float64(array) - as_float64(stored)), 0.0)
+        largest = float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
+        moved = int(is_moved.sum())
         changes.append(
             Change(layer.name, role, variable.key, array.size, moved, largest, name, match)
         )
@@ -149,13 +128,7 @@ def fit(
 
 
 def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
-    """Return all layers, including those without moving statistics."""
     return (*model.layers, *model.incomplete)
-
-
-def _order(role: str) -> tuple[int, str]:
-    """Return a key that sorts the roles first, then the keys of undecided variables."""
-    return (ROLES.index(role), "") if role in ROLES else (len(ROLES), role)
 
 
 def _variable(layer: BatchNorm, role: str) -> Variable:
@@ -169,15 +142,14 @@ def _variable(layer: BatchNorm, role: str) -> Variable:
     return variables[role]
 
 
-def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
-    """Pair the layers of a document and of the model by name."""
+def _pairs_of_document(model: Model, values: Document, globs: Sequence[str]) -> Iterator[_Pair]:
     by_name: dict[str, list[BatchNorm]] = {}
     for layer in _all_layers(model):
         for name in {layer.name, values.spelt(layer.name)}:
             by_name.setdefault(name, []).append(layer)
     for name, roles in values.layers.items():
         layers = by_name.get(name, [])
-        if not layers and is_wanted(name):
+        if not layers and matches(name, globs):
             raise _no_layer(model, values.where, name)
         undecided = {variable.key for layer in layers for variable in layer.undecided}
         for role in roles.keys() - undecided:
@@ -188,26 +160,22 @@ def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> 
                 "is the name of several layers",
                 "use JSON, which stores the exact names",
             )
-        if layers and is_wanted(layers[0].name):
-            yield layers[0], name, "name", roles
+        if layers and matches(layers[0].name, globs):
+            for role, given in roles.items():
+                yield layers[0], role, name, "name", given
 
 
-def _pairs_of_models(model: Model, values: Model, is_wanted: _IsWanted) -> Iterator[_Pair]:
-    """Pair the layers of two models as `diff` does."""
+def _pairs_of_models(model: Model, values: Model, globs: Sequence[str]) -> Iterator[_Pair]:
     from bnstat.compare.alignment import align
 
     alignment = align(values, model)
     for layer in alignment.removed:
-        if is_wanted(layer.name):
+        if matches(layer.name, globs):
             raise _no_layer(model, values.source.path, layer.name)
     for pair in alignment.pairs:
-        if is_wanted(pair.new.name):
-            roles = {
-                role: Given(array)
-                for role in pair.old.variables
-                if (array := pair.old.array(role)) is not None
-            }
-            yield pair.new, pair.old.name, pair.match, roles
+        for role in pair.old.variables if matches(pair.new.name, globs) else ():
+            if (array := pair.old.array(role)) is not None:
+                yield pair.new, role, pair.old.name, pair.match, Given(array)
 
 
 def _check_role(role: str, where: str) -> None:
@@ -224,10 +192,7 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
 
 
 def different(old: Array, new: Array) -> Array:
-    """Return a flat mask of the elements of two arrays whose bits differ.
-
-    The arrays have the same shape and dtype.
-    """
+    """Return a flat mask of the elements with unequal bits in two arrays of one shape and dtype."""
 
     def raw(array: Array) -> Array:
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -236,38 +201,26 @@ def different(old: Array, new: Array) -> Array:
     return np.asarray((raw(old) != raw(new)).any(axis=1))
 
 
-def _largest(old: Array, new: Array) -> float:
-    """Return the largest |new - old|; infinite for a change from or to NaN or infinity."""
-    with np.errstate(all="ignore"):
-        distances = abs(as_float64(new) - as_float64(old))
-    distances = np.where(different(old, new).reshape(old.shape), distances, 0.0)
-    return float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
+def is_same(a: Array, b: Array) -> bool:
+    """Return True if two arrays have the same shape, dtype and bits."""
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and not different(a, b).any()
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Return `arrays` with additions for variables that the file stores under two keys.
 
-    Two variables with equal names and bits count as copies. If several variables
-    have equal names and bits, but different new values, the second copies are left unchanged,
-    because no graph reads them.
-
-    Args:
-        contents: the file before the arrays are written.
-        arrays: key -> new array.
+    Two variables with equal names and bits count as copies. If several variables have equal names
+    and bits, but different new values, the second copies are left unchanged, because no graph reads
+    them.
     """
     result = dict(arrays)
     for key, candidates in saved_again(contents.objects).items():
         if key not in contents.variables or not any(first in arrays for first in candidates):
             continue
-        twin = contents.variables[key]
-        same = [first for first in candidates if _equal(contents.variables.get(first), twin)]
+        twin = contents.variables[key].read()
+        firsts = [first for first in candidates if first in contents.variables]
+        same = [first for first in firsts if is_same(contents.variables[first].read(), twin)]
         new = [arrays[first] for first in same if first in arrays]
-        if new and len(new) == len(same) and not any(different(new[0], a).any() for a in new):
+        if new and len(new) == len(same) and all(is_same(new[0], array) for array in new):
             result[key] = new[0]
     return result
-
-
-def _equal(variable: Variable | None, twin: Variable) -> bool:
-    if variable is None or (variable.shape, variable.dtype) != (twin.shape, twin.dtype):
-        return False
-    return not different(variable.read(), twin.read()).any()

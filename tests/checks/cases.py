@@ -135,31 +135,14 @@ OTHER = {"other": sound(1)}
 LOW, LOWER = but("moving_variance", c2=0.37), but("moving_variance", c2=0.36)
 
 CASES = (
-    Case(
-        "BN001",
-        "warning",
-        sound(**START),
-        sound(moving_mean=ZEROS, moving_variance=ALMOST_ONES),
-        others=OTHER,
-    ),
-    Case(
-        "BN001",
-        "info",
-        sound(**INITIAL),
-        sound(**{**INITIAL, "moving_mean": ALMOST_ZEROS}),
-        others=OTHER,
-        label="untrained",
-    ),
-    Case(
-        "BN002",
-        "warning",
-        sound(moving_variance=ONES),
-        sound(moving_variance=ALMOST_ONES),
-        label="variance",
-    ),
-    Case(
-        "BN002", "warning", sound(moving_mean=ZEROS), sound(moving_mean=ALMOST_ZEROS), label="mean"
-    ),
+    Case("BN001", "warning", sound(**START),
+         sound(moving_mean=ZEROS, moving_variance=ALMOST_ONES), others=OTHER),
+    Case("BN001", "info", sound(**INITIAL), sound(**{**INITIAL, "moving_mean": ALMOST_ZEROS}),
+         others=OTHER, label="untrained"),
+    Case("BN002", "warning", sound(moving_variance=ONES), sound(moving_variance=ALMOST_ONES),
+         label="variance"),
+    Case("BN002", "warning", sound(moving_mean=ZEROS), sound(moving_mean=ALMOST_ZEROS),
+         label="mean"),
     # 0.99 ** 229 is just above 0.1, 0.99 ** 230 just below it.
     Case("BN003", "warning", *[but("moving_variance", c2=0.14)] * 2, steps=(229, 230)),
     # A variance far above the share does not show whether the share is in it.
@@ -167,70 +150,28 @@ CASES = (
     # A variance below the share shows that the step does not count updates.
     Case("BN003", "warning", LOW, LOWER, steps=(100, 100), others=OTHER, label="refuted"),
     Case("BN003", "info", *[sound(moving_variance=ONES * 50)] * 2, steps=(229, 230), label="large"),
-    Case(
-        "BN004",
-        "error",
-        but("moving_mean", c3=NAN, c5=INFINITE),
-        but("moving_mean", c3=3e38, c5=-3e38),
-        channels=(3, 5),
-    ),
-    Case(
-        "BN005",
-        "error",
-        but("moving_variance", c1=-0.0011),
-        but("moving_variance", c1=0.0011),
-        channels=(1,),
-    ),
-    Case(
-        "BN005",
-        "warning",
-        but("moving_variance", c1=-1e-9),
-        but("moving_variance", c1=-0.0),
-        channels=(1,),
-        label="above-epsilon",
-    ),
-    Case(
-        "BN006",
-        "info",
-        but("moving_variance", c0=0.0, c7=LEAST),
-        but("moving_variance", c0=MORE, c7=MORE),
-        channels=(0, 7),
-    ),
-    Case(
-        "BN006",
-        "warning",
-        sound(moving_variance=ZEROS + np.float32(LEAST)),
-        but("moving_variance", **{f"c{c}": LEAST for c in range(7)}),
-        channels=range(CHANNELS),
-        label="all-channels",
-    ),
-    Case("BN007", "warning", _scaled(1001), _scaled(999), channels=(4,)),
-    Case(
-        "BN008",
-        "info",
-        sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10001)),
-        sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10000)),
-        channels=(7,),
-    ),
-    Case("BN009", "info", both(c2=(-0.00099, 0.099)), both(c2=(-0.0011, 0.099)), channels=(2,)),
-    Case("BN010", "info", both(c2=(0.00099, -0.11)), both(c2=(0.00099, -0.09)), channels=(2,)),
-    Case(
-        "BN013",
-        "info",
-        sound(gamma=sound(1).arrays["gamma"]),
-        but("moving_mean", c6=0.125),
-        others={"original": sound()},
-    ),
-    Case(
-        "BN013",
-        "info",
-        sound(),
-        but("moving_mean", c6=0.125),
-        others={"original": sound()},
-        label="whole-layer",
-    ),
+    Case("BN004", "error", but("moving_mean", c3=NAN, c5=INFINITE),
+         but("moving_mean", c3=3e38, c5=-3e38), (3, 5)),
+    Case("BN005", "error", but("moving_variance", c1=-0.0011),
+         but("moving_variance", c1=0.0011), (1,)),
+    Case("BN005", "warning", but("moving_variance", c1=-1e-9),
+         but("moving_variance", c1=-0.0), (1,), label="above-epsilon"),
+    Case("BN006", "info", but("moving_variance", c0=0.0, c7=LEAST),
+         but("moving_variance", c0=MORE, c7=MORE), (0, 7)),
+    Case("BN006", "warning", sound(moving_variance=ZEROS + np.float32(LEAST)),
+         but("moving_variance", **{f"c{c}": LEAST for c in range(7)}), range(CHANNELS),
+         label="all-channels"),
+    Case("BN007", "warning", _scaled(1001), _scaled(999), (4,)),
+    Case("BN008", "info", sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10001)),
+         sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10000)), (7,)),
+    Case("BN009", "info", both(c2=(-0.00099, 0.099)), both(c2=(-0.0011, 0.099)), (2,)),
+    Case("BN010", "info", both(c2=(0.00099, -0.11)), both(c2=(0.00099, -0.09)), (2,)),
+    Case("BN013", "info", sound(gamma=sound(1).arrays["gamma"]), but("moving_mean", c6=0.125),
+         others={"original": sound()}),
+    Case("BN013", "info", sound(), but("moving_mean", c6=0.125), others={"original": sound()},
+         label="whole-layer"),
     Case("BN014", "info", sound(momentum=0.1), sound(momentum=0.5)),
-)
+)  # fmt: skip
 """BN011, BN012 and BN015 to BN018 do not depend on values alone; they have tests of their own."""
 
 Checkpoint = Mapping[str, Layer]

@@ -31,25 +31,60 @@ def ignored(path: Path) -> tuple[str, ...]:
     return find(str(path)).ignore
 
 
-def test_without_a_file_nothing_is_set(project: Path) -> None:
-    assert find(str(project / "models/old/a.h5")) == Settings()
+EVERYTHING = """\
+select = ["BN0", "frozen"]
+ignore = ["near-zero-gamma"]
+fail-on = "error"
+thresholds = { gamma = 1, scale = 2.5 }
+"""
+ALL_SET = Settings(("BN0", "frozen"), ("near-zero-gamma",), {"gamma": 1.0, "scale": 2.5}, "error")
+PER_PATH = """\
+ignore = ["BN001"]
+thresholds = { gamma = 1, beta = 1 }
+[per-path]
+old = ["BN002"]
+"*.h5" = { ignore = ["BN003"], thresholds = { gamma = 2 } }
+"*.keras" = { thresholds = { gamma = 3 } }
+"""
+BN001, BN002 = Settings(ignore=("BN001",)), Settings(ignore=("BN002",))
+OWN = {"bnstat.toml": 'ignore = ["BN002"]'}
+SHARED = {"pyproject.toml": '[tool.bnstat]\nignore = ["BN001"]'}
+MATCHING = ("models/old/a.h5", "models/old", "models/old/", "models/*", "models/**/*.h5", "*.h5",
+            "old", "a.*", "*")  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("bnstat.toml", ""), ("pyproject.toml", "tool.bnstat.")]
-)
-def test_everything_that_can_be_set(name: str, head: str, project: Path) -> None:
-    (project / name).write_text(
-        f'{head}select = ["BN0", "frozen"]\n{head}ignore = ["near-zero-gamma"]\n'
-        f'{head}fail-on = "error"\n{head}thresholds.gamma = 1\n{head}thresholds.scale = 2.5\n'
-    )
-    assert find(str(project / "models")) == Settings(
-        select=("BN0", "frozen"),
-        ignore=("near-zero-gamma",),
-        thresholds={"gamma": 1.0, "scale": 2.5},
-        fail_on="error",
-    )
-    assert read(str(project / name)).settings == find(str(project))
+    ("files", "path", "expected"),
+    [
+        ({"bnstat.toml": EVERYTHING}, "models", ALL_SET),
+        ({"pyproject.toml": f"[tool.bnstat]\n{EVERYTHING}"}, "models", ALL_SET),
+        # Only the nearest file is used.
+        (SHARED, "models/old/a.h5", BN001),
+        ({**SHARED, **OWN}, "models/old/a.h5", BN002),
+        ({**OWN, "models/bnstat.toml": "select = ['BN003']"}, "models/old/a.h5",
+         Settings(select=("BN003",))),
+        ({**OWN, "models/bnstat.toml": ""}, "models/old/model-100", Settings()),
+        ({**OWN, "models/bnstat.toml": ""}, "", BN002),
+        ({**OWN, "models/old/bnstat.toml": 'ignore = ["BN001"]'}, "models/old", BN001),
+        # Other pyprojects are skipped.
+        *(({**OWN, "models/pyproject.toml": text}, "models/old/a.h5", BN002) for text in (
+            "", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "not TOML [")),
+        # A glob matches a path or one of its folders.
+        *(({"bnstat.toml": f'[per-path]\n"{glob}" = ["BN001"]'}, "models/old/a.h5",
+           BN001 if glob in MATCHING else Settings())
+          for glob in (*MATCHING, "*.keras", "model", "old/a.h5", "models/new", "MODELS")),
+        ({"bnstat.toml": PER_PATH}, "models/old/a.h5",
+         Settings(ignore=("BN001", "BN002", "BN003"), thresholds={"gamma": 2, "beta": 1})),
+    ],
+)  # fmt: skip
+def test_the_settings_of_a_path(
+    files: dict[str, str], path: str, expected: Settings, project: Path
+) -> None:
+    for name, text in files.items():
+        (project / name).write_text(text)
+    assert find(str(project / path)) == expected
+    if expected == ALL_SET:
+        assert read(str(project / next(iter(files)))).settings == expected
 
 
 def test_the_example_of_the_documentation(project: Path) -> None:
@@ -65,30 +100,6 @@ def test_the_example_of_the_documentation(project: Path) -> None:
     assert find(str(project)) == Settings(("BN0",), ("near-zero-gamma",), {"gamma": 0.01}, "error")
 
 
-def test_only_the_nearest_file_is_used(project: Path) -> None:
-    model = project / "models/old/a.h5"
-    (project / "pyproject.toml").write_text('[tool.bnstat]\nignore = ["BN001"]')
-    assert ignored(model) == ("BN001",)
-    (project / "bnstat.toml").write_text('ignore = ["BN002"]')
-    assert ignored(model) == ("BN002",)
-    (project / "models/pyproject.toml").write_text('[tool.bnstat]\nselect = ["BN003"]')
-    assert find(str(model)) == Settings(select=("BN003",))
-    (project / "models/old/bnstat.toml").write_text("")
-    assert find(str(model)) == Settings()
-    assert ignored(project) == ("BN002",)
-    (project / "models/old/bnstat.toml").write_text('ignore = ["BN001"]')
-    assert ignored(model.parent) == ignored(model.parent / "model-100") == ("BN001",)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "not TOML ["]
-)
-def test_other_pyprojects_are_skipped(text: str, project: Path) -> None:
-    (project / "bnstat.toml").write_text('ignore = ["BN001"]')
-    (project / "models/pyproject.toml").write_text(text)
-    assert ignored(project / "models/old/a.h5") == ("BN001",)
-
-
 def test_the_path_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "bnstat.toml").write_text('ignore = ["BN001"]\nper-path."models/old" = ["BN002"]')
     monkeypatch.chdir(project / "models")
@@ -97,46 +108,6 @@ def test_the_path_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch
     assert find("../models/old").ignore == ("BN001", "BN002")
     monkeypatch.chdir(project / "models/old")
     assert find(".").ignore == ("BN001", "BN002")
-
-
-@pytest.mark.parametrize(
-    ("glob", "matches"),
-    [
-        ("models/old/a.h5", True),
-        ("models/old", True),
-        ("models/old/", True),
-        ("models/*", True),
-        ("models/**/*.h5", True),
-        ("*.h5", True),
-        ("old", True),
-        ("a.*", True),
-        ("*", True),
-        ("*.keras", False),
-        ("model", False),
-        ("old/a.h5", False),
-        ("models/new", False),
-        ("MODELS", False),
-    ],
-)
-def test_globs_match_a_path_or_one_of_its_folders(glob: str, matches: bool, project: Path) -> None:
-    (project / "bnstat.toml").write_text(f'[per-path]\n"{glob}" = ["BN001"]')
-    assert ignored(project / "models/old/a.h5") == (("BN001",) if matches else ())
-
-
-def test_settings_per_path_add_up(project: Path) -> None:
-    (project / "bnstat.toml").write_text(
-        """
-        ignore = ["BN001"]
-        thresholds = { gamma = 1, beta = 1 }
-        [per-path]
-        old = ["BN002"]
-        "*.h5" = { ignore = ["BN003"], thresholds = { gamma = 2 } }
-        "*.keras" = { thresholds = { gamma = 3 } }
-        """
-    )
-    assert find(str(project / "models/old/a.h5")) == Settings(
-        ignore=("BN001", "BN002", "BN003"), thresholds={"gamma": 2, "beta": 1}
-    )
 
 
 def test_settings_of_the_user_take_precedence() -> None:
@@ -168,24 +139,16 @@ def test_settings_decide_which_rules_apply() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fail_on", "fails"),
-    [
-        (None, {"error", "warning"}),
-        ("error", {"error"}),
-        ("warning", {"error", "warning"}),
-        ("info", {"error", "warning", "info"}),
-    ],
+    ("fail_on", "count"), [(None, 2), ("error", 1), ("warning", 2), ("info", 3)]
 )
-def test_the_severity_that_fails_a_check(fail_on: Any, fails: set[str]) -> None:
+def test_the_severity_that_fails_a_check(fail_on: Any, count: int) -> None:
     settings = Settings(fail_on=fail_on)
     assert settings.fail([]) is False
-    findings = {
-        severity: Finding("BN001", "x", severity, None, np.empty(0, np.intp), "")
-        for severity in SEVERITIES
-    }
-    assert settings.fail(findings.values()) is True
-    for severity, finding in findings.items():
-        assert settings.fail([finding]) is (severity in fails)
+    findings = [
+        Finding("BN001", "x", severity, None, np.empty(0, np.intp), "") for severity in SEVERITIES
+    ]
+    assert settings.fail(findings) is True
+    assert [settings.fail([finding]) for finding in findings] == [n < count for n in range(3)]
 
 
 def test_options_take_precedence_over_the_project(project: Path) -> None:
@@ -206,16 +169,12 @@ def test_options_take_precedence_over_the_project(project: Path) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [
-        Settings(select=("BN999",)),
-        Settings(ignore=("BN999",)),
-        Settings(thresholds={"gama": 1}),
-        Settings(thresholds={"gamma": 0}),
-    ],
-)
-def test_wrong_options_are_errors_before_any_file_is_read(given: Settings) -> None:
+    [{"select": ("BN999",)}, {"ignore": ("BN999",)}, {"thresholds": {"gama": 1}},
+     {"thresholds": {"gamma": 0}}],
+)  # fmt: skip
+def test_wrong_options_are_errors_before_any_file_is_read(given: dict[str, Any]) -> None:
     with pytest.raises(BnstatError, match=r"no rule|no such threshold|above 0"):
-        resolve([], given, isolated=True)
+        resolve([], Settings(**given), isolated=True)
 
 
 WRONG = [
@@ -259,14 +218,9 @@ def test_errors_contain_the_file_and_the_key(text: str, message: str, project: P
 
 @pytest.mark.parametrize(
     "data",
-    [
-        b"select = [",
-        b"\xff\xfe",
-        b"a = 1\na = 2",
-        b"select = " + b"[" * 100_000,
-        b"thresholds.gamma = " + b"9" * 100_000,
-    ],
-)
+    [b"select = [", b"\xff\xfe", b"a = 1\na = 2", b"select = " + b"[" * 100_000,
+     b"thresholds.gamma = " + b"9" * 100_000],
+)  # fmt: skip
 def test_files_that_are_not_toml(data: bytes, project: Path) -> None:
     (project / "bnstat.toml").write_bytes(data)
     with pytest.raises(BnstatError, match=r"bnstat\.toml: is not valid TOML") as error:
@@ -286,9 +240,3 @@ def test_a_file_by_name(project: Path) -> None:
     config = read(str(project / "other.toml"))
     assert config.settings_for(str(project / "models/old/a.h5")).ignore == ("BN001",)
     assert config.settings_for(str(project.parent / "elsewhere.h5")).ignore == ()
-
-
-def test_toml_is_imported_only_for_a_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnstat.checks.settings._parse", lambda data: pytest.fail("was parsed"))
-    (project / "pyproject.toml").write_text("[tool.ruff]")
-    assert find(str(project / "models/old/a.h5")) == Settings()

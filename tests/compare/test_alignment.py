@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,12 @@ def only(name: str, role: str, seed: int) -> BatchNorm:
 FLAT = usual("a", seed=1)
 SONNET = layer("b", {role: array.reshape(1, 1, 1, 8) for role, array in _arrays(FLAT).items()})
 ABC = [usual(f"a{number}", seed=number) for number in range(3)]
+NEAR = [usual("a0", seed=1), trained("a1", 1)]
+WIDTHS = dict(enumerate((4, 8, 16, 32)))
+
+
+def numbered(prefix: str, first: int = 0) -> list[BatchNorm]:
+    return [usual(f"{prefix}.{first + n}", width, n) for n, width in WIDTHS.items()]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +97,12 @@ ABC = [usual(f"a{number}", seed=number) for number in range(3)]
         (ABC, [trained("b2", 2), trained("b1", 1)], ["a2 b2 values", "a1 b1 values"]),
         ([usual("a", seed=1), usual("c", 4)], [times(-1, "b", 1)], []),
         ([usual("a", seed=1), usual("c", 4)], [times(2, "b", 1)], []),
+        # Two layers do not share a match.
+        *((near, [trained("b", 1)], ["a1 b values"]) for near in (NEAR, NEAR[::-1])),
+        ([usual("b", seed=1)], [NEAR[1], usual("a2", seed=1)], ["b a2 values"]),
+        # Reassigned names are not trusted.
+        (numbered("bn"), [usual(f"bn.{n + 2}", width, n + 9) for n, width in WIDTHS.items()],
+         [f"bn.{n} bn.{n + 2} position" for n in WIDTHS]),
         ([], [], []),
         ([], [usual("a")], []),
     ],
@@ -102,65 +115,34 @@ def test_pairs(old: Sequence[BatchNorm], new: Sequence[BatchNorm], pairs: list[s
     assert added == [each.name for each in new if each.name not in paired_news]
 
 
-def test_by_the_end_of_the_name() -> None:
-    old = [usual("net/block1/bn", seed=1), usual("net/block2/bn", seed=2)]
-    new = [usual("block2/bn", seed=3), usual("block1/bn", seed=4)]
-    expected = [
-        ("net/block2/bn", "block2/bn", "suffix"),
-        ("net/block1/bn", "block1/bn", "suffix"),
-    ]
-    assert matches(old, new) == (expected, [], [])
-    turned = [(new, old, match) for old, new, match in expected][::-1]
-    assert matches(new, old) == (turned, [], [])
+NAMES = ["bn1", "layer1/0/bn1", "layer1/0/bn2", "layer2/0/bn1"]
+PARTS = [name.replace("/", ".") for name in NAMES]
 
 
-def test_a_prefix_of_all_names_and_a_layer_more() -> None:
-    """torch.nn.DataParallel prefixes all names, so no name is the end of only one other."""
-    names = ["bn1", "layer1.0.bn1", "layer1.0.bn2", "layer2.0.bn1"]
-    old = [usual(name, seed=seed) for seed, name in enumerate(names)]
-    new = [trained(f"module.{name}", seed) for seed, name in enumerate(names)]
-    more = usual("module.head.bn", 4)
-    expected = [(name, f"module.{name}", "suffix") for name in names]
-    assert matches(old, [*new, more]) == (expected, [], ["module.head.bn"])
-    turned = [(longer, name, "suffix") for name, longer, _ in expected]
-    assert matches([*new, more], old) == (turned, ["module.head.bn"], [])
-
-
-def test_names_that_differ_by_what_separates_their_parts() -> None:
-    names = ["bn1", "layer1/0/bn1", "layer1/0/bn2"]
-    old = [usual(name, seed=seed) for seed, name in enumerate(names)]
-    dotted = [name.replace("/", ".") for name in names]
-    new = [trained(name, seed) for seed, name in enumerate(dotted)]
-    expected = [
-        ("bn1", "bn1", "name"),
-        *((name, other, "suffix") for name, other in list(zip(names, dotted, strict=True))[1:]),
-    ]
-    assert matches(old, [usual("first.bn", 4), *new]) == (expected, [], ["first.bn"])
-    new = [trained(f"module.{name}", seed) for seed, name in enumerate(dotted)]
-    expected = [(name, f"module.{name.replace('/', '.')}", "suffix") for name in names]
-    assert matches(old, [*new, usual("module.x.bn", 4)]) == (expected, [], ["module.x.bn"])
-    alone = [usual("a/bn", 4), usual("b", 8)]
-    assert matches(alone, [usual("a.bn", 4, seed=3)])[0] == [("a/bn", "a.bn", "suffix")]
-
-
-def test_a_prefix_does_not_count_if_shapes_disagree() -> None:
-    """One sequence has one layer more, so the numbers belong to other layers."""
-    widths = (4, 8, 16, 32)
-    old = [usual(f"features.{place}", width, place) for place, width in enumerate(widths)]
-    new = [usual(f"module.features.{place + 1}", width, place) for place, width in
-           enumerate(widths)]  # fmt: skip
-    pairs = [(f"features.{place}", f"module.features.{place + 1}", "values") for place in range(4)]
-    more = usual("module.features.0", 2)
-    assert matches(old, [more, *new]) == (pairs, [], ["module.features.0"])
-
-
-def test_two_layers_do_not_share_a_match() -> None:
-    near = [usual("a0", seed=1), trained("a1", 1)]
-    assert matches(near, [trained("b", 1)]) == ([("a1", "b", "values")], ["a0"], [])
-    assert matches(near[::-1], [trained("b", 1)]) == ([("a1", "b", "values")], ["a0"], [])
-    assert matches([usual("b", seed=1)], [*near[1:], usual("a2", seed=1)])[0] == [
-        ("b", "a2", "values")
-    ]
+@pytest.mark.parametrize(
+    ("old", "new", "more", "match"),
+    [
+        (["net/block1/bn", "net/block2/bn"], ["block1/bn", "block2/bn"], [], "suffix"),
+        # torch.nn.DataParallel prefixes all names, so no name is the end of only one other.
+        (NAMES, [f"module/{name}" for name in NAMES], ["module/head/bn"], "suffix"),
+        # Other separators, alone and with a prefix
+        (NAMES[1:], PARTS[1:], ["first.bn"], "suffix"),
+        (NAMES, [f"module.{name}" for name in PARTS], ["module.x.bn"], "suffix"),
+        (["a/bn"], ["a.bn"], ["b"], "suffix"),
+        # One sequence has one layer more, so the numbers belong to other layers.
+        (numbered("features"), numbered("module.features", 1),
+         [usual("module.features.0", 2)], "values"),
+    ],
+)  # fmt: skip
+def test_names_with_a_common_end(old: Any, new: Any, more: Any, match: str) -> None:
+    olds = [usual(each, seed=n) if isinstance(each, str) else each for n, each in enumerate(old)]
+    news = [trained(each, n) if isinstance(each, str) else each for n, each in enumerate(new)]
+    more = [usual(each, 4) if isinstance(each, str) else each for each in more]
+    pairs = [(a.name, b.name, match) for a, b in zip(olds, news, strict=True)]
+    alone = [each.name for each in more]
+    assert matches(olds, [*more, *news]) == (pairs, [], alone)
+    turned = [(new, old, match) for old, new, match in pairs]
+    assert matches([*news, *more], olds) == (turned, alone, [])
 
 
 BROKEN = {"gamma": np.nan, "beta": np.nan, "moving_variance": 1.0}
@@ -192,16 +174,11 @@ def test_the_largest_distance_of_paired_layers(
 
 
 def test_too_many_layers_are_not_compared_by_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = [usual(f"a{number}", seed=number) for number in range(3)]
     new = [trained(f"b{number}", number) for number in (2, 1)]
-    assert len(matches(old, new)[0]) == 2
+    monkeypatch.setattr(alignment, "_MOST_COMPARED", 6)
+    assert len(matches(ABC, new)[0]) == 2
     monkeypatch.setattr(alignment, "_MOST_COMPARED", 5)
-    assert matches(old, new)[0] == []
-
-
-def test_layers_without_roles_are_not_compared() -> None:
-    bare = [BatchNorm(name, {}) for name in ("a", "b", "c")]
-    assert matches(bare[:2], bare[2:]) == ([], ["a", "b"], ["c"])
+    assert matches(ABC, new)[0] == []
 
 
 def test_values_are_read_only_where_they_can_decide() -> None:
@@ -212,15 +189,8 @@ def test_values_are_read_only_where_they_can_decide() -> None:
     old, new = [unread("a"), unread("b", 8)], [unread("a"), unread("c", 16)]
     assert matches(old, new[:1]) == ([("a", "a", "name")], ["b"], [])
     assert matches(old[:1], new) == ([("a", "a", "name")], [], ["c"])
-
-
-def test_reassigned_names_are_not_trusted() -> None:
-    channels = (4, 8, 16, 32)
-    old = [usual(f"bn_{number}", size, number) for number, size in enumerate(channels)]
-    new = [usual(f"bn_{number + 2}", size, number + 9) for number, size in enumerate(channels)]
-    assert matches(old, new)[0] == [
-        (f"bn_{number}", f"bn_{number + 2}", "position") for number in range(4)
-    ]
+    without_roles = [BatchNorm(name, {}) for name in ("a", "b", "c")]
+    assert matches(without_roles[:2], without_roles[2:]) == ([], ["a", "b"], ["c"])
 
 
 def test_thousands_of_layers_without_a_common_name() -> None:

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bnstat
 from bnstat.checks import check
-from bnstat.compare import history
-from bnstat.errors import DamagedError
+from bnstat.errors import BnstatError, DamagedError
 from bnstat.model import BatchNorm, Model, Source, Summary, Variable
-from bnstat.run_history import MEASURES
+from bnstat.run_history import MEASURES, Track, history
 from tests.output.models import layer, model, usual
 
 
@@ -19,40 +20,20 @@ def at(step: int, *layers: BatchNorm) -> tuple[str, Model]:
     return f"model-{step}", model(*layers, source=Source("runs", "tf2-checkpoint", step=step))
 
 
-def run_of(role: str, *arrays: Sequence[float], **others: Sequence[float]) -> np.ndarray:
-    """Return `change` of one role of a layer over a run; the other roles do not move."""
-    checkpoints = [
-        at(
-            number,
-            layer("bn", {role: np.array(array), **{k: np.array(v) for k, v in others.items()}}),
-        )
-        for number, array in enumerate(arrays)
+def run_of(*checkpoints: Mapping[str, Sequence[float]]) -> dict[str, Track]:
+    """Return role -> track of a layer `bn` that has these arrays in each checkpoint."""
+    entries = [
+        at(n, layer("bn", {role: np.array(array, float) for role, array in arrays.items()}))
+        for n, arrays in enumerate(checkpoints)
     ]
-    return history(checkpoints).tracks["bn", role].change
-
-
-def test_the_measures_of_a_role() -> None:
-    run = history([at(1, usual("bn", seed=1)), at(2, usual("bn", seed=2))])
-    for role in ("gamma", "beta", "moving_mean", "moving_variance"):
-        for place, seed in enumerate((1, 2)):
-            summary = Summary.of(usual("bn", seed=seed).array(role))
-            track = run.tracks["bn", role]
-            for measure in ("mean", "std", "min", "max"):
-                assert getattr(track, measure)[place] == pytest.approx(
-                    getattr(summary, measure), rel=1e-12
-                )
-            assert track.bad[place] == 0
-    assert [each.name for each in run.checkpoints] == ["model-1", "model-2"]
-    assert [each.step for each in run.checkpoints] == [1, 2]
+    return {role: track for (_, role), track in history(entries).tracks.items()}
 
 
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.dictionaries(
-            st.sampled_from("abc"),
-            st.lists(st.floats(width=32), min_size=1, max_size=4),
-            max_size=3,
+            st.sampled_from("abc"), st.lists(st.floats(width=32), min_size=1, max_size=4)
         ),
         min_size=1,
         max_size=4,
@@ -62,13 +43,13 @@ def test_any_numbers_give_what_a_summary_gives(
     checkpoints: list[Mapping[str, list[float]]],
 ) -> None:
     entries = [
-        at(
-            number,
-            *(layer(name, {"beta": np.array(array)}) for name, array in layers.items()),
-        )
-        for number, layers in enumerate(checkpoints)
+        at(n, *(layer(name, {"beta": np.array(array)}) for name, array in layers.items()))
+        for n, layers in enumerate(checkpoints)
     ]
     run = history(entries)
+    assert [(each.name, each.step) for each in run.checkpoints] == [
+        (f"model-{n}", n) for n in range(len(checkpoints))
+    ]
     assert {name for name, _ in run.tracks} == {name for layers in checkpoints for name in layers}
     for place, layers in enumerate(checkpoints):
         for name in run.layers:
@@ -79,9 +60,11 @@ def test_any_numbers_give_what_a_summary_gives(
             summary = Summary.of(np.array(layers[name]))
             assert track.bad[place] == summary.bad
             for measure in ("mean", "std", "min", "max"):
-                expected = getattr(summary, measure)
                 assert getattr(track, measure)[place] == pytest.approx(
-                    expected, rel=1e-9, abs=1e-9 * max(1, abs(summary.max)), nan_ok=True
+                    getattr(summary, measure),
+                    rel=1e-9,
+                    abs=1e-9 * max(1, abs(summary.max)),
+                    nan_ok=True,
                 )
             if place and layers[name] == checkpoints[place - 1].get(name):
                 assert track.change[place] == 0
@@ -103,6 +86,8 @@ ROOT = np.sqrt
         ("beta", [[0, 0], [1, 7]], {}, 5),
         ("gamma", [[1, NAN], [1, NAN]], {}, 0),
         ("gamma", [[0.0], [-0.0]], {}, 0),
+        # The least movement is not 0.
+        ("gamma", [[1, 1e-300], [1, 2e-300]], {}, 5e-324),
         # Other shapes are not compared.
         ("gamma", [[1, 2], [1, 2, 3]], {}, NAN),
         ("gamma", [[NAN, NAN], [NAN]], {}, NAN),
@@ -111,16 +96,10 @@ ROOT = np.sqrt
 def test_the_change_since_the_checkpoint_before(
     role: str, arrays: list[list[float]], others: dict[str, list[float]], change: float
 ) -> None:
-    found = run_of(role, *arrays, **others)
+    found = run_of(*({role: array, **others} for array in arrays))[role].change
     assert np.isnan(found[0])
-    assert found[1] == pytest.approx(change, nan_ok=True)
+    assert found[1] == pytest.approx(change, nan_ok=True, abs=0)
     assert (found[1] == 0) == (change == 0)
-
-
-def test_the_least_movement_is_not_0() -> None:
-    tiny = run_of("gamma", [1, 1e-300], [1, 2e-300])
-    assert 0 < tiny[1] < 1e-300
-    assert run_of("gamma", [1, 2], [1, NAN])[1] != 0
 
 
 @pytest.mark.parametrize(
@@ -133,11 +112,7 @@ def test_the_least_movement_is_not_0() -> None:
     ],
 )
 def test_the_turn(arrays: list[list[float]], turn: float) -> None:
-    entries = [
-        at(number, layer("bn", {"beta": np.array(array, float)}))
-        for number, array in enumerate(arrays)
-    ]
-    turns = history(entries).tracks["bn", "beta"].turn
+    turns = run_of(*({"beta": array} for array in arrays))["beta"].turn
     assert turns.tolist() == pytest.approx([NAN, NAN, turn], nan_ok=True)
 
 
@@ -176,17 +151,13 @@ def test_a_checkpoint_that_cannot_be_read_is_skipped() -> None:
     assert run.tracks["bn", "beta"].change[1] == pytest.approx(expected, rel=1e-6)
 
 
-def test_models_alone_are_named_by_themselves() -> None:
-    run = history([model(usual("bn")), model(usual("bn"))])
-    assert [each.name for each in run.checkpoints] == ["model-1200", "model-1200"]
-
-
 def test_without_checkpoints_or_layers() -> None:
     assert history([]).tracks == {}
     assert check(history([])) == []
     empty = history([at(1), at(2)])
     assert (len(empty.checkpoints), empty.layers) == (2, [])
     assert check(empty) == []
+    assert list(history([at(1, usual("bn"))]).only(["beta"]).tracks) == [("bn", "beta")]
 
 
 def test_arrays_of_a_checkpoint_are_released() -> None:
@@ -207,6 +178,34 @@ def test_arrays_of_a_checkpoint_are_released() -> None:
     history(entries())
 
 
-def test_only_some_roles() -> None:
-    run = history([at(1, usual("bn"))]).only(["beta"])
-    assert list(run.tracks) == [("bn", "beta")]
+RUN = Path(__file__).parent.parent / "data" / "digits" / "run"
+BROKEN = RUN.parent.parent / "digits_no_updates" / "saved_model"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_functions_of_models_load_paths(kind: type) -> None:
+    run = history(kind(RUN))
+    assert [each.name for each in run.checkpoints][-1] == "model-400"
+    assert run.tracks.keys() == history(bnstat.load_all(RUN)).tracks.keys()
+    names = [each.name for each in history([kind(RUN), bnstat.load(RUN)]).checkpoints]
+    assert names == ["model-400", "model-400"]
+    assert len(history(bnstat.load(RUN)).checkpoints) == 1
+    assert bnstat.diff(kind(RUN), kind(RUN)).verdict == "same"
+    assert bnstat.diff(bnstat.load(RUN), kind(BROKEN)).verdict == "different"
+    assert len(bnstat.check(kind(BROKEN))) == len(bnstat.check(bnstat.load(BROKEN))) > 0
+
+
+@pytest.mark.parametrize("function", [history, check, lambda model: bnstat.diff(model, RUN)])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, "is neither a path nor a model"),
+        ([3], "is neither a path nor a model"),
+        ("nowhere", "no such file, folder or checkpoint"),
+    ],
+)
+def test_anything_else_is_refused(
+    function: Callable[[object], object], model: object, message: str
+) -> None:
+    with pytest.raises(BnstatError, match=message):
+        function(model)

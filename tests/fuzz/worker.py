@@ -126,7 +126,7 @@ def _load_everything() -> None:
     for name in (
         "ml_dtypes",
         "bnstat.checks",
-        "bnstat.compare",
+        "bnstat.compare.diff",
         "bnstat.formats.tensorflow.frozen_graph",
         "bnstat.formats.tensorflow.graph_def",
         "bnstat.formats.keras.archive",

@@ -50,9 +50,3 @@ def exported(of: Model, kind: str, path: Path, options: ExportOptions = DEFAULTS
 def fitted(target: Model, values: Any) -> dict[str, Any]:
     """Return the new array of each variable by key."""
     return fit(target, values if isinstance(values, Model) else values_of(values))[0]
-
-
-def two_layers() -> Model:
-    """Two layers of three channels, each with gamma and beta."""
-    arrays = {"gamma": np.arange(3, dtype="f4"), "beta": np.ones(3, "f4")}
-    return model(layer("bn", **arrays), layer("other", **arrays))

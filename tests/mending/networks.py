@@ -8,8 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-import bnstat
-from tests.builders.mended import NewValues, new_values
+from tests.builders.mended import NewValues
 from tests.builders.oracle import same_bits
 
 v1 = tf.compat.v1
@@ -53,10 +52,3 @@ def restoring(prefix: Path | str) -> Callable[[Any], None]:
         v1.train.Saver().restore(session, str(prefix))
 
     return load
-
-
-def mended(original: Path, copy: Path) -> NewValues:
-    values = new_values(bnstat.load(original))
-    applied = bnstat.apply(original, values, copy)
-    assert applied.output == str(copy)
-    return values

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import bnstat
-from tests.builders.mended import new_values
+from tests.builders.mended import NewValues, new_values
 from tests.builders.oracle import same_bits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,3 +26,11 @@ def assert_mended(copy: Path, original: Path) -> None:
     for layer in bnstat.load(copy):
         for role, array in values[layer.name].items():
             assert same_bits(layer.array(role), array)
+
+
+def mended(original: Path, copy: Path | None = None, **options: Any) -> NewValues:
+    """Write a copy of a model with new values, and return these."""
+    values = new_values(bnstat.load(original))
+    applied = bnstat.apply(original, values, copy, **options)
+    assert copy is None or applied.output == str(copy)
+    return values

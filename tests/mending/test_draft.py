@@ -18,28 +18,18 @@ from bnstat.mending.draft import copy_file, exchange
 from tests.builders.mended import new_values
 from tests.builders.oracle import same_bits
 from tests.builders.signals import heeded
-from tests.mending.originals import DIGITS, ROOT, assert_mended, contents
+from tests.mending.originals import DIGITS, ROOT, assert_mended, contents, mended
 
 DRIVER = """
-import os, signal, sys
+import sys
 import bnstat.mending.apply, bnstat.mending.draft, bnstat.mending.writers.tensorflow
 from tests.builders.mended import new_values
+from tests.builders.signals import hit
 import bnstat
-
-def hit(module, name, number, sent):
-    real = getattr(module, name)
-    calls = []
-    def wrapper(*arguments, **options):
-        calls.append(arguments)
-        result = real(*arguments, **options)
-        if len(calls) == number:
-            os.kill(os.getpid(), sent)
-        return result
-    setattr(module, name, wrapper)
 
 path, copy, module, name, number, sent = sys.argv[1:]
 values = new_values(bnstat.load(path))
-hit(sys.modules[module], name, int(number), int(sent))
+hit(module, name, int(number), int(sent))
 where = dict(in_place=True) if copy == "-" else dict(output=copy)
 bnstat.apply(path, values, **where)
 """
@@ -110,71 +100,75 @@ def test_a_signal_at_any_moment_in_place(
         assert_mended(checkpoint, tmp_path / "kept/m")
 
 
-@pytest.mark.parametrize("name", ["rename", "fsync", "mkdir"])
-def test_an_error_of_the_system_leaves_nothing(
-    checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(tmp_path)
-    values = new_values(bnstat.load(checkpoint))
+def refuse_call(number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make a call of `os.replace` fail; return the list of targets of all calls."""
+    real, calls = os.replace, []
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def replace(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == number:
+            raise OSError(5, "Input/output error")
+        real(source, target)
 
-    monkeypatch.setattr(os, name, refuse)
-    with pytest.raises(bnstat.BnstatError, match="cannot be written: No space left"):
-        bnstat.apply(checkpoint, values, tmp_path / "c")
-    monkeypatch.undo()
-    assert contents(tmp_path) == before
-    assert not list(tmp_path.glob(".bnstat*"))
+    monkeypatch.setattr(os, "replace", replace)
+    return calls
 
 
 def test_half_a_replacement_is_undone(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path / "in")
-    values = new_values(bnstat.load(checkpoint))
-    real, calls = os.replace, []
-
-    def replace(source: str, target: str) -> None:
-        calls.append(target)
-        # The first call replaces the index of the copy, and the third one the second shard.
-        if len(calls) == 3:
-            raise OSError(5, "Input/output error")
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", replace)
+    # The first call replaces the index of the copy, and the third one the second shard.
+    calls = refuse_call(3, monkeypatch)
     with pytest.raises(bnstat.BnstatError, match="Input/output error"):
-        bnstat.apply(checkpoint, values, in_place=True)
-    monkeypatch.undo()
+        mended(checkpoint, in_place=True)
     assert len(calls) > 3
     assert contents(tmp_path / "in") == before
 
 
-def test_a_wrong_copy_is_not_kept(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _change(source: str, target: str, real: Any = copy_file) -> None:
+    real(source, target)
+    if source.endswith(".index"):
+        os.utime(source, (1, 1))
+
+
+def _damage(contents: Any, _: Any) -> None:
+    raise bnstat.DamagedError(f"{contents.source.path}.index", "is damaged")
+
+
+def _fill(contents: Any, _: Any) -> None:
+    raise OSError(28, "No space left on device", contents.source.path)
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "replacement", "message"),
+    [
+        ("bnstat.mending.apply", "write_arrays", lambda *_: None, "in/m: the copy was deleted"),
+        ("bnstat.mending.draft", "copy_file", _change, "in/m.index: changed while it was copied"),
+        # Errors have the name of the copy.
+        ("bnstat.mending.apply", "write_arrays", _damage, "c.index: is damaged"),
+        ("bnstat.mending.apply", "write_arrays", _fill, "c: cannot be written: No space"),
+        *(("os", name, _refuse, "c: cannot be written: No space")
+          for name in ("rename", "fsync", "mkdir")),
+    ],
+)  # fmt: skip
+def test_a_copy_that_fails_is_not_kept(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    module: str, name: str, replacement: Any, message: str,
+) -> None:  # fmt: skip
+    before = contents(tmp_path)
     values = new_values(bnstat.load(checkpoint))
-    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write_arrays", lambda *_: None)
-    with pytest.raises(bnstat.ChangedError, match="the copy was deleted"):
+    monkeypatch.setattr(sys.modules[module], name, replacement)
+    with pytest.raises(bnstat.BnstatError) as caught:
         bnstat.apply(checkpoint, values, tmp_path / "c")
+    monkeypatch.undo()
+    assert str(caught.value).startswith(f"{tmp_path}/{message}")
     assert sorted(os.listdir(tmp_path)) == ["in"]
-
-
-def test_an_original_that_changes_while_it_is_copied(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = new_values(bnstat.load(checkpoint))
-    real = drafts.copy_file
-
-    def copy_and_change(source: str, target: str) -> None:
-        real(source, target)
-        if source.endswith(".index"):
-            os.utime(source, (1, 1))
-
-    monkeypatch.setattr(drafts, "copy_file", copy_and_change)
-    with pytest.raises(bnstat.ChangedError, match="changed while it was copied"):
-        bnstat.apply(checkpoint, values, tmp_path / "c")
-    assert sorted(os.listdir(tmp_path)) == ["in"]
+    assert contents(tmp_path) == before
 
 
 def test_in_place(saved_model: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -193,40 +187,15 @@ def test_a_folder_in_place_if_names_cannot_be_swapped(
     saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path)
-    values = new_values(bnstat.load(saved_model))
     monkeypatch.setattr(drafts, "exchange", lambda *_: False)
     with monkeypatch.context() as failing:
-        failing.setattr(os, "replace", refuse_once(os.replace))
+        refuse_call(1, failing)
         with pytest.raises(bnstat.BnstatError, match="cannot be written"):
-            bnstat.apply(saved_model, values, in_place=True)
+            mended(saved_model, in_place=True)
     assert contents(tmp_path) == before
-    bnstat.apply(saved_model, values, in_place=True)
+    mended(saved_model, in_place=True)
     assert_mended(saved_model, DIGITS)
     assert os.listdir(tmp_path) == ["sm"]
-
-
-def refuse_once(real: Any) -> Any:
-    """Wrap a function so that the first call fails."""
-    calls: list[object] = []
-
-    def wrapper(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise OSError(5, "Input/output error")
-        return real(*arguments)
-
-    return wrapper
-
-
-def test_in_place_in_a_training_folder(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(ROOT / "tests/data/digits/run", run)
-    before = contents(run)
-    bnstat.apply(run, new_values(bnstat.load(run)), in_place=True, step=100)
-    after = contents(run)
-    changed = {name for name in before if before[name] != after.get(name)}
-    assert before.keys() == after.keys()
-    assert changed == {"model-100.data-00000-of-00001", "model-100.index"}
 
 
 def test_a_link_is_replaced_but_not_its_target(checkpoint: Path, tmp_path: Path) -> None:
@@ -239,75 +208,41 @@ def test_a_link_is_replaced_but_not_its_target(checkpoint: Path, tmp_path: Path)
     assert_mended(tmp_path / "links/m", checkpoint)
 
 
-def test_errors_have_the_name_of_the_copy(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SPARSE = b"\0" * (8 << 20) + b"middle" + b"\0" * (8 << 20)
+
+
+@pytest.mark.parametrize("system", ["supported", "refused", "missing"])
+@pytest.mark.parametrize("data", [b"", b"x", os.urandom(3 << 20), SPARSE], ids=len)
+def test_a_copy_has_the_same_bytes(
+    data: bytes, system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = new_values(bnstat.load(checkpoint))
-
-    def fail(contents: Any, _: Any) -> None:
-        raise failures.pop(0)(contents)
-
-    failures: list[Any] = [
-        lambda contents: bnstat.DamagedError(f"{contents.source.path}.index", "is damaged"),
-        lambda contents: OSError(28, "No space left on device", contents.source.path),
-    ]
-    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write_arrays", fail)
-    for message in (
-        f"{tmp_path}/c.index: is damaged",
-        f"{tmp_path}/c: cannot be written: No space",
-    ):
-        with pytest.raises(bnstat.BnstatError) as caught:
-            bnstat.apply(checkpoint, values, tmp_path / "c")
-        assert str(caught.value).startswith(message)
-
-
-RANDOM = os.urandom(3 << 20)
-
-
-@pytest.fixture(params=["supported", "refused", "missing"])
-def copy_in_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the system can copy between files without reading them."""
+    """The system may not be able to copy between files without reading them."""
 
     def refuse(*_: Any) -> int:
         raise OSError(18, "Invalid cross-device link")
 
-    if request.param == "refused":
+    if system == "refused":
         monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
-    elif request.param == "missing":
-        for name in ("copy_file_range", "posix_fadvise"):
-            monkeypatch.delattr(os, name, raising=False)
-
-
-@pytest.mark.usefixtures("copy_in_kernel")
-@pytest.mark.parametrize("data", [b"", b"x", RANDOM], ids=len)
-def test_a_copy_has_the_same_bytes(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "a").write_bytes(data)
+    elif system == "missing":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    with open(tmp_path / "a", "wb") as file:
+        middle = data.find(b"middle")
+        file.seek(max(middle, 0))
+        file.write(data if middle < 0 else b"middle")
+        file.truncate(len(data))
     copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").read_bytes() == data
 
 
-@pytest.mark.usefixtures("copy_in_kernel")
-def test_a_file_with_holes(tmp_path: Path) -> None:
-    with open(tmp_path / "a", "wb") as file:
-        file.seek(8 << 20)
-        file.write(b"middle")
-        file.truncate(32 << 20)
-    copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
-
-
-def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+def test_only_regular_files_are_copied_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(bnstat.BnstatError, match="is not a regular file"):
+        copy_file(str(tmp_path / "pipe"), str(tmp_path / "b"))
     (tmp_path / "a").write_bytes(b"new")
     (tmp_path / "b").write_bytes(b"old")
     with pytest.raises(FileExistsError):
         copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").read_bytes() == b"old"
-
-
-def test_only_regular_files_are_copied(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(bnstat.BnstatError, match="is not a regular file"):
-        copy_file(str(tmp_path / "pipe"), str(tmp_path / "b"))
 
 
 def test_folders_swap_their_names(tmp_path: Path) -> None:

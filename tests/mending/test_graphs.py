@@ -11,9 +11,10 @@ import tensorflow as tf
 
 import bnstat
 from tests.builders.bytewise import differing
-from tests.builders.mended import NewValues, new_values
+from tests.builders.mended import NewValues
 from tests.builders.oracle import assert_computed, same_bits
-from tests.mending.networks import by_key, mended, network
+from tests.mending.networks import by_key, network
+from tests.mending.originals import mended
 
 v1 = tf.compat.v1
 
@@ -137,9 +138,8 @@ def test_graphs_in_text_form_are_not_written(tmp_path: Path) -> None:
 
     message = frozen()
     (tmp_path / "m.pbtxt").write_text(text_format.MessageToString(message))
-    values = new_values(bnstat.load(tmp_path / "m.pbtxt"))
     with pytest.raises(
         bnstat.UnsupportedError, match="in text form, and bnstat writes only binary"
     ):
-        bnstat.apply(tmp_path / "m.pbtxt", values, tmp_path / "c.pbtxt")
+        mended(tmp_path / "m.pbtxt", tmp_path / "c.pbtxt")
     assert not (tmp_path / "c.pbtxt").exists()

@@ -12,7 +12,8 @@ import pytest
 import bnstat
 from bnstat.errors import BnstatError
 from tests.builders.mended import new_values
-from tests.fuzz.mutate import NAMES, NUMBERS, flip, set_number
+from tests.fuzz import mutate
+from tests.fuzz.mutate import flip, set_number
 from tests.fuzz.recipes import make
 from tests.fuzz.seeds import seeds
 from tests.mending.exported import exported, fitted, layer, model
@@ -52,21 +53,10 @@ def test_models(tmp_path: Path) -> None:
 
 
 def shuffled(rng: Random, data: bytes) -> bytes:
-    """Bytes that were changed, cut out, doubled, or replaced by what is remarkable."""
+    """Change, cut out, double or replace some bytes."""
     for _ in range(rng.choice((1, 1, 2, 4))):
-        at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-        to = min(to, at + rng.choice((1, 4, 40, 400)))
-        word = rng.choice((*NAMES, *(str(n).encode() for n in NUMBERS), b"NaN", b'"', b",", b"[{"))
-        how = rng.randrange(5)
-        if how == 0:
-            data = data[:at] + data[to:]
-        elif how == 1:
-            data = data[:to] + data[at:to] * rng.choice((1, 2, 50)) + data[to:]
-        elif how == 2:
-            data = data[:at] + word + data[to:]
-        else:
-            data = (flip, set_number)[how - 3](rng, data)
-        data = data or b"{"
+        change = rng.choice((flip, set_number, mutate.remove, mutate.repeat, mutate.text))
+        data = change(rng, data) or b"{"
     return data
 
 

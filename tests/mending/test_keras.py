@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +54,32 @@ def saved(network: Any, path: Path) -> Path:
     return path
 
 
-def test_h5_models(network: Any, tmp_path: Path) -> None:
-    original = saved(network, tmp_path / "m.h5")
-    values = mended(original, tmp_path / "c.h5")
-    assert_loaded(keras.saving.load_model(tmp_path / "c.h5"), values)
-    (offsets,) = differing(original, tmp_path / "c.h5").values()
-    assert offsets <= held(bnstat.load(original))["m.h5"]
+def load_weights(package: Any, path: Path) -> Any:
+    model = build(package)
+    model.load_weights(path)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "save", "load"),
+    [
+        (keras, "m.h5", "save", keras.saving.load_model),
+        (keras, "m.weights.h5", "save_weights", partial(load_weights, keras)),
+        (tf_keras, "m.h5", "save", tf_keras.models.load_model),
+        (tf_keras, "m", "save", tf_keras.models.load_model),
+        (tf_keras, "w", "save_weights", partial(load_weights, tf_keras)),
+    ],
+)
+def test_models_and_weights(
+    package: Any, name: str, save: str, load: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    original, copy = tmp_path / name, tmp_path / f"copy-{name}"
+    getattr(build(package), save)(original)
+    values = mended(original, copy)
+    assert_loaded(load(copy), values)
+    if name.endswith(".h5"):
+        (offsets,) = differing(original, copy).values()
+        assert offsets <= held(bnstat.load(original))[name]
 
 
 def test_a_keras_archive_changes_in_one_member_and_its_checksum(
@@ -84,27 +107,14 @@ def test_a_compressed_keras_archive(network: Any, tmp_path: Path) -> None:
         for info in reversed(source.infolist()):
             target.writestr(info, source.read(info), zipfile.ZIP_DEFLATED)
     values = mended(original, copy)
-    loaded = keras.saving.load_model(copy)
-    assert_loaded(loaded, values)
+    assert_loaded(keras.saving.load_model(copy), values)
     with zipfile.ZipFile(original) as before, zipfile.ZipFile(copy) as after:
         assert after.testzip() is None
         for old, new in zip(before.infolist(), after.infolist(), strict=True):
-            assert (old.filename, old.date_time, old.extra) == (
-                new.filename, new.date_time, new.extra,
-            )  # fmt: skip
+            for member in ("filename", "date_time", "extra"):
+                assert getattr(old, member) == getattr(new, member)
             same = before.read(old) == after.read(new)
             assert same == (old.filename != "model.weights.h5")
-
-
-def test_weights_alone(network: Any, tmp_path: Path) -> None:
-    original, copy = tmp_path / "m.weights.h5", tmp_path / "c.weights.h5"
-    network.save_weights(original)
-    values = mended(original, copy)
-    model = build(keras)
-    model.load_weights(copy)
-    assert_loaded(model, values)
-    (offsets,) = differing(original, copy).values()
-    assert offsets <= held(bnstat.load(original))["m.weights.h5"]
 
 
 def test_sharded_weights(network: Any, tmp_path: Path) -> None:
@@ -116,9 +126,7 @@ def test_sharded_weights(network: Any, tmp_path: Path) -> None:
     values = new_values(bnstat.load(original))
     bnstat.apply(original, values, copy)
     assert original.read_bytes() == copy.read_bytes()
-    model = build(keras)
-    model.load_weights(copy)
-    assert_loaded(model, values)
+    assert_loaded(load_weights(keras, copy), values)
     shard = next(original.parent.glob("*.h5"))
     with pytest.raises(bnstat.BnstatError, match=r"pass m\.weights\.json instead"):
         bnstat.apply(shard, values, tmp_path / "c.h5")
@@ -151,28 +159,6 @@ def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, writer: str) -> 
                 assert {key.split("/")[0] for key in keys} == {"variables", "_all_variables"}
 
 
-def keras_2(tmp_path: Path, name: str) -> Path:
-    path = tmp_path / name
-    build(tf_keras).save(path, save_format="h5" if name.endswith("h5") else "tf")
-    return path
-
-
-@pytest.mark.parametrize("name", ["m.h5", "m"])
-def test_keras_2_models(tmp_path: Path, name: str) -> None:
-    original, copy = keras_2(tmp_path, name), tmp_path / f"copy-{name}"
-    values = mended(original, copy)
-    loaded = tf_keras.models.load_model(copy)
-    assert_loaded(loaded, values)
-
-
-def test_keras_2_weights_in_a_checkpoint(tmp_path: Path) -> None:
-    build(tf_keras).save_weights(tmp_path / "w", save_format="tf")
-    values = mended(tmp_path / "w", tmp_path / "c")
-    model = build(tf_keras)
-    model.load_weights(tmp_path / "c").assert_consumed()
-    assert_loaded(model, values)
-
-
 STORED: dict[str, dict[str, Any]] = {
     "compressed": {"chunks": True, "compression": "gzip", "shuffle": True},
     "checksummed": {"chunks": True, "fletcher32": True},
@@ -188,41 +174,32 @@ def test_datasets_of_other_layouts(network: Any, tmp_path: Path, storage: str) -
     saved(network, plain)
     rewrite(plain, original, STORED[storage])
     values = mended(original, copy)
-    loaded = keras.saving.load_model(copy)
-    assert_loaded(loaded, values)
+    assert_loaded(keras.saving.load_model(copy), values)
     assert layouts(copy) == layouts(original)
 
 
-def layouts(path: Path) -> dict[str, tuple[Any, ...]]:
-    """Return the storage layout of each dataset of a file."""
-    by_name = {}
+def layouts(path: Path) -> list[tuple[Any, ...]]:
+    """Return the name and the storage layout of each dataset of a file."""
+    found: list[tuple[Any, ...]] = []
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            by_name[name] = (item.dtype, item.chunks, item.compression, item.fletcher32)
+            found.append((name, item.dtype, item.chunks, item.compression, item.fletcher32))
 
     with h5py.File(path) as file:
         file.visititems(visit)
-    return by_name
+    return found
 
 
 def rewrite(source: Path, target: Path, layout: dict[str, Any]) -> None:
     """Write an HDF5 file again with another storage layout of its vectors."""
-    with h5py.File(source) as old, h5py.File(target, "w") as new:
-        for name, value in old.attrs.items():
-            new.attrs[name] = value
-
-        def copy(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Group):
-                target_item = new.require_group(name)
-            else:
-                target_item = new.create_dataset(
-                    name, data=item[()], **(layout if item.shape and item.ndim == 1 else {})
-                )
-            for key, value in item.attrs.items():
-                target_item.attrs[key] = value
-
-        old.visititems(copy)
+    shutil.copy(source, target)
+    with h5py.File(target, "r+") as file:
+        vectors = [name for name, *_ in layouts(source) if file[name].ndim == 1]
+        for name in vectors:
+            data, attributes = file[name][()], dict(file[name].attrs)
+            del file[name]
+            file.create_dataset(name, data=data, **layout).attrs.update(attributes)
 
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64"])
@@ -245,5 +222,4 @@ def test_values_from_a_file_of_another_format(network: Any, tmp_path: Path) -> N
     applied = bnstat.apply(tmp_path / "m.h5", tmp_path / "other.keras", tmp_path / "c.h5")
     assert {change.match for change in applied.changes} <= {"name", "suffix"}
     assert applied.values == str(tmp_path / "other.keras")
-    loaded = keras.saving.load_model(tmp_path / "c.h5")
-    assert_loaded(loaded, other)
+    assert_loaded(keras.saving.load_model(tmp_path / "c.h5"), other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def changed(
     ]
 
 
-NET = model(usual("b"), usual("a"), incomplete=[layer("half", {"gamma": np.ones(8)})])
+NET = model(
+    usual("b"), usual("a"), incomplete=[layer("half", {"gamma": np.ones(8)}), layer("bare", {})]
+)
 
 
 def test_changes_have_the_order_of_the_model() -> None:
@@ -53,31 +56,29 @@ def test_only_the_chosen_roles_and_layers_are_written() -> None:
         ("a", "gamma", "a", "name"),
         ("a", "beta", "a", "name"),
     ]
-    with pytest.raises(NotFoundError, match=r"d\.json, gone: .* has no such batch-norm layer"):
-        changed(NET, given)
-    with pytest.raises(NotFoundError, match=r"d\.json: has no values for the chosen"):
-        changed(NET, given, globs=["x*"])
-    with pytest.raises(NotFoundError, match="has no values"):
-        changed(NET, document({"a": ["gamma"]}), ["beta"])
 
 
-def test_the_hint_has_similar_names() -> None:
-    of = model(usual("block1/bn"))
-    with pytest.raises(NotFoundError, match="block1/bn") as caught:
-        changed(of, document({"blok1/bn": ["gamma"]}))
-    assert str(caught.value).startswith("d.json, blok1/bn: ")
+ALL = {"a": ROLES, "gone": ROLES}
 
 
-def test_unknown_and_missing_roles() -> None:
-    with pytest.raises(BnstatError, match="roles: 'mean' is not a role; the roles are gamma, beta"):
-        changed(NET, document({"a": ["gamma"]}), ["mean"])
-    with pytest.raises(BnstatError, match=r"d\.json, a: 'mean' is not a role"):
-        changed(NET, document({"a": ["mean"]}))
-    with pytest.raises(NotFoundError, match=r"half: has no beta .*; the layer has gamma$"):
-        changed(NET, document({"half": ["beta"]}))
-    bare = model(layer("bare", {}))
-    with pytest.raises(NotFoundError, match=r"bare: has no beta .*; the layer has no variables$"):
-        changed(bare, document({"bare": ["beta"]}))
+@pytest.mark.parametrize(
+    ("layers", "options", "message"),
+    [
+        (ALL, (), r"d\.json, gone: .* has no such batch-norm layer"),
+        ({"hald": ["gamma"]}, (), r"d\.json, hald: .*half"),
+        (ALL, (ROLES, ["x*"]), r"d\.json: has no values for the chosen"),
+        ({"a": ["gamma"]}, (["beta"],), "has no values"),
+        ({"a": ["gamma"]}, (["mean"],), "roles: 'mean' is not a role; the roles are gamma, beta"),
+        ({"a": ["mean"]}, (), r"d\.json, a: 'mean' is not a role"),
+        ({"half": ["beta"]}, (), r"half: has no beta .*; the layer has gamma$"),
+        ({"bare": ["beta"]}, (), r"bare: has no beta .*; the layer has no variables$"),
+    ],
+)
+def test_unknown_layers_and_roles(
+    layers: Mapping[str, Sequence[str]], options: Any, message: str
+) -> None:
+    with pytest.raises(BnstatError, match=message):
+        changed(NET, document(layers), *options)
 
 
 def test_a_document_that_changes_names() -> None:

@@ -16,7 +16,7 @@ import bnstat
 from bnstat.cli import main
 from bnstat.exchange.naming import NAMINGS, ExportOptions
 from bnstat.mending.writers import WRITERS
-from bnstat.model import BatchNorm, Model, Source, Variable
+from bnstat.model import BatchNorm, Model, Source
 from bnstat.scanning.walk import Choice, Unreadable, walk
 from bnstat.storage.local import LocalFolder
 from tests.builders.mended import new_values
@@ -25,6 +25,7 @@ from tests.conftest import SHARED
 from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
 from tests.mending.exported import DOCUMENTS, KINDS, dtype, exported, fitted, layer, model
 from tests.mending.originals import ROOT
+from tests.output.models import variable
 
 _LARGEST = 30_000
 
@@ -47,10 +48,8 @@ def _assert_round_trips(path: Path, folder: Path) -> None:
     if not (of.layers or of.undecided) or of.channels > _LARGEST:
         pytest.skip("no layers, or too many for a test")
     expected = {
-        each.key: stored.array(role)
-        for stored in of
-        for role, each in stored.variables.items()
-    }  # fmt: skip
+        each.key: stored.array(role) for stored in of for role, each in stored.variables.items()
+    }
     undecided = {
         each.key: each.read() for stored in (*of, *of.undecided) for each in stored.undecided
     }
@@ -89,17 +88,14 @@ def test_models_of_the_project(path: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("assert_works", [_assert_round_trips, _assert_mended])
-@pytest.mark.parametrize("path", _models(SHARED / "real"))
-def test_models_from_the_wild(real: Path, path: str, assert_works: Any, tmp_path: Path) -> None:
-    assert_works(real / path, tmp_path)
-
-
-@pytest.mark.parametrize("assert_works", [_assert_round_trips, _assert_mended])
-@pytest.mark.parametrize("path", _models(SHARED / "written"))
-def test_models_of_many_versions(
-    written: Path, path: str, assert_works: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    "path", [f"{name}/{path}" for name in ("real", "written") for path in _models(SHARED / name)]
+)
+def test_models_of_others(
+    path: str, assert_works: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    assert_works(written / path, tmp_path)
+    folder, _, name = path.partition("/")
+    assert_works(request.getfixturevalue(folder) / name, tmp_path)
 
 
 @pytest.mark.parametrize("names", NAMINGS)
@@ -116,8 +112,8 @@ def test_layers_of_any_names_and_roles(kind: str, names: str, tmp_path: Path) ->
     found = fitted(of, exported(of, kind, tmp_path, ExportOptions(names)))
     assert len(found) == 8
     for each in of:
-        for role, variable in each.variables.items():
-            assert same_bits(found[variable.key], np.ascontiguousarray(each.array(role)))
+        for role, stored in each.variables.items():
+            assert same_bits(found[stored.key], np.ascontiguousarray(each.array(role)))
 
 
 @pytest.mark.parametrize("names", NAMINGS)
@@ -130,40 +126,32 @@ def test_scale_and_shift_are_refused(kind: str, names: str, tmp_path: Path) -> N
         fitted(of, path)
 
 
-def _undecided(name: str, **arrays: Any) -> BatchNorm:
-    variables = [
-        Variable(f"{name}/{key}", key, array.dtype.name, array.shape, lambda array=array: array)
-        for key, array in arrays.items()
-    ]
-    return BatchNorm(name, {}, undecided=variables)
-
-
 def test_undecided_variables_by_their_keys(tmp_path: Path) -> None:
     array = np.arange(3, dtype="f4")
+    undecided = [variable("maybe/v0", array), variable("maybe/v1", array + 1)]
     of = Model(
         Source("m", "keras-weights"),
         [layer("bn", moving_mean=array, moving_variance=array)],
-        incomplete=[_undecided("maybe", v0=array, v1=array + 1)],
+        incomplete=[BatchNorm("maybe", {}, undecided=undecided)],
     )
     path = exported(of, "json", tmp_path)
-    assert set(fitted(of, path)) == {
-        *("bn/moving_mean", "bn/moving_variance"),
-        *("maybe/v0", "maybe/v1"),
-    }
+    keys = {"bn/moving_mean", "bn/moving_variance", "maybe/v0", "maybe/v1"}
+    assert set(fitted(of, path)) == keys
     text = path.read_text()
-    path.write_text(text.replace('"maybe/v0"', '"maybe/v9"'))
-    with pytest.raises(bnstat.BnstatError, match=r"maybe.*'maybe/v9' is not a role"):
-        fitted(of, path)
-    path.write_text(text.replace('"variable": "maybe/v0"', '"variable": 3'))
-    with pytest.raises(bnstat.DamagedError, match=r"undecided\[0\]\.undecided\[0\]\.variable"):
-        fitted(of, path)
-    path.write_text('{"layers": [], "undecided": {}}')
-    with pytest.raises(bnstat.DamagedError, match="undecided is not a list"):
-        fitted(of, path)
+    for wrong, message in (
+        (text.replace('"maybe/v0"', '"maybe/v9"'), r"maybe.*'maybe/v9' is not a role"),
+        (text.replace('"variable": "maybe/v0"', '"variable": 3'),
+         r"undecided\[0\]\.undecided\[0\]\.variable"),
+        ('{"layers": [], "undecided": {}}', "undecided is not a list"),
+    ):  # fmt: skip
+        path.write_text(wrong)
+        with pytest.raises(bnstat.BnstatError, match=message):
+            fitted(of, path)
 
 
-def _run(*arguments: object) -> Any:
-    return CliRunner().invoke(main, [str(each) for each in arguments])
+def _run(*arguments: object) -> None:
+    result = CliRunner().invoke(main, [str(each) for each in arguments])
+    assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -171,59 +159,48 @@ def test_weights_whose_layers_are_undecided(library: str, tmp_path: Path) -> Non
     module = LIBRARIES[library]
     net = wrapped(module)
     path = saved_weights(module, net, tmp_path, ".weights.h5")
-    values, copy = tmp_path / "v.json", tmp_path / "copy.weights.h5"
-    _run("export", path, "-o", values)
-    applied = _run("apply", path, values, "-o", copy)
-    assert applied.exit_code == 0, applied.stderr
-    assert copy.read_bytes() == path.read_bytes()
+    config, values, copy = (tmp_path / name for name in ("m.json", "v.json", "c.weights.h5"))
+    config.write_text(net.to_json())
+    for options in (("--config", config), ()):
+        _run("export", path, *options, "-o", values)
+        _run("apply", path, values, *options, "-o", copy)
+        assert copy.read_bytes() == path.read_bytes()
+        copy.unlink()
 
     document = json.loads(values.read_text())
     (maybe,) = document["undecided"]
     maybe["undecided"][0]["values"][1] = 0.5
     values.write_text(json.dumps(document))
-    applied = _run("apply", path, values, "-o", tmp_path / "new.weights.h5")
-    assert applied.exit_code == 0, applied.stderr
-    (changed,) = bnstat.load(tmp_path / "new.weights.h5").undecided
-    (before,) = bnstat.load(path).undecided
-    expected = before.undecided[0].read().copy()
-    expected[1] = 0.5
-    assert same_bits(changed.undecided[0].read(), expected)
-    for one, other in zip(changed.undecided[1:], before.undecided[1:], strict=True):
-        assert same_bits(one.read(), other.read())
+    _run("apply", path, values, "-o", copy)
+    (changed,), (before,) = (bnstat.load(each).undecided for each in (copy, path))
+    expected = [each.read().copy() for each in before.undecided]
+    expected[0][1] = 0.5
+    for each, array in zip(changed.undecided, expected, strict=True):
+        assert same_bits(each.read(), array)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_values_exported_by_an_architecture(library: str, tmp_path: Path) -> None:
-    module = LIBRARIES[library]
-    net = wrapped(module)
-    path = saved_weights(module, net, tmp_path, ".weights.h5")
-    config, values = tmp_path / "m.json", tmp_path / "v.json"
-    config.write_text(net.to_json())
-    assert _run("export", path, "--config", config, "-o", values).exit_code == 0
-    copy = tmp_path / "copy.weights.h5"
-    applied = _run("apply", path, values, "--config", config, "-o", copy)
-    assert applied.exit_code == 0, applied.stderr
-    assert copy.read_bytes() == path.read_bytes()
+TWICE = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
 
 
-def test_invalid_parquet_tables(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"a": [1]}, "no columns 'layer' and 'channel'"),
+        (TWICE, "row 2: channel '0' is listed a second time"),
+        ({**TWICE, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number"),
+        ({**TWICE, "channel": [0, 1]}, "the layer or the channel is missing or not text"),
+        ({**TWICE, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty"),
+    ],
+)
+def test_invalid_parquet_tables(table: Any, message: str, tmp_path: Path, monkeypatch: Any) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     of = model(layer("bn", gamma=np.ones(2, "f4")))
     path = tmp_path / "v.parquet"
-
-    def assert_refused(table: Any, message: str) -> None:
-        parquet.write_table(pyarrow.table(table), path)
-        with pytest.raises(bnstat.DamagedError, match=message):
-            fitted(of, path)
-
-    assert_refused({"a": [1]}, "no columns 'layer' and 'channel'")
-    twice = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
-    assert_refused(twice, "row 2: channel '0' is listed a second time")
-    assert_refused({**twice, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number")
-    assert_refused({**twice, "channel": [0, 1]}, "the layer or the channel is missing or not text")
-    assert_refused({**twice, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty")
+    parquet.write_table(pyarrow.table(table), path)
+    with pytest.raises(bnstat.DamagedError, match=message):
+        fitted(of, path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(bnstat.DamagedError, match="not a valid Parquet file"):
         fitted(of, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from tests.builders.bytewise import differing, held
 from tests.builders.graph_mode import save_graph
 from tests.builders.mended import NewValues, new_values
 from tests.builders.oracle import same_bits
-from tests.mending.networks import assert_restored, by_key, mended, network, restoring
+from tests.mending.networks import assert_restored, by_key, network, restoring
+from tests.mending.originals import mended
 
 v1 = tf.compat.v1
 
@@ -60,47 +61,40 @@ def assert_stored(prefix: Path, values: NewValues) -> None:
         assert same_bits(restored.numpy(), array)
 
 
-def assert_index_differs_in_checksums(
-    original: Path, copy: Path, differences: set[int], keys: Iterable[str] | None = None
-) -> None:
-    """The entries are the same but for their checksums, and so are the bytes around them."""
+def block_checksums(table: Path) -> set[int]:
+    """Return the offsets of the checksums of a table's blocks."""
+    blocks = Table(LocalFile(str(table))).blocks
+    return {at for _, offset, size in blocks for at in range(offset + size + 1, offset + size + 5)}
+
+
+def assert_index_differs_in_checksums(original: Path, copy: Path, differences: set[int]) -> None:
+    """Assert that the entries are equal except for their checksums, as are the other bytes."""
     old, new = (dict(Table(LocalFile(str(path))).items()) for path in (original, copy))
     assert list(old) == list(new)
-    changed = []
+    allowed = block_checksums(original)
+    data = original.read_bytes()
     for key in old:
         if not key:
             assert old[key] == new[key]
             continue
         before, after = BundleEntryProto.FromString(old[key]), BundleEntryProto.FromString(new[key])
         if before.crc32c != after.crc32c:
-            changed.append(key)
+            field = data.index(old[key]) + old[key].rindex(before.crc32c.to_bytes(4, "little"))
+            allowed |= set(range(field, field + 4))
             after.crc32c = before.crc32c
         assert before == after
-    allowed: set[int] = set()
-    data = original.read_bytes()
-    for key in changed:
-        at = data.index(old[key])
-        field = at + old[key].rindex(
-            BundleEntryProto.FromString(old[key]).crc32c.to_bytes(4, "little")
-        )
-        allowed |= set(range(field, field + 4))
-    for _, offset, size in Table(LocalFile(str(original))).blocks:
-        allowed |= set(range(offset + size + 1, offset + size + 5))
     assert differences <= allowed
 
 
 def test_a_version_1_checkpoint_changes_in_values_and_block_checksums(tmp_path: Path) -> None:
     save_graph(tmp_path / "m", network, write_version=1)
-    values = mended(tmp_path / "m", tmp_path / "c")
-    old = bnstat.load(tmp_path / "m")
+    mended(tmp_path / "m", tmp_path / "c")
     data = (tmp_path / "m").read_bytes()
-    allowed: set[int] = set()
-    for layer in old:
-        for role in values[layer.name]:
+    allowed = block_checksums(tmp_path / "m")
+    for layer in bnstat.load(tmp_path / "m"):
+        for role in layer.variables:
             at = data.index(np.asarray(layer.array(role)).tobytes())
             allowed |= set(range(at, at + 24))
-    for _, offset, size in Table(LocalFile(str(tmp_path / "m"))).blocks:
-        allowed |= set(range(offset + size + 1, offset + size + 5))
     (changed,) = differing(tmp_path / "m", tmp_path / "c").values()
     assert changed <= allowed
 
@@ -128,28 +122,32 @@ def test_compressed_blocks(tmp_path: Path, version: int) -> None:
     assert_restored(restoring(tmp_path / "c"), original, values)
 
 
-def test_version_1_of_16_bit_floats(tmp_path: Path) -> None:
+def save_16_bit_floats(path: Path, _: int) -> None:
     roles = ("gamma", "beta", "moving_mean", "moving_variance")
-    layer = {f"bn/{role}": np.full(5, at, np.float16) for at, role in enumerate(roles)}
     tf.raw_ops.SaveSlices(
-        filename=str(tmp_path / "m"),
-        tensor_names=list(layer),
+        filename=str(path),
+        tensor_names=[f"bn/{role}" for role in roles],
         shapes_and_slices=[""] * 4,
-        data=[tf.constant(array) for array in layer.values()],
+        data=[tf.constant(np.full(5, number, np.float16)) for number in range(4)],
     )
-    values = mended(tmp_path / "m", tmp_path / "c")
-    assert_stored(tmp_path / "c", values)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_partitioned_variables(tmp_path: Path, version: int) -> None:
+def save_partitions(path: Path, version: int) -> None:
     def build() -> None:
         with v1.variable_scope("p", partitioner=v1.fixed_size_partitioner(3)):
             v1.layers.batch_normalization(v1.placeholder(tf.float32, [None, 8]), name="bn")
 
-    save_graph(tmp_path / "m", build, write_version=version)
-    values = mended(tmp_path / "m", tmp_path / "c")
-    assert_stored(tmp_path / "c", values)
+    save_graph(path, build, write_version=version)
+
+
+@pytest.mark.parametrize(
+    ("save", "version"), [(save_16_bit_floats, 1), (save_partitions, 1), (save_partitions, 2)]
+)
+def test_other_types_and_partitions(
+    save: Callable[[Path, int], None], version: int, tmp_path: Path
+) -> None:
+    save(tmp_path / "m", version)
+    assert_stored(tmp_path / "c", mended(tmp_path / "m", tmp_path / "c"))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float8_e5m2"])
@@ -160,28 +158,11 @@ def test_types_in_shards(tmp_path: Path, dtype: str) -> None:
         for number in range(3)
     ]
     named.save_shards(tmp_path / "m", shards)
-    values = mended(tmp_path / "m", tmp_path / "c")
-    assert_stored(tmp_path / "c", values)
+    assert_stored(tmp_path / "c", mended(tmp_path / "m", tmp_path / "c"))
     changed = differing(tmp_path / "m", tmp_path / "c")
     places = held(bnstat.load(tmp_path / "m"))
-    for number in range(3):
-        name = f".data-0000{number}-of-00003"
+    for name in (f".data-0000{number}-of-00003" for number in range(3)):
         assert changed[name] <= places[f"m{name}"]
-
-
-def test_only_one_layer_and_role(tmp_path: Path) -> None:
-    save_graph(tmp_path / "m", network)
-    values = new_values(bnstat.load(tmp_path / "m"))
-    applied = bnstat.apply(
-        tmp_path / "m", values, tmp_path / "c", layers=["block2*"], roles=["moving_mean"]
-    )
-    (change,) = applied.changes
-    assert (change.layer, change.role) == ("block2/bn", "moving_mean")
-    assert applied.untouched == ["block1/bn"]
-    model = bnstat.load(tmp_path / "m")
-    (extent,) = model["block2/bn"].variables["moving_mean"].extents()
-    changed = differing(tmp_path / "m", tmp_path / "c")[".data-00000-of-00001"]
-    assert changed <= set(range(extent.offset, extent.offset + extent.length))
 
 
 def test_a_training_folder(tmp_path: Path) -> None:
@@ -201,28 +182,22 @@ def test_a_training_folder(tmp_path: Path) -> None:
     assert tf.train.latest_checkpoint(str(tmp_path / "d")) == str(tmp_path / "d/m-3")
 
 
-def test_a_saved_model_of_tensorflow_1(tmp_path: Path) -> None:
-    original = save_graph(tmp_path / "m", network, saved_model=tmp_path / "sm")
-    (tmp_path / "sm/assets").mkdir()
-    (tmp_path / "sm/assets/vocabulary.txt").write_text("words")
-    values = mended(tmp_path / "sm", tmp_path / "c")
+def test_a_saved_model_of_tensorflow_1_and_a_version_of_a_serving_folder(tmp_path: Path) -> None:
+    serving = tmp_path / "serving"
+    original = save_graph(tmp_path / "m", network, saved_model=serving / "1")
+    shutil.copytree(serving / "1", serving / "2")
+    (serving / "2/assets").mkdir()
+    (serving / "2/assets/vocabulary.txt").write_text("words")
+    values = mended(serving, tmp_path / "c")
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
     assert_restored(
-        lambda session: v1.saved_model.load(session, ["serve"], str(tmp_path / "c")),
+        lambda session: v1.saved_model.load(session, ["serve"], str(tmp_path / "c/2")),
         original,
         values,
     )
-    assert set(differing(tmp_path / "sm", tmp_path / "c")) == {
+    assert set(differing(serving / "2", tmp_path / "c/2")) == {
         "variables/variables.data-00000-of-00001", "variables/variables.index",
     }  # fmt: skip
-
-
-def test_a_version_of_a_serving_folder(tmp_path: Path) -> None:
-    save_graph(tmp_path / "m", network, saved_model=tmp_path / "serving/1")
-    shutil.copytree(tmp_path / "serving/1", tmp_path / "serving/2")
-    values = mended(tmp_path / "serving", tmp_path / "c")
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
-    layer = bnstat.load(tmp_path / "c/2")["block1/bn"]
-    assert same_bits(layer.gamma, values["block1/bn"]["gamma"])
 
 
 def test_an_object_based_checkpoint(tmp_path: Path) -> None:

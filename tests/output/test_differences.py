@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bnstat.compare import Difference, diff
+from bnstat.compare.diff import Difference, diff
 from bnstat.model import Model, Source
 from bnstat.output import differences
 from bnstat.output.documents import escaped

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bnstat.checks import check
-from bnstat.compare import History, history
 from bnstat.errors import DamagedError
 from bnstat.model import Source
 from bnstat.output import history as text
 from bnstat.output.terminal.screen import ASCII, UNICODE, Glyphs, Screen
 from bnstat.output.terminal.table import text_width
+from bnstat.run_history import History, history
 from tests.output.models import layer, model, usual
 
 NASTY = "a\x1b[31m\n[red]=1"

@@ -134,7 +134,7 @@ class _ObjectGraph(Objects):
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
-        children = self.node(index).children
+        children = self[index].children
         if any(not 0 <= child < len(self) for child in children.values()):
             raise DamagedError(self._where, _NO_SUCH_CHILD)
         return [(name, child) for name, child in children.items() if self._is_branch[child]]

@@ -7,7 +7,7 @@ updates checksums and lengths, and writes arrays that are stored in another form
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Final
 
@@ -16,9 +16,6 @@ import numpy as np
 from bnstat.formats.contents import Contents
 from bnstat.model import Array
 from bnstat.storage.files import Range
-
-Write = Callable[[Contents, Mapping[str, Array]], None]
-"""Writes arrays (key -> new array) into an opened copy."""
 
 WRITERS: Final = {
     "tf2-checkpoint": "tensorflow.write_bundle",
@@ -34,27 +31,16 @@ WRITERS: Final = {
 
 
 def write_arrays(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write arrays into a copy.
-
-    Args:
-        contents: the opened copy.
-        arrays: key -> array of the variable's shape and dtype.
-
-    Raises:
-        UnsupportedError: bnstat cannot write a variable in its storage form.
-        OSError: a file cannot be written.
-    """
+    """Write arrays (key -> array of the variable's shape and dtype) into an opened copy."""
     if arrays:
         module, _, function = WRITERS[contents.source.format].partition(".")
-        write: Write = getattr(import_module(f"bnstat.mending.writers.{module}"), function)
-        write(contents, arrays)
+        getattr(import_module(f"bnstat.mending.writers.{module}"), function)(contents, arrays)
 
 
 def patch(contents: Contents, arrays: Mapping[str, Array]) -> tuple[list[Range], list[str]]:
     """Replace the bytes of arrays that are stored as plain bytes.
 
-    Returns:
-        The ranges that were replaced, and the keys of the arrays that are not plain bytes.
+    Return the ranges that were replaced, and the keys of the arrays that are not plain bytes.
     """
     done: list[Range] = []
     others = []
@@ -72,11 +58,9 @@ def patch(contents: Contents, arrays: Mapping[str, Array]) -> tuple[list[Range],
 
 def overwrite(path: str, offset: int, data: bytes) -> None:
     """Replace the bytes at an offset of a file."""
-    with open(path, "r+b", 0) as file:
+    with open(path, "r+b") as file:
         file.seek(offset)
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
+        file.write(data)
 
 
 def raw(array: Array) -> bytes:

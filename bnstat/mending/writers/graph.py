@@ -27,7 +27,7 @@ from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import Node, inlined
-from bnstat.mending.pairing import different
+from bnstat.mending.pairing import is_same
 from bnstat.mending.writers import patch, raw
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile
@@ -42,11 +42,9 @@ _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
 def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
-    """Return a message with changed fields. All other fields keep their bytes.
+    """Return a message in which `changes` (field number -> function) replaced the values of fields.
 
-    Args:
-        changes: number of a field -> function from an old to a new value.
-        message: the message.
+    All other fields keep their bytes.
     """
     pieces, kept = [], 0
     for span in spans(message):
@@ -60,41 +58,29 @@ def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """Return a function that takes a message and changes a field nested in it.
-
-    Args:
-        path: the numbers of the fields, from the outermost message inwards.
-        change: changes the innermost field.
-    """
+    """Return a function that changes the field at a path of field numbers, outermost first."""
     for number in reversed(path):
         change = partial(rebuilt, {number: change})
     return change
 
 
-def tensor_with(array: Array) -> Change:
-    """Return a function that replaces the values of a `TensorProto` by an array."""
-
-    def change(tensor: bytes) -> bytes:
-        values = [
-            span for span in spans(tensor) if span.number in _VALUES and span.end > span.start
-        ]
-        is_raw = not values or values[0].number == _CONTENT
-        number = _CONTENT if is_raw else _LISTED.get(array.dtype.name, _CONTENT)
-        new = field(number, _as_bits(array) if number == _BITS else raw(array))
-        if not values:
-            return tensor + new
-        pieces, kept = [], 0
-        for span in values:
-            pieces += [tensor[kept : span.begin], new]
-            new, kept = b"", span.end
-        return b"".join((*pieces, tensor[kept:]))
-
-    return change
-
-
-def _as_bits(array: Array) -> bytes:
-    bits = np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist()
-    return b"".join(map(encoded, bits))
+def with_values(array: Array, tensor: bytes) -> bytes:
+    """Return a `TensorProto` whose values are replaced by an array."""
+    values = [span for span in spans(tensor) if span.number in _VALUES and span.end > span.start]
+    is_raw = not values or values[0].number == _CONTENT
+    number = _CONTENT if is_raw else _LISTED.get(array.dtype.name, _CONTENT)
+    if number == _BITS:
+        bits = np.ascontiguousarray(array).reshape(-1).view(np.uint16).tolist()
+        new = field(number, b"".join(map(encoded, bits)))
+    else:
+        new = field(number, raw(array))
+    if not values:
+        return tensor + new
+    pieces, kept = [], 0
+    for span in values:
+        pieces += [tensor[kept : span.begin], new]
+        new, kept = b"", span.end
+    return b"".join((*pieces, tensor[kept:]))
 
 
 _GRAPH_IN_META_GRAPH: Final = 2
@@ -106,16 +92,12 @@ _NAME, _ATTRIBUTE, _TENSOR_IN_ENTRY = 1, 5, (2, 8)
 def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
     """Write constants of a graph; see `write_arrays`."""
     _, others = patch(contents, arrays)
-    if others:
-        _write_anew(_file_of(contents.source.path), {key: arrays[key] for key in others})
-
-
-def _file_of(path: str) -> LocalFile:
+    path = contents.source.path
     if os.path.isdir(path):
-        for name in (BINARY, TEXT):
-            if os.path.exists(inside := os.path.join(path, name)):
-                return LocalFile(inside)
-    return LocalFile(path)
+        paths = [os.path.join(path, name) for name in (BINARY, TEXT)]
+        path = next(filter(os.path.exists, paths), path)
+    if others:
+        _write_anew(LocalFile(path), {key: arrays[key] for key in others})
 
 
 def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
@@ -155,8 +137,7 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
         op = ops.get(name)
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"bnstat cannot write the constant {name}")
-        first = homes[op.function].setdefault(op.node.name, array)
-        if different(first, array).any():
+        if not is_same(homes[op.function].setdefault(op.node.name, array), array):
             raise BnstatError(
                 path,
                 f"{name} is shared by layers with different new values",
@@ -166,13 +147,11 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
 
 
 def _in_graph(homes: Homes) -> Change:
-    """Return a function that changes constants of a GraphDef."""
-
     def in_node(arrays: Mapping[str, Array], node: bytes) -> bytes:
         array = arrays.get(_name(node))
         if array is None:
             return node
-        change = at(_TENSOR_IN_ENTRY, tensor_with(array))
+        change = at(_TENSOR_IN_ENTRY, partial(with_values, array))
         return at([_ATTRIBUTE], lambda entry: change(entry) if _name(entry) == "value" else entry)(
             node
         )

@@ -21,7 +21,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, BinaryIO, Final
 
@@ -37,34 +37,25 @@ from bnstat.storage.local import LocalFile
 def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
     """Write datasets; see `write_arrays`."""
     _, others = patch(contents, arrays)
-    write_by_library(_files(contents.source.path), {key: arrays[key] for key in others})
+    left = {key: arrays[key] for key in others}
+    for path in _files(contents.source.path):
+        _write_into(path, left)
+    _refuse(left)
 
 
-def write_by_library(paths: Iterable[str], arrays: Mapping[str, Array]) -> None:
-    """Write datasets with h5py, each into the file that contains the dataset.
-
-    Raises:
-        UnsupportedError: a dataset is in none of the files.
-        BnstatError: h5py cannot write.
-    """
-    left = dict(arrays)
-    for path in paths:
-        file = LocalFile(path)
-        if not left or not is_hdf5(file):
-            continue
-        if keys := Hdf5(file).variables.keys() & left.keys():
-            _write(path, {key: left.pop(key) for key in keys})
-    if left:
-        raise UnsupportedError(next(iter(left)), "is a dataset that bnstat cannot write")
-
-
-def _write(path: str, arrays: Mapping[str, Array]) -> None:
+def _write_into(path: str, left: dict[str, Array]) -> bool:
+    """Write the datasets in `left` that a file contains, and remove these; return False if none."""
+    file = LocalFile(path)
+    keys = Hdf5(file).variables.keys() & left.keys() if left and is_hdf5(file) else set()
+    if not keys:
+        return False
     import h5py
 
     try:
-        with h5py.File(path, "r+") as file:
-            for key, array in arrays.items():
-                dataset: Any = file[key]
+        with h5py.File(path, "r+") as opened:
+            for key in keys:
+                dataset: Any = opened[key]
+                array = left.pop(key)
                 # HDF5 has no bfloat16; it is stored as opaque pairs of bytes.
                 raw = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
                 dataset[...] = raw
@@ -72,10 +63,15 @@ def _write(path: str, arrays: Mapping[str, Array]) -> None:
         raise BnstatError(
             path, f"h5py cannot write the new values ({first_line(error)})"
         ) from error
+    return True
+
+
+def _refuse(left: Mapping[str, Array]) -> None:
+    if left:
+        raise UnsupportedError(next(iter(left)), "is a dataset that bnstat cannot write")
 
 
 def _files(path: str) -> list[str]:
-    """Return the files that may contain the datasets of a copy."""
     if os.path.isdir(path):
         return [entry.path for entry in os.scandir(path) if entry.is_file()]
     folder = os.path.dirname(path)
@@ -90,15 +86,7 @@ _PIECE: Final = 1 << 20
 
 
 def renew_checksums(path: str, offsets: Sequence[int]) -> None:
-    """Update the checksums of members of a zip whose stored bytes have changed.
-
-    Args:
-        path: the zip.
-        offsets: the offsets of changed bytes in the zip, all in members without compression.
-
-    Raises:
-        DamagedError: the zip is damaged.
-    """
+    """Update the checksums of uncompressed members of a zip whose bytes changed at `offsets`."""
     with zipfile.ZipFile(path) as archive:
         members, entry = archive.infolist(), archive.start_dir
     with open(path, "r+b") as file:
@@ -163,17 +151,13 @@ def _write_members(path: str, arrays: Mapping[str, Array]) -> None:
             open(member, "wb") as unpacked,
         ):
             shutil.copyfileobj(packed, unpacked, _PIECE)
-        if is_hdf5(file := LocalFile(member)) and (
-            keys := Hdf5(file).variables.keys() & left.keys()
-        ):
-            write_by_library([member], {key: left.pop(key) for key in keys})
+        if _write_into(member, left):
             _replace_member(path, name, member)
         os.unlink(member)
-    write_by_library([], left)
+    _refuse(left)
 
 
 def _replace_member(path: str, name: str, content: str) -> None:
-    """Replace a member of a zip by the content of a file."""
     temporary = path + ".anew"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(temporary, "x") as new:
         new.comment = old.comment

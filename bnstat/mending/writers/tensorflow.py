@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -23,24 +23,15 @@ from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_
 from bnstat.formats.tensorflow.checkpoint import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
 from bnstat.mending.writers import graph, patch, raw
-from bnstat.mending.writers.graph import at, tensor_with
+from bnstat.mending.writers.graph import Change, at, with_values
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile, LocalFolder
 
-Change = Callable[[bytes], bytes]
-
 
 def change(path: str, changes: Mapping[bytes, Change]) -> None:
-    """Change the values of some keys of an SSTable.
+    """Change the values of some keys of an SSTable (`changes`: key -> function of the old value).
 
     Blocks without these keys keep their bytes; changed blocks are not compressed.
-
-    Args:
-        path: the file of the table.
-        changes: key -> function from the old to the new value.
-
-    Raises:
-        DamagedError: the table is damaged, or lacks a key.
     """
     file = LocalFile(path)
     table = Table(file)
@@ -89,14 +80,7 @@ def _handles_in_footer(file: LocalFile) -> tuple[tuple[int, int], tuple[int, int
 
 
 class _Entry(NamedTuple):
-    """An entry of a block.
-
-    Attributes:
-        position: the offset in the block.
-        shared: the number of leading bytes that the key shares with the previous key.
-        rest: the other bytes of the key.
-        value: the value.
-    """
+    """An entry of a block at an offset; the key starts with `shared` bytes of the previous key."""
 
     position: int
     shared: int
@@ -164,9 +148,14 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
     done, others = patch(contents, arrays)
     if others:
         raise UnsupportedError(contents.source.path, f"bnstat cannot write the tensor {others[0]}")
-    data = {extent.file.path for extent in done}
-    for folder, prefix in {(os.path.dirname(path), _prefix(path)) for path in data}:
-        bundle = Bundle(LocalFolder(folder), prefix, data=False)
+    indices = {
+        os.path.join(os.path.dirname(extent.file.path), match["prefix"] + INDEX)
+        for extent in done
+        if (match := DATA.match(extent.file.name))
+    }
+    for index in indices:
+        folder, name = os.path.split(index)
+        bundle = Bundle(LocalFolder(folder), name.removesuffix(INDEX), data=False)
         changes: dict[bytes, Change] = {}
         for key, array in arrays.items():
             entry = bundle.entry(key)
@@ -176,13 +165,7 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
             if not entry.slices:
                 encoded = key.encode("utf-8", "surrogateescape")
                 changes[encoded] = partial(_with_checksum, raw(array))
-        change(os.path.join(folder, prefix + INDEX), changes)
-
-
-def _prefix(path: str) -> str:
-    match = DATA.match(os.path.basename(path))
-    assert match is not None
-    return match["prefix"]
+        change(index, changes)
 
 
 def _with_checksum(data: bytes, entry: bytes) -> bytes:
@@ -208,7 +191,7 @@ def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None
                 continue
             for part in slices:
                 piece = arrays[key][box_of(part, arrays[key].shape, key)]
-                changes[slice_key(key, part)] = at(_TENSOR, tensor_with(piece))
+                changes[slice_key(key, part)] = at(_TENSOR, partial(with_values, piece))
         change(path, changes)
 
 

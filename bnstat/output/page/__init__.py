@@ -19,8 +19,8 @@ import numpy as np
 from bnstat import __version__
 from bnstat.checks import RULES, SEVERITIES, Finding
 from bnstat.checks.rule import counts
-from bnstat.compare import REMARKS, Difference, Folded, History, LayerChange
-from bnstat.compare.diff import MEANINGS
+from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange
+from bnstat.compare.folding import Folded
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 from bnstat.output.differences import folded_text
@@ -28,6 +28,7 @@ from bnstat.output.documents import members, plain
 from bnstat.output.findings import summary
 from bnstat.output.numbers import Floats, counted
 from bnstat.output.terminal.overview import footnotes
+from bnstat.run_history import History
 
 Place = tuple[int, int, int]
 """Bytes per number, the number of numbers, and the offset in bytes."""

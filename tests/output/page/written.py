@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.checks import check
-from bnstat.compare import diff, history
+from bnstat.compare.diff import diff
 from bnstat.model import Model
 from bnstat.output import page
+from bnstat.run_history import history
 
 
 def text_of(written: page.Page) -> str:
