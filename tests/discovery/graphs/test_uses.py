@@ -144,7 +144,7 @@ def test_a_placeholder_without_its_default() -> None:
          {"is_training": False}),
         ("train", "ApplyGradientDescent", ["bn/beta", "rate", "y"], {}),
     ]  # fmt: skip
-    graph = graph_of(make_graph(nodes), lambda name: name)
+    graph = graph_of(make_graph(nodes), {key.key for key in keys.values()})
     contents = Contents(Source("", ""), {}, graphs=lambda: [graph])
     assert uses.statistics_uses(contents, [BatchNorm("bn", keys)])["bn"].mode == "either"
 
