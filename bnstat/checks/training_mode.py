@@ -172,8 +172,9 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
     """Return how the layers were trained according to the graphs, and the reason.
 
-    If an input of the graph selects the statistics in each step and no update runs, the result is
-    batch statistics, because nobody selects the stored statistics in every training step.
+    An input of the graph may select batch or stored statistics in each step. If no update runs,
+    such a network counts as trained with batch statistics, because nobody selects the stored
+    statistics in every training step.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
@@ -195,8 +196,8 @@ def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
 def training_evidence(model: Model) -> Evidence:
     """Return how a model was trained according to its weights.
 
-    If any layers have the initial moving statistics, only these are judged. Otherwise, only stored
-    gradients are judged: they show whether the last steps used the stored statistics, as in
+    If any layers have the initial moving statistics, only these layers are judged. Otherwise, only
+    stored gradients are judged: they show whether the last steps used the stored statistics, as in
     fine-tuning in inference mode.
     """
     biases = model.preceding_biases()

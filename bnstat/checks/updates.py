@@ -174,7 +174,7 @@ def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
         proof = "a mean of -0.0, which was computed"
     yield rule.finding(
         f"rewritten by a converter: {all_of(count, 'layer')} {'has' if count == 1 else 'have'} "
-        f"moving mean 0, variance 1 and {proof}; gamma and beta are scale and shift",
+        f"moving mean 0, variance 1 and {proof}; gamma and beta contain the whole scale and shift",
         layers=count,
     )
 

@@ -407,7 +407,7 @@ def _components(scope: str = "") -> Scope:
 
 
 def _start(scope: Scope, own: Scope) -> int | None:
-    """Return the index where `own` begins in `scope`, whose components may be numbered, or None."""
+    """Return the index where `own` begins in `scope`, or None; `bn_1` in `scope` matches `bn`."""
     for start in range(len(scope) - len(own) + 1 if own else 0):
         pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):

@@ -132,7 +132,7 @@ def read_table(
             raise DamagedError(where, f"has {len(row)} cells, but there are {len(names)} columns")
         layer, channel = row[layer_at], row[channel_at]
         if not isinstance(layer, str) or not isinstance(channel, str):
-            raise DamagedError(where, "the layer or the channel is missing or not text")
+            raise DamagedError(where, "has no layer or no channel")
         table = tables.setdefault(layer, {})
         if (channel := channel.strip()) in table:
             raise DamagedError(where, f"channel {channel[:40]!r} is listed a second time")

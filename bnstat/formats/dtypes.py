@@ -148,6 +148,9 @@ def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
 
 
 _MOST_DIMS: Final = 32
+_MOST_ELEMENTS: Final = 1 << 59
+"""NumPy counts the bytes of an array in 63 bits, and an element has at most 16 bytes."""
+
 _BYTES_PER_BYTE: Final = 2
 _BYTES_FLOOR: Final = 1 << 28
 
@@ -203,7 +206,14 @@ def extents(
 
 
 def as_shape(value: object) -> tuple[int, ...] | None:
-    """Return `value` as a shape; None if it is not a list or tuple of valid sizes."""
+    """Return `value` as a shape; None if it is not a list or tuple of sizes that NumPy accepts."""
+    shape = as_sizes(value)
+    # NumPy refuses an empty array, too, if the other axes are too long.
+    return shape if shape is None or prod(size or 1 for size in shape) < _MOST_ELEMENTS else None
+
+
+def as_sizes(value: object) -> tuple[int, ...] | None:
+    """Return a list or tuple of offsets or strides as a tuple; None if one cannot be valid."""
     if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
         return None
     is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)

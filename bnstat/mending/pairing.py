@@ -207,11 +207,10 @@ def is_same(a: Array, b: Array) -> bool:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `arrays` with additions for variables that the file stores under two keys.
+    """Return `arrays`, with the same new values for second copies of their variables in the file.
 
-    Two variables with equal names and bits count as copies. If several variables have equal names
-    and bits, but different new values, the second copies are left unchanged, because no graph reads
-    them.
+    A copy has the name and the bits of the first variable. If several first variables match, and
+    their new values differ, the copy keeps its values, because no graph reads it.
     """
     result = dict(arrays)
     for key, candidates in saved_again(contents.objects).items():

@@ -233,7 +233,7 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
-    """Return the columns of a table of rows, without the first column, which names the layers."""
+    """Return the columns of a table with these rows, except the first, which names the layers."""
     return [
         Column(title, [row[number] for row in rows], right=number > 1)
         for number, title in enumerate(titles, 1)

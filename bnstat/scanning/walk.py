@@ -125,7 +125,7 @@ class _Walk:
             waiting += reversed(list(self._stops(stop, folders)))
 
     def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if the walk covers the folder by another path; else remember its link."""
+        """Return True if the walk covers the folder by another path; if not, mark it as covered."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):

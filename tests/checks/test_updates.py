@@ -376,7 +376,7 @@ def shown(model: Model) -> str:
     [
         (converted(*two()), REWRITTEN,
          "rewritten by a converter: both layers have moving mean 0, variance 1 and an epsilon too "
-         "small to change anything; gamma and beta are scale and shift"),
+         "small to change anything; gamma and beta contain the whole scale and shift"),
         (converted(*two(minus_zero=slice(8))), REWRITTEN, "an epsilon too small"),
         # A mean of -0.0 was computed, whatever the epsilon.
         *((converted(*two(epsilon, minus_zero=slice(3, 4))), REWRITTEN, "a mean of -0.0")

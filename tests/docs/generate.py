@@ -155,13 +155,13 @@ def files() -> Iterator[str]:
     return with_rows("files", FILES_HEADER, (*rows, *FILES_AFTER_FORMATS))
 
 
-EXPORT_HEADER = "| format | content |\n| --- | --- |\n"
+EXPORT_HEADER = "| format | ending | content |\n| --- | --- | --- |\n"
 
 
 def export() -> Iterator[str]:
     contents = [" ".join(row.content.split()) for row in EXPORT_FORMATS]
     rows = [
-        (row.title, content[0].upper() + content[1:])
+        (row.title, f"`.{row.ending}`", content[0].upper() + content[1:])
         for row, content in zip(EXPORT_FORMATS, contents, strict=True)
     ]
     return with_rows("export", EXPORT_HEADER, rows)

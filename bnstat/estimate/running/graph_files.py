@@ -82,7 +82,7 @@ def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
-    """Return the program of the graph of a `tf.compat.v1.Session`."""
+    """Return the program that runs the graph of a `tf.compat.v1.Session` over data."""
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()

@@ -220,7 +220,7 @@ class _Store:
         except _FAILURES as error:
             raise self._damaged(error) from error
         if numbers.shape != shape or numbers.dtype != dtype:
-            raise DamagedError(where, "the shape or the dtype differs from the metadata")
+            raise DamagedError(where, "its shape or dtype differs from the metadata")
         return numbers
 
     def _refuse_large_chunks(self, inside: str, where: str) -> None:

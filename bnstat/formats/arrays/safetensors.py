@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import SAFETENSORS, as_shape, contiguous_variable
+from bnstat.formats.dtypes import SAFETENSORS, as_shape, as_sizes, contiguous_variable
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import MAX_JSON, parse_json
@@ -57,7 +57,7 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
     where = f"{file.path}: {name}"
     fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
     code = fields.get("dtype")
-    shape, offsets = as_shape(fields.get("shape")), as_shape(fields.get("data_offsets"))
+    shape, offsets = as_shape(fields.get("shape")), as_sizes(fields.get("data_offsets"))
     if not isinstance(code, str) or shape is None or offsets is None or len(offsets) != 2:
         raise DamagedError(where, "its entry in the header does not describe a tensor")
     begin, end = offsets

@@ -48,7 +48,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError, first_line
-from bnstat.formats.dtypes import find_dtype
+from bnstat.formats.dtypes import as_shape, find_dtype
 from bnstat.formats.hdf5.objects import SIGNATURE, Kind, Message, Objects
 from bnstat.model import Array
 from bnstat.storage.files import File, Range
@@ -109,6 +109,8 @@ class Dataset:
         layout = self._layout()
         if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
             raise self.objects.unread(f"{self.path} refers to data outside of the file")
+        if as_shape(self.shape) is None:
+            raise self._damage(f"claims the impossible shape {self.shape}")
         size = self.count * dtype.itemsize
         if size == 0:
             data = b""

@@ -171,7 +171,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
-        raise ValueError("integer division follows other rules")
+        raise ValueError("bnstat does not divide integers, which ONNX rounds in its own way")
     result: Array = np.true_divide(x, y)
     return result
 

@@ -65,7 +65,7 @@ class _Scope:
         return ""
 
     def attribute(self, node: Any, name: str) -> Any | None:
-        """Return a node's attribute, or the calling node's attribute that the attribute names."""
+        """Return an attribute of a node; in a function, it may refer to one of the calling node."""
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
@@ -120,7 +120,7 @@ class Constant(NamedTuple):
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    `ops` and `constants` map the name of an op to the op and to its constant.
+    `ops` maps names to ops; `constants` maps the names of constant ops to their values.
     """
 
     def __init__(self, model: Any, file: File) -> None:

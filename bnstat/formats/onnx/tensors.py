@@ -73,7 +73,7 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
 
 
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the ranges of a tensor's bytes, or of the whole message for a list of values."""
+    """Return the ranges of a tensor's raw bytes or, if values are listed, of the whole tensor."""
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()

@@ -220,9 +220,7 @@ class _Machine:
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
-        raise PickleError(
-            "protocol 0 identifies storages by strings, which PyTorch cannot read either"
-        )
+        raise PickleError("it uses pickle protocol 0, in which PyTorch cannot read tensors either")
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]

@@ -34,6 +34,7 @@ from bnstat.formats.dtypes import (
     TORCH,
     TORCH_STORAGES,
     as_shape,
+    as_sizes,
     bytes_needed,
     dtype_of_descr,
     extents,
@@ -128,7 +129,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     dtype = storage.dtype
     if len(rest) > 2 and isinstance(rest[2], Global) and rest[2].module == "torch":
         dtype = TORCH.get(rest[2].name, rest[2].name)
-    shape, strides = as_shape(size), as_shape(stride)
+    shape, strides = as_shape(size), as_sizes(stride)
     if type(offset) is not int or offset < 0 or shape is None or strides is None:
         raise PickleError("a tensor has an invalid shape")
     if len(shape) != len(strides):

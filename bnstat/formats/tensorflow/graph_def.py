@@ -28,7 +28,13 @@ from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
-from bnstat.formats.dtypes import bytes_needed, dtype_name, from_little_endian, numpy_dtype
+from bnstat.formats.dtypes import (
+    as_shape,
+    bytes_needed,
+    dtype_name,
+    from_little_endian,
+    numpy_dtype,
+)
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import File
 
@@ -39,7 +45,6 @@ VARIABLES = frozenset(
 MAX_NODES = 250_000
 """Graphs with more nodes count as empty."""
 
-_MAX_RANK = 32
 _MAX_SMALL = 1 << 18
 """The maximum number of elements of a constant that a graph evaluates, such as an epsilon."""
 _MAX_REPEATED = 1 << 28
@@ -112,10 +117,8 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
 
 def shape_of(shape: Any) -> tuple[int, ...] | None:
-    """Return the sizes of a `TensorShapeProto`; None if one is unknown, or there are too many."""
-    sizes = tuple(dim.size for dim in shape.dim)
-    is_known = not shape.unknown_rank and min(sizes, default=0) >= 0 and len(sizes) <= _MAX_RANK
-    return sizes if is_known else None
+    """Return the sizes of a `TensorShapeProto`; None if one is unknown or impossible."""
+    return None if shape.unknown_rank else as_shape([dim.size for dim in shape.dim])
 
 
 def listed_values(

@@ -175,7 +175,7 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask of strings whose last `length` bytes are in `tails` or contain a dot."""
+        """Return a mask of strings whose last `length` bytes are in `tails` or include a dot."""
         # A dot may be part of an escape.
         tail = np.zeros_like(end)
         selected = end - start < length

@@ -88,6 +88,7 @@ def entry(**changed: object) -> dict[str, object]:
         {"data_offsets": [0, 2**70]},
         {"data_offsets": None},
         {"shape": [2**62, 4]},
+        {"shape": [0, 2**32, 2**32], "data_offsets": [0, 0]},
         {"shape": [-3]},
         {"shape": [1.5]},
         {"shape": [True]},

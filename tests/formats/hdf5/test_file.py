@@ -166,6 +166,13 @@ def test_data_that_the_library_cannot_read(path: Path) -> None:
         Hdf5(MemoryFile(bytes(data))).variables["a"].read()
 
 
+def test_an_empty_array_that_numpy_cannot_make(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (0, 2**32, 2**32), "f4", maxshape=(None, 2**32, 2**32))
+    with pytest.raises(DamagedError, match="impossible shape"):
+        Hdf5(LocalFile(path)).variables["a"].read()
+
+
 @pytest.mark.parametrize("block", [0, 512, 4096])
 @pytest.mark.parametrize("version", ["earliest", "v108", "v110", "latest"])
 def test_every_version_and_user_block(version: str, block: int, path: Path) -> None:

@@ -646,7 +646,7 @@ def with_dims(path: Path, dims: Sequence[int]) -> Contents:
 @pytest.mark.parametrize("dims", [[4], [2**40, 2**40], [-3], [1] * 40], ids=str)
 def test_invalid_shapes(tmp_path: Path, dims: list[int]) -> None:
     contents = with_dims(tmp_path / "m", dims)
-    if dims[0] == -3 or len(dims) == 40:
+    if dims != [4]:
         assert list(contents.variables) == [f"bn.{role}" for role in ROLES[1:]]
         return
     with pytest.raises(DamagedError):

@@ -369,6 +369,7 @@ def proto(sizes: list[int], **fields: Any) -> Any:
         (proto([1], float_val=[1, 2]), DamagedError),
         (proto([-1], float_val=[1]), DamagedError),
         (proto([1 << 62, 1 << 62]), DamagedError),
+        (proto([0, 1 << 32, 1 << 32]), DamagedError),
         (proto([1 << 40], float_val=[1]), DamagedError),
         (proto([1 << 33], tensor_content=b"\0" * 4), DamagedError),
         (proto([1] * 100, float_val=[1]), DamagedError),
