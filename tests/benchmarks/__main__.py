@@ -18,22 +18,25 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from pkgutil import resolve_name
 
-from tests.benchmarks import commands, estimating, remote
 from tests.benchmarks.measure import ROOT, Result
 
 BENCHMARKS = {
-    "reading": ("Inspect a checkpoint", commands.reading),
-    "formats": ("Inspect EfficientNetB4 in each format", commands.formats),
-    "export": ("Export 10,000,000 values", commands.export),
-    "training": ("Follow a training run", commands.training),
-    "applying": ("Apply new values to a checkpoint of 1 GB", commands.applying),
-    "estimating": ("Run a network over data", estimating.measure),
-    "scanning": ("Scan 3,000 models", commands.scanning),
-    "remote": ("Load EfficientNetB4 from a server", remote.measure),
-    "report": ("Make and use an HTML report", commands.report),
+    "reading": ("Inspect a checkpoint", "commands.reading"),
+    "formats": ("Inspect EfficientNetB4 in each format", "commands.formats"),
+    "export": ("Export 10,000,000 values", "commands.export"),
+    "training": ("Follow a training run", "commands.training"),
+    "applying": ("Apply new values to a checkpoint of 1 GB", "commands.applying"),
+    "estimating": ("Run a network over data", "estimating.measure"),
+    "scanning": ("Scan 3,000 models", "commands.scanning"),
+    "remote": ("Load EfficientNetB4 from a server", "remote.measure"),
+    "report": ("Make and use an HTML report", "commands.report"),
 }
-"""Name -> title, and function of the folder of the inputs and the number of runs."""
+"""Name -> title, and function of the folder of the inputs and the number of runs.
+
+Each is imported when its turn comes: a command's peak memory would include that of this process,
+which starts it."""
 
 PAGE = ROOT / "bnstat/docs/speed.md"
 HEADER = ("what", "figure", "peer", "ratio", "bound", "kept")
@@ -63,7 +66,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         data = given.data or Path(temporary)
         for name in given.names or BENCHMARKS:
-            title, measure = BENCHMARKS[name]
+            title, place = BENCHMARKS[name]
+            measure = resolve_name(f"tests.benchmarks.{place.replace('.', ':')}")
             results[title] = []
             try:
                 for result in measure(data, given.runs):

@@ -98,7 +98,7 @@ def bytes_read(data: Path) -> Iterator[Result]:
         model = data / name / "model"
         read, tensors = printed(script(READ, model))
         bundle = Bundle(LocalFolder(str(model.parent)), model.name, data=True)
-        graph = bundle.entry(KEY).size if KEY in bundle.keys else 0
+        graph = bundle.entry(KEY).size if KEY in bundle.variables() else 0
         beside[name] = read - model.with_suffix(".index").stat().st_size - tensors - graph
     what = "bytes read beside the index and the batch-norm tensors, MobileNetV2"
     yield Result(what, beside["mobilenet"], "bytes", END_OF_FILE)
