@@ -47,8 +47,8 @@ class Alignment:
 
     Attributes:
         pairs: the pairs in the order of the new model.
-        ties: names of layers in the new model that were paired by position, and have the same
-            values as another layer.
+        ties: names of layers in the new model that were paired by position although another layer
+            has the same values.
     """
 
     pairs: tuple[Pair, ...]
@@ -58,7 +58,7 @@ class Alignment:
 
 
 def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
-    """Pair the layers of two models. Without `effects`, no layers are paired by effect."""
+    """Pair the layers of two models; pass `effects` to pair layers of equal scale and shift too."""
     pairs = _by_name(old, new)
     by_place = partial(_by_position_or_values, effects=effects)
     for find in (_by_prefix, _by_suffix, by_place, _by_near_values):
@@ -78,8 +78,8 @@ def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
 def _by_name(old: Model, new: Model) -> list[Pair]:
     """Pair layers with equal names, unless the shapes show that the names were reassigned.
 
-    Keras numbers the layers of a process, and PyTorch the layers of a sequence, so a changed
-    network may reuse a name for another layer. Such layers are paired by equal values or position.
+    Layers are numbered per process (Keras) or per sequence (PyTorch), so a changed network may
+    reuse a name for another layer. Such layers are paired by position or by equal values.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
@@ -142,7 +142,7 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _unique(keyed: Iterable[tuple[_Key, BatchNorm]]) -> dict[_Key, BatchNorm]:
-    """Return key -> layer, for the keys that occur only once."""
+    """Return a mapping of key -> layer without the keys that occur more than once."""
     keyed = list(keyed)
     counts = Counter(key for key, _ in keyed)
     return {key: layer for key, layer in keyed if counts[key] == 1}
@@ -154,7 +154,7 @@ def _parts(name: str) -> _Parts:
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal shape if one name ends with the other, and no further name does."""
+    """Pair layers of equal shape if one name ends with the other, unless other names do as well."""
     by_suffix, new_by_suffix = (
         _unique((suffix, layer) for layer in layers for suffix in _suffixes(layer.name))
         for layers in (olds, news)
@@ -197,7 +197,7 @@ def _by_position_or_values(
 
 
 def _by_position(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair each layer with the layer at the same position; empty if any shapes differ."""
+    """Pair each layer with the layer at the same position; return no pairs if any shapes differ."""
     if [_shape(layer) for layer in olds] != [_shape(layer) for layer in news]:
         return []
     return [Pair(old, new, "position") for old, new in zip(olds, news, strict=True)]
@@ -226,7 +226,7 @@ def _by_effect(
 
 
 def _without_twins(layers: Iterable[BatchNorm]) -> dict[bytes, BatchNorm]:
-    """Return hash of the values -> layer, for layers with unique values."""
+    """Return a mapping of hash of the values -> layer, without layers whose values are equal."""
     return _unique((_fingerprint(layer), layer) for layer in layers)
 
 
@@ -266,7 +266,7 @@ def _by_shapes(layers: Sequence[BatchNorm]) -> Mapping[_Shapes, list[BatchNorm]]
 
 
 def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
-    """Return the matrix of distances |a - b| / (|a| + |b|) in a role: a row per old layer."""
+    """Return distances |a - b| / (|a| + |b|) of a role's values: row = old layer, column = new."""
     a, b = (np.stack([values_of(layer, role) for layer in layers]) for layers in (olds, news))
     with np.errstate(all="ignore"):
         squares_a, squares_b = (a * a).sum(axis=1)[:, np.newaxis], (b * b).sum(axis=1)

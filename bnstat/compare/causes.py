@@ -28,7 +28,7 @@ Values = Mapping[str, Floats]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why two layers differ: `kind` for programs, `text` with numbers for users."""
+    """Why two layers differ: `kind` is a fixed identifier, `text` a message with numbers."""
 
     kind: str
     text: str
@@ -52,13 +52,13 @@ def are_alike(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
 
 
 def is_rewritten(layer: BatchNorm) -> bool:
-    """Return True if a layer has mean 0 and variance 1, and thus only scale and shift."""
+    """Return True if all means are 0 and all variances are 1, as after some converters."""
     mean, variance = values_of(layer, "moving_mean"), values_of(layer, "moving_variance")
     return bool((mean == 0).all() and (variance == 1).all())
 
 
 def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Cause, ...]:
-    """Return the cause that explains all differences between the values of two layers, if any."""
+    """Return a tuple of the one cause that explains all differing values; empty if unexplained."""
     values = _values_of_both(old, new)
     if values is None:
         return ()
@@ -97,7 +97,7 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
 
 
 def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | None:
-    """Return role -> values of both layers; None if one is incomplete or the sizes differ."""
+    """Return role -> values for each layer; None if a layer is incomplete or the sizes differ."""
     both = []
     for layer in (old, new):
         values = {role: values_of(layer, role) for role in ROLES if role in layer.variables}
@@ -111,7 +111,7 @@ def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | N
 
 
 def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -> Cause | None:
-    """Return a cause if the implied variance differs by a constant: another epsilon."""
+    """Return a cause if all variances differ by one constant, as with another epsilon."""
     if not _are_same_except(old, new, tolerance, "moving_variance"):
         return None
     offsets = new["moving_variance"] - old["moving_variance"]
@@ -139,7 +139,7 @@ def _swapped(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _rescaled(old: Values, new: Values, tolerance: float) -> Cause | None:
-    """Return a cause if the new variance is a multiple of the old: N/(N-1) or another factor."""
+    """Return a cause if all variances changed by one factor, such as N/(N-1)."""
     variance = old["moving_variance"]
     if (
         not _are_same_except(old, new, tolerance, "moving_variance")
@@ -179,7 +179,7 @@ def _deviation(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _quantized(old: BatchNorm, new: BatchNorm, olds: Values, news: Values) -> Cause | None:
-    """Return a cause if a file stores quantized values that differ by at most half a step."""
+    """Return a cause if the values agree within half a quantization step; None otherwise."""
     steps = {
         role: [
             as_float64(step).ravel()

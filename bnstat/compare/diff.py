@@ -39,7 +39,7 @@ REMARKS: Final[Mapping[Remark, str]] = {
     "frozen-weights": "the moving statistics moved, gamma and beta did not: the weights were "
     "frozen, or the statistics were estimated anew",
 }
-"""Remark on a layer, derived from the roles that changed -> text."""
+"""Remark (which roles of a layer did not change) -> its text."""
 
 _NOT_COMPARED: Final = "other weights were not compared"
 
@@ -111,7 +111,7 @@ class LayerChange:
 
     @property
     def epsilon_presence(self) -> Presence | None:
-        """The models whose epsilon is known; None if it is unknown in both."""
+        """The model whose epsilon is known: `old`, `new` or `both`; None if no epsilon is known."""
         old, new = self.epsilons
         if old is None:
             return None if new is None else "new"
@@ -404,7 +404,7 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _remark(change: LayerChange) -> Remark | None:
-    """Return the remark on a layer, given that some layer of the model changed; else None."""
+    """Return a key of `REMARKS` if statistics or weights did not move; None if a cause is known."""
     if change.causes:
         return None
     moved = {role.role: role.moved > 0 for role in change.roles if role.comparable}

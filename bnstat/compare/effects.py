@@ -31,8 +31,8 @@ class Effect(NamedTuple):
 class Effects:
     """Computes the effect of each layer once, in float64.
 
-    `tolerance` is the largest relative difference of equal effects. `epsilon` replaces the epsilon
-    of layers whose file stores none; without both, the effect is unknown.
+    `tolerance` is the largest relative difference of effects that count as equal. `epsilon` is the
+    epsilon of layers whose file does not store one; if None, `of` returns None for such layers.
     """
 
     def __init__(self, tolerance: float = TOLERANCE, epsilon: float | None = None) -> None:

@@ -96,11 +96,11 @@ def find_folded(
     side: Side,
     effects: Effects,
 ) -> tuple[list[Folded], list[Unfolded]]:
-    """Return proven and possible foldings of layers into the other model's weights.
+    """Return two lists: layers folded into the other model's weights, and layers that may be.
 
-    `layers` are missing in the other model. The counterpart of `doubtful` layers is uncertain, so
-    only their proven foldings are returned. The second list is empty if the other model has batch
-    norm and no converter wrote it: such a model is probably not folded.
+    `layers` are missing in the other model. `doubtful` layers may have a counterpart, so they are
+    returned only if folding is proven. The second list is empty if the other model has batch norm
+    and no converter wrote it, because such a model is probably not folded.
     """
     if not own.stored or not other.stored:
         return [], []
@@ -139,7 +139,7 @@ def find_folded(
 
 
 class _Vector(NamedTuple):
-    """A stored tensor with one number for each channel; `doubt` is the largest rounding error."""
+    """A tensor of one number per channel; `doubt` is the largest rounding error of each number."""
 
     key: str
     values: Floats
@@ -160,7 +160,7 @@ class _View:
         shape: the shape of the weights without axes of size 1. The last two axes of a depthwise
             kernel may be merged.
         axis: the channel axis in `shape`.
-        norms, doubts: the Euclidean norm of each channel, and its largest rounding error.
+        norms, doubts: for each channel, the Euclidean norm and the norm's largest rounding error.
     """
 
     tensors: _Tensors
@@ -225,7 +225,7 @@ class _Search:
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[tuple[_Vector, bool]]:
-        """Yield each bias that fits an effect, and True if it includes a bias before the layer."""
+        """Yield (bias, is_sum): the bias is the shift or, if `is_sum`, shift + scale * old bias."""
         size = effect.scale.size
         for old in (_zeros(size), *self._mine.vectors(size)):
             scaled = effect.scale * old.values
@@ -237,7 +237,7 @@ class _Search:
             yield _zeros(size), False
 
     def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector]:
-        """Yield the biases that fit an effect if the layer is folded into the weights after it."""
+        """Yield biases that result from folding a layer into the next weights, `view`."""
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
         weights, _ = view.numbers()
@@ -288,9 +288,9 @@ class _Search:
         )
 
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
-        """Return a folding with a wrong scale or shift, and its causes; None if not found.
+        """Return a `Folded` whose `causes` explain a wrong scale or shift; None if there is none.
 
-        `taken` contains the keys of the other model's tensors that contain other layers.
+        `taken` contains the keys of the other model's tensors into which other layers are folded.
         """
         tried = 0
         if layer.channels == 1:  # Too much explains a single number.
@@ -308,7 +308,7 @@ class _Search:
         return None
 
     def _candidates(self, size: int) -> Iterator[tuple[str | None, str, Floats, list[Shift]]]:
-        """Yield the weights, the scaled weights, the scale and the shifts of each possible folding.
+        """Yield (weights key, scaled weights key, scale, shifts) for each possible folding.
 
         The first key is None if the layer became a multiplication and an addition.
         """
@@ -352,7 +352,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts whose implied mean is near the mean, or near a swapped variance."""
+    """Return the shifts that imply a mean near the layer's mean or (if swapped) its variance."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
@@ -382,9 +382,9 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 
 
 def _is_common(scale: Floats) -> bool:
-    """Return True if a scale proves nothing, because other scales may be equal by chance.
+    """Return True if a tensor may equal this scale by chance, so that equality proves nothing.
 
-    All channels have one scale, or the only channel's scale has few binary digits, such as 0.75.
+    True if all channels have the same scale, or if a single channel's scale is short, like 0.75.
     """
     if scale.size > 1:
         return bool(np.ptp(scale) == 0)
@@ -492,7 +492,7 @@ def _rounding_of(variable: Variable) -> Rounding | None:
 
 
 def _doubt(variable: Variable, array: Floats) -> Floats:
-    """Return the largest rounding error of each number of an array, which may be squeezed."""
+    """Return the largest rounding error of each number; `array` contains the variable's values."""
     step = variable.step()
     if step is not None:
         return np.broadcast_to(as_float64(step) / 2, variable.shape).reshape(array.shape)

@@ -157,7 +157,7 @@ def _layer(
     table: Mapping[str, tuple[str, Sequence[str | float | None]]],
     where: str,
 ) -> dict[str, Given]:
-    """Return role -> values; `table` maps a channel to (position of its row, number per role)."""
+    """Return role -> values; `table` maps channel -> (row such as `line 2`, number per role)."""
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}

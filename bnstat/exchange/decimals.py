@@ -70,7 +70,7 @@ _MOST_DECIMALS: Final = 9
 
 
 def _shortest_float32(array: Array) -> Array:
-    """Return float32 numbers whose shortest decimals restore the elements of a narrower type."""
+    """Return float32 numbers whose shortest decimals read back as the elements of `array`."""
     with np.errstate(all="ignore"):
         exact = array.astype(np.float64)
         result = exact.astype(np.float32)
@@ -88,7 +88,7 @@ def _shortest_float32(array: Array) -> Array:
 
 
 def portable(array: Array) -> Array:
-    """Convert numbers exactly to a dtype of NumPy: small floats to float32, integers to int8."""
+    """Convert dtypes that NumPy lacks, exactly: small floats to float32, small integers to int8."""
     if array.dtype.isbuiltin != 2:
         return array
     is_integer = isinstance(np.zeros((), array.dtype).item(), int)

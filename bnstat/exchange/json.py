@@ -173,7 +173,7 @@ def read(file: File) -> Document:
 
 
 def read_document(parsed: object, path: str) -> Document:
-    """Return the values in a document that a parser has read, also for other encodings than JSON.
+    """Return the values in a parsed document, which may be encoded in another format than JSON.
 
     Args:
         parsed: the document as dicts with strings as keys, lists, strings, None and bools, with

@@ -89,9 +89,9 @@ class ExportOptions:
     """The options of `export`: the parts to write, and their names.
 
     Attributes:
-        names: a key of `NAMINGS`, which JSON records; None for Keras's names without such a record.
+        names: a key of `NAMINGS`, stored in JSON; None for Keras's names, with no key in JSON.
         folded: True to write each layer's scale and shift instead of the four roles.
-        epsilon: computes scale and shift of layers whose file does not store an epsilon.
+        epsilon: used for scale and shift if a layer's file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
         values: False for names, shapes and dtypes alone; only for formats with `is_document`.
         track: wraps the iteration over layers, for example to show progress.

@@ -42,7 +42,7 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
 
 
 def _member(key: str) -> str:
-    """Return a tensor's key as the name of a ZIP member, without the ending `.npy`."""
+    """Return a tensor's key as the name of a ZIP member, to which the caller adds `.npy`."""
     try:
         encoded = key.encode()
     except UnicodeEncodeError:

@@ -42,7 +42,7 @@ class ExportModule(Protocol):
     def matches(self, file: File) -> bool:
         """Return True if a file's content is in this format.
 
-        Export formats are tried before models: no model may match.
+        A model must not match, because export formats are tried before the formats of models.
         """
         ...
 

@@ -57,7 +57,7 @@ class Given:
 
     Attributes:
         array: numbers, or an object array of decimal strings.
-        dtype: the name of the dtype to which strings are rounded first; None for the variable's.
+        dtype: the name of the dtype to which strings are rounded; None for the variable's dtype.
         any_rank: True if the file does not store dimensions of size 1.
     """
 
@@ -68,7 +68,7 @@ class Given:
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
         """Return the values in the variable's shape and dtype; `stored` is the variable's array.
 
-        A stored NaN keeps its bits where the new value is NaN too, unless the dtypes are equal.
+        If the dtypes differ, a stored NaN keeps its bits where the new value is also NaN.
         """
         array = self.array
         if array.shape != variable.shape:

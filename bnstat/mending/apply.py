@@ -98,7 +98,7 @@ def apply(
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
-    """Check that a copy has the new arrays (by key), and is otherwise equal to the original."""
+    """Raise a `ChangedError` if a copy differs from the original beyond `arrays` (key -> new)."""
     stored, copied = _arrays_of(original), _arrays_of(copy)
     for layer, key in stored | copied:
         place = layer, key

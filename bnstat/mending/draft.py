@@ -56,7 +56,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        """Remove everything but a finished copy; errors do not mention the temporary folder."""
+        """Remove the temporary folder, and replace its path in error messages."""
         self._remove()
         if isinstance(error, OSError):
             raise self._refused(error) from error
@@ -164,7 +164,7 @@ def _copy_in_kernel(source: int, target: int) -> None:
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
-    """Return attributes that change when a file is written or replaced."""
+    """Return device, inode, size and time; one of them changes if a file is written or replaced."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

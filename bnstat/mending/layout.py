@@ -144,7 +144,7 @@ class Layout:
 
 
 def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) -> Layout:
-    """Return the layout of a copy at `output`, or of a copy that replaces the model.
+    """Return the layout of a copy at `output` or, if `in_place`, of a copy that replaces the model.
 
     Call this before a long computation, so that errors are raised early.
     """
@@ -241,7 +241,7 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return file -> copy for all files in a folder, and folder of the copy -> original folder."""
+    """Return two mappings: original file -> copied file, and copied folder -> original folder."""
     files: dict[str, str] = {}
     folders = [(inside, folder)]
     for copy, original in folders:  # The list grows meanwhile.

@@ -36,7 +36,7 @@ class Change:
         channels: the number of elements of the variable.
         moved: the number of elements whose bits changed.
         largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
-        given_as: the name of the layer in the values.
+        given_as: the layer's name in the source of the new values.
     """
 
     layer: str
@@ -207,10 +207,10 @@ def is_same(a: Array, b: Array) -> bool:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `arrays`, with the same new values for second copies of their variables in the file.
+    """Return `arrays`, extended by new values for variables that the file stores a second time.
 
-    A copy has the name and the bits of the first variable. If several first variables match, and
-    their new values differ, the copy keeps its values, because no graph reads it.
+    A second copy gets the new values of the variable that has the same name and the same bits. If
+    several such variables get different values, the copy is not changed. No graph reads copies.
     """
     result = dict(arrays)
     for key, candidates in saved_again(contents.objects).items():

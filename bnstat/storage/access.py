@@ -34,7 +34,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
 
 
 def scheme_of(path: str) -> str | None:
-    """Return the scheme of a URL in lower case; None for a local path, also with a drive letter."""
+    """Return the scheme of a URL in lower case; None for a local path, such as `C:/model`."""
     match = _SCHEME.match(path)
     return match[1].lower() if match else None
 
@@ -121,14 +121,14 @@ class Access:
             self._downloaded += size
 
     def add_reads(self, files: Iterable[File]) -> None:
-        """Check that remote files are unchanged: at the end of the block of `reading`, else now."""
+        """Check that remote files are unchanged: now or, within `reading`, when its block ends."""
         self._reads.unchecked.update(files)
         if not self._reads.blocks:
             self._check_reads()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Check once, at the end of the block, that the files which this thread read are unchanged.
+        """Check only at the end of the block that the files read by this thread are unchanged.
 
         Without a block, each read is followed by a check, which costs a round trip. ChangedError
         replaces errors about damage or an unknown format, because the change may be the cause.
@@ -218,7 +218,7 @@ _MESSAGES: Final = {
     "GatedRepoError": ("access to the repository is denied", _CREDENTIALS),
     "RevisionNotFoundError": ("no such revision", ""),
 }
-"""Problem and hint by the name of an exception's class."""
+"""Name of an exception's class -> (problem, hint) for the message."""
 
 _STATUS: Final = {
     401: (BnstatError, "the server requires credentials (401)", _CREDENTIALS),
@@ -232,7 +232,7 @@ _MAX_LENGTH: Final = 300
 
 
 def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
-    """Convert a driver's error, or one of its causes; `where` is the URL without secrets."""
+    """Return a `BnstatError` for a driver's error; `where` is the redacted URL for the message."""
     if isinstance(error, BnstatError):
         return error
     causes: list[BaseException] = []

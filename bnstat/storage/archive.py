@@ -161,7 +161,7 @@ class Slice(File):
 
 
 class _Unpacked(File):
-    """The decompressed bytes `chunks` of `packed` compressed bytes, in a temporary file."""
+    """Decompressed `chunks` in a temporary file; `packed` is the number of compressed bytes."""
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
         self.name = name
@@ -322,7 +322,7 @@ class _BoundedStream:
 
 
 def stored_member(archive: File, name: str) -> Slice | None:
-    """Return a zip's member as a range of it; None if missing, compressed or encrypted."""
+    """Return a member as a range of the zip; None if missing, compressed or encrypted."""
     try:
         members = zip_members(archive)
     except _DAMAGE as error:
@@ -336,7 +336,7 @@ def _stored_slice(archive: File, info: zipfile.ZipInfo) -> Slice | None:
 
 
 def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
-    """Return the range of a zip with a member's data, perhaps compressed; None if encrypted."""
+    """Return a member's bytes as stored in the zip, perhaps compressed; None if encrypted."""
     if info.flag_bits & _ENCRYPTED:
         return None
     header = archive.read(info.header_offset, _LOCAL_HEADER.size)

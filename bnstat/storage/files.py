@@ -55,7 +55,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 
 def prefetch(ranges: Iterable[Range]) -> None:
-    """Fetch ranges of one or several files that will be read next, together for each store."""
+    """Fetch ranges that will be read next; each store fetches the ranges of its files together."""
     wanted: dict[File, list[tuple[int, int]]] = {}
     for extent in ranges:
         if extent.file.local_path is None:
@@ -93,7 +93,7 @@ class File(ABC):
         return None
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
-        """Fetch the starts of files in the same folder together, if this is faster."""
+        """Fetch the first bytes of files in the same folder together, if this is faster."""
 
     def part(self, name: str) -> File | None:
         """Return a file whose relative path is stored in this file; None if it does not exist.
@@ -117,7 +117,7 @@ class File(ABC):
         return None
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `offset`; a file that ends before raises a `DamagedError`."""
+        """Return `length` bytes from `offset`; raise a `DamagedError` if the file is too short."""
         if length is None:
             length = self.size - offset
         if offset < 0 or length < 0 or offset + length > self.size:
@@ -238,7 +238,7 @@ class Folder(ABC):
         """Return the file with this name, or None; `name` may be a path below the folder."""
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
-        """Fetch the starts of files that will be opened next, together, if this is faster."""
+        """Fetch the first bytes of files together before they are opened, if this is faster."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None: ...

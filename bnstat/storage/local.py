@@ -31,7 +31,7 @@ class Handle:
         self._lock = Lock()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; fewer only if the file ends before."""
+        """Return `length` bytes from `offset`, or fewer at the end of the file."""
         pieces = []
         # The system returns at most 2 GB per call.
         while length and (piece := self._piece(offset, length)):

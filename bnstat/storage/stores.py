@@ -37,7 +37,7 @@ Span = tuple[int, int]
 _LARGEST_PIECE: Final = 8 << 20
 
 _WIDEST_GAP: Final = 48 << 10
-"""The widest gap between two ranges that is fetched too; a wider gap costs more than a request."""
+"""The widest gap that is fetched to join two ranges; a wider gap costs more than a request."""
 
 _BLOCK: Final = 16 << 10
 """Unannounced reads are rounded to blocks of this size, because the next read is often near."""
@@ -48,7 +48,7 @@ _SMALL: Final = 48 << 10
 _TAIL: Final = 4 << 10
 
 _WASTE: Final = 96 << 10
-"""Bytes of gaps that may be fetched per file. Each prefetch may use half of those not yet used."""
+"""Bytes of gaps that may be fetched per file. Each prefetch may use half of what remains."""
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
@@ -63,7 +63,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
-    """Join neighbouring spans of a `union`, smallest gaps first, up to `waste` bytes of gaps."""
+    """Join sorted spans across gaps of at most `waste` bytes in total, smallest gaps first."""
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
     bridges = []
     for size, start in gaps:
@@ -200,7 +200,7 @@ class Piece(NamedTuple):
 
 
 class RemoteStore:
-    """A remote file system of fsspec; for Azure, `host` is `@ACCOUNT.HOST`."""
+    """A remote file system of fsspec; `host` is `@ACCOUNT.HOST` for Azure, empty otherwise."""
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
@@ -244,7 +244,7 @@ class RemoteStore:
         return path
 
     def listing(self, path: str) -> Mapping[str, Entry] | None:
-        """Return name -> entry for a folder, which is listed once; None if it does not exist."""
+        """Return name -> entry for a folder, listed only once; None if there is no such folder."""
         if path not in self._listings:
             above, _, name = path.rpartition("/")
             if (siblings := self._listings.get(above)) is not None:
@@ -255,7 +255,7 @@ class RemoteStore:
         return self._listings[path]
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return relative path -> entry by the driver's `ls` or `find`; None if not a folder."""
+        """Return relative path -> entry, by `ask` (`ls` or `find`); None if not a folder."""
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -290,7 +290,7 @@ class RemoteStore:
         self._listings.update(folders)
 
     def file(self, folder: Folder, path: str, entry: Entry) -> RemoteFile:
-        """Return the file at `path`; the same object as before, if that is still referenced."""
+        """Return the file at `path`; reuse the object of an earlier call while it is referenced."""
         file = self._files.get((path, entry))
         if file is None:
             file = self._files[path, entry] = RemoteFile(self, folder, path, entry)
@@ -382,7 +382,7 @@ def _seconds(info: Mapping[str, Any]) -> float:
 
 
 def is_same_version(one: Entry, other: Entry) -> bool:
-    """Return True if size and tag are equal; without two tags, size and time, if both are known."""
+    """Return True if sizes and tags are equal; known times are compared if a tag is unknown."""
     if one.size != other.size:
         return False
     if one.tag and other.tag:

@@ -57,7 +57,7 @@ _MIN_BYTES: Final = 30_000
 """Bytes that must arrive in each window of `_WINDOW` seconds, unless a response begins."""
 
 Head = tuple[Entry, bytes]
-"""An entry with an empty name, and the first bytes or, from a server without ranges, all bytes."""
+"""(entry with an empty name, first bytes of the file); a server without ranges sends all bytes."""
 
 
 class WebStore(RemoteStore):
@@ -192,7 +192,7 @@ class WebStore(RemoteStore):
         raise AssertionError("the last attempt returns or raises")
 
     async def _body(self, response: Any, limit: int) -> bytes:
-        """Return the body, read until it exceeds `limit`; empty if `Content-Length` exceeds it."""
+        """Return the body, cut soon after `limit` bytes; empty if `Content-Length` is larger."""
         data = bytearray()
         is_file = response.status in (200, 206) and not _is_folder(response)
         if is_file and (response.content_length or 0) <= limit:
@@ -264,7 +264,7 @@ def find_on_web(url: str, access: Access) -> Spot:
 
 
 class WebFolder(Folder):
-    """A folder on a web server; `is_plain` is true if its URL ends with a slash.
+    """A folder on a web server; `is_plain` is True if the URL has no path or ends with a slash.
 
     The query of the URL is added to the URL of each file.
     """

@@ -42,9 +42,9 @@ _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
 def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
-    """Return a message in which `changes` (field number -> function) replaced the values of fields.
+    """Return a message with new values in some fields; `changes` maps field number -> function.
 
-    All other fields keep their bytes.
+    Each function converts the old bytes of a value to new bytes. Other fields are unchanged.
     """
     pieces, kept = [], 0
     for span in spans(message):
@@ -58,7 +58,7 @@ def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """Return a function that changes the field at a path of field numbers, outermost first."""
+    """Return a function that applies `change` to the field at `path` (numbers, outermost first)."""
     for number in reversed(path):
         change = partial(rebuilt, {number: change})
     return change
@@ -130,7 +130,7 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
-    """Return the constants to change. The keys of `arrays` are names in the inlined graph."""
+    """Return function -> constant -> new array. `arrays` has names of the inlined graph as keys."""
     ops = inlined(graph)
     homes: dict[str, dict[str, Array]] = defaultdict(dict)
     for name, array in arrays.items():
@@ -171,5 +171,5 @@ def _name(message: bytes) -> str:
 
 
 def _first(message: bytes, number: int) -> bytes:
-    """Return the first field with a number; empty if there is none."""
+    """Return the value of the first field with a field number; empty if there is none."""
     return next((message[s.start : s.end] for s in spans(message) if s.number == number), b"")

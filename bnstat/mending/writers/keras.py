@@ -44,7 +44,7 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def _write_into(path: str, left: dict[str, Array]) -> bool:
-    """Write the datasets in `left` that a file contains, and remove these; return False if none."""
+    """Move arrays from `left` (key -> array) to a file's datasets; return True if any moved."""
     file = LocalFile(path)
     keys = Hdf5(file).variables.keys() & left.keys() if left and is_hdf5(file) else set()
     if not keys:
@@ -86,7 +86,7 @@ _PIECE: Final = 1 << 20
 
 
 def renew_checksums(path: str, offsets: Sequence[int]) -> None:
-    """Update the checksums of uncompressed members of a zip whose bytes changed at `offsets`."""
+    """Update the checksum of each uncompressed zip member that contains one of the byte offsets."""
     with zipfile.ZipFile(path) as archive:
         members, entry = archive.infolist(), archive.start_dir
     with open(path, "r+b") as file:

@@ -70,7 +70,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
 
 
 def _handles_in_footer(file: LocalFile) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return offset and size of the metaindex block and of the index block."""
+    """Return (offset, size) of the metaindex block, and (offset, size) of the index block."""
     footer = file.read(file.size - FOOTER, FOOTER)
     numbers, position = [], 0
     for _ in range(4):
@@ -80,7 +80,7 @@ def _handles_in_footer(file: LocalFile) -> tuple[tuple[int, int], tuple[int, int
 
 
 class _Entry(NamedTuple):
-    """An entry of a block at an offset; the key starts with `shared` bytes of the previous key."""
+    """An entry of a block; its key is `rest` after the first `shared` bytes of the previous key."""
 
     position: int
     shared: int
@@ -110,7 +110,7 @@ def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
 
 
 def _rebuilt(entries: Iterable[_Entry], restarts: list[int]) -> bytes:
-    """Return the contents of a block; restart points follow their entries to new offsets."""
+    """Return the bytes of a block of entries; `restarts` (old offsets) become new offsets."""
     data, moved = bytearray(), {}
     for position, shared, rest, value in entries:
         moved[position] = len(data)
@@ -169,7 +169,7 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def _with_checksum(data: bytes, entry: bytes) -> bytes:
-    """Return a `BundleEntryProto` with the checksum of data."""
+    """Return the bytes of a `BundleEntryProto` in which the checksum is that of `data`."""
     checksum = masked_crc32c(data).to_bytes(4, "little")
     fields = [span for span in spans(entry) if span.number == _CRC32C]
     if not fields:
