@@ -66,7 +66,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command. For an unknown name, suggest the nearest command."""
+        """Find a command. Raise a usage error with the nearest name if the name is unknown."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             from difflib import get_close_matches
@@ -88,11 +88,11 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and exit with the code that the command or its error determines."""
+        """Run a command, and exit with the returned code or the exit code for the raised error."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line, and report an `OSError`, even from printing help, in one line."""
+        """Run the command line. Report an `OSError`, even from printing help, in one line."""
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
@@ -125,7 +125,7 @@ def _fail(message: str) -> int:
 
 
 def _discard_stdout() -> None:
-    """Discard the buffer of standard output, because flushing it at exit would fail again."""
+    """Redirect standard output to the null device, so that the flush at exit does not fail."""
     stdout = sys.__stdout__
     if stdout is not None and sys.stdout is stdout:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

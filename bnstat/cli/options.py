@@ -57,7 +57,7 @@ def say(message: str) -> None:
 
 
 def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of layers in the models at the typed paths, escaped as globs."""
+    """Return the layer names of the models at the typed paths, with glob characters escaped."""
     from glob import escape
 
     from bnstat.loading import load
@@ -89,7 +89,7 @@ def suggest_steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return completions of the last rule in a list: codes and, once a letter is typed, names."""
+    """Complete the last rule of a comma-separated list by code or, after one letter, by name."""
     from bnstat.checks import RULES
 
     before, comma, word = incomplete.rpartition(",")
@@ -127,7 +127,7 @@ def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the typed paths, or else the unparsed arguments, or else the folder `.`."""
+    """Return the typed paths. If there are none, return the unparsed arguments or `.`."""
     paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""
@@ -199,7 +199,7 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 def as_dict(
     _: click.Context, __: click.Parameter, pairs: tuple[tuple[str, Any], ...]
 ) -> dict[str, Any]:
-    """Convert the pairs (key, value) of an option that can be repeated to a dict."""
+    """Convert the (key, value) pairs of a repeatable option to a dict."""
     return dict(pairs)
 
 
@@ -354,9 +354,9 @@ def _gathered(
     build: Callable[..., object],
     *options: Callable[[Any], Any],
 ) -> Callable[[Command], Command]:
-    """Return a decorator that adds options and passes their combined values as one argument `name`.
+    """Return a decorator that adds options and replaces their values by one argument, `name`.
 
-    The argument is the result of `build`, which is called with the values of the options `names`.
+    The argument is `build(**values)`; `values` maps each option in `names` to the parsed value.
     """
 
     def add(command: Command) -> Command:
@@ -385,9 +385,9 @@ class Reading(NamedTuple):
     config: str | None = None
 
     def load(self, *paths: str, values: bool = True, command: str = "") -> list[Model]:
-        """Load models, with their arrays if `values` is True, and print each note of them once.
+        """Load models, with arrays if `values` is True, and print each distinct note once.
 
-        Hints in the notes that recommend `command`, the running command, are removed.
+        Hints that recommend `command`, the command that is running, are removed from the notes.
         """
         from bnstat.loading import load
         from bnstat.output.terminal.screen import track
@@ -404,17 +404,17 @@ class Reading(NamedTuple):
         return models
 
     def for_all(self) -> dict[str, Any]:
-        """Return all arguments of `bnstat.load_all` except `layers`."""
+        """Return the options as arguments of `bnstat.load_all`, without `layers`."""
         return self._without("quiet", "layers", "checkpoint", "step")
 
     def load_all(self, path: str, last: int | None = None) -> Models:
-        """Open the checkpoints of a folder, or only the `last` newest, from oldest to newest."""
+        """Open all checkpoints of a folder, or the `last` newest ones, from oldest to newest."""
         from bnstat.loading import load_all
 
         return load_all(path, layers=self.layers, last=last, **self.for_all())
 
     def exit_code(self, model: Model) -> int:
-        """Return 0; if the model has no layers, print a message and return 1."""
+        """Return 0 if the model has layers. Otherwise print a message and return 1."""
         if model.layers:
             return 0
         if not self.quiet:
@@ -447,7 +447,7 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _about(names: Sequence[str], one: str, several: str, text: str) -> Iterator[str]:
-    """Yield a note such as `2 batch-norm layers were ...`, unless `names` is empty."""
+    """Yield a note, `2 batch-norm layers {several} {text}: a, b`, unless `names` is empty."""
     if names:
         are = f"layer {one}" if len(names) == 1 else f"layers {several}"
         more = ", ..." if len(names) > 3 else ""
@@ -481,7 +481,7 @@ class RuleOptions(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """The settings that the options set; they take precedence over the settings in a file."""
+        """The options as settings, which take precedence over the settings in a file."""
         from bnstat.checks.settings import Settings
 
         if self.config_file is not None and self.isolated:
@@ -498,7 +498,7 @@ rules = _gathered("rules", RuleOptions._fields, RuleOptions, *_RULES)
 
 
 def refuse_terminal(output: str, content: str) -> None:
-    """Raise a usage error if the output is a terminal, which cannot show `content`."""
+    """Raise a usage error if the path `output` is a terminal; `content` describes the output."""
     from bnstat.output.sink import writes_to_terminal
 
     if writes_to_terminal(output):
@@ -508,9 +508,9 @@ def refuse_terminal(output: str, content: str) -> None:
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
-    """Return a decorator that adds a flag for each format in `helps`: format -> help text.
+    """Return a decorator that adds a flag per format; `helps` maps formats to help texts.
 
-    The command receives the selected format as `format_`: `default` if no flag is set.
+    The command receives the selected format as `format_`, or `default` if no flag is set.
     """
 
     def chosen(**flags: bool) -> str:

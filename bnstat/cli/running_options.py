@@ -160,7 +160,7 @@ _OPTIONS = (
 
 
 def options(command: Command) -> Command:
-    """Add the options that `drift` and `recalibrate` share, as arguments of `bnstat.drift`.
+    """Add the options that `drift` and `recalibrate` share, named like arguments of `bnstat.drift`.
 
     Progress is shown unless the command's option --quiet is set.
     """

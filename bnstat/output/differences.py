@@ -129,7 +129,7 @@ def _matches(matches: Iterable[Match]) -> str:
 
 
 def _missing_epsilons(difference: Difference) -> Iterator[str]:
-    """Yield a line for each file that does not store an epsilon that the other file stores."""
+    """Yield a line for each file that lacks epsilons which the other file stores."""
     names = _file_names(difference)
     sources = difference.old, difference.new
     for having, lacking in ((0, 1), (1, 0)):
@@ -145,7 +145,7 @@ def _missing_epsilons(difference: Difference) -> Iterator[str]:
 
 
 def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines about layers for which no folding into the other model could be proven."""
+    """Yield lines about layers that are not proven to be folded into the other model, and why."""
     names = _file_names(difference)
     sources = difference.old, difference.new
     for own, side in enumerate(("old", "new")):
@@ -163,7 +163,7 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
 
 
 def _file_names(difference: Difference) -> tuple[str, str]:
-    """Return names for the old and the new file: the ends of their paths, if these differ."""
+    """Return both file names, or `the old file` and `the new file` if the names are equal."""
     # PureWindowsPath splits at both separators, / and \.
     old, new = (
         legible(PureWindowsPath(source.path).name) for source in (difference.old, difference.new)
@@ -172,7 +172,7 @@ def _file_names(difference: Difference) -> tuple[str, str]:
 
 
 def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
-    """Return the name and the default epsilon of each library that may have written a file."""
+    """Return (library, default epsilon) for each library that may have written the file."""
     if source.format == "pytorch":
         return [_PYTORCH_EPSILON]
     if source.format.startswith(("keras", "tf", "saved-model")):
@@ -181,20 +181,20 @@ def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
 
 
 def folded_text(layer: Folded) -> str:
-    """Return `LAYER -> WEIGHTS`, with the other model's weights that contain the folded layer."""
+    """Return `LAYER -> WEIGHTS`, the names of a layer and of the weights it is folded into."""
     bias = "" if layer.bias is None else f" + {_first_name(layer.bias)}"
     rounding = "" if layer.rounding is None else f" (as far as {ROUNDINGS[layer.rounding]} show)"
     return f"{legible(layer.layer)} -> {_first_name(layer.into)}{bias}{rounding}"
 
 
 def _first_name(key: str) -> str:
-    """Return the first name in a key; TensorFlow Lite may join several names by `;`."""
+    """Return the first name of a key; `;...` replaces names that TensorFlow Lite appends."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
 
 def role_cells(role: RoleChange) -> tuple[str, str, str]:
-    """Return cells: number of changed channels, largest change, largest relative change."""
+    """Return three texts: changed channels (or shapes), largest change, largest relative change."""
     if role.presence != "both":
         return f"only in {role.presence}", "", ""
     if role.largest is None:
@@ -209,7 +209,7 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return rows for changed roles and settings, and with `everything` also for equal roles.
+    """Return a row per changed role or setting, and per equal role if `everything` is True.
 
     A row contains the layer, the role or setting, and the three cells of `role_cells`.
     """
@@ -233,7 +233,7 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
-    """Return the columns of a table with these rows, except the first, which names the layers."""
+    """Return a column per title; the first cell of each row, the layer's name, is left out."""
     return [
         Column(title, [row[number] for row in rows], right=number > 1)
         for number, title in enumerate(titles, 1)
@@ -283,7 +283,7 @@ def _json_layer(layer: LayerChange) -> dict[str, Any]:
 
 
 def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
-    """Yield the lines of a difference as Markdown, with `everything` as in `text_lines`."""
+    """Yield a difference as Markdown; `everything` adds equal layers and complete lists."""
     yield f"**{escaped(difference.summary)}**"
     yield ""
     yield f"- old: {escaped(source_line(difference.old))}"

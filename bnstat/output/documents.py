@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
 
 
 def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Yield rows as lines of CSV. No cell may contain a line break."""
+    """Yield the header and the rows as lines of CSV. Cells must not contain line breaks."""
     import csv
 
     # A writer returns what the `write` of its file returns.
@@ -56,7 +56,7 @@ def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Ite
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
-    """Return a dict that maps `names` to the attributes of an object."""
+    """Return a dict that maps each attribute name in `names` to the object's value."""
     return {name: getattr(of, name) for name in names}
 
 

@@ -77,7 +77,7 @@ _BETTER: Final = {
 
 
 def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
-    """Yield the lines that compare the stored statistics of a model with those of data."""
+    """Yield the lines that compare a model's stored statistics with the statistics of data."""
     header = [("path", legible(model)), ("data", f"{result.samples} samples")]
     if result.evidence is not None and result.evidence.data is not None:
         header += _modes(result.evidence.data, result.samples)
@@ -226,7 +226,7 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield (label, text) pairs that compare the outputs for stored and measured statistics."""
+    """Yield (label, text) pairs on a model's outputs under stored and under measured statistics."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:
@@ -258,7 +258,7 @@ def _described(outputs: Outputs) -> str:
 
 
 def _verdict(evidence: ModeEvidence | None) -> str:
-    """Return the advice on a network whose layers hold the initial statistics."""
+    """Return advice for a model whose layers still have the initial mean 0 and variance 1."""
     start = "layers still hold the initial mean 0 and variance 1"
     if evidence is None:
         return start + _MODES["unknown"]
@@ -272,7 +272,7 @@ def _verdict(evidence: ModeEvidence | None) -> str:
 
 
 def json_lines(result: Drift, model: str) -> Iterator[str]:
-    """Yield the lines of the drift of a model as JSON."""
+    """Yield the result of `drift` for a model as lines of JSON."""
     document = {
         "schema": 1,
         "path": model,
@@ -302,7 +302,7 @@ def _drift_layer(layer: LayerDrift) -> dict[str, Any]:
 
 
 def csv_lines(result: Drift) -> Iterator[str]:
-    """Yield the lines of a drift as CSV: one row per channel."""
+    """Yield the result of `drift` as lines of CSV, with one row per channel."""
 
     def rows() -> Iterator[list[object]]:
         for layer in result.layers:
@@ -314,7 +314,7 @@ def csv_lines(result: Drift) -> Iterator[str]:
 
 
 def recalibration_json(result: Recalibration, model: str, copy: str | None) -> Iterator[str]:
-    """Yield the lines of a recalibration and the path of the copy as JSON."""
+    """Yield a recalibration and the path of the copy, if any, as lines of JSON."""
     before, after = result.accuracy or (None, None)
     document = {
         "schema": 1,

@@ -41,7 +41,7 @@ Checked = tuple[Sequence[Finding], Model]
 
 
 def report(checked: Sequence[Checked], screen: Screen) -> Iterator[str]:
-    """Yield the lines about some models and their findings."""
+    """Yield, for each checked model, the lines of a header and of the findings."""
     for number, (findings, model) in enumerate(checked):
         if number:
             yield ""
@@ -66,7 +66,7 @@ def text_lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return the number of findings per severity, or the scope of the check if there are none."""
+    """Return text such as `2 errors, 1 warning` or `5 layers, 12 rules: no findings`."""
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
         for severity, number in counts(findings).items()
@@ -81,7 +81,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """Yield lines with the layers of a rule's findings on the left and messages on the right."""
+    """Yield lines with the layer of each finding on the left and the message on the right."""
     names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
     messages = [sentence(finding.message) + channels_of(finding) for finding in group]
     if screen.width is None:
@@ -101,7 +101,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return ` (channels 0, 3)` for at most 8 channels, unless the message names all channels."""
+    """Return text such as ` (channels 0, 3)`; empty for over 8, or if the message says all."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""

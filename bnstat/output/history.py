@@ -52,7 +52,7 @@ def text_lines(
 def sparkline(values: Floats, width: int, blocks: str) -> str:
     """Return a line of at most `width` characters whose heights show numbers over time.
 
-    A character may show the mean of several numbers. A space shows that none is finite.
+    With over `width` numbers, characters show means. A space replaces NaN and infinity.
     """
     if values.size > width:
         values = np.array([_mean(part) for part in np.array_split(values, width)])
@@ -73,7 +73,7 @@ def _mean(values: Floats) -> float:
 
 
 def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column]:
-    """Return columns with sparklines as long as the screen permits."""
+    """Return the table's columns with the longest sparklines that fit the screen."""
     longest = min(count, _LONGEST_COURSE)
     if screen.width is None:
         return _columns(tracks, longest, False, screen)
@@ -88,7 +88,7 @@ def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column
 
 
 def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Screen) -> list[Column]:
-    """Return columns with sparklines of this length. A short layout omits the spread."""
+    """Return columns with sparklines of `length` characters; `is_short` omits the deviation."""
     roles = [track.role.removeprefix("moving_" if is_short else "") for track in tracks]
     courses = {"mean": [track.mean for track in tracks]}
     if not is_short:
@@ -105,12 +105,12 @@ def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Scree
 
 
 def newest(track: Track, course: Floats) -> str:
-    """Return the last number of a course, or `-` if the newest checkpoint lacks the layer."""
+    """Return the last number as text, or `-` if the newest checkpoint lacks the layer."""
     return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
 
 
 def moves(track: Track) -> str:
-    """Return the change since the previous checkpoint in percent, or as `x10` from 10 on."""
+    """Return the last relative change: `2.50%`, `x12` from 10 on, or `-` if unknown."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

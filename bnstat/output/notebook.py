@@ -32,7 +32,7 @@ _MOST_POINTS: Final = 200
 
 
 class Markup(str):
-    """A string of HTML; plain strings are escaped as text."""
+    """A string that is already HTML. `element` and `together` escape all other strings."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ BREAK: Final = Markup("<br>")
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """Return an HTML element. In the names of attributes, `_` becomes `-`: `fill_opacity`."""
+    """Return an HTML element. The argument `fill_opacity` sets the attribute `fill-opacity`."""
     head = "".join(
         f' {name.replace("_", "-")}="{_text(str(value))}"' for name, value in attributes.items()
     )
@@ -49,14 +49,14 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 
 def together(*children: str) -> Markup:
-    """Join elements and texts, which are escaped."""
+    """Join HTML elements and plain strings. Plain strings are escaped."""
     return Markup(
         "".join(child if isinstance(child, Markup) else _text(child) for child in children)
     )
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Return a table with a header, or nothing if there are no rows."""
+    """Return a table with a header, or an empty string if there are no rows."""
     style = "text-align:left;vertical-align:middle"
     body = [
         element("tr", *(element("td", content, style=style) for content in row)) for row in rows
@@ -433,7 +433,7 @@ def frame(model: Model, library: Library | None = None) -> Any:
 
 
 def _default_library() -> Library:
-    """Return a data-frame library that is already imported, or else an installed one."""
+    """Return the imported data-frame library, or an installed one if none is imported."""
     imported = [library for library in _LIBRARIES if library in sys.modules]
     for library in (*imported, *_LIBRARIES):
         if library in imported or find_spec(library) is not None:
@@ -444,9 +444,9 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the numbers of a role in all layers (0 if not stored), and a mask of stored numbers.
+    """Return a role's values in all layers as one array, and a mask of the stored values.
 
-    `sizes` contains the number of channels of each layer.
+    A layer whose array is None gets zeros; `sizes` contains the number of channels per layer.
     """
     flat = [None if array is None else portable(array).ravel() for array in arrays]
     kinds = [array.dtype for array in flat if array is not None]

@@ -15,9 +15,9 @@ _MOST_DIGITS: Final = 4
 
 
 def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
-    """Format a deviation with `digits` significant digits, and its mean with as many decimals.
+    """Return a mean and a deviation as texts; the mean has at most the deviation's decimals.
 
-    The mean has at most 4 significant digits.
+    The deviation has `digits` significant digits, and the mean at most 4.
     """
     spread = compact(deviation, digits)
     sizes = (abs(mean), deviation)
@@ -76,7 +76,7 @@ class Scale:
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
         """Return an axis for finite numbers.
 
-        If `adaptive`, the axis is logarithmic for positive numbers of very different sizes.
+        If `adaptive` is True, positive numbers of very different sizes get a logarithmic axis.
         """
         low, high = float(values.min()), float(values.max())
         return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
@@ -103,7 +103,7 @@ class Scale:
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
-        """Count the values in equal intervals. More values get more intervals, up to `most`."""
+        """Return counts per interval; more values are split into more intervals, up to `most`."""
         bins = 5 if self.is_point else min(most, math.ceil(2 * math.sqrt(values.size)))
         return self.counts(values, max(1, bins))
 

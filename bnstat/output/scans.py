@@ -33,7 +33,7 @@ _LEAST: Final = 12
 
 
 def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield a line per record, then the counts in `tally`, which iterating over records updates."""
+    """Yield a line per record, then the counts in `tally`, which consuming `records` updates."""
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
@@ -45,7 +45,7 @@ def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Itera
 
 
 def counts(tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield a line with the totals, and lines with the models per rule and per read error."""
+    """Yield the totals, and the number of models per rule and per kind of read error."""
     yield from wrapped(tally.summary(), screen)
     counted = [
         *((code, name, f"{count:,}") for code, name, count in tally.by_finding()),
@@ -77,7 +77,7 @@ def _record(record: Record, screen: Screen) -> Iterator[str]:
 
 
 def _worst(record: Record) -> str:
-    """Return the most serious severity and its rule, or the kind of the read error.
+    """Return the most serious finding, such as `error BN001`, or the kind of the read error.
 
     The text is empty if the model could be read and has no findings.
     """
@@ -87,7 +87,7 @@ def _worst(record: Record) -> str:
 
 
 def json_lines(records: Iterable[Record]) -> Iterator[str]:
-    """Yield one line of ASCII JSON per record; `error` is an object or null."""
+    """Yield one line of ASCII JSON per record; `error` is null if the model could be read."""
     for record in records:
         error = None
         if record.trouble is not None:
@@ -98,7 +98,7 @@ def json_lines(records: Iterable[Record]) -> Iterator[str]:
 
 
 def csv_lines(records: Iterable[Record]) -> Iterator[str]:
-    """Yield the lines of a CSV document, with findings such as `BN001:3 BN009:1` in one cell."""
+    """Yield the lines of a CSV document. One cell has all findings as `CODE:COUNT CODE:COUNT`."""
 
     def rows() -> Iterator[list[object]]:
         for record in records:
@@ -115,7 +115,7 @@ def _columns(record: Record) -> dict[str, Any]:
 
 
 def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
-    """Yield the lines of a Markdown table, then the counts in `tally`. See `text_lines`."""
+    """Yield a Markdown table, then the counts in `tally`, which consuming `records` updates."""
     yield "| model | format | layers | worst finding |"
     yield "| --- | --- | ---: | --- |"
     for record in records:

@@ -95,8 +95,8 @@ class Events:
 def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> History:
     """Write a finished run to an event file, and return the history of the run.
 
-    The file, which replaces an older one, is written completely, or not at all if the run has no
-    layers. A checkpoint without a step is written at its index.
+    `models` contains pairs (name, model or error). A run with layers replaces an older file; a run
+    without layers writes no file. A checkpoint without a step is written at the index in `models`.
     """
     step = 0
 

@@ -46,14 +46,14 @@ MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
 
 
 class Packed:
-    """Arrays packed into one block of bytes, as float32 if that is exact, or else as float64."""
+    """Arrays packed into one block of bytes: each as float32 if that is exact, or float64."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._end = 0
 
     def add(self, array: Array) -> Place:
-        """Pack an array in C order, and return its place."""
+        """Pack an array in C order; return (bytes per number, numbers, offset in bytes)."""
         small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
         kind = np.dtype("<f4" if small else "<f8")
         with np.errstate(invalid="ignore"):  # raised by a signalling NaN
@@ -77,8 +77,8 @@ class Page:
         facts: label -> text, about the model or both models.
         groups: a dict for each rule that has findings.
         data: the input of the page's scripts, as JSON data.
-        numbers: the packed arrays, whose places are in `data`.
-        places: name of a layer -> index of its row.
+        numbers: the packed arrays; `data` contains the offset of each array.
+        places: name of a layer -> index in `rows`.
     """
 
     kind: str
@@ -94,7 +94,7 @@ class Page:
     places: dict[str, int] = field(default_factory=dict)
 
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
-        """Add a row for a layer with the description from the last model that has the layer.
+        """Add a row for a layer, described as in the last of `frames` that is not None.
 
         Args:
             frames: the layer in each model; None for a model that lacks the layer.
@@ -120,7 +120,7 @@ class Page:
         return [None if array is None else self.numbers.add(array) for array in arrays]
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
-        """Add findings, the notes of a model and further members of the data; return the page."""
+        """Add findings, a model's notes and the scripts' input (with `data`); return the page."""
         self.groups = _grouped(findings, self.places)
         self.notes += [*model.notes, *footnotes(model)]
         self.data = {
@@ -150,7 +150,7 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
 
 
 def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return a dict for each rule with its findings, each with the index of its row or None."""
+    """Return a dict per rule with (finding, row) pairs; row is an index in the table, or None."""
     rules = {rule.code: rule for rule in RULES}
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -167,7 +167,7 @@ def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dic
 
 
 def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the findings about layers as JSON data."""
+    """Return the findings about layers that have a row, as JSON data."""
     return [
         {
             **members(finding, "rule", "name", "severity"),
@@ -181,7 +181,7 @@ def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[
 
 
 def _runs(channels: Sequence[int]) -> list[int]:
-    """Return the start and the length of each consecutive run of channels, in one list."""
+    """Convert channels to starts and lengths of runs: [4, 5, 6, 9] becomes [4, 3, 9, 1]."""
     runs: list[int] = []
     for channel in channels:
         if runs and channel == runs[-2] + runs[-1]:
@@ -192,7 +192,7 @@ def _runs(channels: Sequence[int]) -> list[int]:
 
 
 def _headline(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
-    """Return the result of a check in one line, and its severity."""
+    """Return a check's result in one line, and the most serious severity (or `good`)."""
     numbers = {severity: number for severity, number in counts(findings).items() if number}
     if not numbers:
         return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
@@ -227,7 +227,7 @@ class Measured(NamedTuple):
 
 
 def load_measured(path: str) -> dict[str, Measured]:
-    """Return layer -> measured statistics, from the JSON of `bnstat drift`."""
+    """Read the JSON file of `bnstat drift`; return layer name -> measured statistics."""
     try:
         layers = json.loads(Path(path).read_bytes())["layers"]
         return {layer["name"]: _measured(layer) for layer in layers}
@@ -254,7 +254,7 @@ def _measured(layer: Any) -> Measured:
 def of_model(
     model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
 ) -> Page:
-    """Return the page of one model; `measured` maps layers to the statistics of data."""
+    """Return the page of one model; `measured` maps layer names to drift results."""
     page = Page("model", model.source.path, _facts(model), *_headline(model, findings))
     for layer in model.layers:
         page.add([layer])
@@ -272,7 +272,7 @@ def of_model(
 def of_difference(
     difference: Difference, old: Model, new: Model, findings: Sequence[Finding]
 ) -> Page:
-    """Return the page of two models with the findings in the new model."""
+    """Return the page of a difference; `findings` are the findings in the new model."""
     before, after = _facts(old), _facts(new)
     both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
     facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()}
@@ -319,7 +319,7 @@ def _change(change: LayerChange) -> dict[str, Any]:
 
 
 def _folded(layer: Folded | None) -> str | None:
-    """Return the weights that contain a folded layer, and the causes if the folding is wrong."""
+    """Return `LAYER -> WEIGHTS`, and the causes if the folding is wrong; None without a layer."""
     if layer is None:
         return None
     return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
@@ -329,16 +329,16 @@ Entry = tuple[str, Model | BnstatError]
 
 
 class Entries(Protocol):
-    """Checkpoints in chronological order, such as `load_all` returns."""
+    """(name, model or error) pairs of checkpoints, oldest first, as from `load_all`."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Entry]: ...
 
 
 class Frames:
-    """Iterates over the checkpoints of a run, and keeps those that the page draws by channel.
+    """Iterates over the checkpoints of a run, and keeps the models whose channels the page shows.
 
-    Of a run with many numbers, the first, the last, and equidistant checkpoints are kept.
+    If a run is too large for a page, only the first, the last and evenly spaced ones are kept.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -348,7 +348,7 @@ class Frames:
 
     @property
     def newest(self) -> Model:
-        """The last checkpoint that could be read."""
+        """The model of the last checkpoint that could be read."""
         return list(self.kept.values())[-1][1]
 
     def __len__(self) -> int:
@@ -378,9 +378,9 @@ class Frames:
 
 
 def of_history(path: str, history: History, frames: Frames, findings: Sequence[Finding]) -> Page:
-    """Return the page of a run, whose history was made from `frames`.
+    """Return the page of a run; `history` must have been computed from `frames`.
 
-    The findings are those in the history and in the newest checkpoint.
+    `findings` contains the findings in the history and in the newest checkpoint.
     """
     checkpoints = history.checkpoints
     extent = f"{len(checkpoints):,}: {checkpoints[0].name} to {checkpoints[-1].name}"

@@ -25,7 +25,7 @@ _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
     """Return the rows, from top to bottom, of a chart that draws numbers from 0 to 1 as dots.
 
-    A character contains 2 by 4 dots in Braille, or else one star.
+    A Braille character contains 2 by 4 dots. Without `braille`, each dot is a star.
     """
     across, down = (2, _DOTS_DOWN) if braille else (1, 1)
     chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
@@ -39,13 +39,13 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
 
 
 def row_of(place: float, height: int, braille: bool) -> int:
-    """Return the index of the row, counted from the top, in which `dots` draws `place`."""
+    """Return the index, counted from the top, of the row where `dots` draws `place` (0 to 1)."""
     down = _DOTS_DOWN if braille else 1
     return int(_levels(np.array([place]), height * down)[0]) // down
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return, for each place from 0 to 1, the index of its row of dots, counted from the top."""
+    """Convert places to indices of dot rows: place 1 is row 0 (top), place 0 is row `count - 1`."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
@@ -56,9 +56,9 @@ def framed(
     width: int,
     screen: Screen,
 ) -> list[str]:
-    """Return the lines of a chart with axes and labels, in all `width` columns wide.
+    """Return the lines, `width` columns wide, of a chart with axes and labels.
 
-    `draw` takes a number of columns, and returns the rows of the chart. `beside` maps the index of
+    `draw(columns)` returns the rows of a chart of that width. `beside` maps the index of
     a row to its label. `below` contains the labels under the left end, the middle and the right.
     """
     tick, side, corner, rule = "┤│└─" if screen.boxes and screen.glyphs.blocks else "||+-"
@@ -75,7 +75,7 @@ def framed(
 
 
 def _spread(texts: tuple[str, str, str], width: int) -> str:
-    """Return a line with three texts; the middle text is omitted if it does not fit."""
+    """Return a line with texts on the left, in the middle (if there is room) and on the right."""
     left, middle, right = texts
     room = width - len(left) - len(right)
     if len(middle) + 2 > room:

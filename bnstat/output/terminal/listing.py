@@ -102,7 +102,7 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
-    """Yield (role, variable) pairs; a variable without a role has a label in place of the role."""
+    """Yield (role, variable) pairs; the role of an undecided variable is `role unknown`."""
     for role in ROLES:
         if role in layer.variables:
             yield role, layer.variables[role]

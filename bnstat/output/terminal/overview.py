@@ -20,7 +20,7 @@ _BINS: Final = 8
 
 
 def _histogram(array: Array, summary: Summary, blocks: str) -> str:
-    """Return bars for the finite values; an interval with any value has a visible bar."""
+    """Return a histogram of the finite values as a row of bars; empty if no value is finite."""
     extent = summary.max - summary.min
     if not np.isfinite(extent):
         return ""
@@ -54,9 +54,9 @@ class _Layout(NamedTuple):
     """The columns of the table, for one of several screen widths.
 
     Attributes:
-        least_name: the width that the columns must leave for layer names.
+        least_name: the minimum width of the column of layer names.
         digits: the number of significant digits.
-        spread, range, histogram: True to show the deviation, range or histogram beside the mean.
+        spread, range, histogram: True to show this beside the mean (spread: deviation).
         settings: True for columns with settings that differ between layers, such as epsilon.
     """
 
@@ -89,7 +89,7 @@ class _Row(NamedTuple):
 
     Attributes:
         summaries: role -> summary.
-        histograms: role -> histogram; empty if no histogram is drawn.
+        histograms: role -> row of bars; an empty dict if the table has no histograms.
         defects: letter of an obvious defect -> roles with this defect.
     """
 
@@ -155,7 +155,7 @@ def header(model: Model, screen: Screen) -> Iterator[str]:
 
 
 def footnotes(model: Model) -> Iterator[str]:
-    """Yield a line for each note about layers, with the layers' names."""
+    """Yield a line per note with the names of the layers, and a line per undecided layer."""
     names_of: dict[str, list[str]] = defaultdict(list)
     for layer in model.layers:
         for note in layer.notes:
@@ -175,7 +175,7 @@ def footnotes(model: Model) -> Iterator[str]:
 
 
 def undecided(model: Model) -> Iterator[str]:
-    """Yield a line for each layer that may be batch norm, with the layer's variables."""
+    """Yield a line per undecided layer: name, number and shape of the variables, and path."""
     for layer in model.undecided:
         what = counted(len(layer.undecided), "variable")
         place = layer.undecided[0].key.rpartition("/")[0]
@@ -185,7 +185,7 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Return setting -> one text per layer, for settings that the file records for any layer."""
+    """Map each setting that the file records to one text per layer; `-` means not recorded."""
     texts = {name: [_setting(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
     return {name: column for name, column in texts.items() if set(column) - {"-"}}
 
@@ -253,7 +253,7 @@ def _role_columns(
 def _pairs(
     title: str, pairs: Sequence[tuple[str, str]], between: str, styles: Mapping[int, str]
 ) -> Column:
-    """Return a column of pairs that are aligned at `between`, under a centred title."""
+    """Return a column of pairs joined by `between`, aligned there, under a centred title."""
     left = max((len(first) for first, _ in pairs), default=0)
     right = max((len(second) for _, second in pairs), default=0)
     width = max(len(title), left + len(between) + right)

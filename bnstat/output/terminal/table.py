@@ -72,10 +72,10 @@ def layer_table(
     screen: Screen,
     least: int = 8,
 ) -> Iterator[str]:
-    """Yield the lines of a table, whose first column names the layer of each row, and of a legend.
+    """Yield the lines of a table with layer names in the first column, and of a legend.
 
-    Consecutive rows of the same layer show the name once. Names are shortened to the width that the
-    other columns leave, but not below `least`. The legend consists of `texts`.
+    `layers` contains a name per row; consecutive equal names are shown once. Names are shortened to
+    fit the screen, but not below `least` characters. The legend consists of `texts`.
     """
     names, counts = [], []
     for name, group in itertools.groupby(layers):
@@ -90,7 +90,7 @@ def layer_table(
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return cells with each name in the first row of its group; `counts` contains group sizes."""
+    """Return cells: each name, then empty cells. `counts` contains the number of cells per name."""
     return [
         name if number == 0 else ""
         for name, count in zip(names, counts, strict=True)
@@ -99,7 +99,7 @@ def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
 
 
 def facts(pairs: Iterable[tuple[str, str]], screen: Screen, width: int) -> Iterator[str]:
-    """Yield a line for each label, `width` columns wide, and its text."""
+    """Yield a line per (label, text) pair, with the label padded to `width` columns."""
     for label, text in pairs:
         yield f"{screen.style(f'{label:{width}}', 'dim' if label else '')}  {text}"
 
@@ -145,7 +145,7 @@ def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
 def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
     """Shorten names, keeping different names different.
 
-    Components between slashes that most long names share are removed first. Names that are still
+    Path components that most long names share are removed first. Names that are still
     too wide are cut in the middle. If cut names are equal, the row number is appended.
     """
     long = [name for name in names if text_width(name) > width]
