@@ -113,7 +113,7 @@ class Flatbuffer:
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """Return bytes; raise `DamagedError` outside the file, or if all reads exceed a limit."""
+        """Return bytes; raise `DamagedError` outside the file, or if too much was read in total."""
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
@@ -170,7 +170,7 @@ class Table:
             yield self.within.table(place + self.within.number(place, U32))
 
     def numbers(self, field: int, dtype: str) -> NDArray[np.generic]:
-        """Return the numbers in the vector that a field points to; an omitted field has none."""
+        """Return the numbers in a field's vector; an empty array if the field is omitted."""
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
@@ -180,7 +180,7 @@ class Table:
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
-        """Return the offset and the count of elements of `width` bytes; (0, 0) if omitted."""
+        """Return (offset, count) of a vector's elements; (0, 0) if the field is omitted."""
         at = self._target(field)
         if at is None:
             return 0, 0
@@ -195,7 +195,7 @@ class Table:
 
 
 def _span(buffer: Table) -> tuple[int, int]:
-    """Return the offset in the file and the length of a buffer's bytes."""
+    """Return (offset in the file, length) of a buffer's bytes."""
     offset, size = buffer.number(1, U64), buffer.number(2, U64)
     # 1 is a placeholder for an offset that is set when the file is finished.
     if offset <= 1:

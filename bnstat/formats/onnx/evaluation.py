@@ -35,10 +35,10 @@ _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsquee
 
 
 def evaluate(inlined: Inlined) -> None:
-    """Replace nodes that depend only on constants by constants.
+    """Evaluate the nodes that depend only on constants, and replace each by its result.
 
-    Arithmetic is replaced only if its result is an input of another kind of operator, such as
-    `BatchNormalization`, so that normalization by arithmetic operators stays recognizable.
+    An arithmetic node is replaced only if another kind of operator, such as `BatchNormalization`,
+    uses the result. Batch norm that is written as arithmetic thus stays recognizable.
     """
     other_inputs = {
         tensor for op in inlined.ops.values() if op.type not in _OPERATORS for tensor in op.inputs
@@ -56,7 +56,7 @@ def evaluate(inlined: Inlined) -> None:
 
 
 def _is_computed(inlined: Inlined, name: str) -> bool:
-    """Return True if a node computes a tensor, False if it only passes on a stored one."""
+    """Return True for a computed tensor, False for a stored tensor, even if cast or reshaped."""
     for _ in range(_MAX_DEPTH):
         op = inlined.ops.get(name)
         if op is None or op.type == "Const":
@@ -68,7 +68,7 @@ def _is_computed(inlined: Inlined, name: str) -> bool:
 
 
 class _Evaluation:
-    """The results of the nodes of a model, each evaluated once."""
+    """Evaluates the nodes of a model, and keeps each result."""
 
     def __init__(self, inlined: Inlined) -> None:
         self._inlined = inlined
@@ -76,7 +76,7 @@ class _Evaluation:
         self._left = _MAX_TOTAL
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """Return the values of a tensor; None if they depend on an input or are too many."""
+        """Return the values of a tensor; None if they cannot be evaluated or are too many."""
         if tensor not in self._results:
             self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
@@ -105,7 +105,7 @@ class _Evaluation:
 
 
 def _sizes(array: Array) -> tuple[int, ...]:
-    """Convert a tensor's values to a shape; raise a ValueError for an invalid or large shape."""
+    """Convert a tensor's values to a shape; raise a ValueError for an invalid or huge shape."""
     sizes = tuple(int(size) for size in array.ravel().tolist())
     if array.dtype.kind not in "iu" or len(sizes) > 32 or min(sizes, default=0) < -1:
         raise ValueError("not a shape")
@@ -144,7 +144,7 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 
 def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, ...] | None:
-    """Return the integers in the input (since opset 13) or in the attribute `name` of a node."""
+    """Return axes from `inputs[0]` or, if not given, from the attribute `name`; None if absent."""
     attribute = op.find(name)
     if inputs:
         numbers: Array | None = inputs[0]

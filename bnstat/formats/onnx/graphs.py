@@ -47,8 +47,8 @@ _MAX_DEPTH: Final = 50
 class _Scope:
     """The tensors and attributes that the nodes of a graph or a function can refer to.
 
-    `tensors` maps a name to the name in the inlined graph. A body of an `If`, `Loop` or `Scan` has
-    an `outer` scope; a function has the `call`: node, scope of the node, default attributes.
+    `tensors` maps names to names in the inlined graph. `outer` is the scope around a body of `If`,
+    `Loop` or `Scan`. In a function, `call` is (calling node, node's scope, default attributes).
     """
 
     tensors: dict[str, str]
@@ -65,7 +65,7 @@ class _Scope:
         return ""
 
     def attribute(self, node: Any, name: str) -> Any | None:
-        """Return an attribute of a node; in a function, it may refer to one of the calling node."""
+        """Return an attribute, or None; resolve references to attributes of the calling node."""
         scope: _Scope | None = self
         attribute = _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
@@ -87,8 +87,8 @@ def _named(attributes: Sequence[Any], name: str) -> Any | None:
 class NodeOp:
     """An op of the inlined graph.
 
-    A stored tensor (`Const`), an input of the model (`Placeholder`) and an output of a node with
-    several bodies (`Merge`) have no `node`; other ops have the node of the file and its scope.
+    `node` is the NodeProto in the file. `node` is None for a stored tensor (`Const`), an input
+    (`Placeholder`), and an output of an `If`, `Loop` or `Scan` (`Merge`).
     """
 
     name: str
@@ -106,9 +106,9 @@ class NodeOp:
 
 
 class Constant(NamedTuple):
-    """A tensor that the file stores, or an array that is computed or stored without a tensor.
+    """A constant: a `tensor` of the file or, if `tensor` is None, an `array`.
 
-    `label` is the name in the file. If labels repeat, `#2` is appended to the second `key`.
+    `label` is the name in the file. `key` is the label, with `#2` etc. appended if labels repeat.
     """
 
     label: str
@@ -149,7 +149,7 @@ class Inlined:
         self.constants[name] = Constant(label, key, None, array)
 
     def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
-        """Return the values of a `Const`; None if they are unreadable or more than `largest`."""
+        """Return the values of a `Const`; None for other ops and unreadable or too many values."""
         if name not in self.constants:
             return None
         stored = self.constants[name]
@@ -164,7 +164,7 @@ class Inlined:
             return None
 
     def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add a graph's nodes; return the names of its outputs in the inlined graph."""
+        """Add the nodes of a graph; return the names of the graph's outputs after inlining."""
         self._count(len(graph.initializer), len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
         defaults = {tensor.name for tensor in graph.initializer}
@@ -175,7 +175,7 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes and names towards `_MAX_INLINED`; raise if there are too many."""
+        """Count nodes and names; raise `UnsupportedError` if the total exceeds `_MAX_INLINED`."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
             raise UnsupportedError(
@@ -217,7 +217,7 @@ class Inlined:
     def _called(
         self, function: Any, node: Any, scope: _Scope, depth: int, prefix: str
     ) -> Sequence[str]:
-        """Add the nodes of a called function; return its outputs' names in the inlined graph."""
+        """Add the nodes of a called function; return the names of the outputs after inlining."""
         passed = zip(function.input, node.input, strict=False)
         tensors = {inner: scope.tensor(outer) for inner, outer in passed}
         inner = _Scope(tensors, call=(node, scope, function.attribute_proto))
@@ -227,7 +227,7 @@ class Inlined:
         return [inner.tensor(name) for name in function.output]
 
     def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add the bodies of an `If`, `Loop` or `Scan`; return a `Merge` op for each output."""
+        """Add the bodies of a node, and a `Merge` op per output; return the names of these ops."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
             body = self._message(scope.attribute(node, name), GRAPH)
@@ -248,7 +248,7 @@ class Inlined:
         return merged
 
     def _constant_node(self, node: Any, scope: _Scope) -> str:
-        """Add a `Const` op for a `Constant` node, except for strings; return the op's name."""
+        """Return the name of a `Constant` node's op; add a `Const` op if the values are numbers."""
         label = _default_name(node)
         tensor = self._message(scope.attribute(node, "value"), TENSOR)
         if tensor is not None:
@@ -264,7 +264,7 @@ class Inlined:
         return self._unique(node.name or label)
 
     def _message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
-        """Return the tensor or graph in an attribute; each is read only once."""
+        """Return the tensor or graph in an attribute, or None. Results are cached."""
         if attribute is None:
             return None
         key = attribute.begin, kind
@@ -284,7 +284,7 @@ class Inlined:
         return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
-        """Return the common prefix of the names of two or more tensors, such as `layer1.bn`."""
+        """Return the prefix that the names of the constant inputs share (`layer1.bn`), or ""."""
         constants = self.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
@@ -299,9 +299,9 @@ class Inlined:
 
 
 def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
-    """Return `base`, with a number such as `#2` appended if the name is empty or in `used`.
+    """Return a name that is not in `used`: `base`, or `base` with a number appended, as in `bn#2`.
 
-    `uses` maps a base to its last number, so that many equal names take linear time.
+    `uses` stores the last number appended to each base, so that many equal names take linear time.
     """
     name = base
     while not name or name in used:
@@ -311,7 +311,7 @@ def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
 
 
 def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
-    """Sort nodes topologically, because runtimes accept any order; ties keep their order."""
+    """Return the nodes in topological order; files may store nodes in any order."""
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
         for name in filter(None, node.output):
@@ -341,7 +341,7 @@ def _domain(message: Any) -> str:
 
 
 def _default_name(node: Any) -> str:
-    """Return the name of a node's first output, with the node's type before a number: `Conv_12`."""
+    """Return the name of a node's first output; before a number, add the type, as in `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)

@@ -52,7 +52,7 @@ def dtype_of(tensor: Any) -> str:
 
 
 def shape_of(tensor: Any) -> tuple[int, ...] | None:
-    """Return the shape of a tensor, or None if it is invalid."""
+    """Return the shape of a tensor, or None if the shape is invalid."""
     return as_shape(list(tensor.dims))
 
 
@@ -73,7 +73,7 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
 
 
 def find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the ranges of a tensor's raw bytes or, if values are listed, of the whole tensor."""
+    """Return the range of a tensor's raw bytes; if there are none, the range of the TensorProto."""
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()
@@ -84,7 +84,7 @@ def find_array(file: File, tensor: Any) -> Sequence[Range]:
 
 
 def _place(file: File, tensor: Any, needed: int) -> tuple[File, int, int] | None:
-    """Return the file, the offset and the length of a tensor's bytes; None for a list of values."""
+    """Return (file, offset, length) of a tensor's raw bytes; None if the tensor lists values."""
     if tensor.data_location != _EXTERNAL:
         raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
         return (file, raw[-1].start, raw[-1].end - raw[-1].start) if raw else None
@@ -115,9 +115,9 @@ def _number(digits: str, where: str) -> int:
 def _listed(
     file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str
 ) -> NDArray[np.generic]:
-    """Return the values that a tensor stores as a list: a vector of `count` elements.
+    """Return the values that a tensor lists, as a vector of `count` elements.
 
-    A complex number takes two values; small floats are bit patterns in int32.
+    A complex number is listed as two floats, a float of 16 or fewer bits as its bits in an int32.
     """
     is_complex = dtype.kind == "c"
     part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
@@ -138,7 +138,7 @@ def _listed(
 
 
 def value_of(attribute: Any) -> float | int | str | None:
-    """Return an attribute's number or string, or None; a float has the fewest digits (1e-05)."""
+    """Return an attribute's number or string, or None. A float32 is returned as printed: 1e-05."""
     if attribute.HasField("f"):
         return float(str(np.float32(attribute.f)))
     if attribute.HasField("i"):
@@ -149,7 +149,7 @@ def value_of(attribute: Any) -> float | int | str | None:
 
 
 def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
-    """Return an attribute's number or numbers, as float32 or int64; None for a long list."""
+    """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
     if attribute.HasField("f"):
         return np.array(attribute.f, np.float32)
     if attribute.HasField("i"):
@@ -164,7 +164,7 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
 
 
 def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
-    """Return the skeleton of the tensor or graph in an attribute, or None."""
+    """Return the `skeleton` of an attribute's tensor or graph; None if the attribute has none."""
     number, name = kind
     fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
     return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None

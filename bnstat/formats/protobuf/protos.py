@@ -133,7 +133,7 @@ message starts and ends. Only bnstat's message types have these fields."""
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message of the type `name`, such as `GraphDef`.
 
-    A `DamagedError` for invalid data names the file (`where`) and the message (`what` or `name`).
+    Invalid data raises a `DamagedError` about the file `where` and the message `what` (or `name`).
     """
     from google.protobuf.message import DecodeError
 
@@ -174,7 +174,7 @@ def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
 
 
 def complete(file: File, message: Any, what: str) -> Any:
-    """Return the message with all its fields, given its skeleton with `begin` and `end`."""
+    """Return the complete message of a skeleton; read the file again if fields may be missing."""
     if message.end - message.begin <= _LONG:
         return message
     data = file.read(message.begin, message.end - message.begin)
@@ -182,7 +182,7 @@ def complete(file: File, message: Any, what: str) -> Any:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields at a path of field numbers, which starts in the message of a skeleton."""
+    """Return the fields at a path of nested field numbers; `message` is the outer skeleton."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
@@ -195,9 +195,9 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 
 
 class _Layout(NamedTuple):
-    """A message type: number of a declared field -> layout of the field's message type, or None.
+    """A message type. `fields` maps field numbers to layouts of messages; None for other fields.
 
-    A type has a position if it declares `begin` and `end`.
+    `has_position`: the type declares `begin` and `end`. `contains_positions`: a nested type does.
     """
 
     fields: Mapping[int, _Layout | None]
@@ -217,7 +217,7 @@ def _layout(descriptor: Any) -> _Layout:
 
 
 class _Skeleton:
-    """Copies messages without their long fields, up to the limits above."""
+    """Copies messages without long fields, up to `_MAX_MESSAGES` and `_MAX_SKELETON` bytes."""
 
     def __init__(self, file: File, what: str) -> None:
         self._window = Window(file)
@@ -226,7 +226,7 @@ class _Skeleton:
         self._bytes_left = _MAX_SKELETON
 
     def message(self, start: int, end: int, layout: _Layout) -> bytes:
-        """Return the serialized copy of the message from `start` to `end`."""
+        """Return the message from `start` to `end`, serialized again without long fields."""
         self._count(messages=1)
         if layout.contains_positions or end - start > _LONG:
             copy = b"".join(self._fields(start, end, layout))

@@ -44,7 +44,7 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (number, value) for each field; the value is bytes in wire type 2, or else an int."""
+    """Yield (number, value) for each field: bytes for wire type 2, an int for all other types."""
     # Most varints have one byte. Reading these here halves the time.
     position, end = 0, len(message)
     while position < end:
@@ -148,7 +148,7 @@ class Window:
 
 
 class Field(NamedTuple):
-    """A field from `begin` to `end`, with its value from `start` on. `kind` is the wire type."""
+    """A field from `begin` to `end`, with its value from `start` to `end`, of wire type `kind`."""
 
     number: int
     kind: int
@@ -184,5 +184,5 @@ def scan(read: Callable[[int, int], bytes], position: int, end: int) -> Iterator
 
 
 def spans(message: bytes) -> Iterator[Field]:
-    """Yield the fields of a message in memory, with indices as offsets."""
+    """Yield the fields of a message in memory; field offsets are indices into `message`."""
     return scan(lambda start, end: message[start:end], 0, len(message))

@@ -73,7 +73,7 @@ Box = tuple[slice, ...]
 
 
 def box_of(part: TensorSlice, shape: Sequence[int], where: str) -> Box:
-    """Return the indices of a slice; raise `DamagedError` if they are not within `shape`."""
+    """Convert a stored slice to Python slices; raise `DamagedError` for a slice outside `shape`."""
     if len(part) != len(shape):
         raise DamagedError(
             where, f"has a slice of {len(part)} dimensions in a tensor of shape {shape}"
@@ -112,7 +112,7 @@ def _signed_increasing(number: int) -> bytes:
 
 
 def shape_of_box(box: Box) -> tuple[int, ...]:
-    """Return the shape of a part of a tensor."""
+    """Return the shape of the part of a tensor that `box` selects."""
     return tuple(indices.stop - indices.start for indices in box)
 
 
@@ -122,7 +122,7 @@ def assemble(
     parts: Sequence[tuple[Box, Array]],
     where: str,
 ) -> Array:
-    """Return a tensor from its parts; raise `DamagedError` if they overlap or do not cover it."""
+    """Join the parts of a tensor; raise `DamagedError` if parts overlap or are missing."""
     if sum(array.size for _, array in parts) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     tensor = np.empty(shape, dtype)
@@ -182,7 +182,7 @@ def _shape(message: bytes) -> tuple[int, ...]:
 
 
 def _messages(message: bytes, field: int) -> Iterator[dict[int, int | bytes]]:
-    """Yield field number -> value for each message in the repeated field `field`."""
+    """Yield each message in the repeated field `field`, as a dict of field numbers to values."""
     for number, value in fields(message):
         if number == field and isinstance(value, bytes):
             yield dict(fields(value))
@@ -198,7 +198,7 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return number of a shard -> name of its data file."""
+    """Return a dict of shard numbers to names of data files."""
     # There can be files of an earlier save with another number of shards.
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -213,7 +213,7 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
 
 
 class Bundle:
-    """The tensors of a checkpoint with a prefix such as `model.ckpt-1200`, which may be empty.
+    """The tensors of a checkpoint. The prefix, such as `model.ckpt-1200`, may be empty.
 
     The index is read completely. Data files are opened immediately, so that they can be read even
     if the checkpoint is deleted later. If `data` is false, no tensors will be read, and the data
@@ -264,7 +264,7 @@ class Bundle:
         return shards if isinstance(shards, int) else 0
 
     def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
-        """Return key -> variable; `names` maps keys to names, and other keys serve as names."""
+        """Return the variables by key. `names` maps keys to names; the default name is the key."""
         return _Variables(self, names)
 
     def entry(self, key: str) -> Entry:
@@ -313,7 +313,7 @@ class Bundle:
             yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
-        """Return the element of a scalar string tensor."""
+        """Return the bytes of the string in a scalar string tensor."""
         entry = self.entry(key)
         where = f"{self.path}, {key}"
         if entry.dtype != STRING or entry.shape != ():

@@ -50,7 +50,7 @@ _TOO_NEW: Final = (3, 14)
 
 
 def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | TensorflowTensors:
-    """Open the tensors of a bundle or, with TensorFlow's reader, of any checkpoint."""
+    """Open a checkpoint's tensors with TensorFlow's reader if selected, otherwise as a bundle."""
     if reading.tensorflow:
         return TensorflowTensors(folder, prefix)
     return Bundle(folder, prefix, data=reading.values)
@@ -84,8 +84,8 @@ def contents_of_objects(
 ) -> Contents:
     """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    If the graph cannot be read from its data file and no values are requested, the variables are
-    named by their keys.
+    If the object graph cannot be read, raise an error or, if no values are requested, name the
+    variables by their keys.
     """
     try:
         nodes = read_nodes(tensors.read_string(KEY), tensors.path)
@@ -188,7 +188,7 @@ def open_checkpoint_v1(
 
 
 def slices_in(file: File) -> dict[str, list[TensorSlice]]:
-    """Return name of a tensor -> slices of the tensor that a shard contains."""
+    """Return a dict of tensor names to slices: the parts of each tensor that a shard contains."""
     return {saved.name: slices for saved, slices in _saved_slices(Table(file), file.path)}
 
 
@@ -248,9 +248,9 @@ class TensorflowTensors:
 
 @contextmanager
 def importing_tensorflow(purpose: str) -> Iterator[None]:
-    """A context that imports TensorFlow silently and explains errors.
+    """A context for importing TensorFlow. Hide stderr; convert any error to a `BnstatError`.
 
-    `purpose` says what TensorFlow is needed for, as in `to run a model`.
+    `purpose` completes the error message "is needed ...", as in `to run a model`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

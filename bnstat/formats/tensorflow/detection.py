@@ -61,7 +61,7 @@ class State(NamedTuple):
 
 
 def read_state(folder: Folder, name: str = NAME) -> State:
-    """Return the checkpoints that the file `name` lists; none if the file is missing or invalid."""
+    """Return the checkpoints listed in the file `name`; an empty `State` if missing or invalid."""
     file = folder.file(name)
     if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
         return State()
@@ -99,13 +99,13 @@ def state_text(name: str) -> str:
 
 
 def is_saved_model(file: File) -> bool:
-    """Return True if the file starts like a `saved_model.pb`, whatever its name."""
+    """Return True if the content starts like a `saved_model.pb`; the file's name is ignored."""
     head = file.head(256)
     return _START.match(head) is not None and not is_core_ml(head)
 
 
 def has_saved_model(folder: Folder) -> bool:
-    """Return True if the folder is a SavedModel, even if its `saved_model.pb` is missing."""
+    """Return True if the folder contains the graph or the variables' index of a SavedModel."""
     index = f"{VARIABLES}/{VARIABLES}{INDEX}"
     folder.expect((BINARY, index))
     return any(folder.file(name) is not None for name in (BINARY, TEXT, index))
@@ -121,7 +121,7 @@ def is_v1(file: File) -> bool:
 
 
 class SavedModels(Finder):
-    """Folders with `saved_model.pb` and `variables/`, and renamed `saved_model.pb` files."""
+    """Finds SavedModel folders, and `saved_model.pb` files of any name."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         return _saved_model_around(folder)
@@ -157,7 +157,7 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
 
 
 class Checkpoints(Finder):
-    """Bundles and V1 checkpoints, and the file `checkpoint` that lists them."""
+    """Finds bundles, V1 checkpoints, and the checkpoints that a file `checkpoint` lists."""
 
     named = True
     beside = ("events.out.tfevents", "graph.pbtxt")
@@ -224,7 +224,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return a folder's bundles and the V1 checkpoints in `state`, or else all V1 checkpoints."""
+    """Return a folder's bundles and the V1 checkpoints in `state`; if none, all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:
@@ -255,7 +255,7 @@ def _bundle(folder: Folder, prefix: str) -> StoredModel:
 
 
 def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
-    """Return the V1 checkpoint whose file, prefix or pattern (`m-?????-of-00002`) is `name`."""
+    """Return the V1 checkpoint with this file name, prefix or pattern (`m-?????-of-00002`)."""
     file = folder.file(name)
     if file is not None and is_v1(file):
         return _v1(folder, None, name)
@@ -276,7 +276,7 @@ def _v1_prefix(name: str) -> str:
 
 
 def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> StoredModel:
-    """Return the V1 checkpoint whose shards a name describes, or else the one in a single file."""
+    """Return a V1 checkpoint: the shards that `sharded` matched or, if None, the file `name`."""
     prefix, names = name, [name]
     if sharded:
         prefix, count = sharded["prefix"], sharded["shards"]

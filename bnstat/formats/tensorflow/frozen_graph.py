@@ -106,7 +106,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def open_index(file: File, source: Source) -> Contents:
-    """Return also the variables that the graph declares, without values; see `open_contents`."""
+    """Return the result of `open_contents` plus the declared variables, which have no values."""
     contents, graph_def = _open(file, source)
     declared = declared_by_ops(graph_def, source.path)
     if not declared:
@@ -146,7 +146,7 @@ def _text_message(file: File) -> str | None:
 def contents_of_graph(
     graph_def: Any, source: Source, notes: Sequence[str] = (), file: File | None = None
 ) -> Contents:
-    """Return a graph with its constants as variables; those of a skeleton are read from `file`."""
+    """Return a graph, and its constants as variables. Pass `file` if `graph_def` is a skeleton."""
     ops = inlined(graph_def)
 
     def tensor_of(op: Node) -> Any:
@@ -174,7 +174,7 @@ def contents_of_graph(
 def _extents(
     file: File, node: Any, shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> Sequence[Range]:
-    """Return the range of a constant's raw bytes or, if its values are listed, of its node."""
+    """Return the range of a constant's raw bytes; if there are none, the range of the NodeDef."""
     raw = find_fields(file, node, *_CONTENT_IN_NODE)
     if len(raw) == 1 and raw[0].end - raw[0].start == bytes_needed(shape, dtype):
         return extents(file, raw[0].start, raw[0].end - raw[0].start, dtype, shape)
@@ -198,7 +198,7 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
 
 
 def declared_by_ops(graph_def: Any, path: str) -> dict[str, Variable]:
-    """Return the variables that a TensorFlow 1 graph declares; their keys are the names of ops."""
+    """Return a TensorFlow 1 graph's variables by op name; the variables have no values."""
     attributes = {node.name: node.attr for node in graph_def.node if node.op in VARIABLES}
     declared = (
         declared_variable(name, name, attribute["dtype"].type, attribute["shape"].shape, path)
@@ -208,7 +208,7 @@ def declared_by_ops(graph_def: Any, path: str) -> dict[str, Variable]:
 
 
 def declared_variable(key: str, name: str, dtype: int, shape: Any, path: str) -> Variable | None:
-    """Return a variable without its values; None if the `TensorShapeProto` is not fully known."""
+    """Return a variable without values; None if a size in the `TensorShapeProto` is unknown."""
 
     def read() -> NoReturn:
         raise NotFoundError(

@@ -100,7 +100,7 @@ _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that reads the graph of a checkpoint, if any; `keys` are its keys."""
+    """Return a function that yields the graph in `meta`, or None; `keys` are checkpoint keys."""
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
 
@@ -117,14 +117,14 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
 
 def shape_of(shape: Any) -> tuple[int, ...] | None:
-    """Return the sizes of a `TensorShapeProto`; None if one is unknown or impossible."""
+    """Return the shape in a `TensorShapeProto`; None if a size is unknown or impossible."""
     return None if shape.unknown_rank else as_shape([dim.size for dim in shape.dim])
 
 
 def listed_values(
     tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
 ) -> NDArray[np.generic]:
-    """Return the values that a `TensorProto` lists in the field of its dtype, as a vector."""
+    """Return, as a vector, the values that a `TensorProto` lists; `name` is the dtype's name."""
     field = _VALUES.get(name)
     if field is None:
         raise UnsupportedError(where, f"bnstat does not read lists of {name} values")
@@ -135,7 +135,7 @@ def listed_values(
 
 
 def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a `TensorProto`: raw bytes, or a list whose last value is repeated."""
+    """Return the array in a `TensorProto`; if values are missing, the last value is repeated."""
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
     shape = shape_of(tensor.tensor_shape)
@@ -179,7 +179,7 @@ def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
 
 
 def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
-    """Return name of an op -> checkpoint key, for variables that a graph passes to functions."""
+    """Return op name -> checkpoint key for each variable that a graph passes to a function."""
     variables = {}
     for node in graph_def.node:
         if node.op in _CALLS:
@@ -190,7 +190,7 @@ def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
 
 
 def inlined(graph_def: Any) -> dict[str, Op]:
-    """Return name -> op for the ops of a top-level graph and of all functions that it calls."""
+    """Return the ops of a top-level graph by name, with all called functions inlined."""
     if len(graph_def.node) > MAX_NODES:
         return {}
     return _Inliner(_library(graph_def)).inline(graph_def.node, {})
@@ -200,8 +200,8 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
-    functions follow by number of variables, so that layers come before models. Functions without
-    variables, or that an earlier function calls with the same variables, are omitted.
+    functions follow, fewest variables first, so that layers come before models. A function without
+    variables is omitted; so is a function that an earlier one calls with the same variables.
     """
     functions = _library(meta_graph.graph_def)
     inliner = _Inliner(functions)
@@ -221,7 +221,7 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Skip functions that only call one other function; return the next one and its variables."""
+    """If a function only calls another, follow the call; return the final name and variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -236,7 +236,7 @@ def _unwrapped(
 
 
 def _signature_functions(meta_graph: Any) -> list[str]:
-    """Return the functions that the signatures call, `serving_default` first."""
+    """Return the names of the functions that the signatures call, `serving_default` first."""
     nodes = meta_graph.graph_def.node
     calls = {node.name: node.attr["f"].func.name for node in nodes if node.op in _CALLS}
     signatures = meta_graph.signature_def
@@ -249,7 +249,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return op of a variable -> checkpoint key -> saved slice, or () for the whole variable."""
+    """Return {variable op: {checkpoint key: slice}} of saved values; () is the whole variable."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -273,7 +273,7 @@ def _strings(ops: Mapping[str, Op], tensors: Sequence[str]) -> list[str]:
 
 
 def _part(spec: str) -> tuple[slice, ...]:
-    """Return the slice in a string of shape and slice such as `4 6 -:0,3`; () if it is empty."""
+    """Parse the slice after the shape in a string such as `4 6 -:0,3`; return () if empty."""
     if not spec:
         return ()
     matches = map(_EXTENT.fullmatch, spec.rpartition(" ")[2].split(":"))
@@ -327,7 +327,7 @@ def make_graph(
 
 
 class Node:
-    """An op that stands for the NodeDef `node`; inputs have their names in the inlined graph."""
+    """The op for the NodeDef `node`. `name` and `inputs` are names in the inlined graph."""
 
     __slots__ = ("_frame", "name", "node", "type")
 
@@ -353,7 +353,7 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute that is a number, bool, string or dtype (as a number), or None."""
+        """Return an attribute: a number, bool, string or dtype's number; None for all others."""
         if name not in self.node.attr:
             return None
         value = self.node.attr[name]
@@ -378,7 +378,7 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class _Merge:
-    """The result of a call with several branches, or of a loop: one of several tensors."""
+    """An op that returns one of several tensors: the result of a branching call or of a loop."""
 
     name: str
     choices: Sequence[_Reference]
@@ -402,7 +402,7 @@ class _Frame:
 
     Attributes:
         prefix: the start of the names of the body's nodes in the inlined graph.
-        functions: the function, after the functions that contain the calls of it.
+        functions: names of the nested functions, outermost first; the last is this function.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.
     """
@@ -439,7 +439,7 @@ class _Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Return True if the bodies of these functions may be added, and count them as added."""
+        """Count the bodies of these functions as added; return False if that exceeds the limit."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False
@@ -455,7 +455,7 @@ class _Inliner:
         return self._costs[name]
 
     def inline(self, nodes: Iterable[Any], variables: Mapping[str, str]) -> dict[str, Op]:
-        """Return name -> op for a body and its calls; `variables` maps arguments to keys."""
+        """Return ops by name, with calls inlined; `variables` maps arguments to checkpoint keys."""
         ops: dict[str, Op] = {}
         self._add(nodes, _Frame(), ops, variables)
         return ops
@@ -498,7 +498,7 @@ class _Inliner:
             frame.results[node.name] = outputs
 
     def _callees(self, node: Any, active: tuple[str, ...]) -> list[str]:
-        """Return the functions that a node calls; an empty list if the call cannot be inlined."""
+        """Return the names of the functions that a node calls; [] if the call cannot be inlined."""
         names: list[str] = []
         if node.op in _FUNCTIONS:
             for attribute in _FUNCTIONS[node.op]:

@@ -105,7 +105,7 @@ class _ObjectGraph(Objects):
                 yield self[index]
 
     def _find_branches(self, index: int) -> list[tuple[str, int]]:
-        """Return (name, node index), in stored order, for each child that is a branch too."""
+        """Return (name, node index) for each child that is a branch, in stored order."""
         # This is fast for the layout that TensorFlow writes.
         message, is_branch, count = self._message, self._is_branch, len(self)
         branches = []
@@ -175,7 +175,7 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask of strings whose last `length` bytes are in `tails` or include a dot."""
+        """Return a mask: True if a string is too short, or its end is in `tails` or has a dot."""
         # A dot may be part of an escape.
         tail = np.zeros_like(end)
         selected = end - start < length
@@ -189,12 +189,12 @@ class _ObjectGraph(Objects):
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return the start of the value, or -1 if the tag differs, and the end of each field."""
+        """Return two arrays: where the values start, or -1 for another tag, and where they end."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
     def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Return the values of varints of at most two bytes, and the positions after them."""
+        """Decode varints of one or two bytes; return two arrays: values and next positions."""
         first, second = self._byte(position), self._byte(position + 1)
         is_long = first >= 0x80
         value = np.where(is_long, first & 0x7F | second << 7, first)
@@ -250,14 +250,14 @@ _AGAIN = "_all_variables/"
 
 
 class BestNames(Mapping[str, str]):
-    """The result of `best_names`, computed lazily; `ending_with` parses few nodes of the graph."""
+    """A mapping of checkpoint keys to best names, computed lazily; see `best_names`."""
 
     def __init__(self, graph: Objects) -> None:
         self._graph = graph
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return key -> best name for variables that may have one of these endings."""
+        """Return best names by checkpoint key, at least for variables with one of the endings."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -291,7 +291,7 @@ class BestNames(Mapping[str, str]):
 
 
 def best_names(nodes: Iterable[Node]) -> dict[str, str]:
-    """Return checkpoint key -> best name of the variable: its full name if unique, else its path.
+    """Return a dict of checkpoint keys to best names: the full name if unique, else the path.
 
     Second copies of variables (`_AGAIN`) are omitted.
     """
@@ -307,7 +307,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(nodes: Iterable[Node]) -> dict[str, list[str]]:
-    """Return key of a variable's second copy -> keys of the first copies with its full name."""
+    """Return a dict of second copies' keys to the keys of first copies with the same full name."""
     return _first_copies({node.key: node.full_name for node in nodes if node.key})
 
 
@@ -321,7 +321,7 @@ def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def path_name(key: str) -> str:
-    """Return the path of an object in a checkpoint key, with TensorFlow's escapes undone."""
+    """Convert a checkpoint key to an object path: remove the suffix and undo the escapes."""
     path = key.removesuffix(VALUE)
     if "." not in path:
         return path

@@ -119,7 +119,7 @@ def _of_graph(
 
 
 def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Contents:
-    """Return the contents of a SavedModel of TensorFlow 2 with its Keras layers and functions."""
+    """Add the Keras layers and functions of a TensorFlow 2 SavedModel to a copy of `contents`."""
     from bnstat.formats.keras.metadata import keras_layers
 
     def read() -> Iterable[Graph]:
@@ -132,7 +132,7 @@ def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Conten
 
 
 def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
-    """Return name of a concrete function -> keys, among `keys`, of the captured variables."""
+    """Return captured variables' keys by function name; None replaces a key not in `keys`."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
@@ -170,7 +170,7 @@ def _declared_by_objects(saved_graph: Any, source: Source, notes: Sequence[str])
 
 
 def _shortest_paths(saved: Any) -> dict[int, str]:
-    """Return index of a node -> shortest path from the root to the node."""
+    """Return a dict of node indices to the shortest paths from the root, in escaped form."""
     paths = {0: ""} if len(saved) else {}
     queue = deque(paths)
     while queue:

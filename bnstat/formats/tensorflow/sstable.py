@@ -64,7 +64,7 @@ megabytes could mean terabytes of keys; real indexes need a tenth of the limit."
 
 
 def masked_crc32c(*parts: bytes) -> int:
-    """Return the masked CRC-32C of concatenated parts."""
+    """Return the masked CRC-32C of the concatenated `parts`."""
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, part)
@@ -186,7 +186,7 @@ class Table:
         self._file.prefetch([(offset, size + TRAILER) for _, offset, size in self.blocks])
 
     def place(self, key: bytes) -> Range | None:
-        """Return the range of the block that can contain a key, with its trailer, or None."""
+        """Return the range of the block (with trailer) that can contain a key; None if none can."""
         handle = self._handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 
@@ -252,7 +252,7 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handle(data: bytes, position: int) -> tuple[_Handle, int]:
-    """Return the handle at index `position`, and the index after the handle."""
+    """Return the handle at index `position` as (offset, size), and the index after the handle."""
     offset, position = varint(data, position)
     size, position = varint(data, position)
     return (offset, size), position
