@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnstat.model import Source, Variable
 
 Search = Callable[[Collection[str]], Mapping[str, str]]
-"""Takes endings of names; returns key -> name of at least the variables with such an ending."""
+"""Takes endings of names; returns key -> name for at least all variables with an ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Layer:
     Attributes:
         name: the author's name, prefixed by the names of the enclosing models: `inner/bn_1`.
         own_name: the author's name alone: `bn_1`; empty if `name` has no prefix.
-        inputs: for each input of each call, the layer that produces the input, and the tensor as
-            `CALL:OUTPUT` (empty if not recorded); empty if the file records no inputs.
+        inputs: (name of the producing layer, tensor) for each input of each call; empty if the
+            file records no inputs. The tensor is `CALL:OUTPUT`, or "" if not recorded.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
         config: the arguments of the constructor; empty if the file does not record them.
         variables: label -> key, in stored order. A label is the variable's name in the layer
@@ -46,8 +46,8 @@ class Layer:
 class Node(NamedTuple):
     """An object of the object graph.
 
-    `children` maps the local name to the index of the child, in stored order. A variable has a
-    checkpoint `key`, and may have the `full_name` of the program (`block/bn/gamma`).
+    `children` maps local names to the indices of child nodes, in stored order. A variable has a
+    checkpoint `key`, and may have a `full_name`, its name in the code (`block/bn/gamma`).
     """
 
     children: Mapping[str, int]
@@ -76,7 +76,7 @@ class Objects(Sequence[Node]):
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return the nodes of at least the variables whose full name or key has an ending."""
+        """Return at least the nodes of all variables whose full name or key has an ending."""
         return (node for node in self if node.key)
 
 
@@ -137,7 +137,7 @@ class Contents:
             if iterating over `variables` is fast.
         graphs: returns computation graphs and bodies of functions.
         notes: remarks on the file, one line each.
-        variables_in_order: True if the program created the variables in the order of `variables`.
+        variables_in_order: True if `variables` are in the order of their creation.
         configured: returns the contents with layers from an architecture that the user passes; None
             if the format does not support this, or the file already describes its layers.
         beside: the path of a file in the same folder that may contain the architecture, or None.

@@ -34,7 +34,7 @@ class StoredModel(NamedTuple):
         name: the name in the folder; None if the path alone identifies the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
-        times: returns name -> time of the last change, for the files of a model of several files.
+        times: returns file name -> time of the last change; empty for a model of one file.
     """
 
     name: str | None
@@ -82,7 +82,7 @@ class Finder:
     is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        """Return the models that a file's name stands for, or the folder that contains them.
+        """Return the models that a file is a part of, or the folder that contains them, or None.
 
         The file may be a git-lfs pointer.
         """
@@ -98,17 +98,17 @@ class Finder:
         """Return the model whose file names start with a prefix that is not a file itself."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        """Return the model that a folder stores, or that contains the folder as a part."""
+        """Return the model that a folder stores completely or in part (`variables/`), or None."""
 
     def models_within(self, folder: Folder) -> ModelSet | None:
-        """Return the models of a folder that belong together, like a run's checkpoints."""
+        """Return a folder's models that belong together, such as a run's checkpoints, or None."""
 
     def is_present_in(self, folder: Folder) -> bool:
         """Return True if a folder clearly is or contains a model of this format. Used for hints."""
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """Return the names in a folder's list of checkpoints if all are missing, oldest first."""
+        """Return the checkpoints that a folder lists, oldest first, if none of the files exist."""
         return ()
 
     def first(self, name: str) -> str | None:
@@ -169,7 +169,7 @@ def imported(name: str) -> Any:
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
-    """Return a model that its path alone identifies, without a name or a step."""
+    """Return a model without a name or a step, for a path that contains only this model."""
     return StoredModel(None, None, 0.0, open_, times)
 
 
@@ -179,7 +179,7 @@ def single(model: StoredModel) -> ModelSet:
 
 
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
-    """Return models as a set sorted by step, then time; the default is `newest` or the last."""
+    """Sort models by step, then time; the default is the model named `newest`, or the last."""
 
     def age(model: StoredModel) -> tuple[object, ...]:
         step = -1 if model.step is None else model.step

@@ -45,7 +45,7 @@ NUMERIC: Final = frozenset(_DTYPES) | _ML_DTYPES
 
 
 def _by_code(names: str) -> dict[int, str]:
-    """Return code -> name, for names in the order of their codes from 0 on; `-` for no type."""
+    """Return position -> word for the words of `names`, without the words `-`."""
     return {code: name for code, name in enumerate(names.split()) if name != "-"}
 
 
@@ -83,7 +83,7 @@ TORCH_STORAGES: Final = {
     "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
 }  # fmt: skip
-"""PyTorch's storage class -> name of the type; types that share bytes are not in `NUMERIC`."""
+"""PyTorch's storage class -> name of the type; types smaller than a byte are not in `NUMERIC`."""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
 """PyTorch's name of a type -> NumPy's name, for types whose names differ."""
@@ -139,7 +139,7 @@ def find_dtype(name: str) -> np.dtype[np.generic] | None:
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
-    """Return the dtype with byte order for NumPy's `<f4` or `float32`; None if not numeric."""
+    """Return the dtype for NumPy's code (`<f4`) or name (`float32`); None if not numeric."""
     match = _DESCR.fullmatch(descr)
     if match is None:
         return find_dtype(descr)
@@ -160,8 +160,8 @@ def within_budget(
 ) -> dict[str, Variable]:
     """Return the variables; those that need too much memory raise an `UnsupportedError` when read.
 
-    `sizes` maps a key to the bytes of the array, which the file need not store if numbers repeat.
-    All arrays may take twice the bytes of the file plus 256 MiB; the smallest count first.
+    `sizes` maps keys to the bytes that arrays need in memory, which can exceed the file's size.
+    All arrays together may need twice the file's size plus 256 MiB; the largest are refused first.
     """
     left = _BYTES_PER_BYTE * file.size + _BYTES_FLOOR
     limited = dict(variables)
@@ -195,7 +195,7 @@ def from_little_endian(
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Return the extent of an array in the `length` bytes from `start` on; none if compressed.
+    """Return the extent of the `length` bytes from `start` on; empty if the file is compressed.
 
     A `dtype` of None means that the bytes are not contiguous elements, so the extent has no `part`.
     """
@@ -213,7 +213,7 @@ def as_shape(value: object) -> tuple[int, ...] | None:
 
 
 def as_sizes(value: object) -> tuple[int, ...] | None:
-    """Return a list or tuple of offsets or strides as a tuple; None if one cannot be valid."""
+    """Return a list or tuple of sizes, offsets or strides as a tuple; None if one is invalid."""
     if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
         return None
     is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)

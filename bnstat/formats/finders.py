@@ -43,7 +43,7 @@ _PIECE: Final = ".distcp"
 
 
 class _Indexed(Finder):
-    """An index and the files that it lists; the path of any of these files opens the model.
+    """Finds models with an index of their files; the path of any of the files opens the model.
 
     Attributes:
         marks: byte strings that every index contains.
@@ -57,7 +57,7 @@ class _Indexed(Finder):
         return self.first(name)
 
     def prefix(self, index: str) -> str:
-        """Return the prefix of the names of all files that belong to an index."""
+        """Return the prefix that all file names of an index's model have in common."""
         return ""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
@@ -77,7 +77,7 @@ class _Indexed(Finder):
 
 
 class Sharded(_Indexed):
-    """Shards of a safetensors or PyTorch file."""
+    """Finds sharded safetensors and PyTorch models."""
 
     marks = (b'"weight_map"',)
     opener = "arrays.safetensors.open_sharded"
@@ -92,7 +92,7 @@ class Sharded(_Indexed):
 
 
 class ShardedWeights(_Indexed):
-    """Shards of the weights of a Keras model."""
+    """Finds sharded weights of Keras models."""
 
     marks = (b'"weight_map"', b'.h5"')
     opener = "keras.weights.open_contents"
@@ -105,7 +105,7 @@ class ShardedWeights(_Indexed):
 
 
 class TensorflowJs(_Indexed):
-    """A JSON file of any name; the path of a shard opens the `model.json` beside it."""
+    """Finds TensorFlow.js models; the path of a shard opens the `model.json` beside the shard."""
 
     marks = (b'"weightsManifest"',)
     opener = "tfjs.open_model"
@@ -118,7 +118,7 @@ class TensorflowJs(_Indexed):
 
 
 class Unzipped(Finder):
-    """A folder with the members of a `.keras` file."""
+    """Finds folders that contain the members of a `.keras` file."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         if not is_keras_folder(folder):
@@ -127,7 +127,7 @@ class Unzipped(Finder):
 
 
 class DistributedPyTorch(Finder):
-    """A folder of torch.distributed.checkpoint, which is recognised but not read."""
+    """Finds folders of torch.distributed.checkpoint, which are recognised but not read."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)

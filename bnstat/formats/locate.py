@@ -82,7 +82,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return a single-file model without its name, and without a number that is not a step."""
+    """Return the model without a name, and without a step if the name's number is not a step."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
@@ -220,7 +220,7 @@ def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
 
 
 def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
-    """Return the kind of a file, judged by its content; "data" is a file of arrays of any kind."""
+    """Return the kind of a file by its content: "data" has arrays of any kind, None is unknown."""
     file.refuse_lfs_pointer()
     for finder in finders():
         if finder.model_in_file(folder, file) is not None:
@@ -231,7 +231,7 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
-    """Return the names of a run's checkpoints and of the newest; empty and None without a run."""
+    """Return the names of all checkpoints and of the newest; if not a run, `set()` and None."""
     for finder in finders():
         if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name

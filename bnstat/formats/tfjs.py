@@ -2,7 +2,7 @@
 
 Concatenated, the shards of a group in the manifest contain its weights in order. A quantized weight
 is stored as float16, or as integers: its values are `integer * scale + min`, computed in float64.
-The topology is Keras's configuration, or a GraphDef as JSON with `Const` nodes without values.
+The topology is Keras's configuration, or a GraphDef as JSON, whose `Const` nodes lack values.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
 (`decodeWeights`); tfjs-converter/python/tensorflowjs.
@@ -166,7 +166,7 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Locate `length` bytes, or fewer at the end, from offset `at` of the joined shards on."""
+    """Yield the ranges of `length` bytes (or fewer) from offset `at` of the joined shards on."""
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:
@@ -176,7 +176,7 @@ def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
 
 
 def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> int:
-    """Return the offset after `count` strings: each is its length as a uint32, then bytes."""
+    """Return the offset after `count` strings, which are stored as a length (u32) and bytes."""
     size = sum(file.size for file in shards)
     if count > size:
         raise DamagedError(where, "lists more strings than its shards can contain")

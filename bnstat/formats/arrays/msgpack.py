@@ -44,10 +44,10 @@ _FIXED: Final[dict[int, int]] = {
 
 
 class Item(NamedTuple):
-    """A value of the document, with the keys and indices that lead to the value as path.
+    """A value in the document; `path` has the keys and indices that lead to the value.
 
-    `value` is the number, the length of a map or list, or the type of an extension; else 0. The
-    contents of a string, a bytes value or an extension are between `start` and `end`.
+    `value` is the number, the length of a map or list, the type of an extension, or 0 for strings
+    and bytes. The offsets `start` and `end` enclose a string, bytes or an extension's contents.
     """
 
     kind: Kind
@@ -112,7 +112,7 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
 
 
 def _nested(window: Window, at: int, end: int, path: tuple[str, ...]) -> Generator[Item, None, int]:
-    """Yield the value at an offset, then the values in it; return the offset after the value."""
+    """Yield the value at an offset, then all nested values; return the offset after all of them."""
     item = _item(window, at, end, path)
     yield item
     at = item.end
@@ -134,7 +134,7 @@ def _nested(window: Window, at: int, end: int, path: tuple[str, ...]) -> Generat
 
 
 def _item(window: Window, at: int, end: int, path: tuple[str, ...]) -> Item:
-    """Return the item at an offset. Of a map or list, only the kind and the length are read."""
+    """Return the value at an offset; for a map or list, read only the kind and the length."""
 
     def number(width: int) -> int:
         if at + width > end:

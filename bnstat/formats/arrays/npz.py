@@ -48,7 +48,7 @@ _BOMB_FLOOR: Final = 64 << 20
 
 
 def matches(file: File) -> bool:
-    """Return True for a zip of `.npy` files alone."""
+    """Return True for a zip that contains only `.npy` files."""
     first = first_in_zip(file)
     if first is None or not first.endswith(_ENDING.encode()):
         return False
@@ -100,10 +100,10 @@ def members(file: File) -> Sequence[ZipInfo]:
 
 
 class _Npy:
-    """A `.npy` in the zip; `descr` is the type as written, `dtype` is None if it is not numeric."""
+    """A `.npy` in a zip: `descr` is the stored type; `dtype` is None if the type is not numeric."""
 
     def __init__(self, file: File, info: ZipInfo) -> None:
-        """Read the header; NumPy's parser would build whatever dtype a header describes."""
+        """Read the header without NumPy's parser, which would build any dtype in a header."""
         from zipfile import ZIP_DEFLATED, ZIP_STORED
 
         packed = packed_slice_of(file, info)

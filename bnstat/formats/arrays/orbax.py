@@ -57,7 +57,7 @@ _FAILURES: Final = (
 
 
 class Orbax(Finder):
-    """A folder that is a checkpoint's item, or that contains items."""
+    """Finds folders that are an item of a checkpoint, or that contain items."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name in (_TREE, _STORE, _CHECKPOINT) and _items(folder)
@@ -84,7 +84,7 @@ class Orbax(Finder):
 
 
 def _items(folder: Folder) -> dict[str, Folder]:
-    """Return name -> folder of a checkpoint's items; the name is empty if the folder is an item."""
+    """Return item name -> folder of the item; the name is empty if `folder` itself is an item."""
     if folder.file(_TREE) is not None:
         return {"": folder}
     if folder.file(_CHECKPOINT) is None:
@@ -98,7 +98,7 @@ def _items(folder: Folder) -> dict[str, Folder]:
 
 
 def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
-    """Return the arrays of a checkpoint's items; if there are several, keys begin with the item."""
+    """Return the arrays of all items; keys begin with an item's name if there are several."""
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
     config: object = None
@@ -147,7 +147,7 @@ def _paths(folder: Folder) -> dict[str, list[str]]:
 
 
 def _described(driver: str, metadata: bytes, where: str) -> tuple[str, tuple[int, ...]]:
-    """Return the dtype and the shape of an array from the metadata that the driver reads."""
+    """Return the name of the dtype, and the shape, from an array's Zarr metadata."""
     parsed = parse_json(metadata, where)
     fields: Mapping[str, Any] = parsed if isinstance(parsed, dict) else {}
     kind, shape = fields.get("data_type", fields.get("dtype")), as_shape(fields.get("shape"))
@@ -188,7 +188,7 @@ class _Store:
         self._tensorstore: Any = tensorstore
 
     def arrays(self) -> Iterator[tuple[str, str, bytes]]:
-        """Yield the name, the driver and the metadata of each array."""
+        """Yield the name, tensorstore's driver and the Zarr metadata of each array."""
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
             keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())

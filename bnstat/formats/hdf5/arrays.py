@@ -125,9 +125,9 @@ class Dataset:
         return array.astype(dtype.newbyteorder("="), copy=False)
 
     def extents(self) -> list[Range]:
-        """Return the ranges of the bytes, one per chunk of chunked storage.
+        """Return the ranges of the file that contain the elements, one per chunk if chunked.
 
-        The list is empty if nothing was allocated, or if the bytes are in a header or another file.
+        The list is empty if elements are not numeric, not stored, in a header or in another file.
         """
         dtype = self._stored_dtype()
         if dtype is None or Kind.EXTERNAL in self.messages or self.count == 0:
@@ -206,7 +206,7 @@ class Dataset:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Check the sizes of the chunks, stored and decompressed, of h5py's `DatasetID`."""
+        """Raise an error if a chunk of h5py's `DatasetID` is too large, stored or decompressed."""
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):
@@ -236,7 +236,7 @@ class Dataset:
 
 
 class _Layout(NamedTuple):
-    """The place of a dataset's bytes.
+    """The kind of storage that a dataset uses, and the position of the bytes.
 
     Attributes:
         kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
@@ -264,13 +264,13 @@ def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Datase
 
 
 def is_outside(message: Message) -> bool:
-    """Return True if a dataset's message refers to the bytes of other datasets or files."""
+    """Return True if a message shows that a dataset's elements are in other datasets or files."""
     is_later = message.kind == Kind.LAYOUT and message.body[:1] >= b"\x03"
     return message.kind == Kind.EXTERNAL or (is_later and message.body[1:2] == bytes([_VIRTUAL]))
 
 
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
-    """Return the name and the byte order of an element type.
+    """Return the dtype (or a word such as `text`) and the byte order of a datatype message.
 
     h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type.
     """

@@ -92,13 +92,13 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 _Object = tuple[list[Message], list[tuple[str, int]] | None]
-"""The messages of an object's header; the name and header address of each member of a group."""
+"""The header's messages, and (name, header address) of each member; None if not a group."""
 
 
 class Hdf5:
-    """An HDF5 file's groups, its datasets as variables, and its string attributes.
+    """The groups, the datasets (as variables) and the string attributes of an HDF5 file.
 
-    The tree is read on first use, and raises a `DamagedError` or an `UnsupportedError` if invalid.
+    The tree is read on first use; an invalid tree raises a `DamagedError` or `UnsupportedError`.
     """
 
     def __init__(self, file: File) -> None:
@@ -121,7 +121,7 @@ class Hdf5:
 
     @property
     def outside(self) -> Set[str]:
-        """The paths of datasets, and the names of links, whose contents are in other files."""
+        """The paths of datasets, and the names of links, that refer to other datasets or files."""
         return self._outside if self._tree else set()
 
     def members(self) -> set[str]:
@@ -137,7 +137,7 @@ class Hdf5:
         return texts[0] if texts is not None and len(texts) == 1 else None
 
     def texts(self, group: str, name: str) -> list[str] | None:
-        """Return an attribute that is a list of strings, or None if it is missing.
+        """Return the strings of a group's attribute, or None if it is missing or of another type.
 
         Keras splits lists that exceed 64 KiB, HDF5's limit for an object header, into `name0`,
         `name1`, ... (keras/src/legacy/saving/legacy_h5_format.py).
@@ -167,7 +167,7 @@ class Hdf5:
 
     @cached_property
     def _tree(self) -> tuple[dict[str, list[Message]], dict[str, Variable]]:
-        """Path of a group -> its messages, and path of a dataset -> variable."""
+        """Two mappings: path of a group -> header messages, and path of a dataset -> variable."""
         objects = self._read_objects()
         groups: dict[str, list[Message]] = {}
         variables: dict[str, Variable] = {}
@@ -208,9 +208,9 @@ class Hdf5:
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
 
-        All objects whose bytes are available are read first; then the bytes of the others are
-        fetched together, and so on. A level of the tree thus takes about one round trip to a remote
-        file.
+        Objects whose bytes are available are read first. Then the bytes that the remaining objects
+        need are fetched together, and so on. A level of the tree thus takes about one round trip to
+        a remote file.
         """
         found: dict[int, _Object] = {}
         seen = {self._objects.root}
@@ -244,8 +244,8 @@ class Hdf5:
     def _read_object(self, header: int) -> _Object:
         """Read an object's header and members.
 
-        The strings of a remote group are read too, because one request then fetches the whole
-        group.
+        The string attributes of a remote group are read too, so that the group's bytes are fetched
+        in one request.
         """
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
@@ -320,7 +320,7 @@ class Hdf5:
                 pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset, unless this and all earlier datasets claim too many bytes together.
+        """Read a dataset; raise an error if all datasets read so far claim too many bytes.
 
         Compressed datasets, or datasets that share bytes, can claim more than the file's size.
         """

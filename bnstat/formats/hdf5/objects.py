@@ -97,9 +97,9 @@ _TREE_WIDTH: Final = 32
 
 
 def signature_offset(file: File) -> int | None:
-    """Return the offset of HDF5's signature: 0 or, after a user block, 512, 1024, 2048, ...
+    """Return the offset of HDF5's signature (0, 512, 1024, 2048, ...), or None if it is missing.
 
-    An HDF5 file inside a tar or zip is ignored. In a remote file, only fetched bytes are searched.
+    For a tar or zip, the result is None. In a remote file, only fetched bytes are searched.
     """
     head = file.head(512)
     if head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04"):
@@ -143,7 +143,7 @@ class Cursor:
         return self.number(self._objects.offset_size)
 
     def allocated(self) -> int | None:
-        """Return the next address, or None if it stands for "nothing allocated"."""
+        """Return the next address, or None for the value that marks unallocated storage."""
         address = self.address()
         return None if address == (1 << 8 * self._objects.offset_size) - 1 else address
 
@@ -171,12 +171,12 @@ class AbsentError(Exception):
 
 
 class Objects:
-    """The objects of one file, by the addresses of their headers.
+    """A reader of the objects in one file; the address of a header identifies an object.
 
     Attributes:
-        stored_size: the size without the user block before the superblock.
+        stored_size: the file's size without the user block, which precedes the superblock.
         root: the address of the root group's header.
-        tree_width: half the entries that a node of a tree of chunks has room for.
+        tree_width: half of the maximum number of entries in a node of a chunk tree.
     """
 
     def __init__(self, file: File) -> None:
@@ -225,7 +225,7 @@ class Objects:
         return Cursor(data, self)
 
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
-        """Return a cursor over the structure at an address, placed after the signature.
+        """Return a cursor over the `length` bytes at an address, positioned after the signature.
 
         The number of bytes that all cursors read is limited, because thousands of structures of a
         damaged file may share one large block.
@@ -241,7 +241,7 @@ class Objects:
 
     @contextmanager
     def trips(self, are_made: bool) -> Iterator[None]:
-        """In the `with` block, raise `AbsentError` instead of fetching bytes, unless `are_made`."""
+        """In the `with` block, fetch missing bytes if `are_made`; if not, raise `AbsentError`."""
         self._makes_trips = are_made
         try:
             yield
@@ -252,9 +252,9 @@ class Objects:
         self._file.prefetch([(self._start + address, length) for address, length in spans])
 
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Announce the spans (address and length) that will be read next.
+        """Raise an `AbsentError` if one of the spans (address and length) is not fetched yet.
 
-        Inside `trips(False)`, spans that are not fetched yet raise an `AbsentError`.
+        Outside of `trips(False)`, do nothing, because bytes are fetched when they are read.
         """
         if self._makes_trips:
             return
@@ -263,14 +263,14 @@ class Objects:
             raise AbsentError(absent)
 
     def array_bytes(self, address: int, length: int) -> bytes:
-        """Return the `length` bytes of an array at an address; unlike `cursor`, without a limit."""
+        """Return `length` bytes at an address, without counting them for the limit of `cursor`."""
         return self._file.read(self._start + address, length)
 
     def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
         return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
-        """Yield the messages of the object whose header is at an address."""
+        """Yield the messages of the object whose header starts at the address `header`."""
         prefix = self.cursor(header, 12).data
         is_v2 = prefix.startswith(b"OHDR")
         if is_v2:
@@ -318,7 +318,7 @@ class Objects:
         return level, children
 
     def variable_text(self, values: Cursor) -> str:
-        """Return the next string of variable length, whose bytes are in a global heap."""
+        """Read a string's length and position in a global heap from `values`; return the string."""
         length = values.number(4)
         heap, number = values.address(), values.number(4)
         if length == 0:
@@ -348,7 +348,7 @@ class Objects:
             entries.take(min(-size % 8, entries.left))
 
     def dimensions(self, dataspace: bytes) -> tuple[int, ...] | None:
-        """Return the shape in a dataspace message, or None if it describes no elements."""
+        """Return the shape in a dataspace message, or None if the dataspace has no elements."""
         space = self.parse(dataspace)
         version, rank, _ = space.number(1), space.number(1), space.number(1)
         if version == 1:
@@ -362,14 +362,14 @@ _DENSE: Final[Mapping[int, tuple[int, int, slice]]] = {
     Kind.LINK_INFO: (5, 8, slice(4, 11)),
     Kind.ATTRIBUTE_INFO: (8, 2, slice(0, 8)),
 }
-"""Type of a message -> the type of its tree, the size of the message's optional field, the slice
-of a record of the tree that contains the heap id."""
+"""Type of a message -> (type of the tree, bytes of the message's optional field, position of the
+heap id in a record of the tree)."""
 _MANAGED: Final = 0
 _MAX_DEPTH: Final = 32
 
 
 def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
-    """Yield the messages in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message."""
+    """Yield the links or attributes in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message."""
     kind, optional, position = _DENSE[info.kind]
     body = objects.parse(info.body)
     _, flags = body.number(1), body.number(1)
@@ -383,7 +383,7 @@ def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
 
 
 def _records(objects: Objects, tree: int, kind: int, least_size: int) -> Iterator[bytes]:
-    """Yield the records of a tree of type `kind`, in no particular order."""
+    """Yield the records of the tree at the address `tree` as bytes, in no particular order."""
     head = objects.cursor(tree, 20 + objects.offset_size, b"BTHD")
     head.take(2)
     node_size, record_size, depth = head.number(4), head.number(2), head.number(2)
@@ -452,10 +452,9 @@ class _Heap:
         return self._objects.cursor(block + offset - start, length)
 
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
-        """Return the address and the first heap offset of the direct block that contains `offset`.
+        """Return the address and starting heap offset of the direct block that contains `offset`.
 
-        The indirect block at the address `table` is searched, whose first byte has the heap offset
-        `start`.
+        Search the indirect block at the address `table`, which starts at the heap offset `start`.
         """
         objects = self._objects
         header = 5 + objects.offset_size + self._offset_size
@@ -488,7 +487,7 @@ _SPACE_PADDED: Final = 2
 
 
 def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attribute]:
-    """Yield the attributes of the object that has these messages."""
+    """Yield the attributes in the header messages of an object."""
     for message in messages:
         if message.kind == Kind.ATTRIBUTE_INFO:
             for body in dense_messages(objects, message):
@@ -514,7 +513,7 @@ class Attribute:
         self._is_known = len(datatype) >= 8 and not (version > 1 and flags & 3)
 
     def texts(self) -> list[str] | None:
-        """Return the strings of the attribute, or None if it has another type."""
+        """Return the strings of the attribute, or None if the attribute is not of a string type."""
         if not self._is_known:
             return None
         shape = self._objects.dimensions(self._space)

@@ -18,7 +18,7 @@ _SHARD: Final = re.compile(r"(?P<name>.+)_\d{5}\.weights\.h5")
 
 
 def index_of_shard(name: str) -> str | None:
-    """Return the name of the index for a shard's name, or None if it is not a shard's name."""
+    """Return the name of the index that lists a shard, or None if `name` is not a shard's."""
     match = _SHARD.fullmatch(name)
     return match["name"] + INDEX if match else None
 

@@ -57,7 +57,7 @@ def open_contents(file: File, source: Source) -> Contents:
 def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
     """Return the variables and layers of a folder for which `is_keras_folder` is True.
 
-    If the folder is a zip that stores the weights without compression, `weights` is that member.
+    `weights` is the member with the weights, if the folder is a zip that does not compress it.
     """
     for name in WEIGHTS:
         weights = weights or folder.file(name)

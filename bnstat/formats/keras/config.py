@@ -34,7 +34,7 @@ _MAX_INPUTS: Final = 10_000
 """The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
-"""(class, argument) -> the attribute that holds the layer, if its name is not the argument's."""
+"""(class, argument) -> the attribute that holds the layer, if argument and attribute differ."""
 
 
 def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
@@ -47,7 +47,7 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 def describe(model: object, where: str) -> tuple[Layer, ...]:
     """Return the outermost layers of a parsed configuration in network order.
 
-    `where` names the file in errors. A configuration without layers is usual for subclassed models.
+    `where` names the file in errors. The result is usually empty for a subclassed model.
     """
     if not _is_serialized(model):
         return ()
@@ -108,7 +108,7 @@ def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -
 
 
 def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the path and the serialized form of each layer among a model's arguments."""
+    """Yield the path (`layers/dense_1`) and the configuration of each layer in a model."""
     for argument, value in _arguments(model).items():
         attribute = _ATTRIBUTES.get((model["class_name"], argument), argument)
         if isinstance(value, list):
@@ -123,10 +123,10 @@ def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
 
 
 def input_tensors(config: Mapping[str, Any], outer: str) -> Iterator[tuple[str, str]]:
-    """Yield the inputs of each call of a functional layer, as in `Layer.inputs`.
+    """Yield (layer name, `CALL:OUTPUT`) for each input of each call of a functional layer.
 
     Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
-    each tensor has a `keras_history` such as `["conv", 0, 0]`. `outer` is the name of the model.
+    each tensor has a `keras_history` such as `["conv", 0, 0]`. `outer` names the enclosing model.
     """
     pending = [config.get("inbound_nodes")]
     for _ in range(_MAX_INPUTS):
@@ -142,7 +142,7 @@ def input_tensors(config: Mapping[str, Any], outer: str) -> Iterator[tuple[str, 
 
 
 def inside(outer: str, name: str) -> str:
-    """Return a name or path prefixed by that of the enclosing model, if there is one."""
+    """Return `outer/name`, or only the name if `outer` is empty."""
     return f"{outer}/{name}" if outer else name
 
 
@@ -178,8 +178,8 @@ def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
     """Yield the layers of a parsed configuration, each with the weights of the matching scope.
 
-    `names` maps the name of each weight -> its key. The text before the last slash is the scope:
-    the layer's name, with or without the names of enclosing models.
+    `names` maps the names of weights to keys. The part of a name before the last slash is the
+    scope: the layer's name, with or without the names of enclosing models.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name, key in names.items():
@@ -195,12 +195,12 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
 def match_scopes(
     layers: Sequence[Layer], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
-    """Return index of a layer -> the scope that contains the layer's variables.
+    """Return a mapping from the index of a layer to the scope of the layer's variables.
 
     A scope is a variable's name without the last part: `net/bn` of `net/bn/gamma`. A layer matches
-    a scope that ends with the layer's own name; the layer whose full name shares the most trailing
-    parts with the scope is chosen. Of equally similar layers or scopes, none is matched, or the
-    first if `is_first_best`.
+    a scope that ends with the layer's own name. If several layers match, the layer whose full name
+    shares the most trailing parts with the scope is chosen. In a tie, no layer is chosen, or the
+    first layer if `is_first_best`.
     """
     by_name: dict[str, list[int]] = {}
     by_ending: dict[str, list[int]] = {}
@@ -239,7 +239,7 @@ _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a
 
 
 def read_architecture(path: str) -> tuple[Layer, ...]:
-    """Return the outermost layers that `model.to_json()`, a `config.json` or a full model lists."""
+    """Read the outermost layers from the text of `model.to_json()`, a `config.json` or a model."""
     file = LocalFile(os.path.join(path, CONFIG) if os.path.isdir(path) else path)
     file.refuse_lfs_pointer()
     model = _serialized_model(file)
@@ -281,7 +281,7 @@ def read_json(file: File) -> object:
 
 
 def architecture_beside(file: File) -> str | None:
-    """Return the path of a file that looks like a weights file's architecture, or None.
+    """Return the path of the architecture that belongs to a weights file, or None.
 
     The file is `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, or `config.json` for
     `model.weights.h5`.

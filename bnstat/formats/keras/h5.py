@@ -42,7 +42,7 @@ _TOP_LEVEL: Final = "top_level_model_weights"
 
 
 def matches(file: File) -> bool:
-    """Return True for an HDF5 file that lists its layers as this format does."""
+    """Return True for an HDF5 file of this format, not of Keras 3's `.weights.h5`."""
     return is_hdf5(file) and is_legacy(Hdf5(file))
 
 
@@ -82,10 +82,9 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def writer(version: str | None) -> str | None:
-    """Return the library that wrote a file, given the version in the file.
+    """Return the library and version (`Keras 2.3.1`) for the version that a file stores.
 
-    tf.keras and Keras both write a plain number. tf.keras appends `-tf` up to version 2.3; from
-    2.4 to 2.15, Keras is tf.keras.
+    Up to version 2.3, only tf.keras appends `-tf`. From 2.4 to 2.15, every file is from tf.keras.
     """
     if not version:
         return None
@@ -103,7 +102,7 @@ _Scopes = Mapping[str, Mapping[str, str]]
 
 
 def _weights_by_group(store: Hdf5, root: str) -> _Groups:
-    """Return the groups, with weights in the order of each group's attribute `weight_names`."""
+    """Return the groups below `root`, with weights in the order of the groups' `weight_names`."""
     prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
@@ -132,11 +131,11 @@ def _weights_by_group(store: Hdf5, root: str) -> _Groups:
 
 
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
-    """Return the groups; rename them to an architecture's layers if a group's name is unknown.
+    """Return the groups, renamed if an architecture lacks a layer with a group's name.
 
-    As Keras does, the first group gets the name of the first layer, and so on, because default
-    names differ from session to session. Input layers have a group in functional models only. If
-    the numbers differ, the groups are not renamed.
+    As in Keras, the first group gets the name of the first layer, and so on, because default names
+    differ from session to session. Only functional models have groups for input layers. If the
+    numbers of groups and layers differ, return the groups unchanged.
     """
     names = [name for name in groups if name != _TOP_LEVEL]
     known = {layer.own_name for layer in described}
@@ -152,7 +151,7 @@ def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
 
 
 def _layers(described: Sequence[Layer], groups: _Groups) -> Iterator[Layer]:
-    """Yield the layers of the configuration in order, then the layers of the other groups."""
+    """Yield the configured layers in order, then layers for groups without a configuration."""
     for layer in described:
         yield from _described_layers(layer, groups.get(layer.own_name, {}))
     known = {layer.own_name for layer in described}
@@ -198,7 +197,7 @@ def _group_of(variables: Mapping[str, str], default: str) -> str:
 
 
 def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
-    """Group weights by scope.
+    """Group the weights of one group by scope; return scope -> label -> key.
 
     Keras 1 has no scopes, but prefixes each weight with the layer's name: `bn1_gamma`. The scope is
     then the longest name in `layers` that is such a prefix.
@@ -215,7 +214,7 @@ def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
 
 
 def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
-    """Move a wrapper's match to the wrapped layer; Keras 2 names the scope after the wrapper."""
+    """Move a wrapper's scope to the wrapped layer; Keras 2 names the scope after the wrapper."""
     for index, layer in enumerate(layers):
         wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
         if wraps_one and index in matches and index + 1 not in matches:
@@ -223,7 +222,7 @@ def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:
-    """Add matches of a layer `bn` with a scope `bn_1`, if both are unmatched and unambiguous.
+    """Match a layer such as `bn` with a scope such as `bn_1`, if unmatched and unambiguous.
 
     TensorFlow 1 renames the scopes of a model that is built twice in one graph.
     """

@@ -111,7 +111,7 @@ def read_weights(file: File) -> Weights:
 
 
 def shard_names(file: File) -> tuple[str, list[str]]:
-    """Return the name of the index, or of the single file, and the names of the shards, if any."""
+    """Return the names of the index and its shards; for an unsharded file, the name and `[]`."""
     index = _index_of(file)
     if index is None:
         return file.name, []
@@ -119,7 +119,7 @@ def shard_names(file: File) -> tuple[str, list[str]]:
 
 
 def _index_of(file: File) -> File | None:
-    """Return the index of a shard, or the file itself if it is an index."""
+    """Return the index that lists a shard, the file itself if an index, or None for other files."""
     if not is_hdf5(file):
         return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
@@ -132,7 +132,7 @@ def _is_index(file: File) -> bool:
 
 
 def _parse_index(index: File) -> dict[str, list[str]]:
-    """Return group of variables -> the names of the files that contain them."""
+    """Return path of a group `vars` -> the names of the files that contain its variables."""
     parsed = read_json(index)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict):
@@ -151,8 +151,8 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
     """Merge the weights of several files.
 
-    `shards` maps a group -> the names of the files from which the group's variables are taken.
-    Other groups are taken from any file.
+    `shards` maps a group to the names of the files from which the group's variables are taken.
+    Groups that are not in `shards` are taken from all files.
     """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -179,7 +179,7 @@ def _is_holder(group: str) -> bool:
 
 
 def _layer_path(holder: str) -> str:
-    """Return the path of a layer's group, spelled as since Keras 2.13, given the path of `vars`."""
+    """Convert the path of a group `vars` to that of the layer's group, spelled as in Keras 3."""
     parts = holder.replace("\\", "/").split("/")[:-1]
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
@@ -250,10 +250,10 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Iterable[str],
 ) -> None:
-    """Add matches of layers and groups whose names are unique among those without a match.
+    """Match layers and groups by name, if only one unmatched layer and group have the name.
 
-    `matches` maps the index of a layer -> path of its group, `group_names` the path of a group ->
-    the name of its layer.
+    Pairs are added to `matches`, which maps the index of a layer to the path of a group.
+    `group_names` maps the path of a group to the name of a layer.
     """
     free = {*groups} & group_names.keys() - matches.values()
     names = {index: name for index, name in enumerate(layer_names) if index not in matches}

@@ -48,7 +48,7 @@ _MOST_NAMED: Final = 6
 
 
 Locate = Callable[[str], File | None]
-"""Returns the bytes of the storage with a given key; None if they are missing."""
+"""Takes the key of a storage; returns the storage's bytes as a file, or None if missing."""
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -112,7 +112,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def find_pickle(file: File) -> tuple[Folder, File] | None:
-    """Return the folder in a zip that contains the pickle, and the pickle; None if there is none.
+    """Return a zip's folder that contains `data.pkl`, and this file; None if no folder does.
 
     PyTorch names the folder after the file.
     """
@@ -144,7 +144,7 @@ def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Loca
 def _read_legacy(
     file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
 ) -> tuple[Any, Locate, bool]:
-    """Return the object saved before PyTorch 1.6, its storages, and True if they are big-endian."""
+    """Read a file from before 1.6: the object, a `Locate`, and True if storages are big-endian."""
     (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")

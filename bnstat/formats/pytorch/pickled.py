@@ -41,7 +41,7 @@ class BudgetError(PickleError):
 
 
 class Global(NamedTuple):
-    """A function or class by name."""
+    """The name of a function or class."""
 
     module: str
     name: str
@@ -51,7 +51,7 @@ class Global(NamedTuple):
 
 
 class Opaque:
-    """An object that was not built.
+    """An object that a pickle describes, but that was not built.
 
     Attributes:
         kind: the function or class that would have built the object.

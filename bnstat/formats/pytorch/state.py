@@ -1,4 +1,4 @@
-"""The tensors in an unpickled object, under the names of the author's program.
+"""The tensors in an unpickled object, under the names in the author's code.
 
 A checkpoint is a dict of dicts. The key of the state dict is `state_dict`, `model` or similar.
 Parallel training and compilation prefix every name in the state dict with `module.` or
@@ -79,10 +79,10 @@ class Collected:
 
     Attributes:
         tensors: key -> tensor, in the order of the file.
-        names: key -> the name in the author's program.
+        names: key -> the name in the author's code.
         layers: the modules of a model that was saved whole, in the order of their creation.
         writer: the library that wrote the file, if recorded.
-        in_order: True if the tensors are in the order in which the program made them.
+        in_order: True if the tensors are in the order of their creation.
     """
 
     tensors: dict[str, Tensor | Array] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Collected:
 
 
 def collect(root: Any) -> Collected:
-    """Return all tensors below an object; raise a `BudgetError` if there are too many."""
+    """Return all tensors in an unpickled object; raise a `BudgetError` if it is too large."""
     result = Collected()
     paths: dict[str, tuple[str, ...]] = {}
     for path, value in _walk(root):
@@ -194,7 +194,7 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _module_parts(value: Any) -> list[tuple[Any, Any]] | None:
-    """Return name and value of a module's tensors, then of its children; None for other objects."""
+    """Return (name, value) pairs: a module's tensors, then its children; None if not a module."""
     state = value.state if isinstance(value, Opaque) else None
     if _is_script_module(value):
         return list(_items(state))
@@ -209,7 +209,7 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 
 
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
-    """Yield a module as a layer, if it owns tensors and the file records its class."""
+    """Yield the layer of a module that owns tensors, if the file records the module's class."""
     state = module.state if isinstance(module.state, dict) else {}
     is_script = _is_script_module(module)
     if str(module.kind) == _FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
@@ -228,7 +228,7 @@ def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
 
 
 def _names(paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Return key -> name in the author's program, given key -> path of the tensors."""
+    """Return key -> name in the author's code; `paths` maps each key to the path of a tensor."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for key, path in paths.items():
         groups.setdefault(path[:-1], []).append(key)
@@ -266,7 +266,7 @@ def _is_script_module(value: Any) -> bool:
 
 
 def _is_store(value: Any) -> bool:
-    """Return True for the single module that tch-rs saves."""
+    """Return True for the single module in which tch-rs saves all variables."""
     return (
         _is_script_module(value)
         and str(value.kind) == _FLAT
@@ -277,7 +277,7 @@ def _is_store(value: Any) -> bool:
 def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer]:
     """Return the layers, with epsilon and momentum added from the archive's code where possible.
 
-    The folder `top` of the archive contains `code`; it is None for other files.
+    `top` is the folder of the archive that may contain `code`; None if there is no archive.
     """
     members = {
         layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
@@ -305,7 +305,7 @@ def _code(top: Folder, member: str) -> str:
 
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
-    """Return the settings `eps` and `momentum` in the code of a class; nothing without `eps`."""
+    """Return `eps` and `momentum` from the code of a class; return nothing if `eps` is missing."""
     start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
     if start < 0:
         return {}

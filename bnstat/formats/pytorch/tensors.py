@@ -53,7 +53,7 @@ class Storage:
 
     Attributes:
         key: the name in the file.
-        offset: the index of its first element among the elements that the file stores for `key`.
+        offset: the index of the storage's first element among the elements stored for `key`.
     """
 
     key: str
@@ -67,8 +67,8 @@ class Tensor:
     """A view of a storage; offset and strides count elements of `dtype`.
 
     Attributes:
-        quantizer: for a quantized tensor, the scale, the zero point, and their axis if they are
-            tensors.
+        quantizer: the scale, the zero point and the axis of a quantized tensor. The axis matters
+            only if scale and zero point are tensors. None for a tensor that is not quantized.
     """
 
     storage: Storage
@@ -86,7 +86,7 @@ class Tensor:
 
     @property
     def reach(self) -> int:
-        """The number of the storage's elements from the view's first to its last."""
+        """The number of storage elements from the view's first to last element, both included."""
         if 0 in self.shape:
             return 0
         pairs = zip(self.shape, self.strides, strict=True)
@@ -97,7 +97,7 @@ class Tensor:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage that a persistent id names or, before PyTorch 1.6, a module's class."""
+    """Return the storage, or the module's class in files before 1.6, that a persistent id names."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()
@@ -113,7 +113,7 @@ def storage_of(persistent_id: Any) -> Storage | Global:
 
 
 def call(function: Global, arguments: tuple[Any, ...]) -> Any:
-    """Return the result of a known function or class; for others, return an `Opaque`."""
+    """Return what a known function or class would build; return an `Opaque` for an unknown one."""
     build = _KNOWN.get(function)
     if build is None:
         return Opaque(function, arguments)
@@ -162,7 +162,7 @@ def _from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
 
 
 def _dict(*arguments: Any) -> dict[Any, Any]:
-    """Return a dict; older pickles pass the items as a list."""
+    """Return the dict that a dict class would build from a dict or a list of pairs."""
     pairs = arguments[-1] if arguments else ()
     if not isinstance(pairs, list | tuple):
         return dict(pairs) if isinstance(pairs, dict) else {}
@@ -174,7 +174,7 @@ def _dict(*arguments: Any) -> dict[Any, Any]:
 
 
 def _encoded(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
-    """Return bytes, which pickles before protocol 3 store as a string."""
+    """Return the bytes that a pickle before protocol 3 stores as a string."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         return Opaque(Global("_codecs", "encode"))
     try:
@@ -235,7 +235,7 @@ def read_tensor(
 
 
 def find_tensor(tensor: Tensor, content: File, is_big_endian: bool) -> Sequence[Range]:
-    """Return the ranges of a tensor's bytes; see `Variable.extents`."""
+    """Return the extent of a tensor as a sequence, empty if unknown; see `Variable.extents`."""
     dtype = find_dtype(tensor.dtype)
     if dtype is None or tensor.start(dtype.itemsize) < 0:
         return ()
@@ -287,7 +287,7 @@ class Array:
 
 
 def array_of(value: Opaque) -> Array | None:
-    """Return the numeric array that a pickled call describes, or None."""
+    """Return the numeric array that a pickled call builds; None if it builds something else."""
     name = str(value.kind)
     state: Any = None
     match value.arguments:
