@@ -146,7 +146,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
 
 
 def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the layers, except those in `left`, that the model stores as not trainable."""
+    """Return the names of the layers stored as not trainable, without the layers in `left`."""
     return tuple(
         name
         for name, layer in network.layers.items()
@@ -155,7 +155,7 @@ def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str], what: str) -> None:
-    """Raise `UnsupportedError` with a reason from `left` if there are no layers."""
+    """Raise `UnsupportedError` with the first reason in `left` if `layers` is empty."""
     if not layers:
         name, reason = next(iter(left.items()))
         raise UnsupportedError(

@@ -40,10 +40,10 @@ _MOST_BYTES: Final = 256 << 20
 """The limit on bytes of the drawn samples; one batch is kept even if it is larger."""
 
 _MOST_NUMBERS: Final = 4096
-"""The limit on output values compared per sample; of more, every n-th position is compared."""
+"""The limit on output values compared per sample. Larger outputs use every n-th position."""
 
 _LIMIT: Final = 0.01
-"""Outputs closer to an end of the function's range, as a fraction of the range, are saturated."""
+"""Outputs within this fraction of the activation's range from either end are saturated."""
 
 _SIGNIFICANT: Final = 4.0
 """Accuracies differ clearly by more than this number of standard errors."""
@@ -56,7 +56,7 @@ _LEAST_INFORMATION: Final = 0.65
 
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
-"""A second pair of limits. If the accuracies also differ clearly, either pair suffices."""
+"""If the accuracies differ clearly, reaching either this pair of limits or the first suffices."""
 
 _LEAST_SAMPLES: Final = 32
 
@@ -80,7 +80,7 @@ class Sample:
         self._rows: list[tuple[Batch, Floats | None]] = []
 
     def add(self, batch: Batch, output: Array) -> None:
-        """Draw samples from a batch, with the model's output for the batch."""
+        """Draw samples from a batch, and keep each sample with the matching row of the output."""
         outputs = rows_of(output, batch.size)
         if not self._seen:
             size = sum(array.nbytes for array in batch.feeds.values()) // batch.size
@@ -96,7 +96,7 @@ class Sample:
                 self._rows[place : place + 1] = [(Batch(feeds, labels, 1), kept)]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples, shuffled, in batches, each of exactly `size` if `is_fixed`."""
+        """Shuffle all samples; return batches of up to `size` or, if `is_fixed`, exactly `size`."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -105,7 +105,7 @@ class Sample:
         return [_one_batch([self._rows[place][0] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
-        """Return all outputs as [samples, positions, scores]; None if they cannot be joined."""
+        """Return all outputs, [samples, positions, scores]; None if they cannot be joined."""
         return _stacked([output for _, output in self._rows])
 
 
@@ -116,7 +116,7 @@ def _one_batch(samples: list[Batch]) -> Batch:
 
 
 def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
-    """Join outputs along the first axis; return None if one is missing or the shapes differ."""
+    """Join outputs along the first axis; return None if an output is missing or shapes differ."""
     arrays = [each for each in outputs if each is not None]
     shapes = {each.shape[1:] for each in arrays}
     is_comparable = len(arrays) == len(outputs) and len(shapes) == 1
@@ -124,7 +124,7 @@ def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
 
 
 def rows_of(output: Array, samples: int) -> Floats | None:
-    """Return an output as [samples, positions, scores]; of many positions, only every n-th.
+    """Return an output as [samples, positions, scores]; if large, with only every n-th position.
 
     Return None if the output does not have one row for each sample, or is not numeric.
     """
@@ -183,20 +183,20 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """The evidence of how a network was trained, in the file and, if compared, in the outputs."""
+    """Evidence of how a network was trained. `data`, from outputs, is None if not compared."""
 
     file: Evidence
     data: Modes | None
 
     @property
     def trained_with(self) -> TrainedWith:
-        """The statistics that training used; `unknown` without a verdict or if two differ."""
+        """The statistics that training used; `unknown` without a verdict, or if verdicts differ."""
         verdicts = {each.trained_with for each in self._all} - {"unknown"}
         return verdicts.pop() if len(verdicts) == 1 else "unknown"
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons of the decisive evidence; all reasons if none is decisive."""
+        """The reasons of the evidence that shows a training mode; all reasons if none shows one."""
         decisive = [each.reason for each in self._all if each.trained_with != "unknown"]
         return decisive or [each.reason for each in self._all]
 
@@ -225,9 +225,9 @@ def run_again(
     statistics: Statistics,
     accuracies: tuple[Accuracy | None, Accuracy | None],
 ) -> Modes | None:
-    """Run samples in the second mode, and compare the outputs of both modes.
+    """Run samples in the second mode; return the comparison, None if outputs are not comparable.
 
-    A missing accuracy in the second mode is measured. None means that no outputs can be compared.
+    `accuracies` are for the first and the second mode; if the second is None, it is measured.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
@@ -305,7 +305,7 @@ def _outputs(
 
 
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
-    """Return the training mode that the mutual information in both modes shows, and the reason."""
+    """Return (training mode, reason) by the information in each mode; `unknown` if not clear."""
     figures = (
         f"mutual information {stored:.3g} nats with the stored statistics, {own:.3g} with the "
         f"data's own, over {samples} samples"
@@ -318,7 +318,7 @@ def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith
 def by_accuracy(
     accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
 ) -> tuple[TrainedWith, str]:
-    """Return the training mode that accuracies and mutual information both show, and the reason."""
+    """Return (training mode, reason); `unknown` unless accuracies and information agree clearly."""
     figures = (
         f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
         f"{percent(accuracies[1].part)} with the data's own"
@@ -357,7 +357,7 @@ def percent(part: float) -> str:
 
 
 def information(probabilities: Floats) -> float:
-    """Return the mutual information of input and prediction in nats, given [..., classes]."""
+    """Return the mutual information of input and prediction in nats, from [..., classes]."""
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     return max(float(_entropy(rows.mean(axis=0)) - _entropy(rows).mean()), 0.0)
 
@@ -370,7 +370,7 @@ def _entropy(probabilities: Floats) -> Floats:
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
-    """Return a function that converts outputs to class probabilities, if there are classes."""
+    """Return a function that converts outputs to class probabilities; None without classes."""
     both = (stored, own)
     if not all(np.isfinite(rows).all() for rows in both):
         return None

@@ -53,7 +53,7 @@ def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
 
 @dataclass
 class Moments:
-    """The moments of all values so far; `squares` sums squared deviations from the mean."""
+    """Count, mean and sum of squared deviations (`squares`) of all values so far."""
 
     unbiased: bool = False
     count: int = 0
@@ -80,7 +80,7 @@ class Moments:
 
 
 class Halves:
-    """The moments of the even and of the odd batches, whose difference shows the error."""
+    """The moments of the even batches and of the odd batches; the difference shows the error."""
 
     def __init__(self, unbiased: bool = False) -> None:
         self.first, self.second = Moments(unbiased), Moments(unbiased)
@@ -93,7 +93,7 @@ class Halves:
 
     @property
     def error(self) -> float | None:
-        """Half the distance between both means at the worst channel, in standard deviations."""
+        """Half the largest distance of the means, in standard deviations; None for one batch."""
         if not self.first.count or not self.second.count:
             return None
         deviation = np.sqrt(self.whole.squares / self.whole.count)
@@ -151,7 +151,7 @@ class Runner:
         *,
         start: Mapping[str, Array],
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
-        """Run one batch; return layer -> moments of each use, and name -> requested tensor."""
+        """Run one batch; return layer -> moments of each use, and name -> value for `tensors`."""
         program = self.network.program
         fed: dict[str, Any] = dict(program.settings)
         fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
@@ -181,7 +181,7 @@ class Runner:
             raise refused(self.network.program.where, error) from None
 
     def _measuring_graph(self, by_batch: bool, exact: bool) -> Any:
-        """Return the network's graph with ops that measure, and with batch or fed statistics."""
+        """Return a `GraphDef` that measures each layer's input and uses batch or fed statistics."""
         import tensorflow as tf
 
         graph = self.network.graph
@@ -268,21 +268,21 @@ class ActivationCache:
         return sum(map(_size, self._tensors.values()))
 
     def begin_wave(self, names: Sequence[str]) -> None:
-        """Begin a wave that keeps the tensors with these names."""
+        """Begin a wave in which the tensors with these names are cached."""
         self._names, self._is_full = names, False
 
     def tensors(self, batch: int) -> Mapping[str, Array]:
-        """Return name -> tensor, for the tensors that are kept of the batch with this index."""
+        """Return name -> array for the cached tensors of the batch with this index."""
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors of a batch that a run should fetch for the cache."""
+        """Return the names of the tensors to fetch for the cache when the batch runs."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
 
     def offer(self, batch: int, tensors: Mapping[str, Array]) -> None:
-        """Replace the tensors of a batch by newer tensors if they fit into `most` bytes."""
+        """Replace the cached tensors of a batch if the cache then stays within `most` bytes."""
         if not tensors:
             return
         others = self.size - _size(self.tensors(batch))
@@ -326,7 +326,7 @@ def read(
     """Run a network over data, and measure the inputs of `layers`.
 
     `statistics` is empty if the layers normalize by batch. `watch` is called with each batch and
-    the network's output. Batches start from cached activations, and newer ones are cached.
+    the network's output. Runs start from cached activations, and cache newer activations.
     """
     output = runner.network.program.outputs[0]
     answers = _Answers(output)

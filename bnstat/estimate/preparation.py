@@ -43,7 +43,7 @@ class Setup:
 
 
 def set_up(model: Any, data: Any, settings: Settings) -> Setup:
-    """Open a model, and data that fits the model; `recalibrate` documents both and the errors."""
+    """Open a model, and data that fits the model. For arguments and errors, see `recalibrate`."""
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
         refuse_url(path, "TensorFlow runs models that lie on disk")

@@ -48,13 +48,13 @@ from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.model import Array, as_float64
 
 _MOST_ROUNDS = 20
-"""The limit on passes for a wave whose statistics change the input of its layers."""
+"""The limit on passes for a wave whose new statistics change the inputs of the same wave."""
 
 _SETTLED = 1e-6
-"""The passes of a wave end when no statistic changes by more standard deviations than this."""
+"""A wave ends when a pass changes no statistic by more than this, in standard deviations."""
 
 FAR = 0.05
-"""The output mentions larger residuals, in standard deviations."""
+"""Reports mention residuals larger than this, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _in_waves(
 
 
 def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """Return statistics in the model's dtypes: old statistics for layers without usable moments."""
+    """Return `old` with new statistics, in the model's dtypes, for layers with usable moments."""
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
@@ -341,7 +341,7 @@ def _mended(
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the worst channel's distance of means or deviations, in the second's deviations."""
+    """Return the largest difference of means or of deviations, in deviations of `second`."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
     distances: list[Floats] = [

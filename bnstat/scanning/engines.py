@@ -1,4 +1,4 @@
-"""Engines, which run a scan's jobs: in this process, in several, or on a Dask cluster."""
+"""Engines, which run a scan's jobs in one process, in several processes, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Engine:
     dead_worker: type[Exception] | tuple[()] = ()
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
-        """Start a job."""
+        """Start `work(job)`, and return a future of the result."""
         future: Future[Any] = Future()
         future.set_result(work(job))
         return future
@@ -58,7 +58,7 @@ class Engine:
 
 
 class Processes(Engine, AbstractContextManager["Processes"]):
-    """Runs jobs in processes on this machine; if a process dies, all are replaced."""
+    """Runs jobs in processes on this machine. If a process dies, all processes are replaced."""
 
     name = "--jobs"
     in_process = False
@@ -163,7 +163,7 @@ class Dask(Engine):
 
 @contextmanager
 def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Open the Dask cluster at `url`, or else `jobs` processes; 0 means one per core."""
+    """Yield an engine: a Dask cluster at `url` or, if None, `jobs` processes (0: one per core)."""
     workers = jobs or os.cpu_count() or 1
     if url is not None:
         with _dask(url, workers) as cluster:
@@ -226,7 +226,7 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item, and yield finished batches as lists of (item, result)."""
+        """Queue an item for a batch of `at_least` items; yield finished lists of (item, result)."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
             yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)
@@ -256,7 +256,7 @@ class Batches(Generic[Item, Result]):
             yield from self._run_alone(batch)
 
     def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Yield a batch, run while no other batch runs; item by item if a worker dies again."""
+        """Run a lost batch again, item by item if a worker dies; yield lists of (item, result)."""
         value = self._value(self._engine.submit(self._work, batch))
         if value is not None:
             yield list(zip(batch, value[0], strict=True))

@@ -72,7 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True if the model is unreadable, or has a finding of `fail_on` or more serious."""
+        """Return True if unreadable, or if `worst` is at least `fail_on` (None: `warning`)."""
         if self.worst is None:
             return self.trouble is not None
         return SEVERITIES.index(self.worst) <= SEVERITIES.index(fail_on or "warning")
@@ -97,7 +97,7 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
 
 
 def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
-    """Return the record of a model that could not be read; `fields` are further attributes."""
+    """Return the record of an unreadable model; `fields` are further attributes of the record."""
     trouble: Trouble = _TROUBLES.get(type(error), "unreadable")
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
     inside = "" if error.where == path else f"{printable(where, LONGEST_WHERE)}: "
@@ -176,7 +176,7 @@ _APPLICATION_ID: Final = 0x626E7374
 
 _LOCK_SECONDS: Final = 60.0
 _LASTING: Final = (None, "damaged", "unsupported", "unknown")
-"""The kinds of read errors that persist as long as the file is unchanged."""
+"""The values of `Record.trouble` that stay the same as long as the file is unchanged."""
 
 _TABLE: Final = """
 create table if not exists models (
@@ -191,8 +191,8 @@ create table if not exists models (
 class State:
     """A SQLite file with the records of earlier scans, so that a scan reads only changed models.
 
-    Several scans may use one file at a time: each batch is written in its own transaction.
-    `options` must change with bnstat's version, its rules and the scan's options.
+    Several scans may use one file at the same time: each batch is one transaction.
+    `options` is a hash of bnstat's version, the rules and the scan's options.
     """
 
     def __init__(self, path: str, options: str) -> None:
@@ -230,7 +230,7 @@ class State:
             ) from error
 
     def records_of(self, candidate: Candidate) -> list[Record] | None:
-        """Return the stored records of a candidate; None if it is new or changed."""
+        """Return the stored records of a candidate; None for a new or changed candidate."""
         key = _key(candidate.path)
         with self._errors():
             self._base.execute("insert or ignore into temp.seen values (?)", (key,))
@@ -243,7 +243,7 @@ class State:
         return [Record(candidate.path, **fields) for fields in json.loads(row[0])]
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
-        """Store (candidate, records) pairs, except if an error may be temporary."""
+        """Store the records of candidates, except of candidates with a possibly temporary error."""
         rows = [
             (
                 _key(candidate.path),
@@ -260,7 +260,7 @@ class State:
             self._base.execute("commit")
 
     def forget_others(self, roots: Iterable[str]) -> None:
-        """Delete the models below these roots for which `records_of` was not called."""
+        """Delete the records of models below these roots for which `records_of` was not called."""
         with self._errors():
             for root in roots:
                 top = _key(root).rstrip(b"/") + b"/"

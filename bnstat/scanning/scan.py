@@ -58,8 +58,8 @@ class ScanOptions:
     ) -> ScanOptions:
         """Return the options for a scan of some roots, with the settings in `config_file`.
 
-        Without it, and unless `isolated`, the settings come from the nearest settings file, upwards
-        from the deepest folder that contains all roots.
+        Without `config_file`, the settings come from the nearest settings file, upwards from the
+        deepest folder that contains all roots; with `isolated`, from no file.
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
@@ -170,7 +170,7 @@ def _candidates(
 
 
 def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
-    """Return the candidate for a root that is a file or the prefix of a checkpoint."""
+    """Return the candidate, or `Unreadable`, for a root that is a file or a checkpoint's prefix."""
     try:
         locate(root, access)
         if spot.parent is None or not spot.parent.can_list:

@@ -125,7 +125,7 @@ class _Walk:
             waiting += reversed(list(self._stops(stop, folders)))
 
     def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if the walk covers the folder by another path; if not, mark it as covered."""
+        """Return True if another path covers the folder; otherwise record the target of a link."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):
@@ -202,14 +202,14 @@ def _folder_candidate(folder: Folder, entries: list[Entry], finder: Finder) -> C
 
 
 def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> Candidate:
-    """Return a candidate; `parts` are its files, with names relative to `folder`."""
+    """Return a candidate; `parts` are the candidate's files, with names relative to `folder`."""
     if not folder.is_remote:
         return Candidate(path, file, signature(parts))
     return Candidate(path, file, signature(parts), folder.path, tuple(parts))
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Return the groups without older checkpoints, by the list of each run or else by the step."""
+    """Return the groups except older checkpoints, as ordered by the run's list or by the step."""
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")
     last: dict[str, Group] = {}
@@ -229,7 +229,7 @@ def _newest(folder: Folder, together: list[Group]) -> list[Group]:
 
 
 def signature(parts: Sequence[Entry]) -> str:
-    """Return a hash that changes if a file changes; empty if a file's tag and time are unknown."""
+    """Return a hash that changes if a file changes; empty if a file has no known tag or time."""
     if not parts or not all(part.version for part in parts):
         return ""
     return digest("\0".join(f"{part.name}\0{part.size}\0{part.version}" for part in parts))

@@ -67,7 +67,7 @@ class Settings:
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Open data, and check that all data in memory, or else the first batch, fits a model."""
+    """Open data for a model. Check the first batch, or every batch if the data is in memory."""
     source = _source(data, inputs, settings)
     is_in_memory = source.samples is not None
     opened = (SizedData if is_in_memory else Data)(
@@ -80,7 +80,7 @@ def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Dat
 
 
 def example_of(data: Any, settings: Settings) -> Arrays:
-    """Return the first batch without labels; an array without a name gets the name `input`."""
+    """Return name -> array of the first batch, without labels; the default name is `input`."""
     arrays = next(iter(_source(data, {}, settings).batches()), {})
     names = [name for name in arrays if name not in (settings.labels, LABELS)]
     return {name or "input": arrays[name] for name in names}

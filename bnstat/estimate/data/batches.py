@@ -43,9 +43,9 @@ class Input:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data that is not yet fitted to a model; `samples` is None unless the data is in memory.
+    """Data before it is fitted to a model. `samples` counts samples in memory; None for other data.
 
-    `batches` returns all data from the beginning, in batches of any size, at each call.
+    Each call of `batches` returns all data from the beginning, in batches of any size.
     """
 
     where: str
@@ -54,7 +54,7 @@ class BatchSource:
 
 
 class Batch(NamedTuple):
-    """The data of one run: the arrays by input name, the class indices, the number of samples."""
+    """A batch of `size` samples: `feeds` maps input names to arrays, `labels` are class indices."""
 
     feeds: Mapping[str, Array]
     labels: Array | None
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class Data:
-    """Data that fits a model, in batches. It can be iterated more than once.
+    """Up to `most` samples in batches that fit a model. The data can be iterated more than once.
 
     If the inputs fix the batch size, samples that do not fill the last batch are left out.
     """
@@ -115,7 +115,7 @@ class Data:
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
-        """Return input name -> array name; the only input takes the only array of any name."""
+        """Return input name -> array name; names may differ if there is one input and one array."""
         missing = [name for name in self.inputs if name not in arrays]
         others = (
             [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
@@ -132,7 +132,7 @@ class Data:
         return {name: name for name in self.inputs}
 
     def _renaming(self, missing: str, others: list[str], arrays: Arrays) -> str:
-        """Return a hint for the user if several arrays could be the model's only input."""
+        """Return a hint to rename an array to `missing`, or to pass the name of the labels."""
         rename = f"rename the input array to {missing}"
         if self.labels is not None:
             return rename
@@ -188,7 +188,7 @@ def _has_shape(array: Array, shape: tuple[int | None, ...]) -> bool:
 
 
 def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
-    """Return True if a dtype can represent an array's numbers; an integer dtype, exactly."""
+    """Return True if an array is numeric and, for an integer or bool dtype, converts exactly."""
     # The NumPy kind of bfloat16 is "void", like that of raw bytes.
     is_numeric = array.dtype.kind in "biuf" or (
         array.dtype.kind == "V" and array.dtype.type != np.void
@@ -235,14 +235,14 @@ def _sample_shapes(arrays: Arrays) -> Mapping[str, tuple[int, ...]]:
 
 
 def joined(parts: list[Arrays]) -> Arrays:
-    """Return the arrays of all parts, joined along the first axis."""
+    """Return name -> array, with the arrays of all parts joined along the first axis."""
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def batch_of_one(sample: Arrays) -> Arrays:
-    """Return a sample as a batch."""
+    """Return a sample as a batch of size 1."""
     return {name: array[np.newaxis] for name, array in sample.items()}
 
 
@@ -255,14 +255,14 @@ def eager_mode() -> AbstractContextManager[Any]:
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return arrays as data; if all `names` are among them, other arrays are ignored."""
+    """Return a source of one batch. If `arrays` has all `names`, other arrays are ignored."""
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     count = max((len(array) for array in arrays.values() if array.ndim), default=0)
     return BatchSource(where, lambda: [arrays], count)
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Read an `.npz` or `.npy` file; if the file has all `names`, other arrays are not read."""
+    """Open an `.npz` or `.npy` file. If the file has all `names`, other arrays are not read."""
     from zipfile import BadZipFile
 
     with open(path, "rb") as file:
@@ -305,7 +305,7 @@ def _refuse_large(path: str, size: int) -> None:
 def source_of_batches(
     where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
 ) -> BatchSource:
-    """Return batches or single samples as data; `begin` starts again at each call."""
+    """Return a source of batches. `begin` returns an iterable of all batches or single samples."""
 
     def batches() -> Iterator[Arrays]:
         with _user_code(where, "yields no batches: "):
@@ -317,7 +317,7 @@ def source_of_batches(
 
 
 def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
-    """Return True if the arrays lack the first dimension of the inputs, the batch dimension."""
+    """Return True if the arrays are one sample: they lack the batch dimension of the inputs."""
     ranks = {name: len(each.shape) for name, each in inputs.items() if each.shape}
     missing = {rank - arrays[name].ndim for name, rank in ranks.items() if name in arrays}
     if not missing and len(inputs) == 1:
@@ -329,7 +329,7 @@ def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
 def source_of_object(
     data: Any, inputs: Mapping[str, Input], names: Sequence[str], where: str = ""
 ) -> BatchSource:
-    """Return data from arrays, a pair `(x, y)`, an iterable, or a function that returns these."""
+    """Return a source for arrays, a pair `(x, y)`, an iterable, or a function returning these."""
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         where = where or getattr(data, "__name__", repr(data))
         result = data()
@@ -354,7 +354,7 @@ def source_of_object(
 
 
 def arrays_of(element: Any, where: str) -> Arrays:
-    """Return the arrays of a batch by name; `y` of a pair `(x, y)` gets the name `LABELS`."""
+    """Return name -> array for a batch. In a pair `(x, y)`, the name of `y` is `labels`."""
     if isinstance(element, Mapping):
         return {str(name): _array(value, where) for name, value in element.items()}
     if isinstance(element, (tuple, list)) and element:
@@ -375,7 +375,7 @@ def _array(value: Any, where: str) -> Any:
 
 
 def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str]) -> BatchSource:
-    """Return the data from a function that `module:function` or `file.py:function` names."""
+    """Return a source of the data from a function, `module:function` or `file.py:function`."""
     module, _, name = spec.rpartition(":")
     function = getattr(import_user_module(module, spec), name, None)
     if not callable(function):
@@ -385,7 +385,7 @@ def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str])
 
 
 def import_user_module(name: str, where: str) -> ModuleType:
-    """Import a module by name, also from the working directory, or by the path of a file."""
+    """Import a module by name (the working directory comes first) or by the path of a `.py`."""
     folder = os.getcwd()
     sys.path.insert(0, folder)
     try:

@@ -51,11 +51,11 @@ class Images:
 
 
 Decoder = Callable[[bytes, str], Array]
-"""Takes the bytes of an image file, and its path for messages; returns an array for the model."""
+"""Takes an image file's bytes and path (for messages); returns an array for the model."""
 
 
 def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
-    """Return the images in a folder and its subfolders as data."""
+    """Return a source of the images in a folder and all subfolders."""
     decode = image_decoder(inputs, images)
     if decode is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
         raise UnsupportedError(
@@ -85,8 +85,8 @@ def image_files(path: str) -> Iterator[str]:
 def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None:
     """Return a function that decodes images for a model; None if the model does not take images.
 
-    A model takes images if its only input has four dimensions and 1, 3 or 4 channels, as the last
-    axis or as the first axis after the batch.
+    A model takes images if its only input is numeric and has four dimensions. The channels (1, 3, 4
+    or unknown) are the last axis or, if they are 1 or 3, possibly the axis after the batch.
     """
     wanted = next(iter(inputs.values()), None)
     if len(inputs) != 1 or wanted is None or wanted.dtype == "string":
@@ -131,7 +131,7 @@ def _takes_bytes(wanted: Input) -> bool:
 
 
 _HEAD_SIZE = 12
-"""The number of bytes before a record: its length, and the checksum of the length."""
+"""The size of the head before each record: the record's length, and the length's checksum."""
 
 _CHUNK = 1 << 20
 
@@ -139,7 +139,7 @@ _CHUNK = 1 << 20
 def open_records(
     path: str, files: Sequence[str], inputs: Mapping[str, Input], labels: str | None, images: Images
 ) -> BatchSource:
-    """Return the examples in TFRecord files, whose features have the names of the inputs.
+    """Return a source of the examples in TFRecord files. Inputs take the features of the same name.
 
     If the model's only input takes strings, and no feature has the name of the input, the input
     gets the serialized examples, for the model to parse.
@@ -174,7 +174,7 @@ def open_records(
 def _feature(
     features: Any, name: str, wanted: Input | None, decode: Decoder | None, file: str
 ) -> Array:
-    """Return a feature's value in the shape of the input `wanted`, which is None for labels."""
+    """Return the feature `name` in the shape of the input `wanted`, which is None for labels."""
     if name not in features:
         names = ", ".join(sorted(features)[:8])
         raise NotFoundError(file, f"has no feature {name!r}", f"its features are {names}")
@@ -197,7 +197,7 @@ def _feature(
 
 
 def _decoded(data: bytes, name: str, wanted: Input, decode: Decoder | None, file: str) -> Array:
-    """Return the array in a feature's bytes: an image, or values in uint8 or the input's dtype."""
+    """Decode a feature's bytes: raw values in uint8 or the input's dtype, or an encoded image."""
     sizes = _sizes(wanted)
     for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
         is_known = wanted.shape is not None and -1 not in sizes
@@ -222,7 +222,7 @@ def _misfit(path: str, name: str, has: str, wanted: Input) -> DamagedError:
 
 
 def record_files(path: str) -> list[str]:
-    """Return the TFRecord files in a folder, in natural order, or the file at `path` alone."""
+    """Return the TFRecord files in a folder, in natural order, or `[path]` if `path` is one."""
     if not os.path.isdir(path):
         return [path] if _is_record_file(path) else []
     names = sorted(os.listdir(path), key=natural_key)
@@ -241,8 +241,8 @@ def _is_record_file(path: str) -> bool:
 def _records(path: str) -> Iterator[bytes]:
     """Yield the records of a TFRecord file.
 
-    This does not use TensorFlow's reader, which ends the process if a length is wrong, and does not
-    notice if a file ends within the head of a record.
+    TensorFlow's reader is not used, because it ends the process if a length is wrong, and accepts a
+    file that ends within the head of a record.
     """
     number = 0
     try:
@@ -276,7 +276,7 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Read bytes in chunks, because the size may be wrong; return fewer at the end of the file."""
+    """Return `size` bytes, or fewer at the end of file. A wrong `size` does not exhaust memory."""
     parts = []
     while size > 0 and (part := file.read(min(size, _CHUNK))):
         parts.append(part)
@@ -285,7 +285,7 @@ def _read(file: IO[bytes], size: int) -> bytes:
 
 
 def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
-    """Return the elements of a saved dataset, which are batches or samples."""
+    """Return a source of the elements of a saved `tf.data` dataset: batches or single samples."""
     import tensorflow as tf
 
     def elements() -> Iterator[Any]:

@@ -32,10 +32,10 @@ _NOT_FED = "You must feed a value for placeholder tensor"
 
 @dataclass(frozen=True)
 class Program:
-    """A graph with the facts needed for running.
+    """A graph with everything that is needed to run the graph.
 
     Attributes:
-        variables: name of an op that holds a variable or a slice -> key of the variable.
+        variables: name of an op that holds a variable, or part of it -> key of the variable.
         read: takes the name of an op in `variables`, and reads the value that the op holds.
         outputs: the names of the output tensors.
         settings: tensor -> value that each run feeds, for example False for a training switch.
@@ -67,7 +67,7 @@ def full_name(tensor: str) -> str:
 
 
 def sizes_of(shape: Any) -> tuple[int | None, ...] | None:
-    """Return the sizes in a `TensorShape` or a `TensorShapeProto`; None if the rank is unknown."""
+    """Return a `TensorShape` or its proto as a tuple of sizes; None if the rank is unknown."""
     proto = shape.as_proto() if hasattr(shape, "as_proto") else shape
     if proto.unknown_rank:
         return None
@@ -95,7 +95,7 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) -> list[str]:
-    """Follow a tensor back through ops of some types; return all tensors on the way."""
+    """Follow a tensor back through ops of some types; return the tensors met, `tensor` first."""
     tensors: list[str] = []
     while tensor not in tensors:
         tensors.append(tensor)
@@ -111,7 +111,7 @@ def called_by(nodes: Iterable[Any]) -> set[str]:
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield a node's op type, which may name a function, and the functions in its attributes."""
+    """Yield a node's op type, which may name a function, and names of functions in attributes."""
     yield node.op
     for value in node.attr.values():
         yield from _functions_in(value)
@@ -127,7 +127,7 @@ def _functions_in(value: Any) -> Iterator[str]:
 def with_placeholders(
     graph_def: Any, inputs: Mapping[str, Input]
 ) -> tuple[Any, Mapping[str, Input]]:
-    """Return a graph and inputs in which all inputs are placeholders, so that no pipeline runs."""
+    """Replace inputs by placeholders, so that no input pipeline runs; return graph and inputs."""
     import tensorflow as tf
 
     ops = {node.name: node.op for node in graph_def.node}
@@ -153,7 +153,7 @@ def with_placeholders(
 
 
 def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return the part of a graph and of its functions that runs if some ops are fetched."""
+    """Return a `GraphDef` with only the ops, also inside functions, that `fetched` depends on."""
     missing = set(fetched) - {node.name for node in graph_def.node}
     if missing:
         raise NotFoundError(where, f"its graph has no op {min(missing)!r}")
@@ -258,14 +258,14 @@ DATA = "(data)"
 
 
 class Condition(NamedTuple):
-    """The condition under which a tensor is computed: the tensor `predicate` is `value`."""
+    """A condition for computing a tensor: the tensor named `predicate` must be equal to `value`."""
 
     predicate: str
     value: bool
 
 
 class Dependencies:
-    """The marked ops, conditions and loops that each tensor of a flat graph depends on."""
+    """The loops, conditions and `marks` (op name -> marks) on which each tensor depends."""
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
         self._nodes = {node.name: node for node in graph_def.node}

@@ -1,4 +1,4 @@
-"""Turn graphs in files and sessions into programs, and find their inputs and outputs."""
+"""Make a `Program` of the graph in a file or session; find the graph's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NOT_AN_OUTPUT = re.compile(
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a SavedModel, for the signature that the user chooses."""
+    """Return a `Program` that runs a SavedModel's signature, the user's choice or the default."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
@@ -56,7 +56,7 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a frozen graph, or of a TensorFlow 1 checkpoint with its `.meta`."""
+    """Return a `Program` that runs a frozen graph, or a TensorFlow 1 checkpoint with a `.meta`."""
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -82,7 +82,7 @@ def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
-    """Return the program that runs the graph of a `tf.compat.v1.Session` over data."""
+    """Return a `Program` that runs the graph of a `tf.compat.v1.Session` over data."""
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
@@ -98,9 +98,9 @@ def _program(
     parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
     signature: Any = None,
 ) -> Program:
-    """Return the program of a graph; by default, the graph records its variables and slices.
+    """Return a `Program` for a graph. By default, `variables` and `parts` are read from it.
 
-    A graph without variables has constants, each held by the op whose name is its key.
+    If a graph has no variables, each key in `contents` is the name of an op with a constant.
     """
     stored = contents.variables
     if variables is None:
@@ -131,7 +131,7 @@ def _path_of_saved_model(contents: Contents) -> str:
 
 
 def _parsed(path: str, messages: Sequence[Any]) -> Any:
-    """Parse a file as the first matching message type, in binary or text form."""
+    """Parse a file, binary or text, into the first message that fits, and return this message."""
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 

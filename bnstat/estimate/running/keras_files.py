@@ -1,4 +1,4 @@
-"""Turn Keras files into programs: check them, let Keras build them in safe mode, trace them.
+"""Make a `Program` of a Keras file: check the file, build the model in safe mode, and trace it.
 
 Keras resolves names in a configuration to Python objects: modules, classes, functions, and symbols
 of TensorFlow's API. The safe mode of Keras does not restrict all names: tf-keras imports any
@@ -43,7 +43,7 @@ _KERAS = re.compile(
     r"(\.(activations|constraints|dtype_policies|engine|initializers|layers|legacy|losses|metrics"
     r"|mixed_precision|models|ops|optimizers|quantizers|random|regularizers|trainers)(\.\w+)*)?"
 )
-"""Keras modules that define parts of models; others can access files and settings."""
+"""Keras modules that define parts of models; other modules can access files and settings."""
 
 _RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 
@@ -68,7 +68,7 @@ _TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
 
 
 def keras_file(path: str, model: Model, settings: Settings) -> Program:
-    """Return the program of the model in a `.keras` file, an unzipped `.keras`, or an `.h5`."""
+    """Return a `Program` for the model in a `.keras` file, an unzipped `.keras`, or an `.h5`."""
     built = _built(footprint(model.source).path, model.source, settings)
     live = live_model(built)
     variables = {
@@ -107,7 +107,7 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
 
 
 def _library(source: Source) -> Any:
-    """Return `tf_keras` for a file of Keras 1 or 2, otherwise `keras`; the other one if missing."""
+    """Return the module `tf_keras` for Keras 1 or 2, or `keras`; if missing, the other module."""
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
@@ -120,7 +120,7 @@ def _library(source: Source) -> Any:
 
 @contextmanager
 def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
-    """Yield a path to the file that ends as Keras expects for the format `kind`."""
+    """Yield `path`, or a temporary link or copy that ends as Keras expects for `kind`."""
     ending = ".keras" if kind == "keras-archive" else ".h5"
     if os.path.isdir(path) or path.endswith(ending):
         yield path
@@ -169,7 +169,7 @@ def _configuration(file: str, where: str) -> Any:
 
 
 def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None:
-    """Raise if a configuration names objects other than parts of models and `imports`."""
+    """Raise if a configuration needs modules besides Keras and `imports`, or dangerous actions."""
     for described in _objects(configuration):
         module = _text(described.get("module"))
         if module and not _is_known(module, described, imports):

@@ -32,7 +32,7 @@ from bnstat.estimate.running.normalizations import (
 from bnstat.model import Array, BatchNorm
 
 Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]
-"""The function that computes an output, or (`logits of`) the function that takes it as logits."""
+"""The function that computes an output or, with `logits of`, takes the output as logits."""
 
 _RESULTS: Final[dict[str, Activation]] = {
     "Softmax": "softmax",
@@ -95,7 +95,7 @@ class Network:
         return stored
 
     def waves(self) -> list[list[str]]:
-        """Return layers in waves; a wave depends only on earlier waves and its own layers."""
+        """Return the layer names of each wave; a wave depends only on earlier waves and itself."""
         before: dict[str, set[str]] = {name: set() for name in self.layers}
         for each in self.normalizations:
             before[each.layer] |= self.dependencies.marks(each.x) & self.layers.keys()
@@ -116,7 +116,7 @@ class Network:
         return waves
 
     def depend_on_themselves(self, wave: Sequence[str]) -> bool:
-        """Return True if the statistics of a layer in a wave change the input of a layer in it."""
+        """Return True if the statistics of a wave change the input of a layer in the same wave."""
         return any(
             each.layer in wave and not self.dependencies.marks(each.x).isdisjoint(wave)
             for each in self.normalizations
@@ -124,7 +124,7 @@ class Network:
 
 
 def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool) -> Network:
-    """Make a program flat, and find the normalizations of its layers."""
+    """Return a `Network`, with the program's graph made flat and the normalizations of `layers`."""
     original = program.graph_def
     program = _flat(program, trust)
     flat = program.graph_def
@@ -160,7 +160,7 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
 
 
 def _flat(program: Program, trust: bool) -> Program:
-    """Check a program's ops, and return the program with a flat graph and only needed inputs."""
+    """Refuse forbidden ops; return the `Program` with a flat graph and only the needed inputs."""
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
     graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
     needed = pruned(graph_def, fetched, program.where)
@@ -190,7 +190,7 @@ def _flat(program: Program, trust: bool) -> Program:
 
 
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
-    """Return the function that computes an output, or that takes the output as logits, if known."""
+    """Return the function that computes an output or takes it as logits; None if unknown."""
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}
         source = op_of(origins(ops, output, _SAME_VALUES)[-1])

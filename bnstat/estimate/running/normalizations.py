@@ -66,7 +66,7 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Edge:
-    """The input of an op that takes a moving statistic, and the tensor at this input."""
+    """An input that takes a moving statistic: the input `position` of `op` is `tensor`."""
 
     op: str
     position: int
@@ -94,7 +94,7 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Return the normalizations of layers, in network order, and the reason for each other layer.
+    """Return the normalizations, in network order, and layer -> reason for layers without any.
 
     `variables` maps the name of an op to the key of the variable that the op holds.
     """
@@ -304,7 +304,7 @@ def _mean_in_blocks(x: Any) -> Any:
 
 
 def or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition]) -> BatchMoments:
-    """Return moments that are zero in runs in which not all conditions hold."""
+    """Return tensors that equal the moments in runs in which all conditions hold, otherwise 0."""
     import tensorflow as tf
 
     zeros = [tf.zeros(each.shape, each.dtype) for each in moments]

@@ -1,4 +1,4 @@
-"""Turn models in memory into programs, by tracing them once in inference.
+"""Make a `Program` of a model in memory, by tracing the model once in inference.
 
 The masks of Keras are recorded during tracing, so that the statistics exclude masked values, as in
 training; a graph does not show masks.
@@ -34,9 +34,9 @@ def traced(
     variables: Mapping[str, Any],
     example: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Program:
-    """Return the program of a Keras model or a callable `tf.Module`, without dropout.
+    """Return a `Program` that runs a Keras model or a callable `tf.Module` in inference.
 
-    `example` returns a batch, and is called if the model does not record its inputs.
+    `variables`: key -> variable. `example` is called for a batch if the model records no inputs.
     """
     import tensorflow as tf
 
@@ -76,7 +76,7 @@ def traced(
 def _specs(
     model: Any, example: Callable[[], Mapping[str, Array]] | None, where: str
 ) -> dict[str, Any]:
-    """Return input name -> `tf.TensorSpec`; if the model records no inputs, from `example`."""
+    """Return input name -> `tf.TensorSpec`, from `example` if the model records no inputs."""
     import tensorflow as tf
 
     try:
@@ -117,7 +117,7 @@ def _parameters(model: Any) -> set[str]:
 
 
 def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Replace captured tensors in a graph; return op -> variable, and ops that fill tables."""
+    """Replace captured tensors by ops; return op name -> variable, and the table-filling ops."""
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
@@ -151,7 +151,7 @@ def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any]
 
 @contextmanager
 def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """Record pairs (input tensor, mask tensor) of calls of the batch-norm layers of a model."""
+    """Yield a list; each call of a batch-norm layer with a mask adds (input, mask) tensors."""
     import tensorflow as tf
 
     recorded: list[tuple[Any, Any]] = []
@@ -180,7 +180,7 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
 
 
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
-    """Copy a lookup table into a graph; return the op that fills the copy, if any."""
+    """Copy a lookup table into a graph; return the op that fills the copy, None if not a table."""
     import tensorflow as tf
 
     entries = _entries(handle)
