@@ -12,11 +12,11 @@ from typing import NoReturn
 from bnstat.signals import INTERRUPTED, Ended, is_call_running, raise_on_signals
 
 _RARELY = 100_000
-"""New objects between two garbage collections, because a large checkpoint makes little garbage."""
+"""The number of new objects per garbage collection; a high value speeds up large checkpoints."""
 
 
 def run() -> None:
-    """Run the command line; Ctrl-C, even during imports, ends it without a traceback.
+    """Run the command line; Ctrl-C, even during imports, ends the process without a traceback.
 
     On `kill` or a closing terminal, partial files are removed; then the process dies from the
     signal, as the sender expects.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 LONGEST_WHERE = 1000
-"""Characters of a location in a message: a tensor's name in a hostile file can have millions."""
+"""The largest number of characters of a location in a message; hostile files have long names."""
 
 
 class BnstatError(Exception):
@@ -57,7 +57,7 @@ class AmbiguousError(BnstatError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, or its type's name if the text is empty."""
+    """Return the first line of an exception's message, or the exception's type if there is none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -67,7 +67,7 @@ def printable(text: str, longest: int = sys.maxsize) -> str:
 
     Control characters, line breaks, bidirectional overrides and lone surrogates become escapes such
     as `\x1b`. Printable text of any language is unchanged. A string with more than `longest`
-    characters loses its middle.
+    characters is shortened in the middle.
     """
     if len(text) > longest:
         text = f"{text[: longest // 2]}...{text[-longest // 2 :]}"

@@ -43,7 +43,7 @@ _Key = tuple[str, str | None]
 
 
 class _Gravity(NamedTuple):
-    """The severity (index in `SEVERITIES`), channels and size of a rule's findings in a layer."""
+    """How serious a rule's findings in a layer are; `severity` is an index in `SEVERITIES`."""
 
     severity: int
     channels: int
@@ -67,13 +67,13 @@ class _Gravity(NamedTuple):
 
 
 class News:
-    """Remembers which findings were reported, to report only changes after a check."""
+    """Remembers the reported findings, so that each check reports only the changes."""
 
     def __init__(self) -> None:
         self._reported: dict[_Key, _Gravity] = {}
 
     def lines(self, findings: Sequence[Finding]) -> list[str]:
-        """Return the lines that report new, worse and ended findings after a check."""
+        """Return lines of text on problems that are new, worse or over since earlier reports."""
         current: dict[_Key, list[Finding]] = {}
         for finding in findings:
             if finding.severity in _REPORTED and finding.rule != _WARMING_UP:
@@ -93,7 +93,7 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield, per rule, a line for each of the first three layers, and one that counts the rest."""
+    """Yield a line for each of a rule's first three layers, then a line that counts the others."""
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:
@@ -136,7 +136,7 @@ def _more(count: int) -> str:
 
 
 def _callback() -> Any:
-    """Return `Callback` of the imported Keras or tf-keras, or else of an installed one."""
+    """Return the class `Callback` of Keras or tf-keras; an imported package is preferred."""
     names = ("keras", "tf_keras")
     for name in (*(name for name in names if name in sys.modules), *names):
         try:
@@ -261,7 +261,7 @@ class Watch(_callback()):  # type: ignore[misc]
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Print the findings of BN003 and close TensorBoard's file; a later check opens another."""
+        """Print the findings of BN003 and close TensorBoard's file; later checks open a new one."""
         for line in warming_up(self._findings):
             self._print(f"at the end: {line}")
         if self._events is not None:

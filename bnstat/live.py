@@ -36,10 +36,10 @@ def is_session(thing: object) -> bool:
 
 
 class SessionVariable:
-    """A variable in a session, whole even if it is partitioned.
+    """A variable in a session; the slices of a partitioned variable are joined.
 
-    The methods raise `BnstatError` if the session is closed. `parts` maps name of a slice's op ->
-    indices of the slice in the partitioned variable.
+    The methods raise `BnstatError` if the session is closed. `parts` maps the name of each slice's
+    op to the slice's indices in the whole variable; empty if the variable is not partitioned.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -133,7 +133,7 @@ _DEEPEST = 100
 
 
 class LiveModel(NamedTuple):
-    """A model in memory, and key -> variable object with the methods `numpy` and `assign`.
+    """A model in memory, and its variable objects by key, with the methods `numpy` and `assign`.
 
     A key is `LAYER/ROLE` or, in a session, the name in a checkpoint of a `Saver`.
     """
@@ -156,7 +156,7 @@ def is_live(thing: object) -> bool:
 
 
 def live_model(thing: Any) -> LiveModel:
-    """Return the batch-norm layers of a model in memory, and their variable objects."""
+    """Return a Keras model, `tf.Module` or session as a `LiveModel`; refuse any other object."""
     if is_session(thing):
         in_session = session_variables(thing)
         contents = session_contents(thing, in_session, _writer(thing))

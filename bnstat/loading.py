@@ -38,9 +38,9 @@ class Options:
     def open(
         self, path: str, stored: StoredModel, access: Access | None = None
     ) -> tuple[Contents, Model]:
-        """Return the contents and the batch-norm layers of one of the models at a path.
+        """Open a stored model, and return its contents and its batch-norm layers.
 
-        The notes of `access` are added to the contents.
+        The returned contents include the notes of `access`.
         """
         access = access or Access()
         configure = self.configure
@@ -60,13 +60,13 @@ class Options:
         return contents, model
 
     def read(self, model: Model) -> None:
-        """Read all arrays of the layers whose names match one of the globs `layers`."""
+        """Read all arrays of a model's layers whose names match one of the globs `self.layers`."""
         layers = (*model.layers, *model.incomplete)
         model.read([layer for layer in layers if matches(layer.name, self.layers)], self.track)
 
     @cached_property
     def configure(self) -> Callable[[Contents], Contents] | None:
-        """A function that adds the architecture in the file `config` to contents, or None."""
+        """A function that adds the architecture in `config` to contents; None without `config`."""
         if self.config is None:
             return None
         from bnstat.discovery.configuration import find_misfit
@@ -199,7 +199,7 @@ def loaded(model: object) -> Model:
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return the name and times of a stored model, which change if a training job replaces it."""
+    """Return a stored model's name and file times, which differ after a job replaced the model."""
     return stored.name, stored.modified, stored.times()
 
 

@@ -21,7 +21,7 @@ Array = NDArray[np.generic]
 
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without dimensions of 1, which Sonnet adds to averages but not to gamma."""
+    """Return a shape without dimensions of size 1, which Sonnet adds to averages, not to gamma."""
     return tuple(size for size in shape if size != 1)
 
 
@@ -61,12 +61,12 @@ class Variable:
         return self.finder()
 
     def step(self) -> Array | None:
-        """Return the quantization step; None if not quantized."""
+        """Return the quantization step, broadcastable to the array; None if not quantized."""
         return None if self.stepper is None else self.stepper()
 
 
 class Slots(NamedTuple):
-    """An optimizer's running averages of the gradients of a bias and a beta, which start at 0."""
+    """An optimizer's averages, initially 0, of the gradients (or squares) of a bias and a beta."""
 
     of_bias: Variable
     of_beta: Variable
@@ -200,7 +200,7 @@ class BatchNorm(Displayed):
         notes: remarks on the layer's numbers.
         uses_batch_statistics: True if a graph shows that the layer normalizes with batch statistics
             only, and updates no moving statistics.
-        inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
+        inputs: (graph name, tensor name) of each tensor that the layer normalizes; may be empty.
     """
 
     name: str
@@ -416,7 +416,7 @@ class BatchNorm(Displayed):
 
 
 def _working_dtype(array: Array) -> np.dtype[np.generic]:
-    """Return float64 for float64 and for integers of more than 16 bits, else float32."""
+    """Return the dtype to compute in: float64 for float64 and large integers, else float32."""
     wide = array.dtype == np.float64 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)
     return np.dtype(np.float64 if wide else np.float32)
 
@@ -490,7 +490,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The layers that may be batch norm: incomplete, and no variable has a known role."""
+        """The layers in `incomplete` that may be batch norm: no variable has a known role."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:

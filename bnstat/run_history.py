@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 Key = tuple[str, str]
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change", "turn")
-"""The names of the numbers of one role of one layer; `Track` documents each."""
+"""The measures of one role of one layer at one checkpoint; `Track` documents each measure."""
 
 _LEAST: Final = float(np.nextafter(0, 1))
 
@@ -59,7 +59,7 @@ class Track:
             by a unit: the square root of the mean moving variance for the moving mean, the root
             mean square of gamma for beta (1 without gamma), and the role's own root mean square for
             other roles. Exactly 0 if and only if no channel changed. NaN if the previous checkpoint
-            lacks the role or its shape, or if no channel is finite in both checkpoints.
+            lacks the role or has another shape, or if no channel is finite in both checkpoints.
         turn: the cosine of the angle between the channels' changes since the previous checkpoint
             and their changes in the interval before. Near 1 if the values drift in one direction;
             about -0.5 if they scatter about a fixed point.
@@ -143,7 +143,7 @@ class Recorder:
         self._last_differences: Floats = np.empty(0)
 
     def add(self, name: str, model: Model | BnstatError) -> None:
-        """Add a checkpoint; list a checkpoint that cannot be read in `skipped`."""
+        """Add a checkpoint's model; an error, passed or raised in reading, becomes a `Skipped`."""
         try:
             if isinstance(model, BnstatError):
                 raise model
@@ -182,7 +182,7 @@ class Recorder:
     def _compare(
         self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
     ) -> dict[str, Floats]:
-        """Return the `change` and the `turn` of each segment, as `Track` defines them."""
+        """Return measure (`change`, `turn`) -> one number for each segment; see `Track`."""
         former = self._layout.fit(self._values, layout, missing=np.nan)
         last = self._layout.fit(self._last_differences, layout, missing=0)
         differences = values - former
@@ -204,7 +204,7 @@ class Recorder:
 
 
 class _Layout:
-    """The segments of a checkpoint's vector, none of them empty.
+    """The segments of a checkpoint's vector, one for each role of each layer; none is empty.
 
     Attributes:
         shapes: (layer, role) of each segment in order -> the array's shape.
@@ -217,7 +217,7 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` in the order of another layout; segments not in both become `missing`."""
+        """Return `values` in the layout `other`; a segment of a new key or shape is `missing`."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
@@ -239,7 +239,7 @@ class _Layout:
         return np.logical_and.reduceat(mask, self.starts)
 
     def units(self, summary: Mapping[str, Floats]) -> Floats:
-        """Return the divisor of the change of each segment, the unit in `Track.change`."""
+        """Return the unit by which the change of each segment is divided; see `Track.change`."""
         means, variances, betas, gammas = self._partners
         own = np.sqrt(summary["mean"] ** 2 + summary["std"] ** 2)
         units = own.copy()
@@ -249,7 +249,7 @@ class _Layout:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """The indices of moving means, their variances, betas, and their gammas (-1 for none)."""
+        """Indices of means, the means' variances, betas, and the betas' gammas (-1 for none)."""
         indices = {key: index for index, key in enumerate(self.shapes)}
         means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():

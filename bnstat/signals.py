@@ -26,11 +26,11 @@ GRACE = 4.0
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _HARMLESS: int = getattr(signal, "SIGURG", 0)
-"""A signal that nobody sends to a command and that is ignored by default; Windows has none."""
+"""A signal that is ignored by default, used to interrupt system calls; 0 on Windows."""
 
 _AGAIN_SECONDS = 0.01
 _POLL_SECONDS = 0.5
-"""Seconds between two checks of a call, for systems where waiting for a thread defers signals."""
+"""The longest wait for a thread in seconds, because on some systems a wait defers signals."""
 
 _THREAD = "bnstat-tensorflow"
 
@@ -52,7 +52,7 @@ def raise_on_signals() -> None:
 
 
 def _unhandled() -> list[int]:
-    """Return the signals that would end the process; `nohup` makes a process ignore SIGHUP."""
+    """Return the numbers of SIGTERM and SIGHUP, except a signal that is handled or ignored."""
     return [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
 
 
@@ -65,8 +65,8 @@ def _is_main_thread() -> bool:
 def _interrupt_system_calls() -> None:
     """Start a thread that interrupts a system call of the main thread soon after each signal.
 
-    If a signal arrives just before a call, Python would handle it when the call returns, and a
-    write to a full pipe may never return.
+    Python handles a signal that arrives just before a system call only after the call, and a write
+    to a full pipe may never return.
     """
     if not _HARMLESS:
         return
@@ -88,7 +88,7 @@ def _interrupt_system_calls() -> None:
 def _watch(react: Callable[[Iterator[int]], None]) -> tuple[int, int]:
     """Start a thread that passes the numbers of arriving signals to a function.
 
-    Return a descriptor to close at the end, and the previous argument of `signal.set_wakeup_fd`.
+    Return the descriptor whose closing ends the thread, and the previous wakeup descriptor.
     """
     import threading
 
@@ -114,7 +114,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Send a signal again whose exception Python discarded, for example in a destructor."""
+    """Send a signal again if Python discarded the signal's exception, such as in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         number: int = signal.SIGINT
     elif isinstance(unraisable.exc_value, Ended):
@@ -129,7 +129,7 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _send(number: int) -> None:
-    """Send a signal to this process after `_send_again`, where an exception would be lost again."""
+    """Wait until the main thread has left `_send_again`, then send a signal to this process."""
     import threading
 
     is_inside = True
@@ -170,7 +170,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
 
 def is_call_running() -> bool:
-    """Return True if a call of `interruptible` still runs; a normal exit would then abort."""
+    """Return True if a call of `interruptible` still runs, so that a normal exit would abort."""
     threading = sys.modules.get("threading")
     return threading is not None and any(each.name == _THREAD for each in threading.enumerate())
 
@@ -205,7 +205,7 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
 
 @contextmanager
 def exiting_on_signals() -> Iterator[None]:
-    """Raise `SystemExit` in the block for each signal without a handler that ends the process."""
+    """Raise `SystemExit` on SIGTERM and SIGHUP in the block, unless they have a handler already."""
     numbers = _unhandled() if _is_main_thread() else []
     for number in numbers:
         signal.signal(number, _exit)
@@ -222,7 +222,7 @@ def _exit(number: int, _: FrameType | None) -> NoReturn:
 
 @contextmanager
 def delaying_signals() -> Iterator[None]:
-    """Delay signals until the end of the block; then raise the first signal.
+    """Delay Ctrl-C, SIGTERM and SIGHUP to the end of the block; then send the first signal again.
 
     Signals are not masked, because another thread would receive masked signals.
     """

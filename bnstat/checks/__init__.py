@@ -39,7 +39,7 @@ HISTORY_RULES: Final = tuple(rule for rule in RULES if rule.code.startswith("BN1
 
 
 class Findings(Displayed, list[Finding]):
-    """The findings of a check of `layers` layers by `rules` rules, most serious first."""
+    """The findings, most serious first, with the number of checked layers and applied rules."""
 
     def __init__(self, findings: Iterable[Finding] = (), layers: int = 0, rules: int = 0) -> None:
         super().__init__(findings)

@@ -25,7 +25,7 @@ _INTERVALS: Final = 3
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
     """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
-    None if no role has a finite channel in the newest checkpoint, which then shows nothing.
+    Return None if no role has a finite channel in the newest checkpoint.
     `Track.change` is NaN both where a layer appears and where a checkpoint lacks the layer; only an
     appearance counts as a change.
     """
@@ -102,7 +102,7 @@ def _at_start(history: History, layer: str) -> bool:
 
 
 def _statistics(history: History) -> Iterator[Track]:
-    """Yield the track of each moving mean and variance; nothing if there are few checkpoints."""
+    """Yield the track of each moving mean and variance; nothing for 3 or fewer checkpoints."""
     if len(history.checkpoints) > _INTERVALS:
         for (_, role), track in history.tracks.items():
             if role.startswith("moving"):

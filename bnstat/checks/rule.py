@@ -19,7 +19,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 """The severities, most serious first."""
 
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
-"""The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller ones."""
+"""The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller defaults."""
 
 SMALLEST_DEFAULT_EPSILON: Final = 1e-5  # the default of Sonnet 2, tensorpack, Flax and PyTorch
 
@@ -148,7 +148,7 @@ def as_rule(
 
 @cache
 def _documentation() -> Mapping[str, Mapping[str, str]]:
-    """Return `CODE NAME` of a rule -> title of a section -> text, from the page docs/rules.md."""
+    """Return rule (`CODE NAME`) -> (section title -> section text), from the page docs/rules.md."""
     from bnstat import docs
 
     result = {}
@@ -179,7 +179,7 @@ def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> fl
 
 
 def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """Return gamma / sqrt(variance + epsilon) of each channel; None if this cannot be computed."""
+    """Return gamma / sqrt(variance + epsilon); None without variance or if the shapes differ."""
     variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
     if variance is None or (gamma is not None and gamma.shape != variance.shape):
         return None
@@ -201,7 +201,7 @@ def count(number: int, noun: str) -> str:
 
 
 def all_of(number: int, noun: str) -> str:
-    """Return words for all of a number: `its only channel`, `both channels`, `all 64 channels`."""
+    """Return a phrase for all items: `its only channel`, `both channels`, `all 64 channels`."""
     return {1: f"its only {noun}", 2: f"both {noun}s"}.get(number, f"all {number} {noun}s")
 
 

@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings in a configuration file, for all models and by glob, relative to `folder`."""
+    """The settings in a file: for all models, and `per_path` by glob, relative to `folder`."""
 
     folder: PurePath
     settings: Settings
@@ -110,7 +110,7 @@ def resolve(
 
 
 def nearest(path: str) -> Config | None:
-    """Return the configuration from the folder `path` or the nearest parent folder with a file."""
+    """Return the configuration in the folder `path` or its nearest parent that has one, or None."""
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):

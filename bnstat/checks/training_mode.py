@@ -14,7 +14,7 @@ learned. A bias that has a number for each position is summed over the positions
 
 A training graph shows directly which statistics each normalization uses, and which updates run.
 Neither kind of evidence outranks the other: if they contradict each other, the result is "unknown".
-`tests/survey/train_both_modes.py` measures how often this is right.
+`tests/survey/train_both_modes.py` measures how often the result is right.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 _FEWEST: Final = 16  # channels (minus one per layer, for the mean) for a correlation
 _FOLLOWS: Final = 0.95  # the smallest correlation between beta and a bias that follows beta
 _FOLLOWING_RATIO: Final = (0.1, 10.0)
-"""The range of the ratio of the sizes of bias and beta, if the bias follows beta."""
+"""The smallest and the largest ratio (size of bias / size of beta) of a bias that follows beta."""
 
 _ROUNDING_RATIO: Final = 1e-3  # the largest size of a sum of rounding errors, relative to beta
 _ROUNDING_CORRELATION: Final = 0.6
-"""The largest |correlation| of a bias that is a sum of rounding errors, because a tiny gamma also
-makes a bias small."""
+"""The largest |correlation| with beta of a bias that is a sum of rounding errors. A bias that is
+small because of a tiny gamma has a larger correlation."""
 
 _INFLATED_RATIO: Final = 0.2
 """`_ROUNDING_RATIO` for optimizers that divide each gradient by its size, such as Adam.
@@ -51,9 +51,9 @@ _INFLATED_RATIO: Final = 0.2
 A bias that was trained in inference mode after training with batch statistics can be as small.
 """
 
-_CHANCE: Final = 2.5  # the largest correlation by chance, in random standard deviations
-_SAME_GRADIENT: Final = 0.3  # the largest distance of a bias that was trained in inference mode
-_NO_GRADIENT: Final = 3e-3  # the largest ratio of a gradient that consists of rounding errors
+_CHANCE: Final = 2.5  # the largest correlation by chance, in standard deviations of chance
+_SAME_GRADIENT: Final = 0.3  # the largest `Gradient.distance` after training in inference mode
+_NO_GRADIENT: Final = 3e-3  # the largest `Gradient.ratio` of a gradient of rounding errors
 _SUM_FOLLOWS: Final = 0.65  # the smallest correlation of position sums that follow beta
 _FEWEST_OF_SUMS: Final = 64  # the minimum number of channels for a correlation of position sums
 
@@ -61,8 +61,8 @@ _FEWEST_OF_SUMS: Final = 64  # the minimum number of channels for a correlation 
 class Gradient(NamedTuple):
     """The gradient of a bias, compared with the gradient that inference mode would cause.
 
-    That gradient is the gradient of beta times the scale of the layer. Its norm is the unit of
-    `ratio` (the norm of the bias's gradient) and of `distance` (the norm of the difference).
+    With g = the gradient of the bias, and e = the gradient of beta times the scale of the layer
+    (the gradient in inference mode), `ratio` is |g| / |e|, and `distance` is |g - e| / |e|.
     """
 
     ratio: float
@@ -99,7 +99,7 @@ class Evidence:
         graph_layers: the number of layers in graphs.
         updates: the number of ops in graphs that update moving statistics.
         updates_run: the number of updates that run in a training step; None if no graph trains.
-        layers_read: the number of layers in graphs whose statistics other ops than updates read.
+        layers_read: the number of layers whose statistics are read by ops other than updates.
     """
 
     trained_with: TrainedWith
@@ -126,8 +126,8 @@ _cache: Final[WeakKeyDictionary[Model, Evidence]] = WeakKeyDictionary()
 def trained_with(model: Model) -> Evidence:
     """Return the evidence in weights and graphs of how a model was trained.
 
-    If any layers have the initial moving statistics, only these are judged. The result is cached
-    for the lifetime of the model. Values that cannot be read are ignored.
+    If any layers have the initial moving statistics, only those layers are judged. The result is
+    cached for the lifetime of the model. Values that cannot be read are ignored.
     """
     if model not in _cache:
         _cache[model] = _by_weights_and_graph(model)
@@ -172,9 +172,8 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
     """Return how the layers were trained according to the graphs, and the reason.
 
-    An input of the graph may select batch or stored statistics in each step. If no update runs,
-    such a network counts as trained with batch statistics, because nobody selects the stored
-    statistics in every training step.
+    An input of the graph may select batch or stored statistics in each step. If no update runs in
+    such a graph, the result is batch statistics, the usual selection in training.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
@@ -194,7 +193,7 @@ def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
 
 
 def training_evidence(model: Model) -> Evidence:
-    """Return how a model was trained according to its weights.
+    """Return the evidence in a model's weights of how the model was trained.
 
     If any layers have the initial moving statistics, only these layers are judged. Otherwise, only
     stored gradients are judged: they show whether the last steps used the stored statistics, as in
@@ -258,7 +257,7 @@ def compare_gradients(
 
 
 class _Comparison:
-    """Ratio and correlation of bias and beta, over the pairs whose vectors were trained."""
+    """Ratio and correlation of bias and beta, over the pairs in which both were trained."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = [
@@ -310,9 +309,9 @@ _MEANING: Final = {
 
 
 def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
-    """Return how a model was trained according to pairs of bias and beta, one pair per layer.
+    """Return the evidence of how a model was trained, from one pair of bias and beta per layer.
 
-    Values show something only in layers with initial statistics (`by_weights`), gradients in all.
+    Pass `by_weights=False` for layers with updated statistics: only their gradients are evidence.
     """
     vectors = [pair for pair in pairs if not pair.is_sum]
     comparison = _Comparison(vectors)
@@ -362,9 +361,9 @@ def _by_sums(comparison: _Comparison) -> TrainedWith:
 
     With the stored statistics, the gradient of beta is the bias's gradient summed over positions,
     apart from the factor gamma. With batch statistics, the sum of the bias's gradient is 0. An
-    optimizer that divides each gradient by its size weakens the correlation in the first case, and
-    makes it negative in the second. In 10 trainings of small generators with Adam, RMSprop and SGD,
-    the correlations were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
+    optimizer that divides each gradient by its size weakens the correlation for stored statistics,
+    and makes it negative for batch statistics. In 10 trainings of small generators with Adam,
+    RMSprop and SGD, correlations were -0.62 to 1.00 (stored) and -0.66 to 0.23 (batch).
     """
     if comparison.channels < _FEWEST_OF_SUMS or not comparison.is_proven:
         return "unknown"

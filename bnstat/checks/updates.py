@@ -47,7 +47,7 @@ _CAUSES: Final = {
     "unknown": ": if training used the statistics of each batch, inference is broken; if it used "
     "the initial ones, inference is correct; bnstat drift MODEL --data D shows which",
 }
-"""Cause of initial statistics -> the rest of the message about the whole model."""
+"""Cause of the initial statistics -> end of the message about the whole model."""
 
 
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
@@ -222,8 +222,8 @@ _LONGEST_KEY: Final = 300
 
 _TRUST_IN_COUNTS: Final = 3.0
 _TRUST_IN_NAMES: Final = 1.5
-"""A step is confirmed if the smallest variance is at most this multiple of the remainder of the
-initial 1. The limit depends on the source of the step: the optimizer, or a checkpoint's name."""
+"""The largest ratio (smallest variance / expected remainder of the initial 1) that confirms a step
+number: of the optimizer's count (first constant), or in a checkpoint's name (second constant)."""
 
 _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
 
@@ -252,7 +252,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return momentum -> layers whose moving variance may still contain much of the initial 1.
+    """Return momentum -> (layer, variance) pairs in which much of the initial 1 may be left.
 
     The part of the initial 1 that remains after all updates is at most the smallest variance of all
     layers with the same momentum. A remainder below epsilon has no effect.

@@ -85,7 +85,7 @@ def _negative_variance(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
 
 
 def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
-    """Return True if every channel counts as constant by its variance (`Thresholds.collapsed`)."""
+    """Return True if the variance of every channel is near 0, by `thresholds.collapsed`."""
     variance = numbers_of(layer, "moving_variance")
     if variance is None or not variance.size:
         return False
@@ -181,7 +181,7 @@ def _outlying_variance(
 def _off_channels(
     model: Model, thresholds: Thresholds
 ) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Yield each layer with gamma, a mask of its channels with |gamma| near 0, and |beta|."""
+    """Yield (layer, mask of channels with |gamma| near 0, |beta|) for each layer with a gamma."""
     for layer in model.layers:
         gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
         if gamma is not None and (beta is None or beta.shape == gamma.shape):

@@ -57,8 +57,8 @@ def discover(
 ) -> Model:
     """Return the batch-norm layers of a file as a model.
 
-    `patterns` contains pairs of a role and a regular expression for the names of its variables. If
-    `values` is False, no variable is read, so that only shapes distinguish unnamed layers.
+    `patterns` contains pairs of a role and a regular expression for variable names. If `values` is
+    False, no values are read, and layers without names are judged by their shapes alone.
     """
     # Only the files that need these modules import them.
     configured: Sequence[Sighting] = ()
@@ -155,7 +155,7 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if the file contains a sighting's variables, and their types fit batch norm."""
+    """Return True if the file has a sighting's variables, and those with roles are float arrays."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")
@@ -169,7 +169,7 @@ def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
 
 
 def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
-    """Move a gamma or beta whose shape and name both do not fit batch norm to `undecided`."""
+    """Move gamma or beta to `undecided` if neither its shape nor its name fits batch norm."""
     shapes = {role: contents.variables[key].shape for role, key in sighting.roles.items()}
     statistics = {squeezed(shapes[role]) for role in ROLES[2:] if role in shapes}
     if len(statistics) != 1:
@@ -229,7 +229,7 @@ def _why_unused(key: str, name: str) -> str:
 def _undecided_notes(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[str]:
-    """Return notes on undecided layers and variables, each with the option to decide them."""
+    """Return notes on undecided layers and variables, and on options that specify the roles."""
     decider = "to decide, pass --pattern ROLE=REGEX"
     if contents.configured is not None:
         decider = "to decide, pass the model's architecture with --config FILE"

@@ -39,13 +39,13 @@ _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 NAMED_BATCH_NORM: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
 """Matches within the names of batch-norm layers and of their variables."""
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
-"""The further variables of batch renormalization in Keras 2, in numeric order."""
+"""The further variables of batch renormalization in Keras 2, in the order of their numbers."""
 _LABEL: Final = re.compile(
     rf"(.*_)??(?P<label>{'|'.join(map(re.escape, sorted({*LABELS, *RENORM, COUNT})))})(_\d+)?",
     re.DOTALL,
 )
-"""A variable's name that ends in a label such as `gamma`: after the layer's name in Keras 1, before
-a number in TensorFlow 1."""
+"""Matches a variable's name that contains a label: `LAYER_gamma` in Keras 1, `gamma_1` in
+TensorFlow 1."""
 _RUNNING_STD: Final = (
     "running_std is read as the variance, which Keras stores there since 1.0.7; "
     "earlier versions store the standard deviation"
@@ -93,9 +93,9 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 
 
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
-    """Return the input tensors of a functional model's layer, as (`config`, tensor).
+    """Return the input tensors of a functional model's layer, as (`config`, tensor name) pairs.
 
-    The result is empty if one of them is the input of a nested model, which may be any tensor.
+    Empty if the layer reads the input of a nested model, because any tensor may be passed there.
     """
     is_nested = layer.own_name not in ("", layer.name)
     inputs = [(name, output) for name, output in layer.inputs if output]
@@ -125,9 +125,9 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
-    """Return a sighting of a layer whose variables have labels, which show their roles.
+    """Return the sighting of a layer with named variables; `variables` maps label to variable.
 
-    The only variable with a label like `..._gamma` or `gamma_1` is gamma if none is called `gamma`.
+    If no label is `gamma`, the only label like `..._gamma` or `gamma_1` counts as `gamma`.
     """
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():
@@ -146,7 +146,7 @@ def _labelled(variables: Mapping[str, Variable]) -> Sighting:
 
 
 def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
-    """Return a sighting if Keras 0 named the variables, `param_0` to `param_3`; None otherwise."""
+    """Return the sighting of four equal-sized vectors that Keras 0 named `param_0` ..., or None."""
     if list(variables) != [f"param_{index}" for index in range(4)]:
         return None
     if not _are_alike(variables) or len(variables["param_0"].shape) != 1:
@@ -192,7 +192,7 @@ def _has_negative_variance(variables: Sequence[Variable]) -> bool:
 
 
 def _expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the labels of a layer's variables, in stored order; None if not configured."""
+    """Return the variables' labels, in stored order; None if `scale` or `center` is missing."""
     scale, center = config.get("scale"), config.get("center")
     if not isinstance(scale, bool | int) or not isinstance(center, bool | int):
         return None
@@ -247,7 +247,7 @@ def _number(value: object) -> float | None:
 
 
 def _axis(value: object) -> int | tuple[int, ...] | None:
-    """Return one axis, or a tuple of several; None if the configuration does not specify them."""
+    """Return an axis as an int, several axes as a tuple, or None if `value` specifies no axis."""
     if isinstance(value, Mapping):
         value = value.get("items")
     axes = [axis for axis in (value if isinstance(value, list) else [value]) if type(axis) is int]
@@ -259,7 +259,7 @@ def _axis(value: object) -> int | tuple[int, ...] | None:
 def find_misfit(contents: Contents) -> str | None:
     """Describe the first mismatch between the architecture in `contents.layers` and the weights.
 
-    The model is not built, so that some mismatches are not found. Return None without a mismatch.
+    Return None if no mismatch is found. Some mismatches would only show if the model were built.
     """
     # The layers that contain a layer with variables.
     parents = {
@@ -268,7 +268,7 @@ def find_misfit(contents: Contents) -> str | None:
         if layer.variables
         for place in _places_around(layer.name)
     }
-    # Place or name of a described layer -> whether its configuration lists the layers inside it.
+    # Key or name of a described layer -> True if its configuration lists the layers inside it.
     lists_layers = {
         place: "layers" in layer.config
         for layer in contents.layers
@@ -325,7 +325,7 @@ def _channels(config: Mapping[str, Any]) -> int | None:
 
 
 def _places_around(place: str) -> Iterator[str]:
-    """Yield the enclosing places, the innermost first: `a/b` and `a` for `a/b/c`."""
+    """Yield the paths of the enclosing layers, the innermost first: `a/b` and `a` for `a/b/c`."""
     while "/" in place:
         place = place.rpartition("/")[0]
         yield place

@@ -1,4 +1,4 @@
-"""Merging the sightings of a layer by several sources of evidence into one."""
+"""Merging all sightings of a layer, from several sources of evidence, into one sighting."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from bnstat.text import natural_key
 _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
-"""Sources of evidence, sorted by the quality of the names that they give layers."""
+"""Sources of evidence; the source with the best layer names comes first."""
 
-_MOST_OWNERS = 100  # that a sighting is compared with, if many layers share a variable
+_MOST_OWNERS = 100  # layers to compare a sighting with, if many share a variable
 
 
 @dataclass(slots=True)
 class Sighting:
     """A batch-norm layer, found by one source of evidence or, after merging, by several.
 
-    Roles, extra and undecided variables are keys. The settings have the meaning of `BatchNorm`.
+    `roles`, `extra` and `undecided` contain keys of variables. Settings are as in `BatchNorm`.
 
     Attributes:
-        longer_name: the name after the names of the enclosing models, used if two layers have equal
-            names; may be empty.
+        longer_name: the name, preceded by the names of the enclosing models; used if two layers
+            have equal names; may be empty.
         names: after merging, source of evidence (`graphs`) -> the layer's names, the best first.
         positions: after merging, source of evidence -> index of the layer in the source's order.
     """
@@ -79,7 +79,7 @@ class Merger:
         self._counts: Counter[str] = Counter()
 
     def add(self, origin: str, sighting: Sighting) -> Sighting:
-        """Merge a sighting by the evidence `origin` into its layer, and return the layer."""
+        """Merge a sighting from `origin` into its layer, or add a new layer; return the layer."""
         layer = self._same_layer(sighting)
         known: set[str] = set()
         if layer is None:
@@ -117,7 +117,7 @@ class Merger:
 
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
-    """Merge the sightings of each layer by all sources of evidence, the strongest first."""
+    """Return one sighting per layer; `evidence` maps sources, the strongest first, to sightings."""
     merger = Merger()
     for origin, sightings in evidence.items():
         for sighting in sightings:
@@ -128,9 +128,9 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
 def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
     """Sort complete layers into network order, as far as the evidence shows the order.
 
-    An exported model numbers all variables in network order (`variables/12/`). In other files, the
-    source in `ordered_by` that shows the most layers gives the order, the first if equal. Layers
-    that this source does not show come last, sorted by name.
+    An exported model numbers all variables in network order (`variables/12/`). Otherwise, the order
+    is that of the source in `ordered_by` that shows the most layers. Layers that this source does
+    not show come last, sorted by name.
     """
     layers = list(complete)
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
@@ -154,7 +154,7 @@ def common_scope(names: Iterable[str]) -> str:
 
 
 def unique_names(layers: Sequence[Sighting]) -> list[str]:
-    """Return a unique name for each layer: its best name that no other layer has, or `bn#2`."""
+    """Return one name per layer: the best name that no other layer has, else `bn`, `bn#2`, ..."""
     candidates = [_candidates(layer) for layer in layers]
     uses = Counter(name for names in candidates for name in set(names))
     taken: Counter[str] = Counter()

@@ -41,7 +41,7 @@ from bnstat.formats.contents import Contents
 from bnstat.model import squeezed
 
 NAMED_FOR_ITS_ROLE = re.compile(r"(?:^|[/._])(?:gamma|beta)(?::0)?$")
-"""The end of a name that only batch norm uses. Such a variable keeps its role even if its shape
+"""Matches a name that ends in `gamma` or `beta`. Such a variable keeps its role even if its shape
 differs from the statistics, so that the mismatch is reported."""
 
 BATCH_NORM_SCOPE = re.compile(
@@ -67,7 +67,7 @@ _STARTS = (
     "/beta",
     *(_SHADOW_WORD + number for number in ("", *(f"_{n}" for n in range(100)))),
 )
-"""Endings of names that show a complete or incomplete layer."""
+"""Endings of variable names that show a layer, complete or incomplete."""
 
 
 class VariableNames:
@@ -105,7 +105,7 @@ class VariableNames:
                 self.keys.setdefault(name, key)
 
     def _companions(self) -> set[str]:
-        """Return all names that the variables of the layers with a moving variance may have."""
+        """Return all possible names of variables in the layers whose moving variance was found."""
         names = set(self.shadows)
         for variance in {*self.ending_with(_VARIANCE_ENDINGS), *self.shadows}:
             for scheme, scope in _readings(variance):
@@ -115,7 +115,7 @@ class VariableNames:
         return names
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
-        """Yield the names with one of these endings; `gamma` alone also has the ending `/gamma`."""
+        """Yield the names with one of these endings; `gamma` alone counts as ending in `/gamma`."""
         complete = {ending[1:] for ending in endings}
         for name in self.keys:
             if name.endswith(endings) or name in complete:
@@ -124,7 +124,7 @@ class VariableNames:
     def find(
         self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
     ) -> str | None:
-        """Return the key of the first variable in a scope with one of these endings, or None."""
+        """Return the key of a scope's variable with an ending and, if given, a shape; else None."""
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
             if key is not None and (
@@ -137,7 +137,7 @@ class VariableNames:
 
 
 def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
-    """Return the layers found by the names of variables, on request also their shadow copies."""
+    """Return the layers that variable names show; `include_shadows` adds their shadow copies."""
     layers: list[Sighting] = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, name, *reading) for reading in _readings(name))
@@ -164,7 +164,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
 
 
 def without_statistics(names: VariableNames, taken: set[str]) -> list[Sighting]:
-    """Return layers named after batch norm with gamma or beta alone, without keys in `taken`."""
+    """Return the layers named after batch norm that lack statistics; ignore the keys in `taken`."""
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
         scope, _, role = name.rpartition("/")
@@ -215,7 +215,7 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return the ending of a count, which shows statistics of data: `/count` or `.count`."""
+    """Return a scheme's ending of a count, `/count` or `.count`; a count shows data statistics."""
     # Of Keras's `Normalization`, or of observations and rewards in reinforcement learning.
     return scheme.variance[0] + "count"
 
@@ -275,8 +275,8 @@ def _is_surely_batch_norm(
 ) -> bool:
     """Return True if variables with ordinary names (`mean`, `variance`) belong to a batch norm.
 
-    They need one shape, and a gamma, a beta or a scope named after batch norm. In a library's tree
-    of batch statistics, vectors suffice unless their scope is named after data.
+    The variables need one shape, and a gamma, a beta or a scope named after batch norm. In Flax's
+    tree `batch_stats`, any vectors of one shape suffice, unless their scope is named after data.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     if len(shapes) != 1:
@@ -297,13 +297,13 @@ _ORDERS: Final = (
     {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
     {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
 )
-"""Variable -> index in the order of creation within a layer, for current and older tch-rs."""
+"""For current tch-rs, then for older versions: variable -> index in a layer's order of creation."""
 
 
 def with_scopes(
     keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return name -> key, with a scope in the names of each layer that tch-rs numbers.
+    """Return name -> key, with a scope of its own for each layer that tch-rs only numbers.
 
     `features.running_mean__16` is renamed to `features__16.running_mean`.
     """
@@ -321,7 +321,7 @@ def with_scopes(
         return next((name for name in names if name in keys), None)
 
     def layer_at(scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
-        """Return leaf (`weight`) -> name of the layer numbered from `start`; empty if not one."""
+        """Return leaf (`weight`) -> name, for the layer whose numbers begin at `start`; or {}."""
         names = {leaf: name_at(scope, leaf, start + order[leaf]) for leaf in order}
         shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items() if name is not None}
         if not {_MEAN, _VARIANCE} <= shapes.keys():
@@ -371,7 +371,7 @@ Scope = tuple[str, ...]
 
 
 def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
-    """Add to `names` of each layer the name that graph scopes and full variable names show."""
+    """Derive layer names from graph scopes and full variable names; add them to the sightings."""
     scopes = [_components(*layer.names.get("graphs", ())[:1]) for layer in layers]
     if not any(scopes):
         return
@@ -421,7 +421,7 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> the name that the author gave its last component; None if unknown.
+    """Return scope -> its last component as the author named it (`bn` for `bn_1`), or None.
 
     `scopes` are in the order in which Keras opened them.
     """

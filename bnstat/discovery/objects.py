@@ -60,7 +60,7 @@ def _name(scope: str, path: str, uses: int) -> str:
 
 
 def _walk(nodes: Objects) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield (index, names on the way from the root) for the nodes with children, depth first."""
+    """Yield (index, names on the path from the root) for each node with children, depth first."""
     reached: set[int] = set()
     stack: list[tuple[int, tuple[str, ...], list[str]]] = [(0, (), [])] if nodes else []
     while stack:
@@ -78,7 +78,7 @@ def _walk(nodes: Objects) -> Iterator[tuple[int, tuple[str, ...]]]:
 
 
 def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:
-    """Return label -> node of the stored variables that are children of a node."""
+    """Return label (`gamma`) -> child node, for the children that are stored variables."""
     variables = {}
     for label, child in node.children.items():
         variable = nodes[child]

@@ -56,8 +56,8 @@ _LONGEST_NAME: Final = 1000  # Longer names are not searched, because this would
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
-"""Names of the averages of squared gradients and of gradients in optimizers where they start at 0.
-In Adagrad, Ftrl and TensorFlow 1's RMSProp, they do not start at 0."""
+"""Slot names: `_SQUARES` are averages of squared gradients, `_AVERAGES` of gradients; initially 0.
+Slots of Adagrad, Ftrl and TensorFlow 1's RMSProp are excluded: their initial value is not 0."""
 
 _SLOT: Final = re.compile(
     r"(optimizer_weights/)?(training(_\d+)?/)?(\w*(adam|sgd|rm_?s_?prop)\w*/)?"
@@ -189,7 +189,7 @@ class _Search:
                 yield layer.name, key, True
 
     def by_scopes(self) -> Iterator[_Pair]:
-        """Search the scope around each layer for its only bias, unless layers share the scope."""
+        """Search the scope around each layer for a single bias; skip scopes that layers share."""
         layers: dict[str, list[BatchNorm]] = {}
         for layer in self.undecided.values():
             names = (self._contents.name_of(variable.key) for variable in layer.variables.values())
@@ -206,7 +206,7 @@ class _Search:
                 yield layer.name, bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
-        """Search the layer or variable before each batch norm for its only bias."""
+        """Search the layer or variable before each batch norm for a single bias."""
         for before, after in self._neighbors() if self.undecided else ():
             norm = self._norm_of(after)
             if norm is None or norm.name not in self.undecided or self._owners.keys() & before:
@@ -232,14 +232,14 @@ class _Search:
             yield from pairwise([[key] for key in self._contents.variables])
 
     def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
-        """Return the only batch norm that owns variables in `keys`, or None."""
+        """Return the batch norm that owns variables in `keys`; None if none or several own them."""
         owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
         return next(iter(owners.values())) if len(owners) == 1 else None
 
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
     ) -> str | None:
-        """Return the only variable in `keys` that can be the bias before `norm`, or None."""
+        """Return the only key in `keys` that can be the bias before `norm`; else None."""
         named = [
             key
             for key in keys
@@ -251,7 +251,7 @@ class _Search:
     def _is_vector(self, key: str, norm: BatchNorm, is_repeated: bool = False) -> bool:
         """Return True if a variable may be a bias: one value for each channel.
 
-        With `is_repeated`, it may have a value for each position and channel.
+        With `is_repeated`, the variable may have a value for each position and channel.
         """
         variable = None if key in self._owners else self._contents.variables.get(key)
         if variable is None or len(squeezed(variable.shape)) > 1 or not norm.channels:

@@ -1,4 +1,4 @@
-"""The names of batch norm's variables in each library, and names that look alike.
+"""The names of batch norm's variables in each library, and similar names of other variables.
 
 Source of the lookalikes (names of variables that are not batch norm): files saved by the optimizers
 of TensorFlow 1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3.
@@ -179,7 +179,7 @@ _LOOKALIKES = [
 
 
 def describe_lookalike(key: str, name: str) -> str | None:
-    """Describe a variable that cannot belong to a batch norm by its key or name, or return None."""
+    """Describe a variable whose key or name shows that it is not batch norm; else return None."""
     for is_key, pattern, description in _LOOKALIKES:
         if pattern.search(key if is_key else name):
             return description
