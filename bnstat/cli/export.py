@@ -96,9 +96,10 @@ def command(
         if (row.name == name if name else output.lower().endswith(f".{row.ending}"))
     )
     row = next(rows, FORMATS[0])
-    if no_values and (folded or not row.is_document):
-        what = "scale and shift" if folded else row.name.upper()
-        raise click.UsageError(f"--no-values leaves nothing to write as {what}: use --json")
+    if no_values and folded:
+        raise click.UsageError("--no-values and --folded: choose one")
+    if no_values and not row.is_document:
+        raise click.UsageError(f"--no-values requires --json: {row.title} contains only values")
     if epsilon is not None and not folded:
         raise click.UsageError("--epsilon has no effect without --folded")
 

@@ -80,8 +80,8 @@ def command(
     size = settings["batch_size"]
     if size < _SMALL and not exact and not quiet:
         say(
-            f"warning: the moments of batches of {size} are inaccurate, and errors add up from "
-            f"layer to layer: use --exact, or batches of at least {_SMALL}"
+            f"warning: the moments of batches of {size} samples are inaccurate, and the error "
+            f"grows with each layer: use --exact, or batches of at least {_SMALL} samples"
         )
     result = recalibrate(model, data, copy, exact=exact, in_place=in_place, force=force, **settings)
     written = model if in_place else copy

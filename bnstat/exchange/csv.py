@@ -186,7 +186,7 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
             raise DamagedError(where, f"{channel[:40]!r} is not a channel")
         indices.append(tuple(map(int, parts)))
     if len({len(index) for index in indices}) > 1:
-        raise DamagedError(where, "some channels have more indices than others")
+        raise DamagedError(where, "the channels of a layer differ in their number of indices")
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
     if prod(shape) > _MOST_CHANNELS:
         raise DamagedError(

@@ -109,7 +109,7 @@ class Document:
 def refused_folded(where: str) -> UnsupportedError:
     """Return the error for scale and shift, which no variable stores."""
     return UnsupportedError(
-        where, "contains scale and shift, which no variable stores", "export without --folded"
+        where, "was exported with --folded, which cannot be applied", "export without --folded"
     )
 
 

@@ -512,8 +512,8 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
             if access.options.get(name, value) != value:
                 raise BnstatError(
                     redact(url),
-                    f"the URL contains the {name} {value!r}, but the storage options another one",
-                    f"leave {name} out of the storage options",
+                    f"{name} is {value!r} in the URL, but differs in the storage options",
+                    f"remove {name} from the storage options",
                 )
         key = (scheme, *sorted(options.items()))
         if key not in access.drivers:
@@ -527,7 +527,8 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
                     redact(url),
                     f"the URL is for the account {options['account_name']!r}, but the connection "
                     f"string is for {account!r}",
-                    "remove it from the storage options, or unset AZURE_STORAGE_CONNECTION_STRING",
+                    "remove the connection string from the storage options, or unset "
+                    "AZURE_STORAGE_CONNECTION_STRING",
                 )
         if key not in access.stores:
             store = HuggingFace if scheme == "hf" else RemoteStore

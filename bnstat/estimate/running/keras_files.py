@@ -87,8 +87,8 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
     if os.path.isdir(path) and keras.__name__ != "keras":
         raise UnsupportedError(
             path,
-            f"is a folder, which {keras.__name__} takes for a SavedModel",
-            "zip its files into a .keras",
+            f"is an unzipped .keras, which {keras.__name__} cannot load",
+            "zip the folder's files into one .keras",
         )
     with _with_usual_ending(path, source.format) as file:
         if not settings.trust:

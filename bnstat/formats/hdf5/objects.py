@@ -385,7 +385,9 @@ def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
 def _records(objects: Objects, tree: int, kind: int, least_size: int) -> Iterator[bytes]:
     """Yield the records of the tree at the address `tree` as bytes, in no particular order."""
     head = objects.cursor(tree, 20 + objects.offset_size, b"BTHD")
-    head.take(2)
+    head.take(1)
+    if head.number(1) != kind:
+        raise objects.damage("a tree of names has another type")
     node_size, record_size, depth = head.number(4), head.number(2), head.number(2)
     head.take(2)
     root, count = head.allocated(), head.number(2)

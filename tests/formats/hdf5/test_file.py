@@ -166,6 +166,16 @@ def test_data_that_the_library_cannot_read(path: Path) -> None:
         Hdf5(MemoryFile(bytes(data))).variables["a"].read()
 
 
+def test_a_tree_of_another_type(path: Path) -> None:
+    with h5py.File(path, "w", libver="latest") as file:
+        for number in range(20):
+            file[f"a{number}"] = 1.0
+    data = bytearray(path.read_bytes())
+    data[data.index(b"BTHD") + 5] = 8
+    with pytest.raises(DamagedError, match="another type"):
+        _ = Hdf5(MemoryFile(bytes(data))).variables
+
+
 def test_an_empty_array_that_numpy_cannot_make(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("a", (0, 2**32, 2**32), "f4", maxshape=(None, 2**32, 2**32))

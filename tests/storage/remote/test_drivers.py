@@ -178,7 +178,7 @@ def test_hosts_of_accounts(host: str, options: dict[str, str]) -> None:
 def test_another_account(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "abfss://c@me.dfs.core.windows.net/run"
     connect(url, Access({"account_name": "me"}))
-    with pytest.raises(BnstatError, match="account_name 'me', but the storage options an"):
+    with pytest.raises(BnstatError, match="account_name is 'me' in the URL, but"):
         connect(url, Access({"account_name": "you"}))
     monkeypatch.setattr(Blobs, "connection_string", "AccountName=...")
     connect(url, Access())
