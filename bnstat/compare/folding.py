@@ -308,9 +308,9 @@ class _Search:
         return None
 
     def _candidates(self, size: int) -> Iterator[tuple[str | None, str, Floats, list[Shift]]]:
-        """Yield (weights key, scaled weights key, scale, shifts) for each possible folding.
+        """Yield (weights key, key of the scaled weights, scale, shifts) for each possible folding.
 
-        The first key is None if the layer became a multiplication and an addition.
+        The first key is None if the layer is a multiplication and an addition in the other model.
         """
         news = self._theirs.vectors(size)
         if size not in self._multiples:

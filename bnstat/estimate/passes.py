@@ -181,7 +181,7 @@ class Runner:
             raise refused(self.network.program.where, error) from None
 
     def _measuring_graph(self, by_batch: bool, exact: bool) -> Any:
-        """Return a `GraphDef` that measures each layer's input and uses batch or fed statistics."""
+        """Return a `GraphDef` that measures layers' inputs; layers use batch or fed statistics."""
         import tensorflow as tf
 
         graph = self.network.graph

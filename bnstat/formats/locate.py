@@ -82,7 +82,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return the model without a name, and without a step if the name's number is not a step."""
+    """Return the model without a name; keep the step only if similar files show that it is one."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()

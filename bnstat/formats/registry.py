@@ -7,12 +7,10 @@ is a table, and imports nothing from bnstat.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class FileFormat:
+class FileFormat(NamedTuple):
     """A file format.
 
     Attributes:

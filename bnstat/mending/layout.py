@@ -241,7 +241,7 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return two mappings: original file -> copied file, and copied folder -> original folder."""
+    """Return the copies at `inside` as two mappings: file -> its copy, folder's copy -> folder."""
     files: dict[str, str] = {}
     folders = [(inside, folder)]
     for copy, original in folders:  # The list grows meanwhile.

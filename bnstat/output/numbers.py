@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +63,7 @@ def finite(array: Array) -> Floats:
     return values[np.isfinite(values)]
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(NamedTuple):
     """A linear or logarithmic axis from the smallest to the largest of several numbers."""
 
     low: float

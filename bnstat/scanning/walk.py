@@ -125,7 +125,7 @@ class _Walk:
             waiting += reversed(list(self._stops(stop, folders)))
 
     def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if another path covers the folder; otherwise record the target of a link."""
+        """Return True if the walk visits the folder by another path; if not, note a link."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):

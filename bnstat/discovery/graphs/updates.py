@@ -17,10 +17,10 @@ sonnet/src/moving_averages.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from math import isfinite
+from typing import NamedTuple
 
 from bnstat.discovery.graphs.tensors import SUMS, Leaf, Tensors
 from bnstat.formats.contents import Op
@@ -38,8 +38,7 @@ _QUOTIENTS = frozenset({"RealDiv", "Div", "DivNoNan"})
 STATISTICS = ROLES[2:]
 
 
-@dataclass(frozen=True, slots=True)
-class _Update:
+class _Update(NamedTuple):
     """The update of a variable by an op.
 
     Attributes:
@@ -102,7 +101,7 @@ class Updates:
 
     @cached_property
     def _stored(self) -> set[str]:
-        """All tensors that a variable follows, even if the file does not contain the variable."""
+        """All tensors whose average a variable keeps, even if the file lacks the variable."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
 

@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data before it is fitted to a model. `samples` counts samples in memory; None for other data.
+    """Data not yet matched with a model's inputs; `samples` is None if it is not in memory.
 
     Each call of `batches` returns all data from the beginning, in batches of any size.
     """

@@ -292,7 +292,7 @@ class Dependencies:
             changed = has_loops and before != self._marks
 
     def marks(self, tensor: str) -> frozenset[str]:
-        """Return the marks of all ops on which a tensor depends."""
+        """Return `DATA` or names of layers: the marks of the ops on which a tensor depends."""
         return self._marks.get(op_of(tensor), frozenset())
 
     def is_in_loop(self, tensor: str) -> bool:
