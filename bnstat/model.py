@@ -613,9 +613,11 @@ class Model(Displayed, Sequence[BatchNorm]):
 
 def matches(name: str, globs: Sequence[str]) -> bool:
     """Return True if a name matches a glob, such as `block1/*`, or if `globs` is empty."""
+    if not globs:
+        return True
     from fnmatch import fnmatchcase
 
-    return not globs or any(fnmatchcase(name, glob) for glob in globs)
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def near_names(typed: str, names: Sequence[str]) -> str:
