@@ -87,15 +87,13 @@ def test_models_of_the_project(path: str, tmp_path: Path) -> None:
     _assert_round_trips(ROOT / "tests/data" / path, tmp_path)
 
 
+@pytest.mark.wild
 @pytest.mark.parametrize("assert_works", [_assert_round_trips, _assert_mended])
 @pytest.mark.parametrize(
     "path", [f"{name}/{path}" for name in ("real", "written") for path in _models(SHARED / name)]
 )
-def test_models_of_others(
-    path: str, assert_works: Any, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    folder, _, name = path.partition("/")
-    assert_works(request.getfixturevalue(folder) / name, tmp_path)
+def test_models_of_others(path: str, assert_works: Any, tmp_path: Path) -> None:
+    assert_works(SHARED / path, tmp_path)
 
 
 @pytest.mark.parametrize("names", NAMINGS)
