@@ -23,15 +23,15 @@ from pkgutil import resolve_name
 from tests.benchmarks.measure import ROOT, Result
 
 BENCHMARKS = {
-    "reading": ("Inspect a checkpoint", "commands.reading"),
-    "formats": ("Inspect EfficientNetB4 in each format", "commands.formats"),
-    "export": ("Export 10,000,000 values", "commands.export"),
-    "training": ("Follow a training run", "commands.training"),
-    "applying": ("Apply new values to a checkpoint of 1 GB", "commands.applying"),
-    "estimating": ("Run a network over data", "estimating.measure"),
-    "scanning": ("Scan 3,000 models", "commands.scanning"),
-    "remote": ("Load EfficientNetB4 from a server", "remote.measure"),
-    "report": ("Make and use an HTML report", "commands.report"),
+    "reading": ("Inspect a checkpoint", "commands:reading"),
+    "formats": ("Inspect EfficientNetB4 in each format", "commands:formats"),
+    "export": ("Export 10,000,000 values", "commands:export"),
+    "training": ("Follow a training run", "commands:training"),
+    "applying": ("Apply new values to a checkpoint of 1 GB", "commands:applying"),
+    "estimating": ("Run a network over data", "estimating:measure"),
+    "scanning": ("Scan 3,000 models", "commands:scanning"),
+    "remote": ("Load EfficientNetB4 from a server", "remote:measure"),
+    "report": ("Make and use an HTML report", "commands:report"),
 }
 """Name -> title, and function of the folder of the inputs and the number of runs.
 
@@ -67,7 +67,7 @@ def main() -> int:
         data = given.data or Path(temporary)
         for name in given.names or BENCHMARKS:
             title, place = BENCHMARKS[name]
-            measure = resolve_name(f"tests.benchmarks.{place.replace('.', ':')}")
+            measure = resolve_name(f"tests.benchmarks.{place}")
             results[title] = []
             try:
                 for result in measure(data, given.runs):
