@@ -148,7 +148,7 @@ def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
 
 
 _MOST_DIMS: Final = 32
-_MOST_ELEMENTS: Final = 1 << 59
+_MOST_ELEMENTS: Final = 1 << 58
 """NumPy counts the bytes of an array in 63 bits, and an element has at most 16 bytes."""
 
 _BYTES_PER_BYTE: Final = 2
@@ -209,7 +209,7 @@ def as_shape(value: object) -> tuple[int, ...] | None:
     """Return `value` as a shape; None if it is not a list or tuple of sizes that NumPy accepts."""
     shape = as_sizes(value)
     # NumPy refuses an empty array, too, if the other axes are too long.
-    return shape if shape is None or prod(size or 1 for size in shape) < _MOST_ELEMENTS else None
+    return shape if shape is None or prod(size or 1 for size in shape) <= _MOST_ELEMENTS else None
 
 
 def as_sizes(value: object) -> tuple[int, ...] | None:

@@ -40,7 +40,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.dtypes import STRING, bytes_needed, dtype_name, find_dtype, numpy_dtype
+from bnstat.formats.dtypes import (
+    STRING,
+    as_shape,
+    bytes_needed,
+    dtype_name,
+    find_dtype,
+    numpy_dtype,
+)
 from bnstat.formats.protobuf.wire import Decoding, WireError, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
 from bnstat.model import Array, Variable
@@ -57,8 +64,6 @@ VARIABLES = "variables"
 NO_NAMES: Mapping[str, str] = {}
 
 _NEWEST_VERSION = 1
-_MAX_RANK = 32
-_MAX_ELEMENTS = 1 << 58
 _MAX_OPEN = 64
 _MAX_GUESSED_SHARDS = 10_000
 
@@ -172,11 +177,7 @@ def parse_entry(message: bytes, where: str) -> Entry:
 @lru_cache(maxsize=1024)
 def _shape(message: bytes) -> tuple[int, ...]:
     shape = tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
-    if (
-        len(shape) > _MAX_RANK
-        or min(shape, default=0) < 0
-        or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
-    ):
+    if as_shape(shape) is None:
         raise WireError(f"an impossible shape {list(shape)}")
     return shape
 
