@@ -434,13 +434,17 @@ def _notes(model: Model) -> Iterator[str]:
     lost = [layer.name for layer in rest if not layer.uses_batch_statistics]
     training = [layer.name for layer in incomplete if layer.uses_batch_statistics]
     yield from _about(
-        *(old, "was", "were"),
+        old,
+        "was",
+        "were",
         "written before Keras 1.0, with gamma, beta, moving mean and a running standard "
         "deviation, whose square is the variance + epsilon, but without a moving variance",
     )
     yield from _about(lost, "is", "are", "in the file without moving statistics")
     yield from _about(
-        *(training, "was", "were"),
+        training,
+        "was",
+        "were",
         "exported in training mode (each batch is normalized by its own statistics, none are "
         "stored or needed)",
     )

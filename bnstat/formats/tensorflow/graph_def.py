@@ -78,8 +78,10 @@ _NO_PARTS: _Parts = {}
 
 _MAX_INLINED = 300_000
 """The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
-_COST_OF_CALL, _NAMES_PER_NODE = 20, 10
-"""A call counts as 20 nodes, and 10 inputs, arguments or results of a body count as one node."""
+_COST_OF_CALL = 20
+"""The nodes that inlining one call counts as."""
+_NAMES_PER_NODE = 10
+"""This many inputs, arguments and results of a body count as one node."""
 _MAX_DEPTH = 50
 _MAX_HOPS = 200
 """The limit on arguments and results that a tensor passes through, because calls can be cyclic."""
