@@ -169,7 +169,7 @@ FORMATS: Final = (
     FileFormat(
         name="frozen-graph",
         label="GraphDef",
-        description="a frozen graph, any GraphDef, or a `.meta`",
+        description="a frozen graph (also one for TensorRT), any GraphDef, or a `.meta`",
         module="tensorflow.frozen_graph",
     ),
 )

@@ -76,6 +76,41 @@ def test_frozen_graphs(tmp_path: Path, form: Any, wrapped: bool) -> None:
         assert len(offsets) <= 2 * 4 * 6 * 4
 
 
+def in_a_function(message: Any, engine: bytes) -> Any:
+    """Return a graph as TensorRT's converter returns it: the network is a function of one op."""
+    converted = v1.GraphDef()
+    function = converted.library.function.add()
+    function.signature.name = "TRTEngineOp_0_native_segment"
+    function.signature.input_arg.add(name="x", type=1)
+    function.signature.output_arg.add(name="y", type=1)
+    function.ret["y"] = "y:0"
+    function.node_def.extend(node for node in message.node if node.name != "x")
+    converted.node.extend(node for node in message.node if node.name == "x")
+    node = converted.node.add(name="TRTEngineOp_0", op="TRTEngineOp", input=["x"])
+    node.attr["segment_func"].func.name = function.signature.name
+    node.attr["serialized_segment"].s = engine
+    return converted
+
+
+def test_layers_in_a_part_for_tensorrt(tmp_path: Path) -> None:
+    message = frozen()
+    (tmp_path / "frozen.pb").write_bytes(message.SerializeToString())
+    (tmp_path / "m.pb").write_bytes(in_a_function(message, b"").SerializeToString())
+    assert [layer.name for layer in bnstat.load(tmp_path / "m.pb")] == ["block1/bn", "block2/bn"]
+    values = by_key(mended(tmp_path / "m.pb", tmp_path / "c.pb"))
+    changed = v1.GraphDef.FromString((tmp_path / "c.pb").read_bytes()).library.function[0]
+    constants = {node.name: node.attr["value"].tensor for node in changed.node_def}
+    for name, array in values.items():
+        assert same_bits(tf.make_ndarray(constants[name]), array)
+
+
+def test_a_compiled_engine_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "m.pb").write_bytes(in_a_function(frozen(), b"ptrt").SerializeToString())
+    with pytest.raises(bnstat.UnsupportedError, match="TensorRT engine, which has a compiled copy"):
+        mended(tmp_path / "m.pb", tmp_path / "c.pb")
+    assert not (tmp_path / "c.pb").exists()
+
+
 class Frozen(tf.Module):
     """A function with constant batch norm that another function calls."""
 
@@ -98,8 +133,7 @@ class Frozen(tf.Module):
 def test_a_saved_model_of_constants(tmp_path: Path) -> None:
     module = Frozen(frozen())
     tf.saved_model.save(module, str(tmp_path / "sm"), signatures=module.__call__)
-    model = bnstat.load(tmp_path / "sm")
-    assert len(model) == 2
+    assert [layer.name for layer in bnstat.load(tmp_path / "sm")] == ["block1/bn", "block2/bn"]
     values = mended(tmp_path / "sm", tmp_path / "c")
     by_scope = {f"block{number}/bn": roles for number, roles in enumerate(values.values(), 1)}
     loaded = tf.saved_model.load(str(tmp_path / "c"))

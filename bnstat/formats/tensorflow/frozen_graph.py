@@ -11,6 +11,7 @@ tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -156,19 +157,25 @@ def contents_of_graph(
     def read(op: Node) -> NDArray[np.generic]:
         return decode_tensor(tensor_of(op), f"{source.path}: {op.name}")
 
-    variables = {}
-    for name, op in ops.items():
-        if not isinstance(op, Node) or (tensor := op.tensor) is None:
+    nodes = [op for op in ops.values() if isinstance(op, Node)]
+    uses = Counter(op.node.name for op in nodes)
+    variables, names = {}, {}
+    for op in nodes:
+        if (tensor := op.tensor) is None:
             continue
+        key = op.name
         dtype, shape = dtype_name(tensor.dtype), shape_of(tensor.tensor_shape)
         if shape and 0 not in shape and dtype.startswith(_FLOATS):
             kind = find_dtype(dtype)
             finder: Callable[[], Sequence[Range]] = tuple
             if file is not None and kind is not None and not op.function:
                 finder = partial(_extents, file, op.node, shape, kind)
-            variables[name] = Variable(name, name, dtype, shape, partial(read, op), finder)
-    graph = make_graph("", ops, {name: name for name in variables}, tensor_of=tensor_of)
-    return Contents(source, variables, graphs=lambda: (graph,), notes=[*notes, *_notes(ops)])
+            # A constant of an inlined function has its name in the function, if that is unique.
+            names[key] = op.node.name if uses[op.node.name] == 1 else key
+            variables[key] = Variable(key, names[key], dtype, shape, partial(read, op), finder)
+    graph = make_graph("", ops, {key: key for key in variables}, tensor_of=tensor_of)
+    notes = [*notes, *_notes(ops)]
+    return Contents(source, variables, names=names, graphs=lambda: (graph,), notes=notes)
 
 
 def _extents(

@@ -86,12 +86,17 @@ _MAX_DEPTH = 50
 _MAX_HOPS = 200
 """The limit on arguments and results that a tensor passes through, because calls can be cyclic."""
 
+TENSORRT = "TRTEngineOp"
+"""The type of an op that runs a part of a network by TensorRT, and names a function that contains
+this part. TensorFlow before 1.14 stores the function's name as a string (`segment_funcdef_name`).
+Source: tensorflow/compiler/tf2tensorrt/ops/trt_engine_op.cc."""
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FUNCTIONS = {
     **dict.fromkeys((*_CALLS, "TPUPartitionedCall"), ("f",)),
     **dict.fromkeys(("If", "StatelessIf"), ("then_branch", "else_branch")),
     **dict.fromkeys(("Case", "StatelessCase"), ("branches",)),
     **dict.fromkeys(("While", "StatelessWhile"), ("body",)),
+    TENSORRT: ("segment_func", "segment_funcdef_name"),
 }
 """Type of an op -> names of its attributes that name functions."""
 _CHOICES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
@@ -504,10 +509,12 @@ class _Inliner:
         names: list[str] = []
         if node.op in _FUNCTIONS:
             for attribute in _FUNCTIONS[node.op]:
-                if attribute in node.attr:
-                    value = node.attr[attribute]
-                    functions = value.list.func if value.HasField("list") else (value.func,)
-                    names += [function.name for function in functions]
+                if attribute not in node.attr:
+                    continue
+                value = node.attr[attribute]
+                functions = value.list.func if value.HasField("list") else (value.func,)
+                text = value.s.decode("utf-8", "replace")
+                names += filter(None, (text, *(function.name for function in functions)))
         elif node.op in self._functions:
             names = [node.op]
         if len(active) >= _MAX_DEPTH or any(

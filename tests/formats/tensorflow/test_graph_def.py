@@ -169,6 +169,24 @@ def test_call_is_replaced_by_its_body() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"segment_func": "part", "segment_funcdef_name": b""},
+        {"segment_funcdef_name": b"part", "segment_func": ""},
+        {"segment_funcdef_name": b"part"},
+    ],
+)
+def test_a_part_for_tensorrt_is_replaced_by_its_function(names: Mapping[str, Any]) -> None:
+    message = graph_def(
+        ("x", "Placeholder", []),
+        ("engine", "TRTEngineOp", ["x"], {"serialized_segment": b"\0ptrt", **names}),
+        ("y", "Softmax", ["engine"]),
+    )
+    add_function(message, "part", ["a"], {"r": "relu:activations:0"}, ("relu", "Relu", ["a"]))
+    assert inputs(graph_of(message, ())) == {"x": [], "engine/relu": ["x"], "y": ["engine/relu"]}
+
+
 def test_branches_become_a_choice() -> None:
     message = graph_def(
         ("p", "Placeholder", []),
