@@ -92,7 +92,8 @@ this part. TensorFlow before 1.14 stores the function's name as a string (`segme
 Source: tensorflow/compiler/tf2tensorrt/ops/trt_engine_op.cc."""
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _FUNCTIONS = {
-    **dict.fromkeys((*_CALLS, "TPUPartitionedCall"), ("f",)),
+    **dict.fromkeys((*_CALLS, "TPUPartitionedCall", "BatchFunction"), ("f",)),
+    "XlaLaunch": ("function",),
     **dict.fromkeys(("If", "StatelessIf"), ("then_branch", "else_branch")),
     **dict.fromkeys(("Case", "StatelessCase"), ("branches",)),
     **dict.fromkeys(("While", "StatelessWhile"), ("body",)),

@@ -170,21 +170,21 @@ def test_call_is_replaced_by_its_body() -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("op", "attributes"),
     [
-        {"segment_func": "part", "segment_funcdef_name": b""},
-        {"segment_funcdef_name": b"part", "segment_func": ""},
-        {"segment_funcdef_name": b"part"},
+        ("TRTEngineOp", {"segment_func": "part", "segment_funcdef_name": b""}),
+        ("TRTEngineOp", {"segment_funcdef_name": b"part", "segment_func": ""}),
+        ("TRTEngineOp", {"segment_funcdef_name": b"part"}),
+        ("BatchFunction", {"f": "part"}),
+        ("XlaLaunch", {"function": "part"}),
     ],
 )
-def test_a_part_for_tensorrt_is_replaced_by_its_function(names: Mapping[str, Any]) -> None:
+def test_other_ops_that_call_a_function(op: str, attributes: Mapping[str, Any]) -> None:
     message = graph_def(
-        ("x", "Placeholder", []),
-        ("engine", "TRTEngineOp", ["x"], {"serialized_segment": b"\0ptrt", **names}),
-        ("y", "Softmax", ["engine"]),
+        ("x", "Placeholder", []), ("call", op, ["x"], attributes), ("y", "Softmax", ["call"])
     )
     add_function(message, "part", ["a"], {"r": "relu:activations:0"}, ("relu", "Relu", ["a"]))
-    assert inputs(graph_of(message, ())) == {"x": [], "engine/relu": ["x"], "y": ["engine/relu"]}
+    assert inputs(graph_of(message, ())) == {"x": [], "call/relu": ["x"], "y": ["call/relu"]}
 
 
 def test_branches_become_a_choice() -> None:
