@@ -65,7 +65,7 @@ _Product = tuple[Leaf, ...]
 _Expression = Mapping[_Product, int]
 """A sum of products: product (leaves in a fixed order) -> coefficient."""
 
-_CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall|TRTEngineOp)(?:_\d+)*")
+_CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall|TRTEngineOp|BatchFunction)(?:_\d+)*")
 _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
 _FUSED_NAME = re.compile(
     r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization|BatchNormalization)(?:_\d+)?"
