@@ -143,6 +143,15 @@ def test_a_saved_model_of_constants(tmp_path: Path) -> None:
         assert_computed(outputs, Frozen(frozen(by_scope))(inputs))
 
 
+def test_a_saved_model_of_constants_is_recalibrated(tmp_path: Path) -> None:
+    module = Frozen(frozen())
+    tf.saved_model.save(module, str(tmp_path / "sm"), signatures=module.__call__)
+    data = np.random.default_rng(3).random((64, 5, 5, 3), np.float32)
+    result = bnstat.recalibrate(tmp_path / "sm", data, tmp_path / "c")
+    assert [layer.layer for layer in result.layers] == ["block1/bn", "block2/bn"]
+    assert bnstat.drift(tmp_path / "c", data).state == "healthy"
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float32"])
 @pytest.mark.parametrize("is_listed", [False, True])
 def test_constants_of_other_types(tmp_path: Path, dtype: str, is_listed: bool) -> None:

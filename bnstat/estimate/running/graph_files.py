@@ -48,7 +48,8 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
     meta_graph = message.meta_graphs[0]
     signature = _signature(meta_graph, settings, path)
     captured = captured_keys(meta_graph, contents.objects, contents.variables)
-    variables = variables_of_calls(meta_graph.graph_def, captured) if captured else None
+    # No variables are passed in TensorFlow 1, and if the weights are constants.
+    variables = variables_of_calls(meta_graph.graph_def, captured) or None
     program = _program(
         path, meta_graph.graph_def, contents, settings, variables, signature=signature
     )
