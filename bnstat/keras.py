@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
@@ -137,12 +138,9 @@ def _more(count: int) -> str:
 
 def _callback() -> Any:
     """Return the class `Callback` of Keras or tf-keras; an imported package is preferred."""
-    names = ("keras", "tf_keras")
-    for name in (*(name for name in names if name in sys.modules), *names):
-        try:
+    for name in sorted(("keras", "tf_keras"), key=lambda name: name not in sys.modules):
+        with suppress(ImportError):
             return import_module(f"{name}.callbacks").Callback
-        except ImportError:
-            continue
     raise UnsupportedError("bnstat.keras", "Keras is not installed", "pip install keras")
 
 

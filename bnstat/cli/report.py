@@ -12,7 +12,6 @@ from bnstat.cli.options import say
 if TYPE_CHECKING:
     from bnstat.output.page import Entries, Page
 
-
 _EPILOG = """\b
 Examples:
   bnstat report saved_model -o report.html

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,6 @@ from bnstat.cli.options import say
 
 if TYPE_CHECKING:
     from bnstat.scanning.record import Record, Tally
-
 
 _EPILOG = """\b
 Examples:
@@ -81,16 +80,14 @@ Exit codes:
 @options.quiet
 def command(
     roots: tuple[str, ...],
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    newest: bool,
     jobs: int,
     engine: str | None,
     state: str | None,
-    rules: options.RuleOptions,
+    rules: options.ChosenRules,
     format_: str,
     reading: options.Reading,
     output: str,
+    **choice: Any,
 ) -> int:
     """Find every model below the ROOTs, check each, and print one line per model.
 
@@ -113,12 +110,10 @@ def command(
 
     if format_ == "parquet":
         options.refuse_terminal(output, "Parquet")
-    scan_options = ScanOptions.of(
-        roots, rules.settings, rules.config_file, rules.isolated, reading.for_all()
-    )
+    scan_options = ScanOptions.of(roots, *rules, reading.for_all())
     tally = Tally(scan_options.fail_on)
     with open_engine(engine, jobs) as workers, open_state(state, scan_options) as before:
-        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, before)
+        records = scan(roots, Choice(**choice), scan_options, workers, before)
         hidden = reading.quiet or writes_to_terminal(output)
         tracked = tally.counting(track(records, "scanning", hidden=hidden))
         _write(tracked, tally, format_, output)
