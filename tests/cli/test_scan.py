@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 
 from tests.builders.signals import heeded
+from tests.cli.files import in_child
 from tests.scanning.stores import DATA, RUN, h5, linked, store
 from tests.terminal import ROOT, in_terminal
 
@@ -154,8 +155,6 @@ def test_ctrl_c_keeps_results_and_the_next_scan_continues(tmp_path: Path) -> Non
     with closing(sqlite3.connect(state)) as base:
         (kept,) = base.execute("select count(*) from models").fetchone()
     assert 40 <= kept < 1200
-    again = subprocess.run(
-        [sys.executable, "-m", "bnstat", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    again = in_child(*arguments)
     assert again.stderr.startswith("1,200 models: 1,000 sound, 200 with info")
     assert len({line["path"] for line in objects(again.stdout)}) == 1200

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 
-from tests.cli.files import write_h5
+from tests.cli.files import in_child, write_h5
 from tests.output.models import model, usual
-from tests.terminal import ROOT
 
 RUN = "tests/data/digits/run"
 WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
@@ -27,32 +25,21 @@ WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
 )
 def test_a_full_disk(command):
     with open("/dev/full", "wb") as full:
-        process = subprocess.run(
-            [sys.executable, "-m", "bnstat", *command.split()],
-            cwd=ROOT,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+        streams = {"capture_output": False, "stdout": full, "stderr": subprocess.PIPE}
+        process = in_child(*command.split(), **streams)
     assert process.returncode == 2
-    assert process.stderr.count(b"\n") == 1
-    assert b"No space left on device" in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert "No space left on device" in process.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["-v"]])
 def test_ascii_streams(tmp_path, options):
     path = write_h5(tmp_path / "m.h5", usual("层/bn"))
     for arguments in ([path, *options], ["层"]):
-        process = subprocess.run(
-            [sys.executable, "-m", "bnstat", "inspect", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONIOENCODING": "ascii"},
-            capture_output=True,
-            check=False,
-        )
+        process = in_child("inspect", *arguments, env=os.environ | {"PYTHONIOENCODING": "ascii"})
         shown = process.stdout + process.stderr
         assert shown.isascii()
-        assert b"\\u5c42" in shown
+        assert r"\u5c42" in shown
 
 
 @pytest.mark.parametrize("command", ["export --npz", "scan --parquet", "report"])

@@ -47,11 +47,6 @@ def test_refusals_are_one_line(run, url, arguments, line):
     assert "secret" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--max-download", "much"], ["--storage-option", "key"]])
-def test_invalid_options(run, arguments):
-    assert run("inspect", "memory://x", *arguments).exit_code == 2
-
-
 def test_storage_options_are_json_or_text(run, monkeypatch):
     from bnstat.storage import stores
 
