@@ -23,9 +23,6 @@ def test_one_model(old: str, tmp_path: Path) -> None:
     page = Shown(target.read_text(encoding="utf-8"))
     assert [row["name"] for row in page.data["rows"]] == ["a", "b"]
     assert page.data["kind"] == "model"
-
-
-def test_standard_output_and_layers(old: str) -> None:
     page = Shown(run(old, "--layer", "b").stdout)
     assert [row["name"] for row in page.data["rows"]] == ["b"]
 
