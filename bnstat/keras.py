@@ -206,8 +206,8 @@ class Watch(_callback()):  # type: ignore[misc]
         self._fail_on = fail_on
         self._logdir = None if tensorboard is None else os.fspath(tensorboard)
         self._path = None if history is None else os.fspath(history)
-        self._select, self._ignore = tuple(select), tuple(ignore)
-        find_rules((*self._select, *self._ignore))
+        self._rules: dict[str, Any] = {"select": tuple(select), "ignore": tuple(ignore)}
+        find_rules((*select, *ignore))
         if self._path is not None and not self._path.endswith((".csv", ".json")):
             raise UnsupportedError(
                 self._path, "bnstat writes a history only to a .csv or .json file"
@@ -280,7 +280,7 @@ class Watch(_callback()):  # type: ignore[misc]
         self._findings = [
             finding
             for subject in (model, self.history)
-            for finding in check(subject, select=self._select, ignore=self._ignore)
+            for finding in check(subject, **self._rules)
         ]
         for line in self._news.lines(self._findings):
             self._print(f"{name}: {line}")

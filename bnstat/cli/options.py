@@ -54,7 +54,7 @@ def say(message: str) -> None:
 # values, so that Tab never waits for TensorFlow.
 
 
-def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the layer names of the models at the typed paths, with glob characters escaped."""
     from glob import escape
 
@@ -66,25 +66,25 @@ def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     for path in _paths(ctx):
         with suppress(BnstatError):
             names |= dict.fromkeys(load(path, reader="native", values=False, **chosen).keys())
-    return _starting([escape(name) for name in names], incomplete)
+    return _starting(dict.fromkeys(map(escape, names)), incomplete)
 
 
-def suggest_checkpoints(ctx: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
+def suggest_checkpoints(
+    ctx: click.Context, option: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
     """Return the names or, for --step, the steps of the checkpoints at the typed paths.
 
     The newest checkpoint of each path comes first.
     """
     from bnstat.loading import load_all
 
-    texts: list[str] = []
+    found: list[object] = []
     for path in _paths(ctx):
         with suppress(BnstatError):
             for name, step in reversed(load_all(path).checkpoints):
-                if option.name == "checkpoint":
-                    texts.append(name)
-                elif step is not None:
-                    texts.append(str(step))
-    return _starting(texts, incomplete)
+                found.append(name if option.name == "checkpoint" else step)
+    texts = [str(each) for each in found if each is not None]
+    return _starting(dict.fromkeys(texts), incomplete)
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -95,23 +95,29 @@ def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> lis
     texts = {rule.code: f"{rule.name}: {rule.title}" for rule in RULES}
     if word:
         texts |= {rule.name: rule.title for rule in RULES}
-    return _described(texts, word, before + comma)
+    return _starting(texts, word, before + comma)
 
 
 def suggest_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the topics of `bnstat help`, with their descriptions."""
     from bnstat.docs import TOPICS
 
-    return _described(TOPICS, incomplete)
+    return _starting(TOPICS, incomplete)
 
 
-def _described(texts: Mapping[str, str], start: str, before: str = "") -> list[CompletionItem]:
+def _starting(
+    texts: Mapping[str, str | None], start: str, before: str = ""
+) -> list[CompletionItem]:
+    """Return completions for the texts that begin with `start` and are printable.
+
+    `texts` maps each text to its description, or to None.
+    """
     from click.shell_completion import CompletionItem
 
     return [
         CompletionItem(before + text, help=description)
         for text, description in texts.items()
-        if text.startswith(start)
+        if text.startswith(start) and text.isprintable()
     ]
 
 
@@ -125,11 +131,6 @@ def _paths(ctx: click.Context) -> list[str]:
             value = ctx.params[name]
             paths += [value] if isinstance(value, str) else value
     return [os.path.expanduser(os.path.expandvars(path)) for path in paths or ctx.args or ["."]]
-
-
-def _starting(texts: list[str], start: str) -> list[str]:
-    """Return the strings that begin with `start` and have only printable characters."""
-    return [text for text in texts if text.startswith(start) and text.isprintable()]
 
 
 def _pattern(text: str) -> tuple[str, str]:
