@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from bnstat.checks import SEVERITIES, Finding, Severity, check, find_rules
 from bnstat.errors import BnstatError, UnsupportedError
@@ -37,41 +37,34 @@ _WARMING_UP: Final = "BN003"
 _SIZES: Final = ("largest", "least", "variance")
 """The keys of `Finding.numbers` whose values measure how serious a finding is."""
 
-_MORE_CHANNELS, _LARGER = 2, 10  # factors by which a finding must grow to be reported again
 _NAMED: Final = 3  # layers per rule; further layers are counted
 
 _Key = tuple[str, str | None]
 
 
-class _Gravity(NamedTuple):
-    """How serious a rule's findings in a layer are; `severity` is an index in `SEVERITIES`."""
+def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
+    """Return True if findings are more serious, in twice the channels, or ten times as large."""
+    severity, channels, size = _gravity(findings)
+    old_severity, old_channels, old_size = _gravity(reported)
+    is_wider = channels >= 2 * max(1, old_channels)
+    return severity < old_severity or is_wider or size > 10 * old_size > 0
 
-    severity: int
-    channels: int
-    size: float
 
-    @classmethod
-    def of(cls, findings: Sequence[Finding]) -> _Gravity:
-        sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
-        return cls(
-            min(SEVERITIES.index(finding.severity) for finding in findings),
-            sum(finding.channels.size for finding in findings),
-            max((abs(size) for size in sizes if size is not None), default=0.0),
-        )
-
-    def is_worse_than(self, other: _Gravity) -> bool:
-        return (
-            self.severity < other.severity
-            or self.channels >= max(1, other.channels) * _MORE_CHANNELS
-            or self.size > other.size * _LARGER > 0
-        )
+def _gravity(findings: Sequence[Finding]) -> tuple[int, int, float]:
+    """Return the index of the severity in `SEVERITIES`, the number of channels and the size."""
+    sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
+    return (
+        min(SEVERITIES.index(finding.severity) for finding in findings),
+        sum(finding.channels.size for finding in findings),
+        max((abs(size) for size in sizes if size is not None), default=0.0),
+    )
 
 
 class News:
     """Remembers the reported findings, so that each check reports only the changes."""
 
     def __init__(self) -> None:
-        self._reported: dict[_Key, _Gravity] = {}
+        self._reported: dict[_Key, list[Finding]] = {}
 
     def lines(self, findings: Sequence[Finding]) -> list[str]:
         """Return lines of text on problems that are new, worse or over since earlier reports."""
@@ -82,11 +75,10 @@ class News:
         new: list[list[Finding]] = []
         worse: list[list[Finding]] = []
         for key, of_layer in current.items():
-            gravity, reported = _Gravity.of(of_layer), self._reported.get(key)
-            if reported is not None and not gravity.is_worse_than(reported):
-                continue
-            self._reported[key] = gravity
-            (new if reported is None else worse).append(of_layer)
+            reported = self._reported.get(key)
+            if reported is None or _is_worse(of_layer, reported):
+                (new if reported is None else worse).append(of_layer)
+                self._reported[key] = of_layer
         over = [key for key in self._reported if key not in current]
         for key in over:
             del self._reported[key]
