@@ -10,12 +10,13 @@ from tests.output.models import model, usual, variable
 from tests.terminal import in_terminal
 
 
-@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
-def test_help(run, arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0
-    assert result.stdout.startswith("Usage:")
-    assert all(f"  {name}" in result.stdout for name in COMMANDS)
+def test_help_and_version(run):
+    for arguments in ([], ["-h"], ["--help"]):
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert result.stdout.startswith("Usage:")
+        assert all(f"  {name}" in result.stdout for name in COMMANDS)
+    assert run("--version").stdout.startswith("bnstat 1.")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -24,12 +25,6 @@ def test_every_command_has_a_help_with_examples(run, command):
     assert result.exit_code == 0
     assert "Examples:" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
-
-
-def test_version(run):
-    result = run("--version")
-    assert result.exit_code == 0
-    assert result.stdout.startswith("bnstat 1.")
 
 
 @pytest.mark.parametrize(

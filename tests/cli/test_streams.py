@@ -11,7 +11,6 @@ from tests.cli.files import in_child, write_h5
 from tests.output.models import model, usual
 
 RUN = "tests/data/digits/run"
-WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -19,7 +18,7 @@ WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
     "command",
     [
         *("", "--help", "--version", "inspect --help", f"inspect {RUN}"),
-        *(f"{command} {RUN}" for command in WRITING),
+        *(f"inspect --values {RUN}", f"export --json {RUN}", f"export --npz {RUN}"),
         f"export --csv {RUN} -o /dev/full",
     ],
 )
@@ -56,15 +55,3 @@ def test_a_file_has_the_same_content(run, loads, tmp_path, command):
     result = run(*command.split(), "-o", tmp_path / "out")
     assert (result.exit_code, result.output) == (0, "")
     assert (tmp_path / "out").read_text("utf-8") == run(*command.split()).stdout
-
-
-@pytest.mark.parametrize("command", WRITING)
-def test_a_file_is_written_whole_or_not_at_all(run, loads, tmp_path, command):
-    bn = usual("bn")
-    object.__setattr__(bn.variables["beta"], "reader", lambda: 1 / 0)
-    loads(model(bn))
-    run(*command.split(), "-o", tmp_path / "new")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "old").write_bytes(b"old")
-    run(*command.split(), "-o", tmp_path / "old")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("old", b"old")]

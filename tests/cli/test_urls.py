@@ -27,11 +27,6 @@ def test_a_url_gives_the_same_output_as_a_path(run, url, command):
     assert remote.stdout.replace(url, str(DATA)).split() == local.stdout.split()
 
 
-def test_diff_of_a_url_and_a_path(run, url):
-    result = run("diff", f"{url}/run/model-400", str(DATA / "run/model-400"))
-    assert result.exit_code == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
