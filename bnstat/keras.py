@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from bnstat.checks import SEVERITIES, Finding, Severity, check, find_rules
 from bnstat.errors import BnstatError, UnsupportedError
@@ -36,41 +37,34 @@ _WARMING_UP: Final = "BN003"
 _SIZES: Final = ("largest", "least", "variance")
 """The keys of `Finding.numbers` whose values measure how serious a finding is."""
 
-_MORE_CHANNELS, _LARGER = 2, 10  # factors by which a finding must grow to be reported again
 _NAMED: Final = 3  # layers per rule; further layers are counted
 
 _Key = tuple[str, str | None]
 
 
-class _Gravity(NamedTuple):
-    """How serious a rule's findings in a layer are; `severity` is an index in `SEVERITIES`."""
+def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
+    """Return True if findings are more serious, in twice the channels, or ten times as large."""
+    severity, channels, size = _gravity(findings)
+    old_severity, old_channels, old_size = _gravity(reported)
+    is_wider = channels >= 2 * max(1, old_channels)
+    return severity < old_severity or is_wider or size > 10 * old_size > 0
 
-    severity: int
-    channels: int
-    size: float
 
-    @classmethod
-    def of(cls, findings: Sequence[Finding]) -> _Gravity:
-        sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
-        return cls(
-            min(SEVERITIES.index(finding.severity) for finding in findings),
-            sum(finding.channels.size for finding in findings),
-            max((abs(size) for size in sizes if size is not None), default=0.0),
-        )
-
-    def is_worse_than(self, other: _Gravity) -> bool:
-        return (
-            self.severity < other.severity
-            or self.channels >= max(1, other.channels) * _MORE_CHANNELS
-            or self.size > other.size * _LARGER > 0
-        )
+def _gravity(findings: Sequence[Finding]) -> tuple[int, int, float]:
+    """Return the index of the severity in `SEVERITIES`, the number of channels and the size."""
+    sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
+    return (
+        min(SEVERITIES.index(finding.severity) for finding in findings),
+        sum(finding.channels.size for finding in findings),
+        max((abs(size) for size in sizes if size is not None), default=0.0),
+    )
 
 
 class News:
     """Remembers the reported findings, so that each check reports only the changes."""
 
     def __init__(self) -> None:
-        self._reported: dict[_Key, _Gravity] = {}
+        self._reported: dict[_Key, list[Finding]] = {}
 
     def lines(self, findings: Sequence[Finding]) -> list[str]:
         """Return lines of text on problems that are new, worse or over since earlier reports."""
@@ -81,11 +75,10 @@ class News:
         new: list[list[Finding]] = []
         worse: list[list[Finding]] = []
         for key, of_layer in current.items():
-            gravity, reported = _Gravity.of(of_layer), self._reported.get(key)
-            if reported is not None and not gravity.is_worse_than(reported):
-                continue
-            self._reported[key] = gravity
-            (new if reported is None else worse).append(of_layer)
+            reported = self._reported.get(key)
+            if reported is None or _is_worse(of_layer, reported):
+                (new if reported is None else worse).append(of_layer)
+                self._reported[key] = of_layer
         over = [key for key in self._reported if key not in current]
         for key in over:
             del self._reported[key]
@@ -137,12 +130,9 @@ def _more(count: int) -> str:
 
 def _callback() -> Any:
     """Return the class `Callback` of Keras or tf-keras; an imported package is preferred."""
-    names = ("keras", "tf_keras")
-    for name in (*(name for name in names if name in sys.modules), *names):
-        try:
+    for name in sorted(("keras", "tf_keras"), key=lambda name: name not in sys.modules):
+        with suppress(ImportError):
             return import_module(f"{name}.callbacks").Callback
-        except ImportError:
-            continue
     raise UnsupportedError("bnstat.keras", "Keras is not installed", "pip install keras")
 
 
@@ -208,8 +198,8 @@ class Watch(_callback()):  # type: ignore[misc]
         self._fail_on = fail_on
         self._logdir = None if tensorboard is None else os.fspath(tensorboard)
         self._path = None if history is None else os.fspath(history)
-        self._select, self._ignore = tuple(select), tuple(ignore)
-        find_rules((*self._select, *self._ignore))
+        self._rules: dict[str, Any] = {"select": tuple(select), "ignore": tuple(ignore)}
+        find_rules((*select, *ignore))
         if self._path is not None and not self._path.endswith((".csv", ".json")):
             raise UnsupportedError(
                 self._path, "bnstat writes a history only to a .csv or .json file"
@@ -282,7 +272,7 @@ class Watch(_callback()):  # type: ignore[misc]
         self._findings = [
             finding
             for subject in (model, self.history)
-            for finding in check(subject, select=self._select, ignore=self._ignore)
+            for finding in check(subject, **self._rules)
         ]
         for line in self._news.lines(self._findings):
             self._print(f"{name}: {line}")

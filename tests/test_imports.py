@@ -13,6 +13,7 @@ import pytest
 
 import bnstat
 from bnstat.formats.tensorflow import checkpoint
+from tests.cli.files import in_child
 from tests.fuzz import handmade, ports
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +108,6 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
 
 
 OBJECTS = handmade.object_bundle(*handmade.bn_graph())
-LEGACY = {"m.h5": handmade.hdf5_files()["legacy.h5"]}
 PROTOBUF = {"google.protobuf"}
 ZIP = {"zipfile", "tarfile"}
 
@@ -116,7 +116,7 @@ ZIP = {"zipfile", "tarfile"}
     ("files", "target", "allowed"),
     [
         (OBJECTS, "m.index", set()),
-        (LEGACY, "m.h5", OF_GRAPHS),
+        (handmade.hdf5_files(), "legacy.h5", OF_GRAPHS),
         (ports.onnx_files()["plain"], "m.onnx", OF_GRAPHS | PROTOBUF),
         ({"m.safetensors": ports.safetensors()}, "m.safetensors", OF_GRAPHS | ZIP),
         (ports.pytorch_files(), "state.pt", OF_GRAPHS | ZIP),
@@ -139,12 +139,13 @@ def test_a_checkpoint_with_a_graph_does_not_need_the_reader_of_hdf5() -> None:
     _, modules, output = run("inspect", DATA / "run")
     assert "model-400" in output
     assert "bnstat.formats.tensorflow.graph_def" in modules
-    assert not modules & {"bnstat.formats.hdf5", "bnstat.formats.keras.config"}
+    assert not modules & {*HEAVY, "bnstat.formats.hdf5", "bnstat.formats.keras.config"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_saved_model_needs_only_protobuf(command: tuple[str, ...]) -> None:
-    code, modules, _ = run(command[0], DATA / "saved_model", *command[1:])
+    target = DATA / "saved_model/variables" if command == ("inspect",) else DATA / "saved_model"
+    code, modules, _ = run(command[0], target, *command[1:])
     assert code == 0
     assert "google.protobuf" in modules
     assert not modules & HEAVY
@@ -176,85 +177,81 @@ def test_a_scan_imports_what_it_is_asked_for_alone(tmp_path: Path) -> None:
     assert modules & OF_SCANS == {"concurrent.futures.process", "sqlite3"}
 
 
-TENSORFLOW = ("tensorflow", "keras", "tf_keras")
+RUN = "tests/data/digits/run/model-100"
 
 
 @pytest.mark.parametrize(
-    "target", ["run", "run/model-100.index", "saved_model", "saved_model/variables"]
+    ("arguments", "needed", "left_out"),
+    [
+        ("--help", "click", "numpy rich bnstat.model bnstat.cli.inspect"),
+        ("--version", "click", "numpy rich bnstat.model bnstat.cli.inspect"),
+        ("help", "bnstat.docs", "rich tensorflow h5py bnstat.formats.locate bnstat.loading"),
+        ("help safety", "rich", "tensorflow h5py bnstat.formats.locate bnstat.loading"),
+        (
+            f"inspect {RUN}",
+            "bnstat.cli.inspect",
+            "bnstat.cli.export bnstat.cli.check bnstat.cli.help bnstat.docs rich tensorflow h5py "
+            "bnstat.output.terminal.listing bnstat.output.terminal.markdown bnstat.exchange.json",
+        ),
+        (f"export --csv {RUN}", "bnstat.exchange.csv", "bnstat.exchange.json bnstat.exchange.npz"),
+    ],
 )
-def test_commands_work_without_tensorflow(target: str) -> None:
-    for command in ("inspect", "export"):
-        arguments = [command, DATA / target, *(["--json"] if command == "export" else [])]
-        without = run(*arguments, refused=TENSORFLOW)
-        assert without[0] == 0
-        assert without[2] == run(*arguments)[2]
+def test_commands_import_no_more_than_they_need(arguments: str, needed: str, left_out: str) -> None:
+    _, modules, _ = run(*arguments.split())
+    assert needed in modules
+    assert not set(left_out.split()) & modules
 
 
-def test_keras_files_without_keras_and_tensorflow(tmp_path: Path) -> None:
-    (tmp_path / "m.h5").write_bytes(LEGACY["m.h5"])
-    code, _, output = run("export", tmp_path / "m.h5", "--json", refused=TENSORFLOW)
-    assert code == 0
-    layer, _ = json.loads(output)["layers"]
-    assert layer["moving_variance"]["values"] == handmade.values()["moving_variance"].tolist()
-
-
-RUNNING = ("--data", ROOT / "tests/data/digits_test.npz")
-NEEDING_TENSORFLOW = {
-    "for the reader 'tensorflow'": ("inspect", DATA / "run", "--reader", "tensorflow"),
-    "to run a model": ("drift", DATA / "saved_model", *RUNNING),
-}
 MISSING = "raise ModuleNotFoundError(\"No module named 'tensorflow'\", name='tensorflow')"
 BROKEN = "raise type('VersionError', (Exception,), {})('gencode 6.31 runtime 5.29.\\nmore')"
 
 
-@pytest.mark.parametrize("purpose", NEEDING_TENSORFLOW)
 @pytest.mark.parametrize(
-    ("module", "reason", "hint"),
+    ("purpose", "command"),
     [
-        (MISSING, "No module named 'tensorflow'", None),
-        (BROKEN, "gencode 6.31 runtime 5.29.", "pip install --upgrade tensorflow protobuf"),
+        ("for the reader 'tensorflow'", ("inspect", DATA / "run", "--reader", "tensorflow")),
+        ("to run a model", ("drift", DATA / "saved_model", "--data", "tests/data/digits_test.npz")),
     ],
 )
 def test_tensorflow_that_cannot_be_imported(
-    tmp_path: Path, purpose: str, module: str, reason: str, hint: str | None
+    tmp_path: Path, purpose: str, command: tuple[object, ...]
 ) -> None:
-    (tmp_path / "tensorflow.py").write_text(module)
-    done = subprocess.run(
-        [sys.executable, "-m", "bnstat", *map(str, NEEDING_TENSORFLOW[purpose])],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
-    )
+    (tmp_path / "tensorflow.py").write_text(BROKEN)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = in_child(*command, env=os.environ | {"PYTHONPATH": path})
     assert (done.returncode, done.stdout) == (2, "")
-    if hint is None:
-        no_release = "TensorFlow has no release for Python {}.{}: use Python 3.10 to 3.13"
-        is_new = sys.version_info >= (3, 14)
-        hint = no_release.format(*sys.version_info) if is_new else "pip install tensorflow"
     assert done.stderr == (
-        f"error: TensorFlow: is needed {purpose}, and cannot be imported ({reason}); {hint}\n"
+        f"error: TensorFlow: is needed {purpose}, and cannot be imported (gencode 6.31 runtime "
+        "5.29.); pip install --upgrade tensorflow protobuf\n"
     )
 
 
-def test_tensorflow_on_a_python_for_which_it_has_no_release(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        ((3, 13, 1), "pip install tensorflow"),
+        ((3, 14, 2), "TensorFlow has no release for Python 3.14: use Python 3.10 to 3.13"),
+    ],
+)
+def test_tensorflow_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], hint: str
 ) -> None:
-    monkeypatch.setattr(checkpoint.sys, "version_info", (3, 14, 2))
+    monkeypatch.setattr(checkpoint.sys, "version_info", version)
     with (
         pytest.raises(bnstat.BnstatError) as error,
         checkpoint.importing_tensorflow("to run a model"),
     ):
         exec(MISSING)
-    assert error.value.hint == "TensorFlow has no release for Python 3.14: use Python 3.10 to 3.13"
+    reason = "is needed to run a model, and cannot be imported (No module named 'tensorflow')"
+    assert (error.value.what, error.value.hint) == (reason, hint)
 
 
-@pytest.mark.parametrize("statement", ["import bnstat", "import bnstat; bnstat.BnstatError"])
-def test_importing_the_package_does_not_import_numpy(statement: str) -> None:
-    script = f"{statement}; import sys; print('numpy' in sys.modules, 'click' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+def test_importing_the_package_does_not_import_numpy() -> None:
+    script = (
+        "import bnstat; bnstat.BnstatError; import sys; print({'numpy', 'click'} & {*sys.modules})"
     )
-    assert done.stdout.split() == ["False", "False"]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n"
 
 
 def test_public_names() -> None:

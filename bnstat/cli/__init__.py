@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -48,8 +47,6 @@ Exit codes:
   2  the command failed
 """
 
-_BROKEN_PIPE = 128 + 13
-
 
 class Commands(click.Group):
     """A group that imports each command on first use."""
@@ -60,8 +57,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"bnstat.cli.{cmd_name}").command
-        return command
+        return cast(click.Command, importlib.import_module(f"bnstat.cli.{cmd_name}").command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -89,7 +85,21 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and exit with the returned code or the exit code for the raised error."""
-        ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
+        try:
+            code = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BnstatError as error:
+            code = _fail(str(error))
+        except BrokenPipeError:
+            _discard_stdout()
+            code = 128 + 13  # The exit code of a process that SIGPIPE ends.
+        except MemoryError:
+            code = _fail("not enough memory for this file")
+        except KeyboardInterrupt:
+            _discard_stdout()
+            code = INTERRUPTED
+        ctx.exit(code if isinstance(code, int) else 0)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line. Report an `OSError`, even from printing help, in one line."""
@@ -99,24 +109,6 @@ class Commands(click.Group):
             _discard_stdout()
             where = f"{error.filename}: " if error.filename is not None else ""
             sys.exit(_fail(f"{where}{error.strerror or error}"))
-
-
-def _run(command: Callable[[], object]) -> int:
-    try:
-        code = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BnstatError as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        _discard_stdout()
-        return _BROKEN_PIPE
-    except MemoryError:
-        return _fail("not enough memory for this file")
-    except KeyboardInterrupt:
-        _discard_stdout()
-        return INTERRUPTED
-    return code if isinstance(code, int) else 0
 
 
 def _fail(message: str) -> int:

@@ -54,11 +54,7 @@ Examples:
     type=click.Path(),
     help="Write the copy to this path, which must not exist.",
 )
-@click.option(
-    "--in-place",
-    is_flag=True,
-    help="Replace the original by the finished copy.",
-)
+@click.option("--in-place", is_flag=True, help="Replace the original by the finished copy.")
 @click.option(
     "--role",
     "roles",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from bnstat.checks import Findings
     from bnstat.model import Model
 
-
 _EPILOG = """\b
 Examples:
   bnstat check model.keras
@@ -54,7 +53,7 @@ def command(
     list_rules: bool,
     explain: str | None,
     allow_none: bool,
-    rules: options.RuleOptions,
+    rules: options.ChosenRules,
     format_: str,
     reading: options.Reading,
     output: str,
@@ -76,7 +75,7 @@ def command(
     from bnstat.checks.settings import resolve
 
     paths = paths or (".",)
-    settings = resolve(paths, rules.settings, rules.config_file, rules.isolated)
+    settings = resolve(paths, *rules)
     checked: list[tuple[Findings, Model]] = []
     unread = {}
     codes = []

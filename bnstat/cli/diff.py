@@ -82,7 +82,7 @@ def command(
     different, with the cause if arithmetic shows one. The exit code is 1 if a layer is different,
     removed or added, and 0 otherwise.
     """
-    models = reading.load(old, new, command="diff")
+    models = reading.load(old, new)
 
     from bnstat.compare.diff import diff
     from bnstat.output import differences

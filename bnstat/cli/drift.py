@@ -43,7 +43,6 @@ Examples:
 @options.quiet
 def command(
     model: str,
-    data: str,
     fail_on: float | None,
     format_: str,
     file: str,
@@ -64,7 +63,7 @@ def command(
     from bnstat.output import drift as results
     from bnstat.output.sink import show, write_lines
 
-    result = drift(model, data, **settings)
+    result = drift(model, **settings)
     if format_ == "json":
         write_lines(results.json_lines(result, model), file)
     elif format_ == "csv":

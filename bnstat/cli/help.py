@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -14,10 +15,7 @@ from bnstat.docs import TOPICS
 from bnstat.errors import BnstatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bnstat.output.terminal.screen import Screen
-
 
 _EPILOG = """\b
 Examples:
@@ -40,7 +38,16 @@ def command(topic: str | None) -> None:
     if topic is None:
         show(_overview, "-")
     elif topic not in TOPICS:
-        raise BnstatError(repr(topic), "unknown topic", _hint(topic))
+        from difflib import get_close_matches
+
+        from bnstat.cli import COMMANDS
+
+        hint = "bnstat help lists the topics"
+        if topic in COMMANDS:
+            hint = f"bnstat {topic} --help describes the command"
+        elif matches := get_close_matches(topic.lower(), TOPICS, n=1):
+            hint = f"did you mean {matches[0]}?"
+        raise BnstatError(repr(topic), "unknown topic", hint)
     elif writes_to_terminal("-"):
         from bnstat.output.terminal.screen import Screen, encodable
 
@@ -80,14 +87,3 @@ def _link(match: re.Match[str]) -> str:
         return match[0]
     topic = target.partition("#")[0].removesuffix(".md")
     return f"{text} (`bnstat help {topic}`)" if topic in TOPICS else text
-
-
-def _hint(topic: str) -> str:
-    from difflib import get_close_matches
-
-    from bnstat.cli import COMMANDS
-
-    if topic in COMMANDS:
-        return f"bnstat {topic} --help describes the command"
-    matches = get_close_matches(topic.lower(), TOPICS, n=1)
-    return f"did you mean {matches[0]}?" if matches else "bnstat help lists the topics"

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from bnstat.cli import options
 from bnstat.cli.options import say
 from bnstat.storage.access import redact
 
-if TYPE_CHECKING:
-    from bnstat.run_history import History
-
-
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-
 
 _EPILOG = """\b
 Examples:
@@ -67,28 +60,9 @@ def command(
     checkpoint that cannot be read is reported and left out. Below the table, findings name the
     statistics that are frozen, still drift, diverge or become negative.
     """
-    run = _read(path, last, reading, logdir)
-    if run.tracks or format_ != "text":
-        from bnstat.checks import check
-        from bnstat.output import history as results
-        from bnstat.output.sink import show, write_lines
-
-        tracks = run.only(roles or _ROLES)
-        findings = check(run)
-        if format_ == "text":
-            show(lambda screen: results.text_lines(tracks, findings, redact(path), screen), output)
-        elif format_ == "csv":
-            write_lines(results.csv_lines(tracks), output)
-        else:
-            write_lines(results.json_lines(tracks, findings, redact(path)), output)
-    if run.tracks:
-        return 0
-    if not reading.quiet:
-        say(f"no batch-norm layer found in {redact(path)}")
-    return 1
-
-
-def _read(path: str, last: int | None, reading: options.Reading, logdir: str | None) -> History:
+    from bnstat.checks import check
+    from bnstat.output import history as results
+    from bnstat.output.sink import show, write_lines
     from bnstat.output.terminal.screen import track
     from bnstat.run_history import history
 
@@ -105,4 +79,17 @@ def _read(path: str, last: int | None, reading: options.Reading, logdir: str | N
         raise run.skipped[0].error
     for skipped in run.skipped:
         say(f"skipped: {skipped.error}")
-    return run
+    if run.tracks or format_ != "text":
+        tracks = run.only(roles or _ROLES)
+        findings = check(run)
+        if format_ == "text":
+            show(lambda screen: results.text_lines(tracks, findings, redact(path), screen), output)
+        elif format_ == "csv":
+            write_lines(results.csv_lines(tracks), output)
+        else:
+            write_lines(results.json_lines(tracks, findings, redact(path)), output)
+    if run.tracks:
+        return 0
+    if not reading.quiet:
+        say(f"no batch-norm layer found in {redact(path)}")
+    return 1

@@ -14,7 +14,6 @@ from bnstat.cli.options import say
 if TYPE_CHECKING:
     from bnstat.output.terminal.screen import Screen
 
-
 _EPILOG = """\b
 Examples:
   bnstat inspect saved_model
@@ -76,29 +75,24 @@ def command(
     tracked = functools.partial(track, what="reading", hidden=hidden)
 
     def lines(screen: Screen) -> Iterator[str]:
-        if model.layers and (values or no_values):
-            from bnstat.output.terminal import listing
+        from bnstat.output.terminal import overview
 
-            if values:
-                yield from listing.values(model, screen, tracked)
-            else:
-                yield from listing.variables(model, screen)
-        elif model.layers and plot:
+        if values or no_values or verbose:
+            from bnstat.output.terminal import listing
+        if not model.layers:
+            yield from overview.undecided(model)
+        elif values:
+            yield from listing.values(model, screen, tracked)
+        elif no_values:
+            yield from listing.variables(model, screen)
+        elif plot:
             from bnstat.output.terminal.drawing import drawings
 
             yield from drawings(model, screen, tracked)
-        elif model.layers:
-            from bnstat.output.terminal.overview import overview
-
-            yield from overview(model, screen, tracked)
         else:
-            from bnstat.output.terminal.overview import undecided
-
-            yield from undecided(model)
+            yield from overview.overview(model, screen, tracked)
         if verbose:
-            from bnstat.output.terminal.listing import explanations
-
-            yield from explanations(model, screen)
+            yield from listing.explanations(model, screen)
 
     show(lines, output)
     code = reading.exit_code(model)

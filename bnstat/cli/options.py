@@ -8,14 +8,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from bnstat.errors import BnstatError
-from bnstat.storage.access import MAX_DOWNLOAD
+from bnstat.errors import BnstatError, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from bnstat.loading import Models
     from bnstat.model import BatchNorm, Model
 
+    ChosenRules = tuple[Settings, str | None, bool]
+    """The settings on the command line, the settings file, and whether to read no file."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,8 +33,6 @@ _LONGEST_LINE = 2000
 
 def say(message: str) -> None:
     """Print one line on standard error, escaped, and wrapped between words on a terminal."""
-    from bnstat.model import printable
-
     if len(message) > _LONGEST_LINE:
         message = message[:_LONGEST_LINE] + "..."
     text = printable(message)
@@ -56,36 +54,37 @@ def say(message: str) -> None:
 # values, so that Tab never waits for TensorFlow.
 
 
-def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the layer names of the models at the typed paths, with glob characters escaped."""
     from glob import escape
 
     from bnstat.loading import load
 
+    options = ("checkpoint", "step", "patterns", "include_shadows")
+    chosen = {name: ctx.params[name] for name in options if ctx.params.get(name) is not None}
     names: dict[str, None] = {}
     for path in _paths(ctx):
         with suppress(BnstatError):
-            model = load(
-                path,
-                checkpoint=ctx.params.get("checkpoint"),
-                step=ctx.params.get("step"),
-                reader="native",
-                patterns=ctx.params.get("patterns") or (),
-                include_shadows=bool(ctx.params.get("include_shadows")),
-                values=False,
-            )
-            names |= dict.fromkeys(model.keys())
-    return _starting([escape(name) for name in names], incomplete)
+            names |= dict.fromkeys(load(path, reader="native", values=False, **chosen).keys())
+    return _starting(dict.fromkeys(map(escape, names)), incomplete)
 
 
-def suggest_checkpoints(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of the checkpoints at the typed paths, newest first."""
-    return _starting([name for name, _ in _checkpoints(ctx)], incomplete)
+def suggest_checkpoints(
+    ctx: click.Context, option: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the names or, for --step, the steps of the checkpoints at the typed paths.
 
+    The newest checkpoint of each path comes first.
+    """
+    from bnstat.loading import load_all
 
-def suggest_steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the training steps of the checkpoints at the typed paths, newest first."""
-    return _starting([str(step) for _, step in _checkpoints(ctx) if step is not None], incomplete)
+    found: list[object] = []
+    for path in _paths(ctx):
+        with suppress(BnstatError):
+            for name, step in reversed(load_all(path).checkpoints):
+                found.append(name if option.name == "checkpoint" else step)
+    texts = [str(each) for each in found if each is not None]
+    return _starting(dict.fromkeys(texts), incomplete)
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -96,34 +95,30 @@ def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> lis
     texts = {rule.code: f"{rule.name}: {rule.title}" for rule in RULES}
     if word:
         texts |= {rule.name: rule.title for rule in RULES}
-    return _described(texts, word, before + comma)
+    return _starting(texts, word, before + comma)
 
 
 def suggest_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the topics of `bnstat help`, with their descriptions."""
     from bnstat.docs import TOPICS
 
-    return _described(TOPICS, incomplete)
+    return _starting(TOPICS, incomplete)
 
 
-def _described(texts: Mapping[str, str], start: str, before: str = "") -> list[CompletionItem]:
+def _starting(
+    texts: Mapping[str, str | None], start: str, before: str = ""
+) -> list[CompletionItem]:
+    """Return completions for the texts that begin with `start` and are printable.
+
+    `texts` maps each text to its description, or to None.
+    """
     from click.shell_completion import CompletionItem
 
     return [
         CompletionItem(before + text, help=description)
         for text, description in texts.items()
-        if text.startswith(start)
+        if text.startswith(start) and text.isprintable()
     ]
-
-
-def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
-    from bnstat.loading import load_all
-
-    checkpoints: list[tuple[str, int | None]] = []
-    for path in _paths(ctx):
-        with suppress(BnstatError):
-            checkpoints += reversed(load_all(path).checkpoints)
-    return checkpoints
 
 
 def _paths(ctx: click.Context) -> list[str]:
@@ -136,11 +131,6 @@ def _paths(ctx: click.Context) -> list[str]:
             value = ctx.params[name]
             paths += [value] if isinstance(value, str) else value
     return [os.path.expanduser(os.path.expandvars(path)) for path in paths or ctx.args or ["."]]
-
-
-def _starting(texts: list[str], start: str) -> list[str]:
-    """Return the strings that begin with `start` and have only printable characters."""
-    return [text for text in texts if text.startswith(start) and text.isprintable()]
 
 
 def _pattern(text: str) -> tuple[str, str]:
@@ -253,7 +243,7 @@ _CHECKPOINT = (
         "--step",
         type=int,
         metavar="N",
-        shell_complete=suggest_steps,
+        shell_complete=suggest_checkpoints,
         help="Use the checkpoint of this training step.",
     ),
 )
@@ -377,35 +367,35 @@ class Reading(NamedTuple):
     reader: Literal["auto", "native", "tensorflow"]
     patterns: tuple[tuple[str, str], ...]
     include_shadows: bool
+    max_download: int
+    storage_options: Mapping[str, Any]
+    config: str | None
     layers: tuple[str, ...] = ()
     checkpoint: str | None = None
     step: int | None = None
-    max_download: int = MAX_DOWNLOAD
-    storage_options: Mapping[str, Any] = MappingProxyType({})
-    config: str | None = None
 
-    def load(self, *paths: str, values: bool = True, command: str = "") -> list[Model]:
+    def load(self, *paths: str, values: bool = True) -> list[Model]:
         """Load models, with arrays if `values` is True, and print each distinct note once.
 
-        Hints that recommend `command`, the command that is running, are removed from the notes.
+        Hints that recommend the running command are removed from the notes.
         """
         from bnstat.loading import load
         from bnstat.output.terminal.screen import track
 
-        progress = functools.partial(track, what="reading", hidden=self.quiet)
-        arguments = self._without("quiet")
-        models = [
-            load(path, values=values, eager=True, track=progress, **arguments) for path in paths
-        ]
+        arguments = self._asdict()
+        arguments |= {"values": values, "eager": True}
+        arguments["track"] = functools.partial(track, what="reading", hidden=arguments.pop("quiet"))
+        models = [load(path, **arguments) for path in paths]
         if not self.quiet:
-            advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
+            command = click.get_current_context().info_name
             for note in dict.fromkeys(note for model in models for note in _notes(model)):
-                say(f"note: {advice.sub('', note)}")
+                say("note: " + re.sub(rf" \(bnstat {command}\b[^()]*\)", "", note))
         return models
 
     def for_all(self) -> dict[str, Any]:
         """Return the options as arguments of `bnstat.load_all`, without `layers`."""
-        return self._without("quiet", "layers", "checkpoint", "step")
+        others = ("quiet", "layers", "checkpoint", "step")
+        return {name: value for name, value in self._asdict().items() if name not in others}
 
     def load_all(self, path: str, last: int | None = None) -> Models:
         """Open all checkpoints of a folder, or the `last` newest ones, from oldest to newest."""
@@ -422,40 +412,33 @@ class Reading(NamedTuple):
             say(f"no batch-norm layer{with_statistics} found in {model.source.path}")
         return 1
 
-    def _without(self, *names: str) -> dict[str, Any]:
-        return {name: value for name, value in self._asdict().items() if name not in names}
+
+_OLD = (
+    "layer was",
+    "layers were",
+    "written before Keras 1.0, with gamma, beta, moving mean and a running standard deviation, "
+    "whose square is the variance + epsilon, but without a moving variance",
+)
+_LOST = ("layer is", "layers are", "in the file without moving statistics")
+_TRAINING = (
+    "layer was",
+    "layers were",
+    "exported in training mode (each batch is normalized by its own statistics, none are stored "
+    "or needed)",
+)
 
 
 def _notes(model: Model) -> Iterator[str]:
     yield from model.notes
-    incomplete = _incomplete(model)
-    old = [layer.name for layer in incomplete if "running_std" in layer.extra]
-    rest = [layer for layer in incomplete if layer.name not in old]
-    lost = [layer.name for layer in rest if not layer.uses_batch_statistics]
-    training = [layer.name for layer in incomplete if layer.uses_batch_statistics]
-    yield from _about(
-        old,
-        "was",
-        "were",
-        "written before Keras 1.0, with gamma, beta, moving mean and a running standard "
-        "deviation, whose square is the variance + epsilon, but without a moving variance",
-    )
-    yield from _about(lost, "is", "are", "in the file without moving statistics")
-    yield from _about(
-        training,
-        "was",
-        "were",
-        "exported in training mode (each batch is normalized by its own statistics, none are "
-        "stored or needed)",
-    )
-
-
-def _about(names: Sequence[str], one: str, several: str, text: str) -> Iterator[str]:
-    """Yield a note, `2 batch-norm layers {several} {text}: a, b`, unless `names` is empty."""
-    if names:
-        are = f"layer {one}" if len(names) == 1 else f"layers {several}"
-        more = ", ..." if len(names) > 3 else ""
-        yield f"{len(names)} batch-norm {are} {text}: {', '.join(names[:3])}{more}"
+    by_reason: dict[tuple[str, str, str], list[str]] = {_OLD: [], _LOST: [], _TRAINING: []}
+    for layer in _incomplete(model):
+        reason = _TRAINING if layer.uses_batch_statistics else _LOST
+        by_reason[_OLD if "running_std" in layer.extra else reason].append(layer.name)
+    for (one, several, text), names in by_reason.items():
+        if names:
+            layers = one if len(names) == 1 else several
+            more = ", ..." if len(names) > 3 else ""
+            yield f"{len(names)} batch-norm {layers} {text}: {', '.join(names[:3])}{more}"
 
 
 def _incomplete(model: Model) -> list[BatchNorm]:
@@ -473,32 +456,32 @@ choosing = together(*_CHECKPOINT, *_NAMES)
 """Adds --checkpoint, --step, --pattern and --include-shadows, as arguments of `bnstat.load`."""
 
 
-class RuleOptions(NamedTuple):
-    """The rules to apply and their settings, from the options that the decorator `rules` adds."""
+def _chosen_rules(
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    thresholds: dict[str, float],
+    fail_on: Severity | None,
+    config_file: str | None,
+    isolated: bool,
+) -> ChosenRules:
+    from bnstat.checks.settings import Settings
 
-    select: tuple[str, ...]
-    ignore: tuple[str, ...]
-    thresholds: dict[str, float]
-    fail_on: Severity | None
-    config_file: str | None
-    isolated: bool
-
-    @property
-    def settings(self) -> Settings:
-        """The options as settings, which take precedence over the settings in a file."""
-        from bnstat.checks.settings import Settings
-
-        if self.config_file is not None and self.isolated:
-            raise click.UsageError("--config-file and --isolated: choose one")
-        select, ignore = (
-            tuple(rule.strip() for text in texts for rule in text.split(",") if rule.strip())
-            for texts in (self.select, self.ignore)
-        )
-        return Settings(select, ignore, self.thresholds, self.fail_on)
+    if config_file is not None and isolated:
+        raise click.UsageError("--config-file and --isolated: choose one")
+    selected, ignored = (
+        tuple(rule.strip() for text in texts for rule in text.split(",") if rule.strip())
+        for texts in (select, ignore)
+    )
+    return Settings(selected, ignored, thresholds, fail_on), config_file, isolated
 
 
-rules = _gathered("rules", RuleOptions._fields, RuleOptions, *_RULES)
-"""Adds the options for rules. The command receives a `RuleOptions` as `rules`."""
+rules = _gathered(
+    "rules",
+    ("select", "ignore", "thresholds", "fail_on", "config_file", "isolated"),
+    _chosen_rules,
+    *_RULES,
+)
+"""Adds the options for rules. The command receives `ChosenRules` as `rules`."""
 
 
 def refuse_terminal(output: str, content: str) -> None:

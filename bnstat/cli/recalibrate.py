@@ -52,7 +52,6 @@ def command(
     in_place: bool,
     dry_run: bool,
     exact: bool,
-    force: bool,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -83,7 +82,7 @@ def command(
             f"warning: the moments of batches of {size} samples are inaccurate, and the error "
             f"grows with each layer: use --exact, or batches of at least {_SMALL} samples"
         )
-    result = recalibrate(model, data, copy, exact=exact, in_place=in_place, force=force, **settings)
+    result = recalibrate(model, data, copy, exact=exact, in_place=in_place, **settings)
     written = model if in_place else copy
     if as_json:
         write_lines(results.recalibration_json(result, model, written), "-")

@@ -12,7 +12,6 @@ from bnstat.cli.options import say
 if TYPE_CHECKING:
     from bnstat.output.page import Entries, Page
 
-
 _EPILOG = """\b
 Examples:
   bnstat report saved_model -o report.html
@@ -85,23 +84,23 @@ def _page(
         run = reading.load_all(paths[0])
         if len(run) > 1:
             return _run_page(paths[0], run, reading)
-    models = reading.load(*paths)
-    findings = check(models[-1])
-    if len(models) == 2:
-        from bnstat.compare.diff import diff
-
-        old, new = models
-        difference = diff(old, new, epsilon=epsilon)
-        content = page.of_difference(difference, old, new, findings)
-        if difference.layers or difference.folded:
-            return content, 0
-        return content, max(map(reading.exit_code, models))
-    code = max(map(reading.exit_code, models))
+    *earlier, newest = models = reading.load(*paths)
     if len(models) > 2:
+        for model in earlier:
+            reading.exit_code(model)
         entries = list(zip(paths, models, strict=True))
         return _run_page(f"{paths[0]} to {paths[-1]}", entries, reading)
-    measured = None if drift is None else page.load_measured(drift)
-    return page.of_model(models[0], findings, measured), code
+    findings = check(newest)
+    if not earlier:
+        measured = None if drift is None else page.load_measured(drift)
+        return page.of_model(newest, findings, measured), reading.exit_code(newest)
+
+    from bnstat.compare.diff import diff
+
+    difference = diff(*models, epsilon=epsilon)
+    content = page.of_difference(difference, earlier[0], newest, findings)
+    has_batch_norm = difference.layers or difference.folded
+    return content, 0 if has_batch_norm else max(map(reading.exit_code, models))
 
 
 def _run_page(path: str, entries: Entries, reading: options.Reading) -> tuple[Page, int]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from bnstat.cli.options import as_dict, together
+from bnstat.cli.options import Command, as_dict, together
 from bnstat.signals import ending_in_time
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 DATA = """\b
 DATA is one of these:
@@ -49,13 +47,12 @@ def _factor(given: str) -> float:
 
 
 def _feed(text: str) -> tuple[str, bool | float]:
-    name, equals, value = text.rpartition("=")
-    try:
-        if equals and name:
-            number = _BOOLS.get(value.lower())
-            return name, float(value) if number is None else number
-    except ValueError:
-        pass
+    name, _, value = text.rpartition("=")
+    if name and value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    with suppress(ValueError):
+        if name:
+            return name, float(value)
     raise click.BadParameter(f"{text!r} is not NAME=NUMBER, nor NAME=true or NAME=false")
 
 
@@ -66,14 +63,9 @@ def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> N
         )
 
 
-_BOOLS = {"true": True, "false": False}
-
 _OPTIONS = (
     click.option(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="Run the model on this data; see below.",
+        "--data", required=True, metavar="DATA", help="Run the model on this data; see below."
     ),
     click.option(
         "--labels",
@@ -126,13 +118,7 @@ _OPTIONS = (
         metavar="NAME",
         help="Use this tensor as the model's output, if that is not obvious. Can be repeated.",
     ),
-    click.option(
-        "--output",
-        multiple=True,
-        hidden=True,
-        expose_value=False,
-        callback=_renamed,
-    ),
+    click.option("--output", multiple=True, hidden=True, expose_value=False, callback=_renamed),
     click.option(
         "--feed",
         "feeds",

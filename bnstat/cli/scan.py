@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from bnstat.cli import options
 from bnstat.cli.options import say
-
-if TYPE_CHECKING:
-    from bnstat.scanning.record import Record, Tally
-
 
 _EPILOG = """\b
 Examples:
@@ -81,16 +76,14 @@ Exit codes:
 @options.quiet
 def command(
     roots: tuple[str, ...],
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    newest: bool,
     jobs: int,
     engine: str | None,
     state: str | None,
-    rules: options.RuleOptions,
+    rules: options.ChosenRules,
     format_: str,
     reading: options.Reading,
     output: str,
+    **choice: Any,
 ) -> int:
     """Find every model below the ROOTs, check each, and print one line per model.
 
@@ -103,8 +96,8 @@ def command(
     ROOTs upwards, and never from below them. For URLs, the search starts at the current folder.
     --max-download applies to each model separately.
     """
-    from bnstat.output.scans import counts
-    from bnstat.output.sink import writes_to_terminal
+    from bnstat.output import scans
+    from bnstat.output.sink import open_binary, show, write_lines, writes_to_terminal
     from bnstat.output.terminal.screen import Screen, track
     from bnstat.scanning.engines import open_engine
     from bnstat.scanning.record import Tally
@@ -113,33 +106,24 @@ def command(
 
     if format_ == "parquet":
         options.refuse_terminal(output, "Parquet")
-    scan_options = ScanOptions.of(
-        roots, rules.settings, rules.config_file, rules.isolated, reading.for_all()
-    )
+    scan_options = ScanOptions.of(roots, *rules, reading.for_all())
     tally = Tally(scan_options.fail_on)
     with open_engine(engine, jobs) as workers, open_state(state, scan_options) as before:
-        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, before)
+        records = scan(roots, Choice(**choice), scan_options, workers, before)
         hidden = reading.quiet or writes_to_terminal(output)
         tracked = tally.counting(track(records, "scanning", hidden=hidden))
-        _write(tracked, tally, format_, output)
+        if format_ == "text":
+            show(lambda screen: scans.text_lines(tracked, tally, screen), output)
+        elif format_ == "md":
+            show(lambda _: scans.markdown_lines(tracked, tally), output)
+        elif format_ == "json":
+            show(lambda _: scans.json_lines(tracked), output)
+        elif format_ == "csv":
+            write_lines(scans.csv_lines(tracked), output)
+        else:
+            with open_binary(output) as stream:
+                scans.dump_parquet(tracked, stream)
     if format_ not in ("text", "md") and not reading.quiet:
-        for line in counts(tally, Screen()):
+        for line in scans.counts(tally, Screen()):
             say(line)
     return tally.code
-
-
-def _write(records: Iterable[Record], tally: Tally, format_: str, output: str) -> None:
-    from bnstat.output import scans
-    from bnstat.output.sink import open_binary, show, write_lines
-
-    if format_ == "text":
-        show(lambda screen: scans.text_lines(records, tally, screen), output)
-    elif format_ == "md":
-        show(lambda _: scans.markdown_lines(records, tally), output)
-    elif format_ == "json":
-        show(lambda _: scans.json_lines(records), output)
-    elif format_ == "csv":
-        write_lines(scans.csv_lines(records), output)
-    else:
-        with open_binary(output) as stream:
-            scans.dump_parquet(records, stream)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 X = np.random.default_rng(0).normal(3, 2, (8, 1, 1, 3)).astype(np.float32)
@@ -20,30 +21,23 @@ def node(name: str, op: str, *inputs: str, **attributes: Any) -> Any:
     """Return a `NodeDef`; attributes are `AttrValue`s, dtypes, shapes, plain values or lists."""
     made = node_def_pb2.NodeDef(name=name, op=op, input=inputs)
     for key, value in attributes.items():
-        attribute = made.attr[key]
-        if isinstance(value, tf.DType):
-            attribute.type = value.as_datatype_enum
-        elif isinstance(value, tf.TensorShape):
-            attribute.shape.CopyFrom(value.as_proto())
-        elif isinstance(value, bool):
-            attribute.b = value
-        elif isinstance(value, int):
-            attribute.i = value
-        elif isinstance(value, bytes):
-            attribute.s = value
-        elif isinstance(value, str):
-            attribute.func.name = value
-        elif isinstance(value, np.ndarray):
-            attribute.tensor.CopyFrom(tf.make_tensor_proto(value))
-        elif hasattr(value, "DESCRIPTOR"):
-            attribute.CopyFrom(value)
-        elif isinstance(value[0], tf.DType):
-            attribute.list.type.extend(each.as_datatype_enum for each in value)
-        elif isinstance(value[0], int):
-            attribute.list.i.extend(value)
-        else:
-            attribute.list.s.extend(value)
+        made.attr[key].CopyFrom(_attribute(value))
     return made
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, AttrValue):
+        return value
+    if isinstance(value, tf.TensorShape):
+        return AttrValue(shape=value.as_proto())
+    if isinstance(value, str):
+        return AttrValue(func={"name": value})
+    if isinstance(value, np.ndarray):
+        return AttrValue(tensor=tf.make_tensor_proto(value))
+    values = value if isinstance(value, list) else [value]
+    field = {tf.DType: "type", bool: "b", int: "i", bytes: "s"}[type(values[0])]
+    plain = [each.as_datatype_enum if field == "type" else each for each in values]
+    return AttrValue(list={field: plain}) if value is values else AttrValue(**{field: plain[0]})
 
 
 def const(name: str, value: Any) -> Any:

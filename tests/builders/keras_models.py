@@ -10,11 +10,10 @@ from typing import Any
 import keras as keras_3
 import numpy as np
 
+from bnstat.model import ROLES
 from tests.builders.oracle import Roles
 
 KERAS_RENORMALIZES = "renorm" in inspect.signature(keras_3.layers.BatchNormalization).parameters
-
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def functional(keras: ModuleType) -> Any:
@@ -43,15 +42,11 @@ FUNCTIONAL = ("plain", "no_gamma", "no_beta", "bare", "rows", "deep", "again")
 
 
 def randomised(model: Any) -> Any:
-    random = np.random.default_rng(5)
-    model.set_weights(
-        [
-            weight
-            if weight.dtype.kind in "iu"
-            else random.random(weight.shape).astype(weight.dtype)
-            for weight in model.get_weights()
-        ]
-    )
+    random, weights = np.random.default_rng(5), model.get_weights()
+    for weight in weights:
+        if weight.dtype.kind not in "iu":
+            weight[...] = random.random(weight.shape)
+    model.set_weights(weights)
     return model
 
 
@@ -62,11 +57,8 @@ def all_layers(model: Any) -> Iterator[Any]:
 
 
 def roles_of(layer: Any) -> Roles:
-    return {
-        role: np.asarray(getattr(layer, role))
-        for role in ROLES
-        if getattr(layer, role, None) is not None
-    }
+    arrays = {role: getattr(layer, role, None) for role in ROLES}
+    return {role: np.asarray(array) for role, array in arrays.items() if array is not None}
 
 
 def by_layer(layers: Iterable[Any]) -> dict[str, Roles]:

@@ -1,4 +1,4 @@
-"""Compare with the values that TensorFlow reads."""
+"""Compare with the values that TensorFlow reads, and with the bytes at the extents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from bnstat.model import Model
+from bnstat.model import Model, Variable
 
 Array = NDArray[np.generic]
 Roles = Mapping[str, Array]
@@ -23,6 +23,22 @@ def same_bits(found: Array | None, expected: Array) -> bool:
         and found.shape == expected.shape
         and found.tobytes() == expected.tobytes()
     )
+
+
+def from_extents(variable: Variable) -> Array:
+    """Return the array of a variable from its extents, as a program that patches them finds it.
+
+    Each element lies in exactly one extent.
+    """
+    kind = variable.read().dtype
+    array = np.zeros(variable.shape, kind)
+    covered = np.zeros(variable.shape, int)
+    for extent in variable.extents():
+        shape = array[extent.part].shape
+        array[extent.part] = np.frombuffer(extent.read(), kind).reshape(shape)
+        covered[extent.part] += 1
+    assert (covered == 1).all()
+    return array
 
 
 def assert_computed(found: Any, expected: Any) -> None:

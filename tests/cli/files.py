@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,14 +13,19 @@ from click.testing import CliRunner, Result
 
 from bnstat.cli import main
 from bnstat.model import BatchNorm
+from tests.terminal import ROOT
 
 
 def command_line(*arguments: object) -> Result:
     """Run the command line in this process."""
-    # Before click 8.2, the two streams are kept apart only on demand.
-    apart = "mix_stderr" in inspect.signature(CliRunner).parameters
-    runner = CliRunner(mix_stderr=False) if apart else CliRunner()
-    return runner.invoke(main, list(map(str, arguments)))
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def in_child(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in its own process."""
+    command = [sys.executable, "-m", "bnstat", *map(str, arguments)]
+    defaults = {"cwd": ROOT, "capture_output": True, "text": True, "check": False}
+    return subprocess.run(command, **(defaults | options))
 
 
 def write_h5(path: Path, *layers: BatchNorm) -> str:

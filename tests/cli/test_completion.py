@@ -69,7 +69,6 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         ("bnstat inspect --layer block1/bn saved_model --layer block3", ["block3/bn"]),
         ("bnstat inspect ./run/../saved_model/variables --layer block3", ["block3/bn"]),
         ("bnstat inspect nothing --layer ", []),
-        ("bnstat inspect ../make_data.py --layer ", []),
         ("bnstat inspect --layer ", []),
         ("bnstat inspect run --step 100 --layer block1", ["block1/bn"]),
         ("bnstat inspect run --step 123 --layer ", []),
@@ -82,7 +81,6 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         ("bnstat inspect run --checkpoint ", CHECKPOINTS),
         ("bnstat inspect run/model-100 --checkpoint ", ["model-100"]),
         ("bnstat inspect saved_model --checkpoint ", []),
-        ("bnstat inspect nothing --checkpoint ", []),
         ("bnstat inspect run --step ", ["400", "300", "200", "100", "0"]),
         ("bnstat inspect run --step 1", ["100"]),
         ("bnstat check run --select ", [rule.code for rule in RULES]),
@@ -92,8 +90,6 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         ("bnstat completion ", SHELLS),
         # The shell itself completes paths.
         ("bnstat inspect ", ["file,"]),
-        ("bnstat inspect sav", ["file,sav"]),
-        ("bnstat diff run ", ["file,"]),
         ("bnstat export run -o x", ["file,x"]),
     ],
 )

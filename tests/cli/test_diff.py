@@ -28,24 +28,10 @@ def network(tmp_path: Path) -> str:
     return write_h5(tmp_path / "network.h5", FIRST, SECOND)
 
 
-@pytest.fixture
-def ported(tmp_path: Path) -> str:
-    """The same with scale and shift for gamma and beta, as arrays of PyTorch's names."""
-    names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
-             "moving_variance": "running_var"}  # fmt: skip
-    arrays = {
-        f"features.{number}.{names[role]}": array
-        for number, layer in enumerate((FIRST, SECOND))
-        for role, array in arrays_of(rewritten(layer, "")).items()
-    }
-    path = tmp_path / "ported.npz"
-    np.savez(path, **arrays)
-    return str(path)
-
-
-def test_without_an_epsilon_nothing_is_called_the_same(network: str, ported: str) -> None:
+def test_without_an_epsilon_nothing_is_called_the_same(network: str, tmp_path: Path) -> None:
     # No file stores epsilon: almost 0 for the rewritten layers, 0.001 for the network.
-    result = run(network, ported)
+    layers = (rewritten(FIRST, "block1/bn"), rewritten(SECOND, "block2/bn"))
+    result = run(network, write_h5(tmp_path / "rewritten.h5", *layers))
     assert result.exit_code == 1
     assert "stores none" not in result.stdout
     assert "in a file (pass --epsilon)" in result.stdout
@@ -64,14 +50,10 @@ def test_folded(folded: tuple[str, str]) -> None:
     document = json.loads(run(*folded, "--epsilon", "0.001", "--json").stdout)
     assert (document["equivalent"], document["equal"]) == (True, False)
     (layer,) = document["folded"]
-    keys = ("verdict", "layer", "side", "weights", "into", "bias")
-    values = ("folded", "bn", "old", "conv/kernel", "conv.weight", "conv.bias")
-    assert layer == {
-        **dict(zip(keys, values, strict=True)),
-        "rounding": None,
-        "tie": False,
-        "causes": [],
-    }
+    assert (layer["verdict"], layer["layer"], layer["side"]) == ("folded", "bn", "old")
+    weights = [layer[key] for key in ("weights", "into", "bias")]
+    assert weights == ["conv/kernel", "conv.weight", "conv.bias"]
+    assert (layer["rounding"], layer["tie"], layer["causes"]) == (None, False, [])
 
 
 def test_folded_by_another_epsilon(folded: tuple[str, str]) -> None:
@@ -111,30 +93,23 @@ def test_the_tolerance_decides_the_exit_code(network: str, tmp_path: Path) -> No
     )
 
 
-def test_a_note_about_both_models_is_printed_once(tmp_path: Path) -> None:
-    path = tmp_path / "m.tflite"
-    path.write_bytes(hand_made(0, (1,), bytes(4), 0))
-    errors = run(path, path).stderr
-    assert errors.count("note: TensorFlow Lite's converter folds batch norm") == 1
-
-
-def test_notes_do_not_advise_to_run_the_command_that_runs(network: str, tmp_path: Path) -> None:
+def test_a_note_is_printed_once_without_advice_to_run_the_running_command(tmp_path: Path) -> None:
     kernel, bias = random_kernel(6, 4, 3, 3), np.ones(6, np.float32)
     node = make_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"])
     tensors = [from_array(kernel, "conv.weight"), from_array(bias, "conv.bias")]
-    onnx, tflite = tmp_path / "m.onnx", tmp_path / "m.tflite"
-    onnx.write_bytes(ports.onnx_model([node], tensors))
-    tflite.write_bytes(hand_made(0, (1,), bytes(4), 0))
-    assert "bnstat diff" in command_line("inspect", onnx).stderr
-    errors = run(network, onnx).stderr + run(network, tflite).stderr
-    assert errors.count("note: ") == 2
-    assert "bnstat diff" not in errors
+    (tmp_path / "m.onnx").write_bytes(ports.onnx_model([node], tensors))
+    (tmp_path / "m.tflite").write_bytes(hand_made(0, (1,), bytes(4), 0))
+    for path in (tmp_path / "m.onnx", tmp_path / "m.tflite"):
+        assert "bnstat diff" in command_line("inspect", path).stderr
+        errors = run(path, path).stderr
+        assert errors.count("note: ") == 1
+        assert "bnstat diff" not in errors
 
 
 @pytest.fixture
 def near(tmp_path: Path) -> str:
     """The file `old`, except that one variance of `b` is larger by 0.001."""
-    arrays = {role: usual("b", seed=2).array(role).copy() for role in usual("b").variables}
+    arrays = arrays_of(usual("b", seed=2))
     arrays["moving_variance"][3] += np.float32(0.001)
     return write_h5(tmp_path / "near.h5", usual("a", seed=1), layer("b", arrays))
 

@@ -57,7 +57,8 @@ def test_no_batch_norm_exits_with_1(run, command, kind, tmp_path):
 WRONG = {
     "inspct": "",
     "--nonsense": "",
-    "inspect": "--nonsense | second | --values --no-values | --values --plot | --layer nothing*",
+    "inspect": "--nonsense | second | --values --no-values | --values --plot | --layer nothing* | "
+    "--max-download much | --storage-option key",
     "export": "-o | --json --csv | --json --format csv | --epsilon 0.1 | --folded | "
     "--folded --no-values | --csv --no-values | --npz --no-values | -o stats.csv --no-values | "
     "--format safetensors --no-values | --names caffe | --map nothing.csv",

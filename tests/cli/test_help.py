@@ -78,7 +78,7 @@ def test_colours():
     assert "\n\n\n" not in table
 
 
-def test_a_screen_bounds_the_lines():
-    text = render(read("safety"), Screen(width=50))
-    assert max(map(len, text.splitlines())) <= 50
-    assert max(map(len, render(read("safety"), Screen(width=300)).splitlines())) <= 100
+@pytest.mark.parametrize(("width", "longest"), [(50, 50), (300, 100)])
+def test_a_screen_bounds_the_lines(width, longest):
+    lines = render(read("safety"), Screen(width=width)).splitlines()
+    assert max(map(len, lines)) <= longest

@@ -9,9 +9,6 @@ import pytest
 from tests.cli.files import command_line, write_h5
 from tests.output.models import usual
 
-DATA = Path(__file__).parents[1] / "data"
-
-
 run = partial(command_line, "history")
 
 
@@ -61,16 +58,6 @@ def test_a_damaged_checkpoint_is_skipped(folder: Path) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith("skipped: ")
     assert "model-3.h5" in line
-
-
-def test_the_twin_whose_updates_never_ran() -> None:
-    sound = json.loads(run(DATA / "digits/run", "--json").stdout)
-    stuck = json.loads(run(DATA / "digits_no_updates/run", "--json").stdout)
-    assert len(sound["checkpoints"]) == len(stuck["checkpoints"]) == 5
-    assert sound["findings"] == []
-    assert {(item["rule"], item["severity"], item["layer"]) for item in stuck["findings"]} == {
-        ("BN101", "warning", layer) for layer in ("block1/bn", "block2/bn", "block3/bn")
-    }
 
 
 def test_event_files(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
@@ -50,26 +49,6 @@ def test_no_layers_and_a_hint(run, loads):
     for options in (["-v"], ["-q"]):
         assert hint not in run("inspect", *options).stderr
     assert hint not in run("export").stderr
-
-
-def test_layers_of_keras_0(run, tmp_path):
-    with h5py.File(tmp_path / "old.h5", "w") as file:
-        file.attrs["nb_layers"] = 1
-        group = file.create_group("layer_0")
-        group.attrs["nb_params"] = 4
-        for index in range(4):
-            group[f"param_{index}"] = np.full(5, index, np.float32)
-    result = run("inspect", "-v", tmp_path / "old.h5")
-    assert result.exit_code == 1
-    assert result.stderr.splitlines() == [
-        "note: 1 batch-norm layer was written before Keras 1.0, with gamma, beta, moving mean and "
-        "a running standard deviation, whose square is the variance + epsilon, but without a "
-        "moving variance: layer_0",
-        f"no batch-norm layer with both moving statistics found in {tmp_path / 'old.h5'}",
-    ]
-    reasons = [line.split("  ")[-1].partition(":")[0] for line in result.stdout.splitlines()[2:]]
-    roles = ("gamma", "beta", "moving_mean", "running_std")
-    assert reasons == [f"{role} of layer_0" for role in roles]
 
 
 def test_colours_on_a_terminal():

@@ -9,7 +9,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +25,11 @@ from tests.builders.modes import FAR_OFF, SIDES, UNEQUAL, WIDE, classifier
 
 BROKEN = DATA / "digits_no_updates/saved_model"
 HEALTHY = DATA / "digits/saved_model"
+UPDATED = {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}
+"""New values for a network of `classifier`, other than the initial ones."""
 
 
 def test_a_copy_is_mended_and_the_original_is_not(run, tmp_path):
-    before = {p: p.read_bytes() for p in BROKEN.rglob("*") if p.is_file()}
     copy = tmp_path / "copy"
     result = run("recalibrate", BROKEN, "--data", TRAIN, "--labels", "labels", "-o", copy)
     assert result.exit_code == 0, result.stderr
@@ -38,16 +38,13 @@ def test_a_copy_is_mended_and_the_original_is_not(run, tmp_path):
     assert float(old) == pytest.approx(20.2, abs=1)
     assert float(new) > 95
     assert result.stdout.splitlines()[-1] == "3 of 3 layers recalibrated"
-    assert {p: p.read_bytes() for p in BROKEN.rglob("*") if p.is_file()} == before
+    assert run("check", BROKEN).exit_code == 1
     assert run("check", copy).exit_code == 0
     drift = run("drift", copy, "--data", TEST, "--labels", "labels", "--fail-on", "0.1")
     assert drift.exit_code == 0
     (accuracy,) = re.findall(r"accuracy  ([\d.]+) %", drift.stdout)
     assert float(accuracy) == pytest.approx(97.2, abs=1)
     assert drift.stdout.splitlines()[-1].startswith("healthy: ")
-    again = run("recalibrate", BROKEN, "--data", TRAIN, "-o", copy)
-    assert (again.exit_code, again.stdout) == (2, "")
-    assert "exists already" in again.stderr
 
 
 def test_in_place_as_json(run, tmp_path):
@@ -62,13 +59,6 @@ def test_in_place_as_json(run, tmp_path):
         array = stored[layer["name"]].moving_variance
         assert np.float32(layer["moving_variance"]).tolist() == array.tolist()
         assert layer["remains"] < 1e-5
-
-
-def test_only_some_layers(run, tmp_path):
-    arguments = ("--data", TRAIN, "--layer", "block2/*", "-o", tmp_path / "copy")
-    assert run("recalibrate", BROKEN, *arguments).exit_code == 0
-    difference = bnstat.diff(bnstat.load(BROKEN), bnstat.load(tmp_path / "copy"))
-    assert [layer.new for layer in difference.different] == ["block2/bn"]
 
 
 def test_small_batches_get_a_warning(run):
@@ -89,16 +79,22 @@ def test_one_place_for_the_copy(run, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-def test_drift_says_what_it_is(run, tmp_path):
+@pytest.fixture
+def darker(tmp_path: Path) -> tuple[str, str]:
+    """The option --data for images of another distribution."""
+    with np.load(TEST) as arrays:
+        np.savez(tmp_path / "darker.npz", images=arrays["images"] * 0.25)
+    return "--data", str(tmp_path / "darker.npz")
+
+
+def test_drift_says_what_it_is(run, darker):
     broken = run("drift", BROKEN, "--data", TEST, "--fail-on", "1")
     assert broken.exit_code == 1
     assert "never updated: " in broken.stdout
     healthy = run("drift", HEALTHY, "--data", TEST, "--fail-on", "1")
     assert healthy.exit_code == 0
     assert healthy.stdout.splitlines()[-1].startswith("healthy: ")
-    with np.load(TEST) as arrays:
-        np.savez(tmp_path / "darker.npz", images=arrays["images"] * 0.25)
-    shifted = run("drift", HEALTHY, "--data", tmp_path / "darker.npz", "--fail-on", "1")
+    shifted = run("drift", HEALTHY, *darker, "--fail-on", "1")
     assert shifted.exit_code == 1
     assert "\nshifted: " in shifted.stdout
 
@@ -131,23 +127,23 @@ def test_drift_as_json_and_csv(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data", "nowhere.npz"), "nowhere.npz: does not exist"),
-        (("--data", str(TEST), "--labels", "classes"), "has no array 'classes' for --labels"),
-        (("--data", str(TEST), "--image-size", "big"), "'big' is neither SIZE nor HEIGHTxWIDTH"),
-        (("--data", str(TEST), "--scale", "1/0"), "'1/0' is not a number"),
-        (("--data", str(TEST), "--layer", "x"), "no batch-norm layer matches 'x'"),
-        (("--data", str(TEST), "--feed", "keep_prob"), "is not NAME=NUMBER"),
-        (("--data", str(TEST), "--feed", "keep_prob="), "is not NAME=NUMBER"),
-        (("--data", str(TEST), "--feed", "=1"), "is not NAME=NUMBER"),
-        (("--data", str(TEST), "--feed", "keep_prob=much"), "is not NAME=NUMBER"),
-        ((), "Missing option '--data'"),
+        ("--data nowhere.npz", "nowhere.npz: does not exist"),
+        ("--data {0} --labels classes", "has no array 'classes' for --labels"),
+        ("--data {0} --image-size big", "'big' is neither SIZE nor HEIGHTxWIDTH"),
+        ("--data {0} --scale 1/0", "'1/0' is not a number"),
+        ("--data {0} --layer x", "no batch-norm layer matches 'x'"),
+        ("--data {0} --feed keep_prob", "is not NAME=NUMBER"),
+        ("--data {0} --feed keep_prob=", "is not NAME=NUMBER"),
+        ("--data {0} --feed =1", "is not NAME=NUMBER"),
+        ("--data {0} --feed keep_prob=much", "is not NAME=NUMBER"),
+        ("--data {0} --output logits", "use --answer to name an output of the model"),
+        ("", "Missing option '--data'"),
     ],
 )
 def test_wrong_arguments_are_reported_in_one_line(run, arguments, message):
-    result = run("drift", HEALTHY, *arguments)
+    result = run("drift", HEALTHY, *arguments.format(TEST).split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_a_model_without_batch_norm(run, tmp_path):
@@ -171,62 +167,57 @@ def test_progress_names_the_wave():
     assert said == [*waves, ("verifying", 6), ("comparing the modes", 6)]
 
 
-@pytest.mark.parametrize("command", ["drift", "recalibrate"])
-def test_the_former_name_of_answer_is_refused_by_a_hint(run, command):
-    result = run(command, BROKEN, "--data", TRAIN, "--output", "logits")
-    assert result.exit_code == 2
-    assert "use --answer to name an output of the model" in result.stderr
-    assert "--output" not in run(command, "--help").stdout
+def saved(folder: Path, **arrays: np.ndarray) -> tuple[object, ...]:
+    """Return the option --data for these arrays, and --labels if there are labels."""
+    np.savez(folder / "data.npz", **arrays)
+    return ("--data", folder / "data.npz", *(("--labels", "labels") if "labels" in arrays else ()))
 
 
-def test_a_network_trained_on_batch_statistics(tmp_path: Path, run: Any) -> None:
-    path = classifier(tmp_path / "model.keras")
-    np.savez(tmp_path / "data.npz", x=FAR_OFF, labels=SIDES > 0)
-    for labels in ((), ("--labels", "labels")):
-        arguments = (path, "--data", tmp_path / "data.npz", *labels)
-        output = run("drift", *arguments)
-        assert "inference is broken, and bnstat recalibrate mends it" in output.stdout
-        document = json.loads(run("drift", *arguments, "--json").stdout)
-        assert document["trained_with"] == "batch-statistics"
-        assert document["evidence"]["data"]["trained_with"] == "batch-statistics"
-        assert document["evidence"]["file"]["trained_with"] == "unknown"
-        copy = tmp_path / f"copy{len(labels)}.keras"
-        result = run("recalibrate", *arguments, "-o", copy)
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert copy.exists()
+FAR_OFF_LABELS, UNEQUAL_LABELS = SIDES > 0, UNEQUAL.mean(axis=1) > 0
 
 
-def test_a_network_trained_in_inference_mode(tmp_path: Path, run: Any) -> None:
-    path = classifier(tmp_path / "model.keras", gain=0.4)
-    np.savez(tmp_path / "data.npz", x=WIDE)
-    output = run("drift", path, "--data", tmp_path / "data.npz").stdout
+@pytest.mark.parametrize("labels", [{}, {"labels": FAR_OFF_LABELS}])
+def test_a_network_trained_on_batch_statistics(run, tmp_path, labels):
+    arguments = (classifier(tmp_path / "model.keras"), *saved(tmp_path, x=FAR_OFF, **labels))
+    output = run("drift", *arguments).stdout
+    assert "inference is broken, and bnstat recalibrate mends it" in output
+    document = json.loads(run("drift", *arguments, "--json").stdout)
+    assert document["trained_with"] == "batch-statistics"
+    assert document["evidence"]["data"]["trained_with"] == "batch-statistics"
+    assert document["evidence"]["file"]["trained_with"] == "unknown"
+    result = run("recalibrate", *arguments, "-o", tmp_path / "copy.keras")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (tmp_path / "copy.keras").exists()
+
+
+def test_a_network_trained_in_inference_mode(run, tmp_path):
+    path, copy = classifier(tmp_path / "model.keras", gain=0.4), tmp_path / "copy.keras"
+    arguments, before = (path, *saved(tmp_path, x=WIDE)), path.read_bytes()
+    output = run("drift", *arguments).stdout
     assert "recalibrate would break the network" in output
     assert "mends" not in output
-    copy, before = tmp_path / "copy.keras", path.read_bytes()
-    arguments = ("recalibrate", path, "--data", tmp_path / "data.npz")
-    refused = run(*arguments, "-o", copy)
+    refused = run("recalibrate", *arguments, "-o", copy)
     assert (refused.exit_code, refused.stdout) == (2, "")
     for text in ("was trained in inference mode", "mutual information", "--force"):
         assert text in refused.stderr
     assert not copy.exists()
-    assert run(*arguments, "--in-place").exit_code == 2
+    assert run("recalibrate", *arguments, "--in-place").exit_code == 2
     assert path.read_bytes() == before
     for options in (("--dry-run",), ("-o", copy, "--force")):
-        result = run(*arguments, *options)
+        result = run("recalibrate", *arguments, *options)
         assert result.exit_code == 0
         assert "warning: the model was trained in inference mode" in result.stderr
         assert copy.exists() == ("--force" in options)
 
 
-def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
+def test_a_lower_accuracy_is_refused(run, tmp_path):
     path = classifier(tmp_path / "model.keras", activation="linear")
-    np.savez(tmp_path / "data.npz", x=UNEQUAL, labels=UNEQUAL.mean(axis=1) > 0)
-    arguments = ("--data", tmp_path / "data.npz", "--labels", "labels")
+    arguments = saved(tmp_path, x=UNEQUAL, labels=UNEQUAL_LABELS)
     output = run("drift", path, *arguments).stdout
     assert "right more often with these statistics: keep them" in output
     # The evidence cannot judge statistics that were updated.
     updated, copy = tmp_path / "updated.keras", tmp_path / "copy.keras"
-    bnstat.apply(path, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, updated)
+    bnstat.apply(path, UPDATED, updated)
     for original in (path, updated):
         refused = run("recalibrate", original, *arguments, "-o", copy)
         assert refused.exit_code == 2
@@ -235,26 +226,22 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
     assert run("recalibrate", updated, *arguments, "-o", copy, "--force").exit_code == 0
 
 
-def test_where_nothing_shows_the_mode_both_are_named(tmp_path: Path, run: Any) -> None:
+def test_where_nothing_shows_the_mode_both_are_named(run, tmp_path):
     path = classifier(tmp_path / "model.keras", activation="linear")
-    np.save(tmp_path / "data.npy", FAR_OFF)
-    output = run("drift", path, "--data", tmp_path / "data.npy").stdout
+    arguments = (path, *saved(tmp_path, x=FAR_OFF))
+    output = run("drift", *arguments).stdout
     assert "does not show which is true" in output
     assert "stored statistics: " in output
-    result = run("recalibrate", path, "--data", tmp_path / "data.npy", "-o", tmp_path / "c.keras")
+    result = run("recalibrate", *arguments, "-o", tmp_path / "copy.keras")
     assert result.exit_code == 0
     assert "the old model is right" in result.stderr
-    assert (tmp_path / "c.keras").exists()
+    assert (tmp_path / "copy.keras").exists()
 
 
-def test_updated_statistics_are_recalibrated_without_a_word(tmp_path: Path, run: Any) -> None:
-    path = DATA / "digits/saved_model"
-    with np.load(TEST) as arrays:
-        np.savez(tmp_path / "darker.npz", images=arrays["images"] * 0.25)
-    arguments = ("--data", tmp_path / "darker.npz")
-    result = run("recalibrate", path, *arguments, "-o", tmp_path / "copy")
+def test_updated_statistics_are_recalibrated_without_a_word(run, darker, tmp_path):
+    result = run("recalibrate", HEALTHY, *darker, "-o", tmp_path / "copy")
     assert (result.exit_code, result.stderr) == (0, "")
-    document = json.loads(run("drift", path, *arguments, "--json").stdout)
+    document = json.loads(run("drift", HEALTHY, *darker, "--json").stdout)
     assert (document["state"], document["trained_with"]) == ("shifted", "unknown")
     assert document["evidence"]["data"] is None  # No second pass was needed.
 
@@ -264,15 +251,14 @@ def fine_tuned(tmp_path: Path) -> Path:
     """A network with other than the initial statistics, stored as not trainable."""
     original = classifier(tmp_path / "original.keras", activation="linear", trainable=False)
     path = tmp_path / "model.keras"
-    bnstat.apply(original, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, path)
+    bnstat.apply(original, UPDATED, path)
     return path
 
 
 def test_drift_does_not_recommend_recalibration_where_the_stored_statistics_are_better(
-    fine_tuned: Path, tmp_path: Path, run: Any
-) -> None:
-    np.savez(tmp_path / "data.npz", x=UNEQUAL, labels=UNEQUAL.mean(axis=1) > 0)
-    arguments = ("drift", fine_tuned, "--data", tmp_path / "data.npz", "--labels", "labels")
+    run, fine_tuned, tmp_path
+):
+    arguments = ("drift", fine_tuned, *saved(tmp_path, x=UNEQUAL, labels=UNEQUAL_LABELS))
     output = run(*arguments).stdout
     assert (
         "the network needs the stored statistics and must not be recalibrated (accuracy 100.0 % "
@@ -285,19 +271,15 @@ def test_drift_does_not_recommend_recalibration_where_the_stored_statistics_are_
     assert "must not be recalibrated" not in small
 
 
-def test_drift_recommends_recalibration_of_frozen_layers_if_it_is_better(
-    fine_tuned: Path, tmp_path: Path, run: Any
-) -> None:
-    np.savez(tmp_path / "data.npz", x=FAR_OFF, labels=SIDES > 0)
-    arguments = (fine_tuned, "--data", tmp_path / "data.npz", "--labels", "labels")
+def test_drift_recommends_recalibration_of_frozen_layers_if_it_is_better(run, fine_tuned, tmp_path):
+    arguments = (fine_tuned, *saved(tmp_path, x=FAR_OFF, labels=FAR_OFF_LABELS))
     assert "bnstat recalibrate adapts them" in run("drift", *arguments).stdout
     result = run("recalibrate", *arguments, "-o", tmp_path / "copy.keras")
     assert (result.exit_code, result.stderr) == (0, "")
 
 
-def test_frozen_layers_without_labels(fine_tuned: Path, tmp_path: Path, run: Any) -> None:
-    np.savez(tmp_path / "data.npz", x=UNEQUAL)
-    arguments = (fine_tuned, "--data", tmp_path / "data.npz")
+def test_frozen_layers_without_labels(run, fine_tuned, tmp_path):
+    arguments = (fine_tuned, *saved(tmp_path, x=UNEQUAL))
     output = run("drift", *arguments).stdout
     assert "1 of 1 layers are stored as not trainable, so the network was probably " in output
     assert "adapts them" not in output

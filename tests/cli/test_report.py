@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.files import command_line
+from tests.cli.files import command_line, write_h5
 from tests.output.page.written import Shown
 from tests.terminal import ROOT
 
@@ -23,9 +23,6 @@ def test_one_model(old: str, tmp_path: Path) -> None:
     page = Shown(target.read_text(encoding="utf-8"))
     assert [row["name"] for row in page.data["rows"]] == ["a", "b"]
     assert page.data["kind"] == "model"
-
-
-def test_standard_output_and_layers(old: str) -> None:
     page = Shown(run(old, "--layer", "b").stdout)
     assert [row["name"] for row in page.data["rows"]] == ["b"]
 
@@ -70,6 +67,12 @@ def test_several_paths_are_a_run(old: str, new: str) -> None:
     page = Shown(run(old, new, old).stdout)
     assert page.data["kind"] == "history"
     assert [checkpoint["name"] for checkpoint in page.data["checkpoints"]] == [old, new, old]
+
+
+def test_each_model_without_batch_norm_is_reported_once(tmp_path: Path) -> None:
+    paths = [write_h5(tmp_path / f"{number}.h5") for number in range(3)]
+    errors = run(*paths).stderr.splitlines()
+    assert errors == [f"no batch-norm layer found in {path}" for path in paths]
 
 
 def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:

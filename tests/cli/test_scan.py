@@ -9,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from tests.builders.signals import heeded
+from tests.cli.files import in_child
 from tests.scanning.stores import DATA, RUN, h5, linked, store
 from tests.terminal import ROOT, in_terminal
 
@@ -38,7 +40,7 @@ def objects(text: str) -> list[dict]:
     lines = [json.loads(line) for line in text.splitlines()]
     for line in lines:
         jsonschema.validate(line, SCHEMA)
-    return sorted(lines, key=lambda line: line["path"])
+    return sorted(lines, key=itemgetter("path"))
 
 
 def test_json_lines(run, mixed: Path, tmp_path: Path) -> None:
@@ -60,23 +62,21 @@ def test_json_lines(run, mixed: Path, tmp_path: Path) -> None:
 
 def test_csv_and_parquet_equal_the_json(run, mixed: Path, tmp_path: Path) -> None:
     lines = objects(run("scan", mixed, "--json").stdout)
-    rows = list(csv.DictReader(io.StringIO(run("scan", mixed, "--csv").stdout)))
-    assert [int(row["layers"]) for row in sorted(rows, key=lambda row: row["path"])] == [
-        line["layers"] for line in lines
-    ]
+    reader = csv.DictReader(io.StringIO(run("scan", mixed, "--csv").stdout))
+    rows = sorted(reader, key=itemgetter("path"))
+    assert [int(row["layers"]) for row in rows] == [line["layers"] for line in lines]
     assert {row["error"] for row in rows} == {"", "damaged"}
     assert "BN001:4" in {row["findings"] for row in rows}
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     assert run("scan", mixed, "--parquet", "-o", tmp_path / "s.parquet").exit_code == 1
-    table = sorted(
-        parquet.read_table(tmp_path / "s.parquet").to_pylist(), key=lambda row: row["path"]
+    table = parquet.read_table(tmp_path / "s.parquet").to_pylist()
+    same = itemgetter(
+        "checkpoint", "step", "format", "writer", "layers", "channels", "worst", "rule"
     )
-    for row, line in zip(table, lines, strict=True):
-        error = line["error"] or {"kind": None}
+    for row, line in zip(sorted(table, key=itemgetter("path")), lines, strict=True):
         assert dict(row["findings"]) == line["findings"]
-        assert row["error"] == error["kind"]
-        same = ("checkpoint", "step", "format", "writer", "layers", "channels", "worst", "rule")
-        assert {name: row[name] for name in same} == {name: line[name] for name in same}
+        assert row["error"] == (line["error"] or {"kind": None})["kind"]
+        assert same(row) == same(line)
 
 
 def test_names_are_harmless_in_every_format(run, mixed: Path) -> None:
@@ -154,8 +154,6 @@ def test_ctrl_c_keeps_results_and_the_next_scan_continues(tmp_path: Path) -> Non
     with closing(sqlite3.connect(state)) as base:
         (kept,) = base.execute("select count(*) from models").fetchone()
     assert 40 <= kept < 1200
-    again = subprocess.run(
-        [sys.executable, "-m", "bnstat", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    again = in_child(*arguments)
     assert again.stderr.startswith("1,200 models: 1,000 sound, 200 with info")
     assert len({line["path"] for line in objects(again.stdout)}) == 1200

@@ -27,11 +27,6 @@ def test_a_url_gives_the_same_output_as_a_path(run, url, command):
     assert remote.stdout.replace(url, str(DATA)).split() == local.stdout.split()
 
 
-def test_diff_of_a_url_and_a_path(run, url):
-    result = run("diff", f"{url}/run/model-400", str(DATA / "run/model-400"))
-    assert result.exit_code == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -45,11 +40,6 @@ def test_refusals_are_one_line(run, url, arguments, line):
     assert line in result.stderr
     assert result.stderr.count("\n") == 1
     assert "secret" not in result.stderr
-
-
-@pytest.mark.parametrize("arguments", [["--max-download", "much"], ["--storage-option", "key"]])
-def test_invalid_options(run, arguments):
-    assert run("inspect", "memory://x", *arguments).exit_code == 2
 
 
 def test_storage_options_are_json_or_text(run, monkeypatch):

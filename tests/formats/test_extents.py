@@ -20,8 +20,7 @@ from bnstat.storage.files import Range
 from bnstat.storage.local import LocalFile
 from tests.builders import named
 from tests.builders.memory import MemoryFile
-from tests.builders.oracle import same_bits
-from tests.builders.places import from_extents
+from tests.builders.oracle import from_extents, same_bits
 
 RANDOM = np.random.default_rng(5)
 BIG = RANDOM.random((9, 10, 11)).astype(np.float32)

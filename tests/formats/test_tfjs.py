@@ -16,8 +16,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.model import ROLES, Source
-from tests.builders.oracle import assert_layers, same_bits
-from tests.builders.places import from_extents
+from tests.builders.oracle import assert_layers, from_extents, same_bits
 from tests.fuzz import handmade, ports
 
 

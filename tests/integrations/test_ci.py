@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from bnstat import docs
-from tests.cli.files import write_h5
+from tests.cli.files import in_child, write_h5
 from tests.output.models import layer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,13 +166,7 @@ def commit(repository: Path, *changed: str, args: tuple[str, ...] = ()) -> tuple
     files = [name for name in changed if re.search(HOOK["files"], name)]
     bnstat, *entry = shlex.split(HOOK["entry"])
     assert bnstat == "bnstat"
-    done = subprocess.run(
-        [sys.executable, "-m", "bnstat", *entry, *args, *files],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = in_child(*entry, *args, *files, cwd=repository)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from tests.builders.bytewise import differing
-from tests.builders.mended import NewValues
+from tests.builders.mended import NewValues, differing
 from tests.builders.oracle import assert_computed, same_bits
 from tests.mending.networks import by_key, network
 from tests.mending.originals import mended

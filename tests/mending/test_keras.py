@@ -18,8 +18,7 @@ import tf_keras
 
 import bnstat
 from tests.builders import keras_models
-from tests.builders.bytewise import differing, held
-from tests.builders.mended import NewValues, new_values
+from tests.builders.mended import NewValues, differing, held, new_values
 from tests.builders.oracle import same_bits
 
 

@@ -15,9 +15,8 @@ import bnstat
 from bnstat.formats.tensorflow.sstable import Table
 from bnstat.storage.local import LocalFile
 from tests.builders import named, tables
-from tests.builders.bytewise import differing, held
 from tests.builders.graph_mode import save_graph
-from tests.builders.mended import NewValues, new_values
+from tests.builders.mended import NewValues, differing, held, new_values
 from tests.builders.oracle import same_bits
 from tests.mending.networks import assert_restored, by_key, network, restoring
 from tests.mending.originals import mended

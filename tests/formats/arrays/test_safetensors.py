@@ -14,8 +14,7 @@ from bnstat.errors import DamagedError
 from bnstat.formats.arrays.safetensors import matches, open_contents
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
-from tests.builders.oracle import same_bits
-from tests.builders.places import from_extents
+from tests.builders.oracle import from_extents, same_bits
 from tests.fuzz.ports import with_length
 
 ROLES = dict(zip(("weight", "bias", "running_mean", "running_var"), model.ROLES, strict=True))

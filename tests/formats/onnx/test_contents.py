@@ -17,8 +17,7 @@ from bnstat.formats.protobuf.wire import field
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
-from tests.builders.oracle import assert_layers, same_bits
-from tests.builders.places import from_extents
+from tests.builders.oracle import assert_layers, from_extents, same_bits
 from tests.formats.onnx.models import (
     FLOAT,
     arrays,

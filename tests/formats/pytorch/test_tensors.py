@@ -13,8 +13,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import DamagedError, UnsupportedError
-from tests.builders.oracle import same_bits
-from tests.builders.places import from_extents
+from tests.builders.oracle import from_extents, same_bits
 from tests.formats.pytorch.files import FORMS, Net, assert_is, save, torch
 from tests.formats.pytorch.reading import opened, zipped
 
