@@ -101,18 +101,17 @@ class Sample:
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
         self._rows = self._rows[: parts * size]
-        places = np.array_split(np.arange(len(self._rows)), parts) if parts else []
-        return [_one_batch([self._rows[place][0] for place in part]) for part in places]
+        batches = []
+        for places in np.array_split(np.arange(len(self._rows)), parts) if parts else []:
+            samples = [self._rows[place][0] for place in places]
+            labels = [each.labels for each in samples if each.labels is not None]
+            feeds = joined([each.feeds for each in samples])
+            batches.append(Batch(feeds, np.concatenate(labels) if labels else None, len(samples)))
+        return batches
 
     def outputs(self) -> Floats | None:
         """Return all outputs, [samples, positions, scores]; None if they cannot be joined."""
         return _stacked([output for _, output in self._rows])
-
-
-def _one_batch(samples: list[Batch]) -> Batch:
-    labels = [each.labels for each in samples if each.labels is not None]
-    feeds = joined([each.feeds for each in samples])
-    return Batch(feeds, np.concatenate(labels) if labels else None, len(samples))
 
 
 def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:

@@ -287,7 +287,9 @@ def _in_waves(
     for number, (wave, cut) in enumerate(zip(waves, _cuts(runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
         cache.begin_wave(cut)
-        for _ in range(_MOST_ROUNDS if network.depend_on_themselves(wave) else 1):
+        inputs = [each.x for each in network.normalizations if each.layer in wave]
+        feeds_itself = any(not network.dependencies.marks(x).isdisjoint(wave) for x in inputs)
+        for _ in range(_MOST_ROUNDS if feeds_itself else 1):
             reading = read(
                 runner, track(data, what), statistics=statistics, layers=wave, cache=cache
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -75,8 +75,8 @@ class Data:
     labels: str | None = None
 
     def __post_init__(self) -> None:
-        shapes = (each.shape for each in self.inputs.values() if each.shape)
-        sizes = {shape[0] for shape in shapes if shape[0] is not None}
+        # A size of 0 would take no samples at all.
+        sizes = set(filter(None, (each.shape[0] for each in self.inputs.values() if each.shape)))
         self.is_fixed = bool(sizes)
         if len(sizes) == 1:
             (self.batch_size,) = sizes
@@ -241,11 +241,6 @@ def joined(parts: list[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def batch_of_one(sample: Arrays) -> Arrays:
-    """Return a sample as a batch of size 1."""
-    return {name: array[np.newaxis] for name, array in sample.items()}
-
-
 def eager_mode() -> AbstractContextManager[Any]:
     """Return a context in which TensorFlow is in eager mode."""
     from tensorflow.python.eager import context
@@ -311,7 +306,9 @@ def source_of_batches(
         with _user_code(where, "yields no batches: "):
             for element in begin():
                 arrays = arrays_of(element, where)
-                yield batch_of_one(arrays) if _is_sample(arrays, inputs) else arrays
+                if _is_sample(arrays, inputs):
+                    arrays = {name: array[np.newaxis] for name, array in arrays.items()}
+                yield arrays
 
     return BatchSource(where, batches)
 
@@ -333,10 +330,10 @@ def source_of_object(
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         where = where or getattr(data, "__name__", repr(data))
         result = data()
-        if isinstance(result, (np.ndarray, Mapping, tuple)):
-            return source_of_object(result, inputs, names, where)
-        unused = [result]
-        return source_of_batches(where, lambda: unused.pop() if unused else data(), inputs)
+        if not isinstance(result, (np.ndarray, Mapping, tuple)):
+            unused = [result]
+            return source_of_batches(where, lambda: unused.pop() if unused else data(), inputs)
+        data = result
     where = where or f"the data ({type(data).__name__})"
     if isinstance(data, (np.ndarray, Mapping)) or (
         isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
@@ -386,19 +383,16 @@ def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str])
 
 def import_user_module(name: str, where: str) -> ModuleType:
     """Import a module by name (the working directory comes first) or by the path of a `.py`."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
+    sys.path.insert(0, folder := os.getcwd())
     try:
         with _user_code(where, "cannot be imported: "):
             if not name.endswith(".py"):
                 return importlib.import_module(name)
             if not os.path.isfile(name):
                 raise NotFoundError(where, f"the file {name} does not exist")
-            spec = importlib.util.spec_from_file_location("bnstat_data", name)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = ModuleType("bnstat_data")
+            module.__file__ = name
+            SourceFileLoader("bnstat_data", name).exec_module(module)
             return module
     finally:
         sys.path.remove(folder)

@@ -309,11 +309,11 @@ def or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition])
 
     zeros = [tf.zeros(each.shape, each.dtype) for each in moments]
     absent = []
-    for condition in conditions:
-        predicate = tensor_of(graph, condition.predicate)
+    for predicate_name, value in conditions:
+        predicate = tensor_of(graph, predicate_name)
         switched = [tf.raw_ops.Switch(data=zero, pred=predicate) for zero in zeros]
-        absent.append([pair[not condition.value] for pair in switched])
-        zeros = [pair[condition.value] for pair in switched]
+        absent.append([pair[not value] for pair in switched])
+        zeros = [pair[value] for pair in switched]
     for alternatives in reversed(absent):
         pairs = zip(moments, alternatives, strict=True)
         moments = BatchMoments(*(tf.raw_ops.Merge(inputs=[*pair])[0] for pair in pairs))
