@@ -117,8 +117,7 @@ class Sample:
 def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
     """Join outputs along the first axis; return None if an output is missing or shapes differ."""
     arrays = [each for each in outputs if each is not None]
-    shapes = {each.shape[1:] for each in arrays}
-    is_comparable = len(arrays) == len(outputs) and len(shapes) == 1
+    is_comparable = len(arrays) == len(outputs) and len({each.shape[1:] for each in arrays}) == 1
     return np.concatenate(arrays) if is_comparable else None
 
 
@@ -210,10 +209,10 @@ def doubt_of(model: Model, network: Network) -> str | None:
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
         return only if initial else "the moving statistics were updated"
-    others = [layer.name for layer in model.layers if layer.name not in network.layers]
-    if not others:
-        return None
-    return f"the layer {others[0]} runs with its stored statistics in both modes"
+    for layer in model.layers:
+        if layer.name not in network.layers:
+            return f"the layer {layer.name} runs with its stored statistics in both modes"
+    return None
 
 
 def run_again(
@@ -370,15 +369,13 @@ def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
     """Return a function that converts outputs to class probabilities; None without classes."""
-    both = (stored, own)
-    if not all(np.isfinite(rows).all() for rows in both):
+    both = np.concatenate([stored, own])
+    if not np.isfinite(both).all():
         return None
     has_classes, is_binary = stored.shape[-1] > 1, stored.shape[1:] == (1, 1)
-    if has_classes and all(map(_are_probabilities, both)):
+    if has_classes and (both >= 0).all() and _sums_to_1(both, -1):
         return lambda rows: rows
-    if has_classes and all(
-        (rows <= _ROUNDED).all() and _are_probabilities(np.exp(rows)) for rows in both
-    ):
+    if has_classes and (both <= _ROUNDED).all() and _sums_to_1(np.exp(both), -1):
         return np.exp
     if has_classes and (activation == "logits of softmax" or has_labels):
         return _softmax
@@ -387,10 +384,6 @@ def _probabilities(
     if is_binary and activation == "logits of sigmoid":
         return lambda rows: _softmax(np.concatenate([rows, np.zeros_like(rows)], axis=-1))
     return None
-
-
-def _are_probabilities(rows: Floats) -> bool:
-    return bool((rows >= 0).all()) and _sums_to_1(rows, -1)
 
 
 def _softmax(rows: Floats) -> Floats:

@@ -102,15 +102,15 @@ class Network:
                 if between in names:
                     names |= before[between]
         waves = []
-        rest = list(before)
-        while rest:
+        while before:
+            # Layers whose only dependencies left depend on the layer in turn.
             wave = [
                 name
-                for name in rest
-                if all(name in before[each] for each in before[name] & {*rest})
+                for name, names in before.items()
+                if all(name in before[each] for each in names & before.keys())
             ]
             waves.append(wave)
-            rest = [name for name in rest if name not in wave]
+            before = {name: names for name, names in before.items() if name not in wave}
         return waves
 
 
@@ -154,12 +154,11 @@ def _flat(program: Program, trust: bool) -> Program:
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
     graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
     needed = pruned(graph_def, fetched, program.where)
-    initializers = tuple(map(op_of, program.initializers))
-    if initializers and any("Table" in node.op for node in all_nodes(needed)):
+    initializers: tuple[str, ...] = ()
+    if program.initializers and any("Table" in node.op for node in all_nodes(needed)):
+        initializers = tuple(map(op_of, program.initializers))
         fetched.extend(initializers)
         needed = pruned(graph_def, fetched, program.where)
-    else:
-        initializers = ()
     refuse_unlisted(needed, program.where, trust=trust)
     flat = flattened(needed, fetched, program.where)
     for node in flat.node:
