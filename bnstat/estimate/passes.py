@@ -8,6 +8,7 @@ computed as `E[x^2] - E[x]^2`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -108,7 +109,7 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
     return np.where(distance == 0, 0.0, ratio)
 
 
-class Runner:
+class Runner(AbstractContextManager["Runner"]):
     """A TensorFlow session that runs a network and measures the layers' inputs.
 
     Args:
@@ -136,9 +137,6 @@ class Runner:
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         self._fill()
 
-    def __enter__(self) -> Runner:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._session.close()  # releases the memory of the model
 
@@ -153,12 +151,11 @@ class Runner:
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
         """Run one batch; return layer -> moments of each use, and name -> value for `tensors`."""
         program = self.network.program
-        fed: dict[str, Any] = dict(program.settings)
-        fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
+        fed = {**program.settings, **start}
+        fed |= {program.inputs[name].tensor: array for name, array in feeds.items()}
         fed[self._phase] = self._batches  # so that each batch measures different positions
         for layer, placeholders in self.placeholders.items():
-            fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
-        fed.update(start)
+            fed |= {name: statistics[layer][role] for role, name in placeholders.items()}
         moments = {layer: self.moments[layer] for layer in layers}
         self._batches += 1
         results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)

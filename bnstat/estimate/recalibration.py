@@ -242,9 +242,7 @@ def estimate(
         modes = None
         if sample is not None:
             modes = run_again(setup, runner, sample, track, old, (last.accuracy, before))
-    accuracy = None
-    if before is not None and last.accuracy is not None:
-        accuracy = (before.part, last.accuracy.part)
+    accuracy = (before.part, last.accuracy.part) if before and last.accuracy else None
     left = dict(network.left)
     layers = []
     for name in names:
@@ -294,11 +292,8 @@ def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistic
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
-            whole = halves.whole
-            new[name] = {
-                MEAN: whole.mean.astype(old[name][MEAN].dtype),
-                VARIANCE: whole.variance.astype(old[name][VARIANCE].dtype),
-            }
+            values = {MEAN: halves.whole.mean, VARIANCE: halves.whole.variance}
+            new[name] = {role: values[role].astype(old[name][role].dtype) for role in values}
     return new
 
 

@@ -55,7 +55,6 @@ than a command with options and tables, so the goal of 1 is out of reach for saf
 
 
 def main() -> int:
-    """Run the chosen benchmarks; return the exit code."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--data", type=Path, help="where inputs are kept; default: nowhere")
     options.add_argument("--runs", type=int, default=7, help="runs of each short command")
@@ -102,7 +101,6 @@ def page(old: str, results: dict[str, list[Result]]) -> str:
 
 
 def machine() -> str:
-    """Return the processor, the system and the Python version."""
     processor = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -107,11 +107,8 @@ class Data:
             raise NotFoundError(where, f"has no array {name!r} for --labels", _list_names(arrays))
         labels = arrays[name].reshape(size, -1)
         if labels.dtype.kind not in "biuf":
-            raise BnstatError(
-                where,
-                f"the labels {name!r} have the dtype {labels.dtype}, which is not numeric",
-                "pass the index of each sample's class, counted from 0",
-            )
+            what = f"the labels {name!r} have the dtype {labels.dtype}, which is not numeric"
+            raise BnstatError(where, what, "pass the index of each sample's class, counted from 0")
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
@@ -159,11 +156,10 @@ class Data:
         with np.errstate(over="ignore"):
             fitted = array.astype(dtype, copy=False)
         if not (finite := np.isfinite(fitted)).all():
-            raise DamagedError(
-                self.source.where,
-                f"{name}: {np.count_nonzero(~finite)} of {array.size} values are NaN or infinite"
-                + ("" if array.dtype == dtype else f" after conversion to {dtype}"),
-            )
+            when = "" if array.dtype == dtype else f" after conversion to {dtype}"
+            count = f"{np.count_nonzero(~finite)} of {array.size}"
+            what = f"{name}: {count} values are NaN or infinite{when}"
+            raise DamagedError(self.source.where, what)
         return fitted
 
     def _misfit(self, name: str, what: str) -> BnstatError:
@@ -204,9 +200,8 @@ def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]
     count = 0
     for part in parts:
         if kept and _sample_shapes(part) != _sample_shapes(kept[0]):
-            raise DamagedError(
-                where, "its batches differ in the names of arrays or the shapes of samples"
-            )
+            what = "its batches differ in the names of arrays or the shapes of samples"
+            raise DamagedError(where, what)
         if not part:
             raise DamagedError(where, "contains no arrays")
         if not all(array.ndim for array in part.values()):
@@ -290,11 +285,8 @@ def _refuse_large(path: str, size: int) -> None:
     except (AttributeError, ValueError, OSError):
         return
     if size > memory > 0:
-        raise BnstatError(
-            path,
-            f"unpacks to {size / 1e9:.3g} GB, more than this machine's memory",
-            "pass an .npy, which is read piece by piece",
-        )
+        what = f"unpacks to {size / 1e9:.3g} GB, more than this machine's memory"
+        raise BnstatError(path, what, "pass an .npy, which is read piece by piece")
 
 
 def source_of_batches(
@@ -345,9 +337,8 @@ def source_of_object(
         return source_of_batches(where, lambda: data, inputs)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return source_of_batches(where, lambda: (data[place] for place in range(len(data))), inputs)
-    raise UnsupportedError(
-        where, "is not a type of data that bnstat reads", "pass arrays or batches of arrays"
-    )
+    what = "is not a type of data that bnstat reads"
+    raise UnsupportedError(where, what, "pass arrays or batches of arrays")
 
 
 def arrays_of(element: Any, where: str) -> Arrays:

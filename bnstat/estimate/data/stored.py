@@ -58,9 +58,8 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
     """Return a source of the images in a folder and all subfolders."""
     decode = image_decoder(inputs, images)
     if decode is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
-        raise UnsupportedError(
-            path, "is a folder of images, but the model does not take images", "pass an .npz"
-        )
+        what = "is a folder of images, but the model does not take images"
+        raise UnsupportedError(path, what, "pass an .npz")
     (name,) = inputs
     files = sorted(image_files(path), key=natural_key)
 

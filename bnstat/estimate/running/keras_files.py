@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -86,11 +86,8 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
         import_user_module(name, name)
     keras = _library(source)
     if os.path.isdir(path) and keras.__name__ != "keras":
-        raise UnsupportedError(
-            path,
-            f"is an unzipped .keras, which {keras.__name__} cannot load",
-            "zip the folder's files into one .keras",
-        )
+        what = f"is an unzipped .keras, which {keras.__name__} cannot load"
+        raise UnsupportedError(path, what, "zip the folder's files into one .keras")
     with _with_usual_ending(path, source.format) as file:
         if not settings.trust:
             _refuse_other_files(file, path)
@@ -112,10 +109,8 @@ def _library(source: Source) -> Any:
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
-        try:
+        with suppress(ImportError):
             return import_module(name)
-        except ImportError:
-            continue
     raise BnstatError(" or ".join(names), "is needed to build the model", "install it")
 
 
@@ -170,11 +165,10 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
     for described in _objects(configuration):
         module = _text(described.get("module"))
         if module and not _is_known(module, described, imports):
-            name = f"{module}.{_name(described)}"
             raise UnsupportedError(
                 path,
-                f"Keras cannot build it without {name}, which is not one of Keras's own models, "
-                "layers and functions",
+                f"Keras cannot build it without {module}.{_name(described)}, which is not one of "
+                "Keras's own models, layers and functions",
                 f"--import MODULE allows a module that you know, such as --import {module}; "
                 "--trust allows all",
             )
