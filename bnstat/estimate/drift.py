@@ -22,6 +22,7 @@ from bnstat.estimate.modes import ModeEvidence, Sample, run_again
 from bnstat.estimate.passes import Floats, Runner, Track, read, untracked
 from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.network import UNREACHED, Network
+from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.model import Array, as_float64
 
 State = Literal["healthy", "shifted", "never-updated", "invalid"]
@@ -147,27 +148,22 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
 
 def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the layers stored as not trainable, without the layers in `left`."""
-    return tuple(
-        name
-        for name, layer in network.layers.items()
-        if layer.trainable is False and name not in left
-    )
+    frozen = [name for name, layer in network.layers.items() if layer.trainable is False]
+    return tuple(name for name in frozen if name not in left)
 
 
 def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str], what: str) -> None:
     """Raise `UnsupportedError` with the first reason in `left` if `layers` is empty."""
     if not layers:
         name, reason = next(iter(left.items()))
-        raise UnsupportedError(
-            setup.model.source.path, f"none of its layers can be {what}: {name}: {reason}"
-        )
+        what = f"none of its layers can be {what}: {name}: {reason}"
+        raise UnsupportedError(setup.model.source.path, what)
 
 
 def _layer_drift(
     name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats
 ) -> LayerDrift:
-    old_mean = as_float64(stored["moving_mean"])
-    old_variance = as_float64(stored["moving_variance"])
+    old_mean, old_variance = as_float64(stored[MEAN]), as_float64(stored[VARIANCE])
     invalid = ~np.isfinite(old_mean + old_variance + mean + variance) | (old_variance < 0)
     same = (mean == old_mean) & (variance == old_variance)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

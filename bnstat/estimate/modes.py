@@ -101,25 +101,23 @@ class Sample:
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
         self._rows = self._rows[: parts * size]
-        places = np.array_split(np.arange(len(self._rows)), parts) if parts else []
-        return [_one_batch([self._rows[place][0] for place in part]) for part in places]
+        batches = []
+        for places in np.array_split(np.arange(len(self._rows)), parts) if parts else []:
+            samples = [self._rows[place][0] for place in places]
+            labels = [each.labels for each in samples if each.labels is not None]
+            feeds = joined([each.feeds for each in samples])
+            batches.append(Batch(feeds, np.concatenate(labels) if labels else None, len(samples)))
+        return batches
 
     def outputs(self) -> Floats | None:
         """Return all outputs, [samples, positions, scores]; None if they cannot be joined."""
         return _stacked([output for _, output in self._rows])
 
 
-def _one_batch(samples: list[Batch]) -> Batch:
-    labels = [each.labels for each in samples if each.labels is not None]
-    feeds = joined([each.feeds for each in samples])
-    return Batch(feeds, np.concatenate(labels) if labels else None, len(samples))
-
-
 def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
     """Join outputs along the first axis; return None if an output is missing or shapes differ."""
     arrays = [each for each in outputs if each is not None]
-    shapes = {each.shape[1:] for each in arrays}
-    is_comparable = len(arrays) == len(outputs) and len(shapes) == 1
+    is_comparable = len(arrays) == len(outputs) and len({each.shape[1:] for each in arrays}) == 1
     return np.concatenate(arrays) if is_comparable else None
 
 
@@ -142,8 +140,7 @@ def rows_of(output: Array, samples: int) -> Floats | None:
 
 
 def _sums_to_1(array: Array, axis: int) -> bool:
-    sums = as_float64(array).sum(axis)
-    return bool(np.isfinite(sums).all() and (np.abs(sums - 1) < _ROUNDED).all())
+    return bool((np.abs(as_float64(array).sum(axis) - 1) < _ROUNDED).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +208,10 @@ def doubt_of(model: Model, network: Network) -> str | None:
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
         return only if initial else "the moving statistics were updated"
-    others = [layer.name for layer in model.layers if layer.name not in network.layers]
-    if not others:
-        return None
-    return f"the layer {others[0]} runs with its stored statistics in both modes"
+    for layer in model.layers:
+        if layer.name not in network.layers:
+            return f"the layer {layer.name} runs with its stored statistics in both modes"
+    return None
 
 
 def run_again(
@@ -371,15 +368,13 @@ def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
     """Return a function that converts outputs to class probabilities; None without classes."""
-    both = (stored, own)
-    if not all(np.isfinite(rows).all() for rows in both):
+    both = np.concatenate([stored, own])
+    if not np.isfinite(both).all():
         return None
     has_classes, is_binary = stored.shape[-1] > 1, stored.shape[1:] == (1, 1)
-    if has_classes and all(map(_are_probabilities, both)):
+    if has_classes and (both >= 0).all() and _sums_to_1(both, -1):
         return lambda rows: rows
-    if has_classes and all(
-        (rows <= _ROUNDED).all() and _are_probabilities(np.exp(rows)) for rows in both
-    ):
+    if has_classes and (both <= _ROUNDED).all() and _sums_to_1(np.exp(both), -1):
         return np.exp
     if has_classes and (activation == "logits of softmax" or has_labels):
         return _softmax
@@ -388,10 +383,6 @@ def _probabilities(
     if is_binary and activation == "logits of sigmoid":
         return lambda rows: _softmax(np.concatenate([rows, np.zeros_like(rows)], axis=-1))
     return None
-
-
-def _are_probabilities(rows: Floats) -> bool:
-    return bool((rows >= 0).all()) and _sums_to_1(rows, -1)
 
 
 def _softmax(rows: Floats) -> Floats:

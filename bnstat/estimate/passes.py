@@ -8,6 +8,7 @@ computed as `E[x^2] - E[x]^2`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -108,7 +109,7 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
     return np.where(distance == 0, 0.0, ratio)
 
 
-class Runner:
+class Runner(AbstractContextManager["Runner"]):
     """A TensorFlow session that runs a network and measures the layers' inputs.
 
     Args:
@@ -136,9 +137,6 @@ class Runner:
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         self._fill()
 
-    def __enter__(self) -> Runner:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._session.close()  # releases the memory of the model
 
@@ -153,12 +151,11 @@ class Runner:
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
         """Run one batch; return layer -> moments of each use, and name -> value for `tensors`."""
         program = self.network.program
-        fed: dict[str, Any] = dict(program.settings)
-        fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
+        fed = {**program.settings, **start}
+        fed |= {program.inputs[name].tensor: array for name, array in feeds.items()}
         fed[self._phase] = self._batches  # so that each batch measures different positions
         for layer, placeholders in self.placeholders.items():
-            fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
-        fed.update(start)
+            fed |= {name: statistics[layer][role] for role, name in placeholders.items()}
         moments = {layer: self.moments[layer] for layer in layers}
         self._batches += 1
         results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
@@ -166,13 +163,11 @@ class Runner:
 
     def can_keep(self, name: str) -> bool:
         """Return True if a tensor can be fetched, and fed to a later run."""
-        tensor = self._graph.get_tensor_by_name(name)
+        graph, tensor = self._graph, self._graph.get_tensor_by_name(name)
         is_numeric = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
-        return bool(
-            is_numeric and self._graph.is_feedable(tensor) and self._graph.is_fetchable(tensor)
-        )
+        return bool(is_numeric and graph.is_feedable(tensor) and graph.is_fetchable(tensor))
 
-    def _run(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
+    def _run(self, fetches: Any, feeds: Mapping[Any, Any]) -> Any:
         import tensorflow as tf
 
         try:
@@ -265,10 +260,10 @@ class ActivationCache:
 
     @property
     def size(self) -> int:
-        return sum(map(_size, self._tensors.values()))
+        return _size(self._tensors)
 
     def begin_wave(self, names: Sequence[str]) -> None:
-        """Begin a wave in which the tensors with these names are cached."""
+        """Cache the tensors with these names from now on."""
         self._names, self._is_full = names, False
 
     def tensors(self, batch: int) -> Mapping[str, Array]:
@@ -283,17 +278,15 @@ class ActivationCache:
 
     def offer(self, batch: int, tensors: Mapping[str, Array]) -> None:
         """Replace the cached tensors of a batch if the cache then stays within `most` bytes."""
-        if not tensors:
-            return
-        others = self.size - _size(self.tensors(batch))
-        if others + _size(tensors) <= self.most:
-            self._tensors[batch] = tensors
-        else:
+        kept = {**self._tensors, batch: tensors}
+        if tensors and _size(kept) <= self.most:
+            self._tensors = kept
+        elif tensors:
             self._is_full = True
 
 
-def _size(tensors: Mapping[str, Array]) -> int:
-    return sum(array.nbytes for array in tensors.values())
+def _size(tensors: Mapping[int, Mapping[str, Array]]) -> int:
+    return sum(array.nbytes for of_batch in tensors.values() for array in of_batch.values())
 
 
 class Accuracy(NamedTuple):
@@ -329,7 +322,7 @@ def read(
     the network's output. Runs start from cached activations, and cache newer activations.
     """
     output = runner.network.program.outputs[0]
-    answers = _Answers(output)
+    answers: list[tuple[Array, Array]] = []
     cache = cache or ActivationCache()
     # The first use of a layer determines which variance training averages.
     unbiased = {each.layer: each.unbiased for each in reversed(runner.network.normalizations)}
@@ -347,59 +340,47 @@ def read(
             for count, mean, variance in uses:
                 half.add(int(count), mean, variance * count)
         if with_accuracy:
-            answers.add(np.asarray(tensors[output]), batch)
+            answers.append(_answers(output, np.asarray(tensors[output]), batch))
         if watch is not None:
             watch(batch, np.asarray(tensors[output]))
         reading.samples += batch.size
         reading.batches += 1
     if with_accuracy:
-        reading.accuracy = Accuracy(answers.correct() / reading.samples, reading.samples)
+        correct = _count_correct(*map(np.concatenate, zip(*answers, strict=True)))
+        reading.accuracy = Accuracy(correct / reading.samples, reading.samples)
     return reading
 
 
-class _Answers:
-    """A count of the outputs that agree with the labels.
+def _answers(name: str, output: Array, batch: Batch) -> tuple[Array, Array]:
+    """Return the answers of a batch and the labels: scores of two classes, or class indices.
 
-    A label is a class index. If the model returns one score per sample, or the labels are -1 and 1,
-    there are two classes, and the larger label corresponds to the larger score.
+    If the model returns one score per sample, or the labels are -1 and 1, there are two classes,
+    and the larger label corresponds to the larger score.
     """
-
-    def __init__(self, output: str) -> None:
-        self._output = output
-        self._correct = 0
-        self._scores: list[Array] = []
-        self._labels: list[Array] = []
-
-    def add(self, output: Array, batch: Batch) -> None:
-        labels = np.asarray(batch.labels)
-        scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
-        if len(scores) != batch.size:
-            what = (
-                f"has the shape {list(output.shape)}, which is not a row of scores for each sample"
-            )
-            raise AmbiguousError(self._output, what, "pass --answer")
-        if scores.shape[1] == 1:
-            self._scores.append(as_float64(scores)[:, 0])
-            self._labels.append(labels)
-            return
-        least, most = int(labels.min()), int(labels.max())
-        if scores.shape[1] == 2 and least == -1:
-            labels, least = np.maximum(labels, 0), 0
-        if least < 0 or most >= scores.shape[1]:
+    labels = np.asarray(batch.labels)
+    scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
+    count = scores.shape[1]
+    if len(scores) != batch.size:
+        what = f"has the shape {list(output.shape)}, which is not a row of scores for each sample"
+        raise AmbiguousError(name, what, "pass --answer")
+    if count == 1:
+        return as_float64(scores)[:, 0], labels
+    if count == 2 and labels.min() == -1:
+        labels = np.maximum(labels, 0)
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < count:
             raise AmbiguousError(
-                self._output,
-                f"label {least if least < 0 else most} is not one of its "
-                f"{scores.shape[1]} classes, which count from 0",
+                name,
+                f"label {label} is not one of its {count} classes, which count from 0",
                 "select another output (--answer) or other labels (--labels)",
             )
-        self._correct += int((scores.argmax(1) == labels).sum())
+    return scores.argmax(1), labels
 
-    def correct(self) -> int:
-        """Return the number of samples that were classified as labelled."""
-        if not self._scores:
-            return self._correct
-        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
-        # Only all scores together distinguish probabilities from logits and scores of -1 to 1.
-        is_probability = scores.min() >= 0 and scores.max() <= 1 and labels.min() >= 0
-        is_large = np.greater(scores, 0.5 if is_probability else 0.0)
-        return int((is_large == np.greater(labels, 0)).sum())
+
+def _count_correct(answers: Array, labels: Array) -> int:
+    if answers.dtype.kind == "i":
+        return int((answers == labels).sum())
+    # Only all scores together distinguish probabilities from logits and scores of -1 to 1.
+    is_probability = answers.min() >= 0 and answers.max() <= 1 and labels.min() >= 0
+    is_large = np.greater(answers, 0.5 if is_probability else 0.0)
+    return int((is_large == np.greater(labels, 0)).sum())

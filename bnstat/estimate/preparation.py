@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from bnstat.discovery import discover
 from bnstat.errors import NotFoundError, UnsupportedError
@@ -23,13 +23,6 @@ from bnstat.model import Model
 from bnstat.storage.access import refuse_url
 
 _GRAPH_FILES = ("frozen-graph", "tf1-checkpoint", "tf1-checkpoint-v1", "tf2-checkpoint")
-_IN_TENSORFLOW: Final = (
-    "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load the "
-    "weights into it, and call bnstat.recalibrate(model, data)"
-)
-_IN_PYTORCH: Final = (
-    "PyTorch: run torch.optim.swa_utils.update_bn(loader, model), which estimates the statistics"
-)
 
 
 @dataclass(frozen=True)
@@ -51,11 +44,11 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
         layers = discover(
             contents, patterns=settings.patterns, include_shadows=settings.include_shadows
         )
-        live = None
+        live, where = None, path
     else:
         live = live_model(model)
         layers = live.model
-    where = layers.source.path if live else path
+        where = layers.source.path
     wanted = narrow(layers, settings.layers).layers
     if not wanted:
         raise NotFoundError(where, "has no batch-norm layer with moving statistics")
@@ -81,8 +74,12 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
         return graph_files.saved_model(path, contents, settings)
     if kind in _GRAPH_FILES:
         return graph_files.graph_file(path, contents, settings)
-    raise UnsupportedError(
-        path,
-        f"contains only weights ({kind}), without a network to run",
-        _IN_PYTORCH if kind == "pytorch" else _IN_TENSORFLOW,
+    hint = (
+        "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load the "
+        "weights into it, and call bnstat.recalibrate(model, data)"
     )
+    if kind == "pytorch":
+        call = "torch.optim.swa_utils.update_bn(loader, model)"
+        hint = f"PyTorch: run {call}, which estimates the statistics"
+    what = f"contains only weights ({kind}), without a network to run"
+    raise UnsupportedError(path, what, hint)

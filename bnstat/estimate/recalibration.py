@@ -24,7 +24,6 @@ from bnstat.estimate.drift import not_trainable, refuse_nothing
 from bnstat.estimate.modes import ModeEvidence, Sample, percent, run_again
 from bnstat.estimate.passes import (
     ActivationCache,
-    Floats,
     Halves,
     Moments,
     Runner,
@@ -184,18 +183,14 @@ def recalibrate(
             result.objection,
             "keep the model as it is; --force (in Python force=True) recalibrates it nevertheless",
         )
-    values = {
-        name: {
-            role: array.reshape(setup.model[name].variables[role].shape)
-            for role, array in roles.items()
-        }
-        for name, roles in result.values.items()
-    }
-    if live is not None:
-        for name, roles in values.items():
-            for role, array in roles.items():
-                live.variables[setup.model[name].variables[role].key].assign(array)
-    elif is_written:
+    values = result.values
+    for name, roles in values.items():
+        for role, array in roles.items():
+            variable = setup.model[name].variables[role]
+            roles[role] = array.reshape(variable.shape)
+            if live is not None:
+                live.variables[variable.key].assign(roles[role])
+    if live is None and is_written:
         apply(
             model,
             values,
@@ -224,7 +219,6 @@ def estimate(
     sample = Sample("own") if is_initial and network.is_comparable else None
     names = list(network.layers)
     waves = network.waves() if exact else [names]
-    moments: dict[str, Halves] = {}
     if not exact:
         with Runner(network, by_batch=True) as runner:
             batches = track(data, "estimating")
@@ -248,9 +242,7 @@ def estimate(
         modes = None
         if sample is not None:
             modes = run_again(setup, runner, sample, track, old, (last.accuracy, before))
-    accuracy = None
-    if before is not None and last.accuracy is not None:
-        accuracy = (before.part, last.accuracy.part)
+    accuracy = (before.part, last.accuracy.part) if before and last.accuracy else None
     left = dict(network.left)
     layers = []
     for name in names:
@@ -275,27 +267,22 @@ def estimate(
 
 
 def _in_waves(
-    runner: Runner,
-    data: Data,
-    track: Track,
-    waves: Sequence[Sequence[str]],
-    cache: ActivationCache,
+    runner: Runner, data: Data, track: Track, waves: Sequence[Sequence[str]], cache: ActivationCache
 ) -> dict[str, Halves]:
     network = runner.network
     moments: dict[str, Halves] = {}
-    statistics: dict[str, Mapping[str, Array]] = dict(network.stored())
+    statistics: Statistics = network.stored()
     for number, (wave, cut) in enumerate(zip(waves, _cuts(runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
         cache.begin_wave(cut)
-        for _ in range(_MOST_ROUNDS if network.depend_on_themselves(wave) else 1):
-            reading = read(
-                runner, track(data, what), statistics=statistics, layers=wave, cache=cache
-            )
-            moments.update(reading.moments)
-            new = _new_statistics(reading.moments, statistics)
-            moved = max(_largest_distance(statistics[name], new[name]) for name in wave)
-            statistics.update({name: new[name] for name in wave})
-            if moved <= _SETTLED:
+        inputs = [each.x for each in network.normalizations if each.layer in wave]
+        feeds_itself = any(not network.dependencies.marks(x).isdisjoint(wave) for x in inputs)
+        for _ in range(_MOST_ROUNDS if feeds_itself else 1):
+            batches = track(data, what)
+            reading = read(runner, batches, statistics=statistics, layers=wave, cache=cache)
+            moments |= reading.moments
+            old, statistics = statistics, _new_statistics(reading.moments, statistics)
+            if all(_largest_distance(old[name], statistics[name]) <= _SETTLED for name in wave):
                 break
     return moments
 
@@ -305,11 +292,8 @@ def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistic
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
-            whole = halves.whole
-            new[name] = {
-                MEAN: whole.mean.astype(old[name][MEAN].dtype),
-                VARIANCE: whole.variance.astype(old[name][VARIANCE].dtype),
-            }
+            values = {MEAN: halves.whole.mean, VARIANCE: halves.whole.variance}
+            new[name] = {role: values[role].astype(old[name][role].dtype) for role in values}
     return new
 
 
@@ -319,11 +303,7 @@ def _is_usable(halves: Halves) -> bool:
 
 
 def _mended(
-    name: str,
-    old: Mapping[str, Array],
-    new: Mapping[str, Array],
-    halves: Halves,
-    entering: Moments,
+    name: str, old: Mapping[str, Array], new: Mapping[str, Array], halves: Halves, entering: Moments
 ) -> Mended:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = as_float64(new[VARIANCE]) / as_float64(old[VARIANCE])
@@ -344,10 +324,10 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
     """Return the largest difference of means or of deviations, in deviations of `second`."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
-    distances: list[Floats] = [
-        in_deviations(np.abs(pair[0] - pair[1]), deviations[1]) for pair in (means, deviations)
+    distances = [
+        in_deviations(np.abs(one - other), deviations[1]) for one, other in (means, deviations)
     ]
-    return float(np.max(np.maximum(*distances), initial=0.0))
+    return float(np.max(distances, initial=0.0))
 
 
 def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -43,9 +43,10 @@ HEADER = ("what", "figure", "peer", "ratio", "bound", "kept")
 INTRODUCTION = """\
 # Speed
 
-`python -m tests.benchmarks --write` measures these figures and writes this page. Each figure is
-the median of whole processes, measured in turn with its peer. The bound is the largest ratio
-allowed, or the largest figure if there is no peer.
+`python -m tests.benchmarks --write` measures these figures and writes this page; with names of
+benchmarks, it writes only their sections. Each figure is the median of whole processes, measured in
+turn with its peer. The bound is the largest ratio allowed, or the largest figure if there is no
+peer.
 
 "imports" is a Python process that imports NumPy, click and what bnstat uses of rich. A library's
 name is the shortest script with that library that prints the same numbers. That script imports less
@@ -54,11 +55,10 @@ than a command with options and tables, so the goal of 1 is out of reach for saf
 
 
 def main() -> int:
-    """Run the chosen benchmarks; return the exit code."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--data", type=Path, help="where inputs are kept; default: nowhere")
     options.add_argument("--runs", type=int, default=7, help="runs of each short command")
-    options.add_argument("--write", action="store_true", help=f"write {PAGE.name} of the topics")
+    options.add_argument("--write", action="store_true", help=f"update sections of {PAGE.name}")
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     given = options.parse_args()
     results: dict[str, list[Result]] = {}
@@ -77,24 +77,30 @@ def main() -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 is_complete = False
     if given.write:
-        PAGE.write_text(page(results), encoding="utf-8")
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
     is_kept = all(row.is_within for rows in results.values() for row in rows)
     return int(not (is_complete and is_kept))
 
 
-def page(results: dict[str, list[Result]]) -> str:
-    """Return the results as a Markdown page that names the machine and the date."""
+def page(old: str, results: dict[str, list[Result]]) -> str:
+    """Return the Markdown page `old` with the sections of these results replaced or added.
+
+    A section without rows, whose benchmark failed, stays as it is.
+    """
+    _, *parts = old.split("\n## ")
+    sections = {part.partition("\n")[0]: part.partition("\n")[2].strip("\n") for part in parts}
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    lines = [INTRODUCTION, f"Measured on {day}: {machine()}.", ""]
+    measured = f"Measured on {day}: {machine()}."
     for title, rows in results.items():
-        lines += [f"## {title}", "", f"| {' | '.join(HEADER)} |", "| --- " * len(HEADER) + "|"]
-        lines += [f"| {' | '.join(row.cells())} |" for row in rows]
-        lines.append("")
-    return "\n".join(lines)
+        table = [f"| {' | '.join(row)} |" for row in (HEADER, *(row.cells() for row in rows))]
+        table.insert(1, "| --- " * len(HEADER) + "|")
+        if rows:
+            sections[title] = "\n".join([measured, "", *table])
+    titles = [title for title, _ in BENCHMARKS.values() if title in sections]
+    return "\n".join([INTRODUCTION, *(f"## {title}\n\n{sections[title]}\n" for title in titles)])
 
 
 def machine() -> str:
-    """Return the processor, the system and the Python version."""
     processor = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

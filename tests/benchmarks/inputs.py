@@ -42,14 +42,8 @@ def efficientnet(folder: Path) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             count = layer.gamma.shape[0]
-            layer.set_weights(
-                [
-                    random.normal(1, 0.2, count),
-                    random.normal(0, 0.3, count),
-                    random.normal(0, 1, count),
-                    random.gamma(2, 0.5, count),
-                ]
-            )
+            values = [random.normal(*each, count) for each in ((1, 0.2), (0, 0.3), (0, 1))]
+            layer.set_weights([*values, random.gamma(2, 0.5, count)])
     model.save(folder / "model.keras")
     model.save(folder / "model.h5")
     model.save_weights(folder / "model.weights.h5")
@@ -109,14 +103,18 @@ def objects_1m(folder: Path) -> None:
     _write_objects(folder, {"kernels": [f"kernel_{number:07d}" for number in range(1_000_000)]})
 
 
-def sparse_10mb(folder: Path) -> None:
-    """One layer behind a kernel of 10 MB."""
-    _behind(folder, 10 << 20)
+def sparse_10mb(folder: Path, size: int = 10 << 20) -> None:
+    """One layer behind a kernel of some bytes, all of it a hole in the file."""
+    with open(folder / "model.data-00000-of-00001", "wb") as data:
+        data.truncate(size)
+        data.seek(size)
+        entries = {f"net/bn/{role}".encode(): append(data, _values(64)) for role in ROLES}
+    entries[b"net/kernel"] = entry(shape=[size // 4], size=size)
+    (folder / "model.index").write_bytes(table({b"": header(), **entries}))
 
 
 def sparse_10gb(folder: Path) -> None:
-    """One layer behind a kernel of 10 GB, all of it a hole in the file."""
-    _behind(folder, 10 << 30)
+    sparse_10mb(folder, 10 << 30)
 
 
 def kernels_1gb(folder: Path) -> None:
@@ -131,10 +129,8 @@ def kernels_1gb(folder: Path) -> None:
 
 def layers_10k(folder: Path) -> None:
     """10,000 layers of 64 channels."""
-    _write(
-        folder,
-        ((f"net/bn_{number}/{role}", _values(64)) for number in range(10_000) for role in ROLES),
-    )
+    names = (f"net/bn_{number}/{role}" for number in range(10_000) for role in ROLES)
+    _write(folder, ((name, _values(64)) for name in names))
 
 
 def values_10m(folder: Path) -> None:
@@ -153,22 +149,17 @@ def history_200(folder: Path) -> None:
         _write(folder, tensors, prefix=f"model-{step * 100}")
 
 
-def mobilenet_96(folder: Path) -> None:
-    """MobileNetV2 for small images, as a SavedModel."""
-    _application("MobileNetV2", 96, folder)
-
-
-def resnet_128(folder: Path) -> None:
-    """ResNet50 for small images, as a SavedModel."""
-    _application("ResNet50", 128, folder)
-
-
-def _application(name: str, size: int, folder: Path) -> None:
+def mobilenet_96(folder: Path, name: str = "MobileNetV2", size: int = 96) -> None:
+    """A network for small images, as a SavedModel."""
     import tensorflow as tf
     import tf_keras
 
     model = getattr(tf_keras.applications, name)(weights=None, input_shape=(size, size, 3))
     tf.saved_model.save(model, str(folder))
+
+
+def resnet_128(folder: Path) -> None:
+    mobilenet_96(folder, "ResNet50", 128)
 
 
 RANDOM = np.random.default_rng(0)
@@ -178,22 +169,12 @@ def _values(channels: int) -> np.ndarray:
     return RANDOM.random(channels, dtype=np.float32) + np.float32(0.1)
 
 
-def _behind(folder: Path, size: int) -> None:
-    with open(folder / "model.data-00000-of-00001", "wb") as data:
-        data.truncate(size)
-        data.seek(size)
-        entries = {f"net/bn/{role}".encode(): append(data, _values(64)) for role in ROLES}
-    entries[b"net/kernel"] = entry(shape=[size // 4], size=size)
-    (folder / "model.index").write_bytes(table({b"": header(), **entries}))
-
-
 def _write(
     folder: Path,
     tensors: Iterable[tuple[str, np.ndarray]],
     graph: bytes | None = None,
     prefix: str = "model",
 ) -> None:
-    """Write a checkpoint, with an object graph or without."""
     entries = {b"": header()}
     with open(folder / f"{prefix}.data-00000-of-00001", "wb") as data:
         entries |= {key.encode(): append(data, values) for key, values in tensors}

@@ -47,7 +47,6 @@ class Result:
         return (self.figure if self.ratio is None else self.ratio) <= self.bound
 
     def cells(self) -> tuple[str, ...]:
-        """Return the texts of a row of the table."""
         compared = self.ratio is not None
         return (
             self.subject,

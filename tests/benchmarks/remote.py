@@ -99,11 +99,9 @@ def _ended(*sockets: socket.socket) -> Iterator[None]:
                 one.shutdown(socket.SHUT_RDWR)
 
 
-@contextmanager
-def relayed(url: str) -> Iterator[Relay]:
+def relayed(url: str) -> closing[Relay]:
     host, _, port = url.removeprefix("http://").partition(":")
-    with closing(Relay(host, int(port))) as relay:
-        yield relay
+    return closing(Relay(host, int(port)))
 
 
 class Store(NamedTuple):

@@ -111,7 +111,6 @@ class Training:
 
     @classmethod
     def saved(cls, file: Path) -> Training:
-        """Read the record of a finished training."""
         record = json.loads(file.read_text())
         del record["loss"]
         return cls(**record)
@@ -168,7 +167,6 @@ def samples_of(task: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def data_of(training: Training) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets."""
     images, labels = samples_of(training.task, 1400)
     if training.architecture not in GENERATORS:
         return images, labels
@@ -276,8 +274,8 @@ class Network:
         layers = self.keras.layers
         x = self.unit(x, "Dense", 64)
         x = layers.Reshape((2, 2, 16))(x)
-        x = self.unit(x, "Conv2DTranspose", 16, 4, strides=2)
-        x = self.unit(x, "Conv2DTranspose", 16, 4, strides=2)
+        for _ in range(2):
+            x = self.unit(x, "Conv2DTranspose", 16, 4, strides=2)
         return layers.Conv2D(1, 3, padding="same", activation="tanh", dtype="float32")(x)
 
     def _opponent(self) -> Any:
@@ -386,7 +384,6 @@ def quiet() -> None:
 
 
 def outcome(found: str, *truths: str) -> str:
-    """Return how good a verdict is."""
     if found in truths:
         return "right"
     return "cannot tell" if found == "unknown" else "wrong"
@@ -394,8 +391,6 @@ def outcome(found: str, *truths: str) -> str:
 
 def print_row(name: str, columns: Iterable[Iterable[str]]) -> None:
     """Print how many outcomes of each kind there are, a cell for each column."""
-    cells = []
-    for outcomes in columns:
-        counts = Counter(outcomes)
-        cells.append("".join(f"{counts[each]:5}" for each in OUTCOMES).rjust(18))
+    counts = map(Counter, columns)
+    cells = ("".join(f"{count[each]:5}" for each in OUTCOMES).rjust(18) for count in counts)
     print(f"{name:26}{''.join(cells)}")

@@ -192,7 +192,6 @@ def table(folder: Path) -> None:
 
 
 def _outcomes(folder: Path) -> Iterator[dict[str, Any]]:
-    """The outcome of each network and data set."""
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text())
         truth = MODES[record["mode"]]

@@ -40,7 +40,6 @@ ARCHITECTURES = (
 
 
 def trainings() -> Iterator[Training]:
-    """All trainings of the survey."""
     for architecture, optimizer, mode in product(ARCHITECTURES, OPTIMIZERS, MODES):
         yield Training(architecture, optimizer, mode)
     variants: dict[str, dict[str, Any]] = {
@@ -129,7 +128,6 @@ Result = tuple[Training, dict[str, tuple[str, str]]]
 
 
 def results(folder: Path) -> Iterator[Result]:
-    """The finished trainings in a folder."""
     for file in sorted(folder.glob("*.json")):
         training = Training.saved(file)
         mode = MODES[training.mode] if training.steps else "unknown"
@@ -142,7 +140,6 @@ def results(folder: Path) -> Iterator[Result]:
 
 
 def table(folder: Path) -> None:
-    """Print how often bnstat was right."""
     found = list(results(folder))
     usable = [(training, verdicts) for training, verdicts in found if training.truth != "unknown"]
     print(f"{'':26}" + "".join(f"{form:>18}" for form in FORMS))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -75,8 +75,8 @@ class Data:
     labels: str | None = None
 
     def __post_init__(self) -> None:
-        shapes = (each.shape for each in self.inputs.values() if each.shape)
-        sizes = {shape[0] for shape in shapes if shape[0] is not None}
+        # A size of 0 would take no samples at all.
+        sizes = set(filter(None, (each.shape[0] for each in self.inputs.values() if each.shape)))
         self.is_fixed = bool(sizes)
         if len(sizes) == 1:
             (self.batch_size,) = sizes
@@ -107,11 +107,8 @@ class Data:
             raise NotFoundError(where, f"has no array {name!r} for --labels", _list_names(arrays))
         labels = arrays[name].reshape(size, -1)
         if labels.dtype.kind not in "biuf":
-            raise BnstatError(
-                where,
-                f"the labels {name!r} have the dtype {labels.dtype}, which is not numeric",
-                "pass the index of each sample's class, counted from 0",
-            )
+            what = f"the labels {name!r} have the dtype {labels.dtype}, which is not numeric"
+            raise BnstatError(where, what, "pass the index of each sample's class, counted from 0")
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
@@ -159,11 +156,10 @@ class Data:
         with np.errstate(over="ignore"):
             fitted = array.astype(dtype, copy=False)
         if not (finite := np.isfinite(fitted)).all():
-            raise DamagedError(
-                self.source.where,
-                f"{name}: {np.count_nonzero(~finite)} of {array.size} values are NaN or infinite"
-                + ("" if array.dtype == dtype else f" after conversion to {dtype}"),
-            )
+            when = "" if array.dtype == dtype else f" after conversion to {dtype}"
+            count = f"{np.count_nonzero(~finite)} of {array.size}"
+            what = f"{name}: {count} values are NaN or infinite{when}"
+            raise DamagedError(self.source.where, what)
         return fitted
 
     def _misfit(self, name: str, what: str) -> BnstatError:
@@ -204,9 +200,8 @@ def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]
     count = 0
     for part in parts:
         if kept and _sample_shapes(part) != _sample_shapes(kept[0]):
-            raise DamagedError(
-                where, "its batches differ in the names of arrays or the shapes of samples"
-            )
+            what = "its batches differ in the names of arrays or the shapes of samples"
+            raise DamagedError(where, what)
         if not part:
             raise DamagedError(where, "contains no arrays")
         if not all(array.ndim for array in part.values()):
@@ -239,11 +234,6 @@ def joined(parts: list[Arrays]) -> Arrays:
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def batch_of_one(sample: Arrays) -> Arrays:
-    """Return a sample as a batch of size 1."""
-    return {name: array[np.newaxis] for name, array in sample.items()}
 
 
 def eager_mode() -> AbstractContextManager[Any]:
@@ -295,11 +285,8 @@ def _refuse_large(path: str, size: int) -> None:
     except (AttributeError, ValueError, OSError):
         return
     if size > memory > 0:
-        raise BnstatError(
-            path,
-            f"unpacks to {size / 1e9:.3g} GB, more than this machine's memory",
-            "pass an .npy, which is read piece by piece",
-        )
+        what = f"unpacks to {size / 1e9:.3g} GB, more than this machine's memory"
+        raise BnstatError(path, what, "pass an .npy, which is read piece by piece")
 
 
 def source_of_batches(
@@ -311,7 +298,9 @@ def source_of_batches(
         with _user_code(where, "yields no batches: "):
             for element in begin():
                 arrays = arrays_of(element, where)
-                yield batch_of_one(arrays) if _is_sample(arrays, inputs) else arrays
+                if _is_sample(arrays, inputs):
+                    arrays = {name: array[np.newaxis] for name, array in arrays.items()}
+                yield arrays
 
     return BatchSource(where, batches)
 
@@ -333,10 +322,10 @@ def source_of_object(
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         where = where or getattr(data, "__name__", repr(data))
         result = data()
-        if isinstance(result, (np.ndarray, Mapping, tuple)):
-            return source_of_object(result, inputs, names, where)
-        unused = [result]
-        return source_of_batches(where, lambda: unused.pop() if unused else data(), inputs)
+        if not isinstance(result, (np.ndarray, Mapping, tuple)):
+            unused = [result]
+            return source_of_batches(where, lambda: unused.pop() if unused else data(), inputs)
+        data = result
     where = where or f"the data ({type(data).__name__})"
     if isinstance(data, (np.ndarray, Mapping)) or (
         isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
@@ -348,9 +337,8 @@ def source_of_object(
         return source_of_batches(where, lambda: data, inputs)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return source_of_batches(where, lambda: (data[place] for place in range(len(data))), inputs)
-    raise UnsupportedError(
-        where, "is not a type of data that bnstat reads", "pass arrays or batches of arrays"
-    )
+    what = "is not a type of data that bnstat reads"
+    raise UnsupportedError(where, what, "pass arrays or batches of arrays")
 
 
 def arrays_of(element: Any, where: str) -> Arrays:
@@ -386,19 +374,16 @@ def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str])
 
 def import_user_module(name: str, where: str) -> ModuleType:
     """Import a module by name (the working directory comes first) or by the path of a `.py`."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
+    sys.path.insert(0, folder := os.getcwd())
     try:
         with _user_code(where, "cannot be imported: "):
             if not name.endswith(".py"):
                 return importlib.import_module(name)
             if not os.path.isfile(name):
                 raise NotFoundError(where, f"the file {name} does not exist")
-            spec = importlib.util.spec_from_file_location("bnstat_data", name)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = ModuleType("bnstat_data")
+            module.__file__ = name
+            SourceFileLoader("bnstat_data", name).exec_module(module)
             return module
     finally:
         sys.path.remove(folder)

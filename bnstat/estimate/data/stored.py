@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from bnstat.estimate.data.batches import (
     Arrays,
     BatchSource,
     Input,
-    batch_of_one,
     eager_mode,
     source_of_batches,
 )
@@ -58,9 +58,8 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
     """Return a source of the images in a folder and all subfolders."""
     decode = image_decoder(inputs, images)
     if decode is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
-        raise UnsupportedError(
-            path, "is a folder of images, but the model does not take images", "pass an .npz"
-        )
+        what = "is a folder of images, but the model does not take images"
+        raise UnsupportedError(path, what, "pass an .npz")
     (name,) = inputs
     files = sorted(image_files(path), key=natural_key)
 
@@ -130,8 +129,7 @@ def _takes_bytes(wanted: Input) -> bool:
     return wanted.dtype == "string" and wanted.shape is not None and len(wanted.shape) == 1
 
 
-_HEAD_SIZE = 12
-"""The size of the head before each record: the record's length, and the length's checksum."""
+_HEAD_SIZE = 12  # the record's length, and the length's checksum
 
 _CHUNK = 1 << 20
 
@@ -166,7 +164,8 @@ def open_records(
     def batches() -> Iterator[Arrays]:
         for file in files:
             for number, record in enumerate(_records(file)):
-                yield batch_of_one(sample(record, number, file))
+                arrays = sample(record, number, file)
+                yield {name: array[np.newaxis] for name, array in arrays.items()}
 
     return BatchSource(path, batches)
 
@@ -308,14 +307,9 @@ def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
 
 def _compression(path: str) -> str | None:
     """Return the compression of the newest shard of a saved dataset: `GZIP` or None."""
-    shards = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if name.endswith(".snapshot")
-    ]
+    shards = list(Path(path).rglob("*.snapshot"))
     if not shards:
         return None
     # The dataset does not record the compression, and shards of an older dataset may remain.
-    with open(max(shards, key=lambda shard: os.stat(shard).st_mtime_ns), "rb") as file:
+    with max(shards, key=lambda shard: shard.stat().st_mtime_ns).open("rb") as file:
         return "GZIP" if file.read(2) == _GZIP else None

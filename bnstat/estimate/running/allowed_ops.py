@@ -13,6 +13,7 @@ tensorflow/core/common_runtime/eval_const_tensor.cc.
 
 from __future__ import annotations
 
+from graphlib import CycleError
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = F
         definition = op_def_registry.get(node.op)
         if definition is not None and definition.is_stateful:
             marks[node.name] = ["skipped"]
-    dependencies = Dependencies(graph_def, marks)
+    try:
+        dependencies = Dependencies(graph_def, marks)
+    except CycleError:
+        raise UnsupportedError(where, "its ops depend on each other in a circle") from None
     evaluated = type(graph_def)(library=graph_def.library)
     evaluated.node.extend(node for node in graph_def.node if not dependencies.marks(node.name))
     names = [node.name for node in evaluated.node]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
 from bnstat.estimate.data.batches import Input
@@ -106,22 +106,18 @@ def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) ->
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return the op types of nodes and the names of functions in their attributes, as one set."""
+    """Return one set of the op types of nodes and the names of functions in their attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 
 def _calls(node: Any) -> Iterator[str]:
     """Yield a node's op type, which may name a function, and names of functions in attributes."""
     yield node.op
-    for value in node.attr.values():
-        yield from _functions_in(value)
-
-
-def _functions_in(value: Any) -> Iterator[str]:
-    for function in (*([value.func] if value.HasField("func") else []), *value.list.func):
-        yield function.name
-        for inner in function.attr.values():
-            yield from _functions_in(inner)
+    values = list(node.attr.values())
+    for value in values:
+        for function in (*([value.func] if value.HasField("func") else []), *value.list.func):
+            yield function.name
+            values.extend(function.attr.values())
 
 
 def with_placeholders(
@@ -193,7 +189,9 @@ def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def _flat_size(graph_def: Any, where: str) -> int:
+    """Return the number of ops in a graph with all calls inlined."""
     bodies = {function.signature.name: function.node_def for function in graph_def.library.function}
+    bodies[""] = graph_def.node
     calls = {
         name: [call for node in body for call in _calls(node)] for name, body in bodies.items()
     }
@@ -204,8 +202,7 @@ def _flat_size(graph_def: Any, where: str) -> int:
                 sizes[name] += sum(sizes.get(callee, 0) for callee in calls[name])
     except CycleError:
         raise UnsupportedError(where, "its functions call each other in a circle") from None
-    called = (sizes.get(call, 0) for node in graph_def.node for call in _calls(node))
-    return len(graph_def.node) + sum(called)
+    return sizes[""]
 
 
 def _inlined(graph_def: Any, fetched: Collection[str], where: str) -> Any:
@@ -257,15 +254,16 @@ DATA = "(data)"
 """The mark of tensors that depend on the data. All other marks are names of layers."""
 
 
-class Condition(NamedTuple):
-    """A condition for computing a tensor: the tensor named `predicate` must be equal to `value`."""
-
-    predicate: str
-    value: bool
+Condition = tuple[str, bool]
+"""A condition for computing a tensor: the name of a bool tensor, and the value it must have."""
 
 
 class Dependencies:
-    """The loops, conditions and `marks` (op name -> marks) on which each tensor depends."""
+    """The loops, conditions and `marks` (op name -> marks) on which each tensor depends.
+
+    Raises:
+        CycleError: ops depend on each other in a circle that is not a loop.
+    """
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
         self._nodes = {node.name: node for node in graph_def.node}
@@ -274,7 +272,7 @@ class Dependencies:
         self._depths: dict[str, int] = {}
         self._conditions: dict[str, frozenset[Condition]] = {}
         self._marks: dict[str, frozenset[str]] = {}
-        names = list(self._sorted())
+        names = self._sorted()
         for name in names:
             kind = self._kinds[name]
             inputs = [each for each in self._nodes[name].input if op_of(each) in self._depths]
@@ -302,14 +300,14 @@ class Dependencies:
     def conditions(self, tensor: str) -> Sequence[Condition]:
         """Return the conditions under which a tensor is computed, outermost first."""
         conditions = self._conditions_at(tensor)
-        return sorted(conditions, key=lambda each: (len(self._conditions_at(each.predicate)), each))
+        return sorted(conditions, key=lambda each: (len(self._conditions_at(each[0])), each))
 
     def _conditions_at(self, tensor: str) -> frozenset[Condition]:
         name = op_of(tensor)
         conditions = self._conditions.get(name, frozenset())
         if self._kinds.get(name) == "Switch" and not tensor.startswith("^"):
             predicates = self._nodes[name].input[1:2]
-            conditions |= {Condition(each, tensor.endswith(":1")) for each in predicates}
+            conditions |= {(each, tensor.endswith(":1")) for each in predicates}
         return conditions
 
     def _conditions_of(self, name: str, inputs: Sequence[str]) -> frozenset[Condition]:
@@ -320,21 +318,14 @@ class Dependencies:
         if self._kinds[name] == "Exit":  # the conditions of the loop itself end here
             depth = self._depths[name]
             conditions = frozenset(
-                each for each in conditions if self._depths.get(op_of(each.predicate), 0) <= depth
+                each for each in conditions if self._depths.get(op_of(each[0]), 0) <= depth
             )
         return conditions
 
-    def _sorted(self) -> Iterator[str]:
-        """Yield the names of all ops, each after its inputs; back edges of loops are ignored."""
-        begun: set[str] = set()
-        for root in self._nodes:
-            stack = [(root, False)]
-            while stack:
-                name, is_finished = stack.pop()
-                if is_finished:
-                    yield name
-                elif name not in begun and name in self._nodes:
-                    begun.add(name)
-                    stack.append((name, True))
-                    if self._kinds[name] != "NextIteration":
-                        stack.extend((op_of(each), False) for each in self._nodes[name].input)
+    def _sorted(self) -> list[str]:
+        """Return the names of all ops, each after its inputs; back edges of loops are ignored."""
+        inputs = {
+            name: [] if self._kinds[name] == "NextIteration" else map(op_of, node.input)
+            for name, node in self._nodes.items()
+        }
+        return [name for name in TopologicalSorter(inputs).static_order() if name in inputs]

@@ -48,11 +48,10 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
     meta_graph = message.meta_graphs[0]
     signature = _signature(meta_graph, settings, path)
     captured = captured_keys(meta_graph, contents.objects, contents.variables)
+    graph_def = meta_graph.graph_def
     # No variables are passed in TensorFlow 1, and if the weights are constants.
-    variables = variables_of_calls(meta_graph.graph_def, captured) or None
-    program = _program(
-        path, meta_graph.graph_def, contents, settings, variables, signature=signature
-    )
+    variables = variables_of_calls(graph_def, captured) or None
+    program = _program(path, graph_def, contents, settings, variables, signature=signature)
     return replace(program, initializers=_initializers(meta_graph))
 
 
@@ -74,11 +73,8 @@ def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
     message = _parsed(file, [graph_pb2.GraphDef()] * is_frozen + [meta_graph_pb2.MetaGraphDef()])
     graph_def = getattr(message, "graph_def", message)
     if is_frozen and any(node.op in VARIABLES for node in graph_def.node):
-        raise UnsupportedError(
-            path,
-            "is a graph without the values of its variables",
-            "pass the checkpoint that belongs to it, with the .meta beside it",
-        )
+        hint = "pass the checkpoint that belongs to it, with the .meta beside it"
+        raise UnsupportedError(path, "is a graph without the values of its variables", hint)
     return _program(path, graph_def, contents, settings)
 
 
@@ -126,9 +122,8 @@ def _path_of_saved_model(contents: Contents) -> str:
     for name in (BINARY, TEXT):
         if os.path.exists(path := os.path.join(files.folder, name)):
             return path
-    raise NotFoundError(
-        files.folder, f"{BINARY} is missing; bnstat cannot run a model without its graph"
-    )
+    what = f"{BINARY} is missing; bnstat cannot run a model without its graph"
+    raise NotFoundError(files.folder, what)
 
 
 def _parsed(path: str, messages: Sequence[Any]) -> Any:
@@ -152,14 +147,13 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return the name of the op that fills a SavedModel's lookup tables, or an empty tuple."""
+    """Return up to one name: of the op that fills a SavedModel's lookup tables."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:
-            outputs = meta_graph.signature_def[key].outputs.values()
-            names.extend(op_of(info.name) for info in outputs)
+            names += [info.name for info in meta_graph.signature_def[key].outputs.values()]
         if key in meta_graph.collection_def:
-            names.extend(meta_graph.collection_def[key].node_list.value)
+            names += meta_graph.collection_def[key].node_list.value
     return tuple(names[:1])
 
 
@@ -170,17 +164,17 @@ def _signature(meta_graph: Any, settings: Settings, path: str) -> Any:
         for name, signature in sorted(meta_graph.signature_def.items())
         if signature.outputs and name not in _INITIALIZERS
     }
-    name = settings.signature
-    name = name or next((each for each in _DEFAULT_SIGNATURES if each in signatures), None)
-    if name is None and len(signatures) == 1:
-        (name,) = signatures
-    if name is None and signatures:
-        hint = f"choose one of them: --signature {', '.join(signatures)}"
+    listed = ", ".join(signatures)
+    if settings.signature is not None and settings.signature not in signatures:
+        hint = f"there are: {listed}" if signatures else ""
+        raise NotFoundError(path, f"the SavedModel has no signature {settings.signature!r}", hint)
+    for name in (settings.signature, *_DEFAULT_SIGNATURES):
+        if name in signatures:
+            return signatures[name]
+    if len(signatures) > 1:
+        hint = f"choose one of them: --signature {listed}"
         raise AmbiguousError(path, "the SavedModel has several signatures", hint)
-    if name is not None and name not in signatures:
-        hint = f"there are: {', '.join(signatures)}" if signatures else ""
-        raise NotFoundError(path, f"the SavedModel has no signature {name!r}", hint)
-    return None if name is None else signatures[name]
+    return next(iter(signatures.values()), None)
 
 
 def _tensors(
@@ -191,12 +185,11 @@ def _tensors(
     The user's choice has priority over the signature, and the signature over the graph. In a graph,
     the outputs are the logits of a loss; without a loss, the ops whose output no op takes.
     """
-    inputs: dict[str, Input] = {}
-    named: dict[str, str] = {}
-    if signature is not None:
-        for name, info in signature.inputs.items():
-            inputs[name] = _input(info.name, info.dtype, info.tensor_shape, where)
-        named = {name: info.name for name, info in signature.outputs.items()}
+    inputs = {
+        name: _input(info.name, info.dtype, info.tensor_shape, where)
+        for name, info in (signature.inputs.items() if signature else ())
+    }
+    named = {name: info.name for name, info in signature.outputs.items()} if signature else {}
     nodes = {node.name: node for node in graph_def.node}
     for kind, names, available in (
         ("input", settings.inputs, [*inputs] or [*nodes]),
@@ -224,20 +217,16 @@ def _tensors(
 
 
 def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
-    fed = {*map(op_of, inputs)} or {node.name for node in graph_def.node if _takes_data(node)}
-    outputs = [node.input[0] for node in graph_def.node if node.op in _LOSSES and node.input]
+    nodes = graph_def.node
+    fed = {*map(op_of, inputs)} or {node.name for node in nodes if _takes_data(node)}
+    outputs = [node.input[0] for node in nodes if node.op in _LOSSES and node.input]
     if not outputs:
-        taken = {op_of(tensor) for node in graph_def.node for tensor in node.input}
-        outputs = [
-            node.name
-            for node in graph_def.node
-            if node.name not in taken and not _NOT_AN_OUTPUT.match(node.op)
-        ]
-    reached = (
-        full_name(tensor)
-        for tensor in outputs
-        if any(node.name in fed for node in upstream(graph_def.node, [tensor]))
-    )
+        taken = {op_of(tensor) for node in nodes for tensor in node.input}
+        results = [node for node in nodes if not _NOT_AN_OUTPUT.match(node.op)]
+        outputs = [node.name for node in results if node.name not in taken]
+    reached = [
+        full_name(each) for each in outputs if fed & {node.name for node in upstream(nodes, [each])}
+    ]
     return list(dict.fromkeys(reached))
 
 
@@ -279,9 +268,9 @@ def _takes_data(node: Any) -> bool:
 
 
 def _is_bool(node: Any) -> bool:
-    from tensorflow.core.framework import types_pb2
+    from tensorflow.core.framework.types_pb2 import DT_BOOL
 
-    return bool(node.attr["dtype"].type == types_pb2.DT_BOOL)
+    return bool(node.attr["dtype"].type == DT_BOOL)
 
 
 def _input(tensor: str, dtype: Any, shape: Any, where: str) -> Input:

@@ -15,8 +15,9 @@ import builtins
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -35,7 +36,7 @@ from bnstat.live import live_model
 from bnstat.mending.layout import footprint
 from bnstat.model import Model, Source
 from bnstat.storage.archive import open_archive
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFile, LocalFolder
 
 _KERAS = re.compile(
@@ -85,11 +86,8 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
         import_user_module(name, name)
     keras = _library(source)
     if os.path.isdir(path) and keras.__name__ != "keras":
-        raise UnsupportedError(
-            path,
-            f"is an unzipped .keras, which {keras.__name__} cannot load",
-            "zip the folder's files into one .keras",
-        )
+        what = f"is an unzipped .keras, which {keras.__name__} cannot load"
+        raise UnsupportedError(path, what, "zip the folder's files into one .keras")
     with _with_usual_ending(path, source.format) as file:
         if not settings.trust:
             _refuse_other_files(file, path)
@@ -100,7 +98,7 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
             hint = "save the model with model.export, and pass that SavedModel"
             if re.search(r"[Uu]nknown|locate class|custom", str(error)):
                 hint = "pass --import MODULE with the Python module that defines the custom classes"
-            if "safe_mode" in str(error) or "unsafe" in str(error).lower():
+            if re.search(r"safe_mode|unsafe", str(error), re.IGNORECASE):
                 hint = "pass --trust to let Keras run the code in the file"
             reason = f"Keras cannot build it: {first_line(error)}"
             raise UnsupportedError(path, reason, hint) from None
@@ -111,10 +109,8 @@ def _library(source: Source) -> Any:
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
-        try:
+        with suppress(ImportError):
             return import_module(name)
-        except ImportError:
-            continue
     raise BnstatError(" or ".join(names), "is needed to build the model", "install it")
 
 
@@ -137,18 +133,14 @@ def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
 def _refuse_other_files(path: str, where: str) -> None:
     """Raise if HDF5 would read other files: by external links or storage, or virtual datasets."""
     folder: Folder | None = LocalFolder(path) if os.path.isdir(path) else None
-    files: list[File | None] = []
-    if folder is None:
-        files.append(LocalFile(path))
-        folder = None if is_hdf5(LocalFile(path)) else open_archive(LocalFile(path))
-    if folder is not None:
-        files.extend(map(folder.file, folder.names()))
+    if folder is None and not is_hdf5(LocalFile(path)):
+        folder = open_archive(LocalFile(path))
+    files = [LocalFile(path)] if folder is None else map(folder.file, folder.names())
     for file in files:
         if file is not None and is_hdf5(file):
             for name in sorted(Hdf5(file).outside)[:1]:
-                raise UnsupportedError(
-                    where, f"to build it, Keras would read {name!r} from another file", _TRUST
-                )
+                what = f"to build it, Keras would read {name!r} from another file"
+                raise UnsupportedError(where, what, _TRUST)
 
 
 def _configuration(file: str, where: str) -> Any:
@@ -173,16 +165,14 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
     for described in _objects(configuration):
         module = _text(described.get("module"))
         if module and not _is_known(module, described, imports):
-            name = f"{module}.{_name(described)}"
             raise UnsupportedError(
                 path,
-                f"Keras cannot build it without {name}, which is not one of Keras's own models, "
-                "layers and functions",
+                f"Keras cannot build it without {module}.{_name(described)}, which is not one of "
+                "Keras's own models, layers and functions",
                 f"--import MODULE allows a module that you know, such as --import {module}; "
                 "--trust allows all",
             )
-        danger = _danger(described)
-        if danger:
+        if danger := _danger(described):
             raise UnsupportedError(path, f"to build it, Keras would {danger}", _TRUST)
 
 
@@ -198,9 +188,8 @@ def _objects(configuration: Any) -> Iterator[dict[str, Any]]:
 
 
 def _is_known(module: str, described: dict[str, Any], imports: Sequence[str]) -> bool:
-    if any(module == name or module.startswith(f"{name}.") for name in imports):
-        return True
-    if imports and _is_registered(described):
+    is_imported = any(f"{module}.".startswith(f"{name}.") for name in imports)
+    if is_imported or (imports and _is_registered(described)):
         return True
     name = _name(described)
     if module == "builtins":
@@ -210,20 +199,12 @@ def _is_known(module: str, described: dict[str, Any], imports: Sequence[str]) ->
 
 def _is_registered(described: dict[str, Any]) -> bool:
     """Return True if a module that the user imported has registered this object with Keras."""
-    registered = described.get("registered_name")
-    if not isinstance(registered, str):
-        return False
-    for library in ("keras", "tf_keras"):
-        try:
-            if import_module(library).saving.get_registered_object(registered) is not None:
-                return True
-        except ImportError:
-            continue
-    return False
+    registered = _text(described.get("registered_name"))
+    libraries = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
+    return any(each.saving.get_registered_object(registered) is not None for each in libraries)
 
 
 def _name(described: dict[str, Any]) -> str:
-    """Return the name of the class or function that a JSON object describes."""
     name = _text(described.get("class_name"))
     return _text(described.get("config")) if name == "function" else name
 
@@ -231,8 +212,7 @@ def _name(described: dict[str, Any]) -> str:
 def _danger(described: dict[str, Any]) -> str:
     """Return the dangerous action that building an object would cause, or an empty string."""
     kind = _text(described.get("class_name")).rpartition(">")[2]
-    config = described.get("config")
-    config = config if isinstance(config, dict) else {}
+    config = described["config"] if isinstance(described.get("config"), dict) else {}
     if kind in _RUNS_CODE:
         return f"run code in the file ({kind})"
     if kind == "TFSMLayer":
@@ -255,5 +235,4 @@ def _danger(described: dict[str, Any]) -> str:
 
 
 def _text(value: object) -> str:
-    """Return `value` if it is a string, otherwise an empty string."""
     return value if isinstance(value, str) else ""

@@ -50,8 +50,6 @@ _SAME_VALUES: Final = frozenset(
     {"Cast", "ExpandDims", "Identity", "IdentityN", "Reshape", "Snapshot", "Squeeze"}
 )
 
-_SAME_MASK: Final = frozenset({"Cast", "Identity"})
-
 _IN_LOOP = (
     "the graph normalizes with it in a loop (tf.while_loop, tf.map_fn or a recurrent cell), "
     "where it cannot be measured"
@@ -104,41 +102,33 @@ class Network:
                 if between in names:
                     names |= before[between]
         waves = []
-        rest = list(before)
-        while rest:
+        while before:
+            # Layers whose only dependencies left depend on the layer in turn.
             wave = [
                 name
-                for name in rest
-                if all(name in before[each] for each in before[name] & {*rest})
+                for name, names in before.items()
+                if all(name in before[each] for each in names & before.keys())
             ]
             waves.append(wave)
-            rest = [name for name in rest if name not in wave]
+            before = {name: names for name, names in before.items() if name not in wave}
         return waves
-
-    def depend_on_themselves(self, wave: Sequence[str]) -> bool:
-        """Return True if the statistics of a wave change the input of a layer in the same wave."""
-        return any(
-            each.layer in wave and not self.dependencies.marks(each.x).isdisjoint(wave)
-            for each in self.normalizations
-        )
 
 
 def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool) -> Network:
     """Return a `Network`, with the program's graph made flat and the normalizations of `layers`."""
-    original = program.graph_def
-    program = _flat(program, trust)
+    original, program = program.graph_def, _flat(program, trust)
     flat = program.graph_def
     normalizations, left = find_normalizations(flat, program.variables, layers)
     nodes = {node.name: node for node in flat.node}
     for number, each in enumerate(normalizations):
-        ops = map(op_of, origins(nodes, each.x, _SAME_MASK))
+        ops = map(op_of, origins(nodes, each.x, {"Cast", "Identity"}))
         mask = next((program.masks[name] for name in ops if name in program.masks), None)
         normalizations[number] = replace(each, mask=mask)
     marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in program.inputs.values()}
     for each in normalizations:
         marks.setdefault(each.op, []).append(each.layer)
+    graph = imported(flat, program.where)  # refuses ops that depend on each other in a circle
     dependencies = Dependencies(flat, marks)
-    graph = imported(flat, program.where)
     for each in normalizations:
         try:
             entering(graph, each)
@@ -164,12 +154,11 @@ def _flat(program: Program, trust: bool) -> Program:
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
     graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
     needed = pruned(graph_def, fetched, program.where)
-    initializers = tuple(map(op_of, program.initializers))
-    if initializers and any("Table" in node.op for node in all_nodes(needed)):
+    initializers: tuple[str, ...] = ()
+    if program.initializers and any("Table" in node.op for node in all_nodes(needed)):
+        initializers = tuple(map(op_of, program.initializers))
         fetched.extend(initializers)
         needed = pruned(graph_def, fetched, program.where)
-    else:
-        initializers = ()
     refuse_unlisted(needed, program.where, trust=trust)
     flat = flattened(needed, fetched, program.where)
     for node in flat.node:

@@ -26,23 +26,10 @@ _FUSED: Mapping[str, tuple[int, int]] = {
 _KEEPS_UNBIASED = frozenset(_FUSED) - {"BatchNormWithGlobalNormalization"}
 """Op types that average the unbiased batch variance in training."""
 
-_WALKED = PASSES | {
-    "Add",
-    "AddV2",
-    "BiasAdd",
-    "Div",
-    "Inv",
-    "Merge",
-    "Mul",
-    "Neg",
-    "RealDiv",
-    "Reciprocal",
-    "Rsqrt",
-    "Select",
-    "SelectV2",
-    "Sqrt",
-    "Sub",
-}
+_WALKED = PASSES.union(
+    ("Add", "AddV2", "BiasAdd", "Sub", "Neg", "Mul", "Div", "RealDiv", "Inv", "Reciprocal"),
+    ("Sqrt", "Rsqrt", "Merge", "Select", "SelectV2"),
+)
 _MOST_OPS = 128
 """The limit on the ops that compute one normalization; about ten are usual."""
 
@@ -210,7 +197,14 @@ def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[in
             x.set_shape(shape)
         elif len(wide) == 1 and (len(sizes) > 1 or axis in (None, -1)):
             return x, wide, prod(sizes)
-    channel_axes = _channel_axes(x.shape, statistic.shape, axis, normalization.layer)
+    rank, sizes = x.shape.rank, statistic.shape.as_list() if statistic.shape.rank else None
+    if rank is None or sizes is None or None in sizes or len(sizes) > rank:
+        what = "the graph does not record the shape of its input"
+        raise UnsupportedError(normalization.layer, what)
+    wide = [rank - len(sizes) + place for place, size in enumerate(sizes) if size != 1]
+    channel_axes = wide or [rank - 1]
+    if axis is not None and (len(sizes) == 1 or not wide):
+        channel_axes = [axis % rank]
     if len(channel_axes) == 1 and x.shape[channel_axes[0]] is None:
         shape = [None] * x.shape.rank
         shape[channel_axes[0]] = statistic.shape.num_elements()
@@ -219,17 +213,6 @@ def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[in
         what = "the graph does not record its number of channels"
         raise UnsupportedError(normalization.layer, what)
     return x, channel_axes, prod(x.shape[axis] for axis in channel_axes)
-
-
-def _channel_axes(x: Any, statistic: Any, axis: int | None, layer: str) -> tuple[int, ...]:
-    rank, sizes = x.rank, statistic.as_list() if statistic.rank else None
-    if rank is None or sizes is None or None in sizes or len(sizes) > rank:
-        raise UnsupportedError(layer, "the graph does not record the shape of its input")
-    if len(sizes) == 1 and axis is not None:
-        return (axis % rank,)
-    first = rank - len(sizes)
-    channel_axes = tuple(first + place for place, size in enumerate(sizes) if size != 1)
-    return channel_axes or ((axis % rank,) if axis is not None else (rank - 1,))
 
 
 def measure(
@@ -309,11 +292,11 @@ def or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition])
 
     zeros = [tf.zeros(each.shape, each.dtype) for each in moments]
     absent = []
-    for condition in conditions:
-        predicate = tensor_of(graph, condition.predicate)
+    for predicate_name, value in conditions:
+        predicate = tensor_of(graph, predicate_name)
         switched = [tf.raw_ops.Switch(data=zero, pred=predicate) for zero in zeros]
-        absent.append([pair[not condition.value] for pair in switched])
-        zeros = [pair[condition.value] for pair in switched]
+        absent.append([pair[not value] for pair in switched])
+        zeros = [pair[value] for pair in switched]
     for alternatives in reversed(absent):
         pairs = zip(moments, alternatives, strict=True)
         moments = BatchMoments(*(tf.raw_ops.Merge(inputs=[*pair])[0] for pair in pairs))

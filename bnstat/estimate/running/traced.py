@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import product
 from typing import Any
@@ -53,13 +53,11 @@ def traced(
     except Exception as error:  # whatever the model's own code raises
         raise BnstatError(where, f"TensorFlow cannot trace it: {first_line(error)}") from None
     graph = function.graph
-    inside = {id(internal) for _, internal in graph.captures}
-    fed = [tensor for tensor in graph.inputs if id(tensor) not in inside]
     graph_def = graph.as_graph_def()
     held, initializers = _captured(graph, graph_def, where)
     inputs = {
         name: Input(tensor.name, tensor.dtype.name, sizes_of(tensor.shape))
-        for name, tensor in zip(specs, fed, strict=True)
+        for name, tensor in zip(specs, graph.inputs, strict=False)  # captured tensors follow
     }
     return Program(
         where,
@@ -86,8 +84,8 @@ def _specs(
     if inputs and not any(tensor is None for tensor in inputs):
         return {op_of(each.name): tf.TensorSpec(each.shape, each.dtype) for each in inputs}
     if example is None:
-        what = "does not record which inputs it takes"
-        raise UnsupportedError(where, what, "save it as a SavedModel")
+        hint = "save it as a SavedModel"
+        raise UnsupportedError(where, "does not record which inputs it takes", hint)
     return {
         name: tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype))
         for name, array in example().items()
@@ -107,12 +105,9 @@ def _packed(model: Any, tensors: tuple[Any, ...]) -> Any:
 def _parameters(model: Any) -> set[str]:
     names: set[str] = set()
     for name in ("call", "__call__"):
-        method = getattr(model, name, None)
-        function: Any = getattr(method, "python_function", method)
-        try:
-            names.update(inspect.signature(function).parameters)
-        except (TypeError, ValueError):
-            continue
+        method: Any = getattr(model, name, None)
+        with suppress(TypeError, ValueError):
+            names.update(inspect.signature(getattr(method, "python_function", method)).parameters)
     return names
 
 
@@ -163,13 +158,8 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
             recorded.append((inputs, mask))
         return call(inputs, *args, **options)
 
-    layers = [
-        layer
-        for _, layer in holders(model)
-        if hasattr(layer, "moving_variance")
-        and hasattr(layer, "call")
-        and not getattr(layer, "fused", False)
-    ]
+    norms = [layer for _, layer in holders(model) if hasattr(layer, "moving_variance")]
+    layers = [each for each in norms if hasattr(each, "call") and not getattr(each, "fused", False)]
     for layer in layers:
         object.__setattr__(layer, "call", partial(record, layer.call))
     try:
@@ -212,12 +202,10 @@ def _entries(handle: Any) -> Sequence[Array] | None:
     import tensorflow as tf
 
     for key, value in product(map(tf.as_dtype, _KEYS), map(tf.as_dtype, _VALUES)):
-        try:
+        with suppress(tf.errors.OpError):
             tf.raw_ops.LookupTableFindV2(
                 table_handle=handle, keys=tf.zeros([0], key), default_value=tf.zeros([], value)
             )
-        except tf.errors.OpError:
-            continue
-        entries = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=key, Tvalues=value)
-        return [each.numpy() for each in entries]
+            entries = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=key, Tvalues=value)
+            return [each.numpy() for each in entries]
     return None

@@ -46,27 +46,6 @@ def single(keras: ModuleType, size: int, *before: Any) -> tuple[Any, Any]:
     return keras.Sequential([keras.Input((size,)), *before, norm]), norm
 
 
-def dense_network(keras: ModuleType) -> Any:
-    layers = keras.layers
-    keras.utils.set_random_seed(4)
-    sizes = [keras.Input((5,), name="x")]
-    for size in (7, 6, 4):
-        sizes += [layers.Dense(size), layers.BatchNormalization(), layers.ReLU()]
-        sizes += [layers.Dropout(0.5)]
-    return keras.Sequential(sizes)
-
-
-@KERAS
-@pytest.mark.parametrize("exact", [True, False], ids=["exact", "one pass"])
-def test_a_second_time_changes_nothing(keras: ModuleType, exact: bool) -> None:
-    model = dense_network(keras)
-    x = RANDOM.normal(1, 2, (200, 5)).astype(np.float32)
-    recalibrate(model, {"x": x}, exact=exact)
-    again = recalibrate(model, {"x": x}, exact=exact)
-    assert max(each.moved for each in again.layers) < 1e-5
-    assert not exact or drift(model, {"x": x}).largest < 1e-9
-
-
 @KERAS
 def test_one_batch_is_a_training_step_with_momentum_0(keras: ModuleType) -> None:
     layers, keep = keras.layers, {"momentum": 0.0}
@@ -92,6 +71,7 @@ def test_a_layer_that_feeds_itself_settles(keras: ModuleType) -> None:
     result = recalibrate(model, x, exact=True)
     assert result.waves == 1
     assert result.layers[0].remains < 1e-3
+    assert recalibrate(model, x, exact=True).layers[0].moved < 1e-3
 
 
 @KERAS
@@ -99,10 +79,6 @@ def test_a_layer_that_feeds_itself_settles(keras: ModuleType) -> None:
 def test_every_sample_weighs_the_same(
     keras: ModuleType, samples: int, size: int, batches: int
 ) -> None:
-    """In torch's swa_utils.update_bn a small last batch weighs as much as a full one.
-
-    AIMET's bn_reestimation divides by the number of batches that was asked for.
-    """
     model, norm = single(keras, 2)
     x = RANDOM.normal(7, 1, (samples + 2, 2)).astype(np.float32)
     x[samples - 1] = 65
@@ -171,7 +147,6 @@ def variants(keras: ModuleType) -> dict[str, tuple[Any, tuple[int, ...]]]:
 @KERAS
 @pytest.mark.parametrize("name", variants(keras_3))
 def test_every_kind_of_layer_as_keras_trains_it(keras: ModuleType, name: str) -> None:
-    """Without scale and center AIMET's bn_reestimation breaks."""
     layer, shape = variants(keras)[name]
     dtype = {"float64": "float64", "half": "float16"}.get(name, "float32")
     model = keras.Sequential([keras.Input(shape, dtype=dtype), layer])
@@ -186,7 +161,6 @@ def test_every_kind_of_layer_as_keras_trains_it(keras: ModuleType, name: str) ->
 
 
 def test_nested_models() -> None:
-    """NNCF's batchnorm_adaptation sees top-level layers only."""
     layers = keras_3.layers
     inner, _ = single(keras_3, 4, layers.Dense(3))
     inner.name = "inner"

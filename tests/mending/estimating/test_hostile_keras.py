@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -121,18 +122,11 @@ def test_a_lambda_runs_only_if_trusted(library: str, name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("kind", "setting"),
-    [
-        ("TFSMLayer", "filepath"),
-        ("StringLookup", "vocabulary"),
-        ("IntegerLookup", "vocabulary"),
-        ("TextVectorization", "vocabulary"),
-    ],
+    "kind", ["TFSMLayer", "StringLookup", "IntegerLookup", "TextVectorization"]
 )
-def test_no_other_file_is_read_for_a_layer(
-    kind: str, setting: str, saved: Path, tmp_path: Path
-) -> None:
+def test_no_other_file_is_read_for_a_layer(kind: str, saved: Path, tmp_path: Path) -> None:
     Net(lambda net, x: x).save(tmp_path / "secret")
+    setting = "filepath" if kind == "TFSMLayer" else "vocabulary"
     config = {"name": "layer", setting: str(tmp_path / "secret"), "call_endpoint": "serve"}
     edited(saved, inserted({"class_name": kind, "module": "keras.layers", "config": config}))
     with pytest.raises(UnsupportedError, match=rf"read the file .*secret.*{kind}"):
@@ -236,8 +230,7 @@ def test_a_file_under_another_name(saved: Path) -> None:
 
 def test_a_folder_of_keras_2_is_not_taken_for_a_saved_model(tmp_path: Path) -> None:
     small(tf_keras).save(tmp_path / "m.keras")
-    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
-        archive.extractall(tmp_path / "folder")
+    shutil.unpack_archive(tmp_path / "m.keras", tmp_path / "folder", "zip")
     with pytest.raises(UnsupportedError, match=r"tf_keras cannot load; zip"):
         drift(tmp_path / "folder", X)
 
@@ -278,13 +271,9 @@ def test_no_other_file_is_read_for_weights(form: str, kind: str, tmp_path: Path)
         del file[bias]
         REFERENCES[kind](file, bias, str(other))
     if members:
-        path.unlink()
         members["model.weights.h5"] = weights.read_bytes()
+        zipped(path, members)
         if form == "folder":
-            path.mkdir()
-            for name, data in members.items():
-                (path / name).write_bytes(data)
-        else:
-            zipped(path, members)
+            shutil.unpack_archive(path, path := tmp_path / "folder", "zip")
     with pytest.raises(UnsupportedError, match="from another file; --trust"):
         drift(path, X)

@@ -76,6 +76,7 @@ def scoring(folder: Path, op: str, scores: int) -> Path:
     """Write a model whose scores are an op of the mean of the first values of a sample."""
     made = graph([])
     del made.node[-1]
+    both = {"N": 2, "T": tf.float32, "Tidx": tf.int32}
     made.node.extend(
         [
             const("begin", np.int32([0, 0, 0, 0])),
@@ -84,14 +85,11 @@ def scoring(folder: Path, op: str, scores: int) -> Path:
             node("score", op, "first", T=tf.float32),
             const("axis", np.int32(3)),
             node("less", "Neg", "score", T=tf.float32),
+            node("y", "ConcatV2", "less", "score", "axis", **both)
+            if scores == 2
+            else node("y", "Identity", "score", T=tf.float32),
         ]
     )
-    if scores == 2:
-        made.node.add().CopyFrom(
-            node("y", "ConcatV2", "less", "score", "axis", N=2, T=tf.float32, Tidx=tf.int32)
-        )
-    else:
-        made.node.add().CopyFrom(node("y", "Identity", "score", T=tf.float32))
     return saved_model(folder, made)
 
 
@@ -337,6 +335,7 @@ def test_the_second_pass_is_bounded() -> None:
 def test_some_layers_alone_show_nothing() -> None:
     path = DATA / "digits_no_updates/saved_model"
     result: Any = drift(path, TEST, labels="labels", layers=["block2/*"])
+    assert [each.layer for each in result.layers] == ["block2/bn"]
     assert result.evidence.data.trained_with == "unknown"
     assert "block1/bn runs with its stored statistics" in result.evidence.data.reason
 
