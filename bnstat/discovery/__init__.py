@@ -218,12 +218,9 @@ def _why_used(layer: BatchNorm) -> str:
 
 
 def _why_unused(key: str, name: str) -> str:
-    if (description := describe_lookalike(key, name)) is not None:
-        return description
-    for pattern, reason in _UNUSED_NAMES:
-        if pattern.search(name):
-            return reason
-    return "its name does not match a naming scheme of batch norm"
+    reasons = (reason for pattern, reason in _UNUSED_NAMES if pattern.search(name))
+    unknown = "its name does not match a naming scheme of batch norm"
+    return describe_lookalike(key, name) or next(reasons, unknown)
 
 
 def _undecided_notes(
