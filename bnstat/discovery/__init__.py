@@ -30,6 +30,7 @@ from bnstat.model import (
     StatisticsUse,
     squeezed,
 )
+from bnstat.text import count
 
 _FLOATS = ("float", "bfloat")
 
@@ -238,10 +239,9 @@ def _undecided_notes(
     ]
     unsure = [layer.name for layer in incomplete if layer.undecided and layer.evidence == "name"]
     if unsure:
-        count = "1 layer" if len(unsure) == 1 else f"{len(unsure)} layers"
         notes.append(
-            f"{count} may be batch norm, but the file does not record the class: "
-            f"{_few(unsure)}; {decider}"
+            f"{count(len(unsure), 'layer')} may be batch norm, but the file does not record the "
+            f"class: {_few(unsure)}; {decider}"
         )
     if unsure := [layer.name for layer in layers if layer.undecided]:
         notes.append(
