@@ -1,4 +1,4 @@
-"""Natural sort order of names, and parsing of JSON in model files."""
+"""Natural sort order of names, counts in words, and parsing of JSON in model files."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
         for part in re.split(r"([0-9]+)", text[:1000])
         if part
     ]
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and a noun, with a plural s if needed: `1 channel`, `2 channels`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -15,9 +15,9 @@ from bnstat.checks.rule import (
     Severity,
     Thresholds,
     as_rule,
-    count,
 )
 from bnstat.run_history import History, Track
+from bnstat.text import count
 
 _INTERVALS: Final = 3
 

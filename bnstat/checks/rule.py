@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, as_float64
+from bnstat.text import count
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
@@ -193,11 +194,6 @@ def has_initial_statistics(layer: BatchNorm) -> bool:
     return statistics is not None and bool(
         (statistics[0] == 0).all() and (statistics[1] == 1).all()
     )
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number and a noun, with a plural s if needed: `1 channel`, `2 channels`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def all_of(number: int, noun: str) -> str:

@@ -29,9 +29,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import count, has_initial_statistics, numbers_of, scale_of
+from bnstat.checks.rule import has_initial_statistics, numbers_of, scale_of
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, as_float64, fetch
+from bnstat.text import count
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 

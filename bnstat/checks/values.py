@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,6 @@ from bnstat.checks.rule import (
     Rule,
     Thresholds,
     as_rule,
-    count,
     epsilon_of,
     has_initial_statistics,
     numbers_of,
@@ -24,6 +23,7 @@ from bnstat.checks.rule import (
     statistics_of,
 )
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
+from bnstat.text import count
 
 _DECAYED: Final = 1e-6  # if every |gamma| of a layer is at most this, weight decay is suspected
 
@@ -102,7 +102,13 @@ def _collapsed_variance(
 ) -> Iterator[Finding]:
     dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
     if len(dead) > 1:
-        yield rule.finding(_dead_part(model, dead), layers=len(dead))
+        gammas = (numbers_of(layer, "gamma") for layer in dead)
+        sizes = [np.abs(gamma).max() for gamma in gammas if gamma is not None and gamma.size]
+        part = f"{len(dead)} of {len(model.layers)} layers"
+        message = f"the output of {part} does not depend on the input"
+        if decayed := sum(size <= _DECAYED for size in sizes):
+            message += f"; in {decayed} of them every |gamma| is below {_DECAYED:g}: weight decay?"
+        yield rule.finding(message, layers=len(dead))
     for layer, variance in _variances(model):
         limit = _collapsed_limit(layer, thresholds)
         collapsed = (variance >= 0) & (variance <= limit)
@@ -120,19 +126,6 @@ def _collapsed_variance(
             zero=zero,
             below=limit,
         )
-
-
-def _dead_part(model: Model, dead: Sequence[BatchNorm]) -> str:
-    part = f"the output of {len(dead)} of {len(model.layers)} layers does not depend on the input"
-    gammas = [numbers_of(layer, "gamma") for layer in dead]
-    decayed = sum(
-        bool(np.abs(gamma).max() <= _DECAYED)
-        for gamma in gammas
-        if gamma is not None and gamma.size
-    )
-    if not decayed:
-        return part
-    return f"{part}; in {decayed} of them every |gamma| is below {_DECAYED:g}: weight decay?"
 
 
 @as_rule("BN007", "exploding-scale", "warning", "|gamma| / sqrt(variance + epsilon) is huge")

@@ -30,6 +30,7 @@ from bnstat.model import (
     StatisticsUse,
     squeezed,
 )
+from bnstat.text import count
 
 _FLOATS = ("float", "bfloat")
 
@@ -218,12 +219,9 @@ def _why_used(layer: BatchNorm) -> str:
 
 
 def _why_unused(key: str, name: str) -> str:
-    if (description := describe_lookalike(key, name)) is not None:
-        return description
-    for pattern, reason in _UNUSED_NAMES:
-        if pattern.search(name):
-            return reason
-    return "its name does not match a naming scheme of batch norm"
+    reasons = (reason for pattern, reason in _UNUSED_NAMES if pattern.search(name))
+    unknown = "its name does not match a naming scheme of batch norm"
+    return describe_lookalike(key, name) or next(reasons, unknown)
 
 
 def _undecided_notes(
@@ -241,10 +239,9 @@ def _undecided_notes(
     ]
     unsure = [layer.name for layer in incomplete if layer.undecided and layer.evidence == "name"]
     if unsure:
-        count = "1 layer" if len(unsure) == 1 else f"{len(unsure)} layers"
         notes.append(
-            f"{count} may be batch norm, but the file does not record the class: "
-            f"{_few(unsure)}; {decider}"
+            f"{count(len(unsure), 'layer')} may be batch norm, but the file does not record the "
+            f"class: {_few(unsure)}; {decider}"
         )
     if unsure := [layer.name for layer in layers if layer.undecided]:
         notes.append(

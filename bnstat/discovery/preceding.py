@@ -161,11 +161,8 @@ class _Search:
             is_repeated = is_reshaped and before.class_name == "Dense"
             is_free = _is_free(before.config) and _starts_even(layer.config)
             is_proven = is_free and not is_leaky and not _is_leaky(before)
-            yield (
-                norm.name,
-                self._only_bias(before.variables.values(), norm, is_repeated),
-                is_proven,
-            )
+            bias = self._only_bias(before.variables.values(), norm, is_repeated)
+            yield norm.name, bias, is_proven
 
     def by_graphs(self) -> Iterator[_Pair]:
         """Search the graphs for `convolution + bias` as the input of a normalization."""

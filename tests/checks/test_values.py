@@ -146,24 +146,9 @@ def test_thresholds_of_gamma_and_beta_are_exclusive_bounds() -> None:
 BOTH = "moving mean and moving variance are not in the file"
 
 
-@pytest.mark.parametrize(
-    ("roles", "fields", "severity", "message"),
-    [
-        (("gamma", "beta"), {"evidence": "config"}, "error", BOTH),
-        (("moving_mean",), {"evidence": "config"}, "error",
-         "moving variance is not in the file"),
-        (("gamma",), {"evidence": "name"}, "warning", BOTH),
-        (("gamma",), {"evidence": "graph", "uses_batch_statistics": True}, "info",
-         "exported in training mode: the layer uses batch statistics and stores none"),
-    ],
-)  # fmt: skip
-def test_missing_statistics(
-    roles: tuple[str, ...], fields: dict[str, Any], severity: str, message: str
-) -> None:
-    layer = models.layer("bn", dict.fromkeys(roles, ONES), **fields)
-    (finding,) = check(models.model(incomplete=[layer]))
-    assert (finding.rule, finding.severity, finding.layer) == ("BN011", severity, "bn")
-    assert finding.message == message
+def lacking(*roles: str, **fields: Any) -> BatchNorm:
+    """Return a layer with only these roles."""
+    return models.layer("norm", dict.fromkeys(roles, ONES), **fields)
 
 
 def undecided(count: int, **fields: Any) -> BatchNorm:
@@ -172,18 +157,25 @@ def undecided(count: int, **fields: Any) -> BatchNorm:
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    ("layer", "rule", "severity", "message"),
     [
-        (undecided(3), "the roles of 3 variables of shape [4] are not stored; the layer may not be "
-         "batch norm"),
-        (undecided(3, evidence="config"), "the roles of 3 variables of shape [4] are not stored"),
-        (models.usual("norm", undecided=[models.variable("v/0", np.ones(8))]),
+        (lacking("gamma", "beta", evidence="config"), "BN011", "error", BOTH),
+        (lacking("moving_mean", evidence="config"), "BN011", "error",
+         "moving variance is not in the file"),
+        (lacking("gamma", evidence="name"), "BN011", "warning", BOTH),
+        (lacking("gamma", evidence="graph", uses_batch_statistics=True), "BN011", "info",
+         "exported in training mode: the layer uses batch statistics and stores none"),
+        (undecided(3), "BN016", "info",
+         "the roles of 3 variables of shape [4] are not stored; the layer may not be batch norm"),
+        (undecided(3, evidence="config"), "BN016", "info",
+         "the roles of 3 variables of shape [4] are not stored"),
+        (models.usual("norm", undecided=[models.variable("v/0", np.ones(8))]), "BN016", "info",
          "the role of 1 variable of shape [8] is not stored"),
     ],
 )  # fmt: skip
-def test_undecided_layers(layer: BatchNorm, message: str) -> None:
+def test_incomplete_layers(layer: BatchNorm, rule: str, severity: str, message: str) -> None:
     (finding,) = check(models.model(models.usual("bn", seed=1), incomplete=[layer]))
-    assert (finding.rule, finding.severity, finding.layer) == ("BN016", "info", "norm")
+    assert (finding.rule, finding.severity, finding.layer) == (rule, severity, "norm")
     assert finding.message == message
 
 

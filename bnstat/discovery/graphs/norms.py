@@ -31,6 +31,7 @@ from bnstat.discovery.merge import Merger, Sighting
 from bnstat.discovery.schemes import ACCUMULATOR, RENORM, describe_lookalike
 from bnstat.formats.contents import Contents, Op
 from bnstat.model import ROLES, StatisticsMode, Variable
+from bnstat.text import count
 
 _OLDEST = "BatchNormWithGlobalNormalization"
 _CONTRACTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
@@ -497,17 +498,13 @@ def note_folded(contents: Contents) -> list[str]:
         biased += is_convolution and len(keys) == 2
     proof = "nothing of it is left to show (bnstat diff ORIGINAL FILE {} it)"
     if named.total():
-        parts = [_count(named[True], "convolution")] if named[True] else []
-        parts += [_count(named[False], "other operation")] if named[False] else []
+        parts = [count(named[True], "convolution")] if named[True] else []
+        parts += [count(named[False], "other operation")] if named[False] else []
         where = " and ".join(parts)
         return [f"batch norm was folded into {where}, as names show: {proof.format('proves')}"]
     if biased:
         return [
-            f"batch norm may have been folded into {_count(biased, 'convolution')} with a bias: "
+            f"batch norm may have been folded into {count(biased, 'convolution')} with a bias: "
             f"{proof.format('decides')}"
         ]
     return []
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
