@@ -9,7 +9,6 @@ from os import PathLike
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.compare.alignment import Match, Pair, align
 from bnstat.compare.causes import Cause, are_alike, is_rewritten, settings_cause, value_causes
@@ -17,7 +16,7 @@ from bnstat.compare.effects import TOLERANCE, Effects
 from bnstat.compare.folding import Folded, Unfolded, find_folded
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
+from bnstat.model import ROLES, BatchNorm, Model, Source, as_float64, different, squeezed
 
 PairVerdict = Literal["same", "same-effect", "different"]
 Presence = Literal["both", "old", "new"]
@@ -376,7 +375,10 @@ def _compare_role(
     before, after = as_float64(a).ravel(), as_float64(b).ravel()
     with np.errstate(all="ignore"):
         distance = np.abs(after - before)
-        distance[(before == after) | _same_nan(a.ravel(), b.ravel())] = 0
+        is_nan = np.isnan(before) & np.isnan(after)
+        if a.dtype == b.dtype and is_nan.any():
+            is_nan &= ~different(a.ravel(), b.ravel())
+        distance[(before == after) | is_nan] = 0
         distance[np.isnan(distance)] = np.inf
         moved = distance > atol + rtol * np.abs(before)
         moved |= np.isinf(distance)
@@ -391,16 +393,6 @@ def _compare_role(
         largest=float(distance.max(initial=0)),
         relative=float(relative.max()) if relative.size else None,
     )
-
-
-def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
-    both = np.isnan(as_float64(a)) & np.isnan(as_float64(b))
-    if a.dtype == b.dtype and both.any():
-        width = a.dtype.itemsize
-        bits_a = np.ascontiguousarray(a).view(np.uint8).reshape(-1, width)
-        bits_b = np.ascontiguousarray(b).view(np.uint8).reshape(-1, width)
-        both &= (bits_a == bits_b).all(axis=1)
-    return both
 
 
 def _remark(change: LayerChange) -> Remark | None:
