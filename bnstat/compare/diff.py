@@ -340,8 +340,9 @@ def _judge(
     old, new = pair.old, pair.new
     are_equal = all(role.equal for role in change.roles)
     causes = tuple(settings_cause(each.setting, each.old, each.new) for each in change.settings)
-    agreement = effects.agree(old, new)
-    if _agree_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
+    # If an epsilon is unknown, effects agree at all epsilons if they do at two far apart.
+    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
+    if effects.are_equal(old, new) or all(trial.are_equal(old, new) for trial in trials):
         # With equal statistics, the momentum decides how they will move on.
         if are_equal and any(each.setting == "momentum" for each in change.settings):
             return "different", causes
@@ -354,13 +355,6 @@ def _judge(
     if not value_reasons or is_rewritten(old) != is_rewritten(new):
         return "different", value_reasons
     return "different", value_reasons + causes
-
-
-def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
-    """Return True if two layers have the same effect for every value of the unknown epsilon."""
-    # Scale and shift agree at all epsilons if they do at two far apart.
-    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
-    return all(trial.are_equal(old, new) for trial in trials)
 
 
 def _compare_role(
