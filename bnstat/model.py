@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, SupportsIndex, overload
@@ -123,15 +124,11 @@ def fetch(variables: Iterable[Variable]) -> None:
 
     A variable whose bytes cannot be located is skipped; reading the variable raises the error.
     """
-    prefetch(_extents(variables))
-
-
-def _extents(variables: Iterable[Variable]) -> Iterator[Range]:
+    ranges: list[Range] = []
     for variable in variables:
-        try:
-            yield from variable.extents()
-        except BnstatError:
-            continue
+        with suppress(BnstatError):
+            ranges += variable.extents()
+    prefetch(ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +172,21 @@ def as_float64(array: Array) -> NDArray[np.float64]:
     """Return the array's numbers as float64 (bfloat16 and the 8-bit floats included)."""
     with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
         return array.astype(np.float64)
+
+
+def different(old: Array, new: Array) -> NDArray[np.bool_]:
+    """Return a flat mask of the elements with unequal bits in two arrays of one shape and dtype."""
+
+    def raw(array: Array) -> Array:
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return flat.view(np.uint8).reshape(array.size, array.dtype.itemsize)
+
+    return np.asarray((raw(old) != raw(new)).any(axis=1))
+
+
+def is_same(a: Array, b: Array) -> bool:
+    """Return True if two arrays have the same shape, dtype and bits."""
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and not different(a, b).any()
 
 
 Evidence = Literal["config", "object-graph", "graph", "name"]

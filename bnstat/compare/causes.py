@@ -6,14 +6,13 @@ from the other layer's gamma, beta and epsilon, the implied mean and variance ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
 import numpy as np
 
-from bnstat.compare.effects import Effects, Floats, Mask, close, values_of, within
+from bnstat.compare.effects import Effects, Mask, Values, close, values_of, values_of_roles, within
 from bnstat.model import ROLES, BatchNorm, as_float64
 
 _EXACT: Final = 2e-7  # the largest relative change when a value is rounded to float32 again
@@ -21,9 +20,6 @@ _IMPLIED: Final = 2e-5  # the largest relative rounding error of an implied mean
 _FEW: Final = 10  # up to one channel in 10 may differ; beyond that, the whole layer differs
 _FEWEST_SAMPLES: Final = 8  # with fewer samples, N/(N-1) is a factor that has other causes too
 _SHOWN: Final = 3
-
-Values = Mapping[str, Floats]
-"""Role -> values; 1 for a missing gamma, 0 for a missing beta."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +94,10 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
 
 def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | None:
     """Return role -> values for each layer; None if a layer is incomplete or the sizes differ."""
-    both = []
-    for layer in (old, new):
-        values = {role: values_of(layer, role) for role in ROLES if role in layer.variables}
-        sizes = {array.size for array in values.values()}
-        if not {"moving_mean", "moving_variance"} <= values.keys() or len(sizes) != 1:
-            return None
-        size = sizes.pop()
-        both.append({"gamma": np.ones(size), "beta": np.zeros(size), **values})
-    olds, news = both
-    return (olds, news) if olds["gamma"].size == news["gamma"].size else None
+    olds, news = values_of_roles(old), values_of_roles(new)
+    if olds is None or news is None or olds["gamma"].size != news["gamma"].size:
+        return None
+    return olds, news
 
 
 def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -> Cause | None:

@@ -9,7 +9,6 @@ from os import PathLike
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.compare.alignment import Match, Pair, align
 from bnstat.compare.causes import Cause, are_alike, is_rewritten, settings_cause, value_causes
@@ -17,7 +16,7 @@ from bnstat.compare.effects import TOLERANCE, Effects
 from bnstat.compare.folding import Folded, Unfolded, find_folded
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
+from bnstat.model import ROLES, BatchNorm, Model, Source, as_float64, different, squeezed
 
 PairVerdict = Literal["same", "same-effect", "different"]
 Presence = Literal["both", "old", "new"]
@@ -341,8 +340,9 @@ def _judge(
     old, new = pair.old, pair.new
     are_equal = all(role.equal for role in change.roles)
     causes = tuple(settings_cause(each.setting, each.old, each.new) for each in change.settings)
-    agreement = effects.agree(old, new)
-    if _agree_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
+    # If an epsilon is unknown, effects agree at all epsilons if they do at two far apart.
+    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
+    if effects.are_equal(old, new) or all(trial.are_equal(old, new) for trial in trials):
         # With equal statistics, the momentum decides how they will move on.
         if are_equal and any(each.setting == "momentum" for each in change.settings):
             return "different", causes
@@ -357,13 +357,6 @@ def _judge(
     return "different", value_reasons + causes
 
 
-def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
-    """Return True if two layers have the same effect for every value of the unknown epsilon."""
-    # Scale and shift agree at all epsilons if they do at two far apart.
-    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
-    return all(trial.are_equal(old, new) for trial in trials)
-
-
 def _compare_role(
     role: str, old: BatchNorm, new: BatchNorm, rtol: float, atol: float
 ) -> RoleChange:
@@ -376,7 +369,10 @@ def _compare_role(
     before, after = as_float64(a).ravel(), as_float64(b).ravel()
     with np.errstate(all="ignore"):
         distance = np.abs(after - before)
-        distance[(before == after) | _same_nan(a.ravel(), b.ravel())] = 0
+        is_nan = np.isnan(before) & np.isnan(after)
+        if a.dtype == b.dtype and is_nan.any():
+            is_nan &= ~different(a.ravel(), b.ravel())
+        distance[(before == after) | is_nan] = 0
         distance[np.isnan(distance)] = np.inf
         moved = distance > atol + rtol * np.abs(before)
         moved |= np.isinf(distance)
@@ -391,16 +387,6 @@ def _compare_role(
         largest=float(distance.max(initial=0)),
         relative=float(relative.max()) if relative.size else None,
     )
-
-
-def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
-    both = np.isnan(as_float64(a)) & np.isnan(as_float64(b))
-    if a.dtype == b.dtype and both.any():
-        width = a.dtype.itemsize
-        bits_a = np.ascontiguousarray(a).view(np.uint8).reshape(-1, width)
-        bits_b = np.ascontiguousarray(b).view(np.uint8).reshape(-1, width)
-        both &= (bits_a == bits_b).all(axis=1)
-    return both
 
 
 def _remark(change: LayerChange) -> Remark | None:

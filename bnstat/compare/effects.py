@@ -6,6 +6,7 @@ because `beta` and `mean * scale` may nearly cancel.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ TOLERANCE: Final = 1e-6
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Values = Mapping[str, Floats]
+"""Role -> values; 1 for a missing gamma, 0 for a missing beta."""
 
 
 class Effect(NamedTuple):
@@ -38,47 +41,49 @@ class Effects:
     def __init__(self, tolerance: float = TOLERANCE, epsilon: float | None = None) -> None:
         self.tolerance = tolerance
         self._epsilon = epsilon
-        self._effects: dict[int, tuple[BatchNorm, Effect | None]] = {}
+        self._effects: dict[BatchNorm, Effect | None] = {}
 
     def epsilon(self, layer: BatchNorm) -> float | None:
         return self._epsilon if layer.epsilon is None else layer.epsilon
 
     def of(self, layer: BatchNorm) -> Effect | None:
         """Return the effect of a layer; None if epsilon or the statistics are unknown."""
-        if id(layer) not in self._effects:
-            self._effects[id(layer)] = layer, self._compute(layer)
-        return self._effects[id(layer)][1]
+        if layer not in self._effects:
+            self._effects[layer] = self._compute(layer)
+        return self._effects[layer]
 
     def _compute(self, layer: BatchNorm) -> Effect | None:
-        epsilon = self.epsilon(layer)
-        values = {role: values_of(layer, role) for role in layer.variables}
-        mean, variance = values.get("moving_mean"), values.get("moving_variance")
-        if epsilon is None or mean is None or variance is None or layer.undecided:
+        epsilon, values = self.epsilon(layer), values_of_roles(layer)
+        if epsilon is None or values is None or layer.undecided:
             return None
-        if len({array.size for array in values.values()}) != 1:
-            return None
-        gamma = values.get("gamma", np.ones_like(mean))
-        beta = values.get("beta", np.zeros_like(mean))
         with np.errstate(all="ignore"):
-            scale = gamma / np.sqrt(variance + epsilon)
-            return Effect(scale, beta - mean * scale, np.abs(beta) + np.abs(mean * scale))
-
-    def agree(self, old: BatchNorm, new: BatchNorm) -> Mask | None:
-        """Return a mask of channels with equal effects; None if the effects cannot be compared."""
-        a, b = self.of(old), self.of(new)
-        if a is None or b is None or a.scale.size != b.scale.size:
-            return None
-        distance = self.tolerance * np.maximum(a.terms, b.terms)
-        return close(a.scale, b.scale, self.tolerance) & within(a.shift, b.shift, distance)
+            scale = values["gamma"] / np.sqrt(values["moving_variance"] + epsilon)
+            beta, shifted = values["beta"], values["moving_mean"] * scale
+            return Effect(scale, beta - shifted, np.abs(beta) + np.abs(shifted))
 
     def are_equal(self, old: BatchNorm, new: BatchNorm) -> bool:
-        """Return True if two layers have the same effect in all channels."""
+        """Return True if the effects of two layers are known, and the same in all channels."""
         a, b = self.of(old), self.of(new)
-        # The first channel rules most layers out.
-        if a is None or b is None or not close(a.scale[:1], b.scale[:1], self.tolerance).all():
+        if a is None or b is None or a.scale.size != b.scale.size:
             return False
-        mask = self.agree(old, new)
-        return mask is not None and bool(mask.all())
+        # The first channel rules most layers out.
+        if not close(a.scale[:1], b.scale[:1], self.tolerance).all():
+            return False
+        distance = self.tolerance * np.maximum(a.terms, b.terms)
+        return bool(
+            close(a.scale, b.scale, self.tolerance).all()
+            and within(a.shift, b.shift, distance).all()
+        )
+
+
+def values_of_roles(layer: BatchNorm) -> Values | None:
+    """Return the values of all roles; None if the layer lacks statistics, or the sizes differ."""
+    values = {role: values_of(layer, role) for role in layer.variables}
+    sizes = {array.size for array in values.values()}
+    if not {"moving_mean", "moving_variance"} <= values.keys() or len(sizes) != 1:
+        return None
+    size = sizes.pop()
+    return {"gamma": np.ones(size), "beta": np.zeros(size), **values}
 
 
 def values_of(layer: BatchNorm, role: str) -> Floats:

@@ -14,6 +14,7 @@ and reported only if known causes explain the whole difference.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -196,11 +197,9 @@ class _Search:
     """Searches the other model (`theirs`) for tensors that contain folded layers of `mine`."""
 
     def __init__(self, mine: _Tensors, theirs: _Tensors, side: Side, effects: Effects) -> None:
-        self._mine = mine
-        self._theirs = theirs
+        self._mine, self._theirs = mine, theirs
         self._side: Side = side
-        self._effects = effects
-        self._tolerance = effects.tolerance
+        self._effects, self._tolerance = effects, effects.tolerance
         self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
@@ -418,11 +417,10 @@ class _Tensors:
         fetch([*lines, *self.weights])
         self._vectors: dict[int, list[_Vector]] = {}
         self._kept: dict[str, Floats] = {}
-        self._room = _MOST_KEPT
-        self._views: dict[int, list[_View]] = {}
+        self._views: dict[int, list[_View]] = defaultdict(list)
         for weights in self.weights:
             for view in self._views_of(weights, wanted):
-                self._views.setdefault(view.norms.size, []).append(view)
+                self._views[view.norms.size].append(view)
 
     def vectors(self, size: int) -> Sequence[_Vector]:
         if size not in self._vectors:
@@ -442,14 +440,13 @@ class _Tensors:
         if weights.key in self._kept:
             return self._kept[weights.key]
         array = as_float64(weights.read()).reshape(squeezed(weights.shape))
-        if array.size <= self._room:
-            self._room -= array.size
+        if array.size + sum(kept.size for kept in self._kept.values()) <= _MOST_KEPT:
             self._kept[weights.key] = array
         return array
 
     def views(self, size: int) -> Sequence[_View]:
         """Return a view of each weight tensor for each axis with this number of channels."""
-        return self._views.get(size, ())
+        return self._views[size]
 
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
         array = self.array(weights)

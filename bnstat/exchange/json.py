@@ -7,7 +7,6 @@ strings. Characters that are not printable are written as escapes.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Final
 
@@ -17,7 +16,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.exchange.decimals import CHUNK, WORDS, nested_json
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
-from bnstat.formats.dtypes import numpy_dtype
+from bnstat.formats.dtypes import as_shape, numpy_dtype
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
 from bnstat.storage.files import File
 
@@ -74,10 +73,8 @@ def _folded(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
         array = options.array(layer, part)
         if array is not None:
             named = {"name": options.key(layer, part)} if options.names else {}
-            described = _members(**named, dtype=array.dtype.name, shape=array.shape)
-            yield f',\n   "{part}": {{{described}, "values": '
-            yield from _values(array)
-            yield "}"
+            yield f',\n   "{part}": '
+            yield from _described(array, **named, dtype=array.dtype.name, shape=array.shape)
     yield "}"
 
 
@@ -117,7 +114,11 @@ def _layer(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
 
 def _variable(variable: Variable, array: Array | None, **named: str) -> Iterator[str]:
     described = {"variable": variable.key, "dtype": variable.dtype, "shape": variable.shape}
-    yield f"{{{_members(**named, **described)}"
+    return _described(array, **named, **described)
+
+
+def _described(array: Array | None, **members: object) -> Iterator[str]:
+    yield f"{{{_members(**members)}"
     if array is not None:
         yield ', "values": '
         yield from _values(array)
@@ -150,8 +151,6 @@ _LAYER: Final = {
 }  # fmt: skip
 _VARIABLE: Final = {"name", "variable", "dtype", "shape", "values"}
 _MOST_DIMS: Final = 32
-_MOST_ELEMENTS: Final = 1 << 59
-"""The largest product of the non-zero sizes, because NumPy has no larger array of objects."""
 
 
 class Number(str):
@@ -273,7 +272,14 @@ def _given(item: object, path: str, place: str) -> Given:
     if dtype is not None:
         numpy_dtype(dtype, f"{path}: {place}.dtype")
     if "shape" in variable:
-        shape = _shape(variable["shape"], path, f"{place}.shape")
+        sizes = variable["shape"]
+        are_sizes = isinstance(sizes, list) and all(
+            type(size) is Number and size.isdecimal() and len(size) < 20 for size in sizes
+        )
+        as_stored = as_shape([int(size) for size in sizes]) if are_sizes else None
+        if as_stored is None:
+            raise _wrong(path, f"{place}.shape", "is not a list of sizes that an array can have")
+        shape = as_stored
     else:
         shape, inner = (), values
         while isinstance(inner, list):
@@ -287,19 +293,6 @@ def _given(item: object, path: str, place: str) -> Given:
     array = np.empty(len(flat), object)
     array[:] = flat
     return Given(array.reshape(shape), dtype)
-
-
-def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
-    if not isinstance(sizes, list) or not all(
-        isinstance(size, Number) and size.isdecimal() for size in sizes
-    ):
-        raise _wrong(path, place, "is not a list of sizes")
-    if len(sizes) > _MOST_DIMS or sum(map(len, sizes)) > 200:
-        raise _wrong(path, place, "has too many or too large sizes")
-    shape = tuple(map(int, sizes))
-    if math.prod(size for size in shape if size) > _MOST_ELEMENTS:
-        raise _wrong(path, place, "has too many or too large sizes")
-    return shape
 
 
 def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:

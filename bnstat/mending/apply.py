@@ -11,11 +11,11 @@ from bnstat.errors import ChangedError
 from bnstat.exchange.registry import Values, values_of
 from bnstat.formats.locate import locate
 from bnstat.loading import Options
-from bnstat.mending.draft import Draft
+from bnstat.mending.draft import drafted
 from bnstat.mending.layout import planned
-from bnstat.mending.pairing import Applied, fit, is_same, with_twins
+from bnstat.mending.pairing import Applied, fit, with_twins
 from bnstat.mending.writers import write_arrays
-from bnstat.model import ROLES, Array, Model
+from bnstat.model import ROLES, Array, Model, is_same
 from bnstat.signals import exiting_on_signals
 from bnstat.storage.access import refuse_url
 
@@ -81,12 +81,11 @@ def apply(
     plan = planned(model.source, output, in_place)
     fitted, changes = fit(model, values_of(values), roles, layers)
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
-    with exiting_on_signals(), Draft(plan) as draft:
-        contents, _ = options.open(draft.model, locate(draft.model).default)
+    with exiting_on_signals(), drafted(plan) as draft:
+        contents, _ = options.open(draft, locate(draft).default)
         write_arrays(contents, with_twins(contents, arrays))
-        _, copy = options.open(draft.model, locate(draft.model).default)
+        _, copy = options.open(draft, locate(draft).default)
         verify(copy, model, arrays)
-        draft.finish()
     touched = {change.layer for change in changes}
     return Applied(
         model.source,

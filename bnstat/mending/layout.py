@@ -150,28 +150,23 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
     """
     if in_place == (output is not None):
         raise BnstatError("output", "pass either output or in_place")
-    original = footprint(source)
-    return layout_in_place(original) if output is None else layout(original, fspath(output))
+    return layout(footprint(source), None if output is None else fspath(output))
 
 
-def layout(original: Footprint, output: str) -> Layout:
-    """Return the layout of a copy at a path that must not exist."""
+def layout(original: Footprint, output: str | None) -> Layout:
+    """Return the layout of a copy at a path that must not exist; None replaces the original."""
+    if output is None:
+        files = {os.path.join(original.folder, file): file for file in original.files}
+        if original.kind != "folder":
+            return Layout(original.folder, original.files, original.name, files, replaces=True)
+        parent, name = os.path.split(os.path.realpath(original.folder))
+        files, folders = _whole_folder(original.folder, name)
+        return Layout(parent, [name], name, files, folders, replaces=True)
     if not output:
         raise BnstatError("output", "is empty", "pass a path for the copy")
     if original.kind == "folder" or original.within:
         return _in_a_new_folder(original, output)
     return _beside(original, output)
-
-
-def layout_in_place(original: Footprint) -> Layout:
-    """Return the layout of a copy that replaces the original."""
-    if original.kind == "folder":
-        target = os.path.realpath(original.folder)
-        name = os.path.basename(target)
-        files, folders = _whole_folder(original.folder, name)
-        return Layout(os.path.dirname(target), [name], name, files, folders, replaces=True)
-    files = {os.path.join(original.folder, file): file for file in original.files}
-    return Layout(original.folder, original.files, original.name, files, replaces=True)
 
 
 def _in_a_new_folder(original: Footprint, output: str) -> Layout:

@@ -20,6 +20,8 @@ from bnstat.model import (
     Source,
     Variable,
     as_float64,
+    different,
+    is_same,
     matches,
     near_names,
 )
@@ -189,21 +191,6 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
         f"{model.source.path} has no such batch-norm layer",
         near_names(name, [layer.name for layer in _all_layers(model)]),
     )
-
-
-def different(old: Array, new: Array) -> Array:
-    """Return a flat mask of the elements with unequal bits in two arrays of one shape and dtype."""
-
-    def raw(array: Array) -> Array:
-        flat = np.ascontiguousarray(array).reshape(-1)
-        return flat.view(np.uint8).reshape(array.size, array.dtype.itemsize)
-
-    return np.asarray((raw(old) != raw(new)).any(axis=1))
-
-
-def is_same(a: Array, b: Array) -> bool:
-    """Return True if two arrays have the same shape, dtype and bits."""
-    return (a.shape, a.dtype) == (b.shape, b.dtype) and not different(a, b).any()
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:

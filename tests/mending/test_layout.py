@@ -13,7 +13,7 @@ import pytest
 import bnstat
 from bnstat.errors import BnstatError
 from bnstat.formats.tensorflow.detection import state_text
-from bnstat.mending.layout import Footprint, footprint, layout, layout_in_place
+from bnstat.mending.layout import Footprint, footprint, layout
 from bnstat.model import Source
 from tests.builders.mended import new_values
 from tests.mending.originals import DIGITS, contents, mended
@@ -131,11 +131,11 @@ def test_outputs_that_are_refused(
 def test_in_place(top: Path) -> None:
     (top / "folder-link").symlink_to(top / "saved/1")
     for folder in ("saved/1", "folder-link"):
-        plan = layout_in_place(Footprint("folder", folder))
+        plan = layout(Footprint("folder", folder), None)
         assert (plan.parent, plan.names, plan.model) == (str(top / "saved"), ["1"], "1")
         assert sorted(plan.files.values()) == ["1/saved_model.pb", "1/variables/v"]
         assert plan.replaces
-    plan = layout_in_place(CHECKPOINT)
+    plan = layout(CHECKPOINT, None)
     assert (plan.parent, plan.names, plan.model) == (".", [SHARD, "m.index"], "m")
     assert [*plan.files.values()] == [SHARD, "m.index"]
     assert plan.replaces

@@ -156,6 +156,7 @@ WRONG_JSON = [
     (put("layers.0.gamma.values", 1), f"{VALUES} has no elements"),
     (put("layers.0.gamma.shape", [4]), f"{VALUES} has 3 elements"),
     (put("layers.0.gamma.shape", [-3]), f"{SHAPE} is not a list of sizes"),
+    ('{"layers": [{"name": "bn", "gamma": {"shape": [' + "9" * 5000 + '], "values": []}}]}', SHAPE),
     (put("layers.0.gamma.shape", "3"), f"{SHAPE} is not a list of sizes"),
     (put("layers.0.gamma.dtype", "string"), "elements of type string"),
     (put("layers.0.gamma.dtype", 3), r"layers\[0\]\.gamma\.dtype is not text"),

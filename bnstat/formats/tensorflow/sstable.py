@@ -54,7 +54,7 @@ _CRC_DELTA = 0xA282EAD8
 _MAX_SNAPPY_RATIO = 64
 """The maximum ratio of decompressed to compressed size, because a copy has at most 64 bytes."""
 
-_Handle = tuple[int, int]
+Handle = tuple[int, int]
 """The offset of a block in the file, and the size of the block's contents."""
 
 _KEYS_PER_BYTE = 32
@@ -127,8 +127,8 @@ class Table:
 
     def __init__(self, file: File) -> None:
         self._file = file
-        self._loaded: dict[_Handle, bytes] = {}
-        self._parsed: dict[_Handle, dict[bytes, bytes]] = {}
+        self._loaded: dict[Handle, bytes] = {}
+        self._parsed: dict[Handle, dict[bytes, bytes]] = {}
         if not is_table(file):
             file.refuse_lfs_pointer()
             raise DamagedError(
@@ -136,9 +136,9 @@ class Table:
             )
         footer = file.read(file.size - FOOTER, FOOTER)
         with Decoding(file.path, "the index block"):
-            _, position = _handle(footer, 0)
-            index, _ = _handle(footer, position)
-            listed = entries(self.contents(*index))
+            self.metaindex, position = _handle(footer, 0)
+            self.index, _ = _handle(footer, position)
+            listed = entries(self.contents(*self.index))
             # For each data block: the key in the index block, the offset, the size of the contents.
             self.blocks = [(key, *_handle(value, 0)[0]) for key, value in listed]
         # A hostile index could list a large block many times.
@@ -162,7 +162,7 @@ class Table:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None. Only the block that can contain the key is parsed."""
-        handle = self._handle_of(key)
+        handle = self.handle_of(key)
         if handle is None:
             return None
         if handle not in self._loaded:
@@ -187,7 +187,7 @@ class Table:
 
     def place(self, key: bytes) -> Range | None:
         """Return the range of the block (with trailer) that can contain a key; None if none can."""
-        handle = self._handle_of(key)
+        handle = self.handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 
     def contents(self, offset: int, size: int) -> bytes:
@@ -212,7 +212,8 @@ class Table:
         with self._decoding(offset):
             return decompress(contents)
 
-    def _handle_of(self, key: bytes) -> _Handle | None:
+    def handle_of(self, key: bytes) -> Handle | None:
+        """Return the handle of the block that can contain a key; None if no block can."""
         number = bisect_left(self.blocks, key, key=itemgetter(0))
         return self.blocks[number][1:] if number < len(self.blocks) else None
 
@@ -251,7 +252,7 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = value_end
 
 
-def _handle(data: bytes, position: int) -> tuple[_Handle, int]:
+def _handle(data: bytes, position: int) -> tuple[Handle, int]:
     """Return the handle at index `position` as (offset, size), and the index after the handle."""
     offset, position = varint(data, position)
     size, position = varint(data, position)

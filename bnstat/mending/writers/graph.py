@@ -27,9 +27,8 @@ from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import TENSORRT, Node, inlined
-from bnstat.mending.pairing import is_same
 from bnstat.mending.writers import patch, raw
-from bnstat.model import Array
+from bnstat.model import Array, is_same
 from bnstat.storage.local import LocalFile
 
 Change = Callable[[bytes], bytes]

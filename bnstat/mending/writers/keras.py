@@ -38,17 +38,24 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
     """Write datasets; see `write_arrays`."""
     _, others = patch(contents, arrays)
     left = {key: arrays[key] for key in others}
-    for path in _files(contents.source.path):
-        _write_into(path, left)
+    path = contents.source.path
+    if os.path.isdir(path):
+        paths = [entry.path for entry in os.scandir(path) if entry.is_file()]
+    else:
+        folder = os.path.dirname(path)
+        shards = shard_names(LocalFile(path))[1]
+        paths = [os.path.join(folder, name) for name in shards] or [path]
+    for each in paths:
+        _write_into(each, left)
     _refuse(left)
 
 
-def _write_into(path: str, left: dict[str, Array]) -> bool:
-    """Move arrays from `left` (key -> array) to a file's datasets; return True if any moved."""
+def _write_into(path: str, left: dict[str, Array]) -> None:
+    """Move arrays from `left` (key -> array) to the datasets of a file that has these keys."""
     file = LocalFile(path)
     keys = Hdf5(file).variables.keys() & left.keys() if left and is_hdf5(file) else set()
     if not keys:
-        return False
+        return
     import h5py
 
     try:
@@ -63,19 +70,11 @@ def _write_into(path: str, left: dict[str, Array]) -> bool:
         raise BnstatError(
             path, f"h5py cannot write the new values ({first_line(error)})"
         ) from error
-    return True
 
 
 def _refuse(left: Mapping[str, Array]) -> None:
     if left:
         raise UnsupportedError(next(iter(left)), "is a dataset that bnstat cannot write")
-
-
-def _files(path: str) -> list[str]:
-    if os.path.isdir(path):
-        return [entry.path for entry in os.scandir(path) if entry.is_file()]
-    folder = os.path.dirname(path)
-    return [os.path.join(folder, name) for name in shard_names(LocalFile(path))[1]] or [path]
 
 
 _HEADER: Final = 30
@@ -95,7 +94,10 @@ def renew_checksums(path: str, offsets: Sequence[int]) -> None:
             start = header + _HEADER + sum(struct.unpack("<2H", _read(file, header + 26, 4)))
             end = start + member.compress_size
             if any(start <= offset < end for offset in offsets):
-                checksum = _checksum(file, start, end).to_bytes(4, "little")
+                file.seek(start)
+                checksum = 0
+                for place in range(start, end, _PIECE):
+                    checksum = zlib.crc32(file.read(min(_PIECE, end - place)), checksum)
                 places = [entry + 16]
                 if member.flag_bits & _HAS_DESCRIPTOR:
                     has_signature = _read(file, end, 4) == _DESCRIPTOR
@@ -104,7 +106,7 @@ def renew_checksums(path: str, offsets: Sequence[int]) -> None:
                     places.append(header + 14)
                 for place in places:
                     file.seek(place)
-                    file.write(checksum)
+                    file.write(checksum.to_bytes(4, "little"))
             entry += _ENTRY + sum(struct.unpack("<3H", _read(file, entry + 28, 6)))
 
 
@@ -114,14 +116,6 @@ def _read(file: BinaryIO, offset: int, length: int) -> bytes:
     if len(data) < length:
         raise DamagedError(file.name, "is a zip whose directory does not match its members")
     return data
-
-
-def _checksum(file: BinaryIO, start: int, end: int) -> int:
-    file.seek(start)
-    checksum = 0
-    for offset in range(start, end, _PIECE):
-        checksum = zlib.crc32(file.read(min(_PIECE, end - offset)), checksum)
-    return checksum
 
 
 def write_keras_archive(contents: Contents, arrays: Mapping[str, Array]) -> None:
@@ -139,32 +133,18 @@ def write_keras_archive(contents: Contents, arrays: Mapping[str, Array]) -> None
 
 
 def _write_members(path: str, arrays: Mapping[str, Array]) -> None:
-    """Extract the members that contain the arrays, write the arrays, and replace the members."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".h5")]
+    """Write the zip again, with new values in the members that contain the arrays."""
     left = dict(arrays)
-    member = path + ".member"
-    for name in names:
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(name) as packed,
-            open(member, "wb") as unpacked,
-        ):
-            shutil.copyfileobj(packed, unpacked, _PIECE)
-        if _write_into(member, left):
-            _replace_member(path, name, member)
-        os.unlink(member)
-    _refuse(left)
-
-
-def _replace_member(path: str, name: str, content: str) -> None:
-    temporary = path + ".anew"
+    temporary, member = path + ".anew", path + ".member"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(temporary, "x") as new:
         new.comment = old.comment
         for info in old.infolist():
-            with (
-                open(content, "rb") if info.filename == name else old.open(info) as source,
-                new.open(copy(info), "w") as target,
-            ):
-                shutil.copyfileobj(source, target, _PIECE)
+            with old.open(info) as packed, open(member, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, _PIECE)
+            if info.filename.endswith(".h5"):
+                _write_into(member, left)
+            with open(member, "rb") as unpacked, new.open(copy(info), "w") as packed:
+                shutil.copyfileobj(unpacked, packed, _PIECE)
+    os.unlink(member)
     os.replace(temporary, path)
+    _refuse(left)
