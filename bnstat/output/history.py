@@ -127,8 +127,11 @@ def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> 
             {
                 **members(track, "layer", "role"),
                 **{
-                    measure: [None if math.isnan(number) else number for number in values]
-                    for measure, values in _values(track).items()
+                    measure: [
+                        None if math.isnan(number) else number
+                        for number in getattr(track, measure).tolist()
+                    ]
+                    for measure in MEASURES
                 },
             }
             for track in history.tracks.values()
@@ -138,18 +141,16 @@ def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> 
     return json_document(document)
 
 
-def _values(track: Track) -> dict[str, list[float]]:
-    return {measure: getattr(track, measure).tolist() for measure in MEASURES}
-
-
 def csv_lines(history: History) -> Iterator[str]:
     """Yield the lines of a history as CSV."""
     from bnstat.exchange.csv import cell
 
     rows = (
         [cell(checkpoint.name), checkpoint.step, cell(track.layer), track.role]
-        + ["" if math.isnan(number) else repr(number) for number in numbers]
+        + ["" if np.isnan(number) else repr(float(number)) for number in numbers]
         for track in history.tracks.values()
-        for checkpoint, *numbers in zip(history.checkpoints, *_values(track).values(), strict=True)
+        for checkpoint, *numbers in zip(
+            history.checkpoints, *(getattr(track, measure) for measure in MEASURES), strict=True
+        )
     )
     return csv_document(("checkpoint", "step", "layer", "role", *MEASURES), rows)

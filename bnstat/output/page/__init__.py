@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from bnstat import __version__
 from bnstat.checks import RULES, SEVERITIES, Finding
 from bnstat.checks.rule import counts
-from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange
+from bnstat.compare.diff import MEANINGS, REMARKS, Difference
 from bnstat.compare.folding import Folded
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
@@ -51,7 +52,7 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict for each rule that has findings.
+        groups: a dict for each rule that has findings, which are paired with indices in `rows`.
         data: the input of the page's scripts, as JSON data.
         numbers: the packed arrays; `data` contains the place of each array.
         places: name of a layer -> index in `rows`.
@@ -110,7 +111,21 @@ class Page:
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
         """Add findings, a model's notes and the scripts' input (with `data`); return the page."""
-        self.groups = _grouped(findings, self.places)
+        rules = {rule.code: rule for rule in RULES}
+        by_rule: dict[str, list[Finding]] = defaultdict(list)
+        for finding in findings:
+            by_rule[finding.rule].append(finding)
+        self.groups = [
+            {
+                "rule": rules[code],
+                "findings": [
+                    (each, self.places.get(each.layer or "")) for each in group[:MOST_LISTED]
+                ],
+                "more": max(0, len(group) - MOST_LISTED),
+                "severity": min((each.severity for each in group), key=SEVERITIES.index),
+            }
+            for code, group in by_rule.items()
+        ]
         self.notes += [*model.notes, *footnotes(model)]
         self.data = {
             "kind": self.kind,
@@ -145,23 +160,6 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
     if layer.undecided:
         facts.append(("note", "the file does not record the roles of some variables"))
     return facts
-
-
-def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return a dict per rule with (finding, row) pairs; row is an index in the table, or None."""
-    rules = {rule.code: rule for rule in RULES}
-    by_rule: dict[str, list[Finding]] = {}
-    for finding in findings:
-        by_rule.setdefault(finding.rule, []).append(finding)
-    return [
-        {
-            "rule": rules[code],
-            "findings": [(each, places.get(each.layer or "")) for each in group[:MOST_LISTED]],
-            "more": max(0, len(group) - MOST_LISTED),
-            "severity": min((finding.severity for finding in group), key=SEVERITIES.index),
-        }
-        for code, group in by_rule.items()
-    ]
 
 
 def _runs(channels: NDArray[np.intp]) -> list[int]:
@@ -258,7 +256,17 @@ def of_difference(
     title = f"{old.source.path} → {new.source.path}"
     page = Page("difference", title, facts, difference.summary, tone)
     for change in difference.layers:
-        page.add([old[change.old], new[change.new]], change=_change(change))
+        roles = {role.role: [role.moved, role.largest, role.relative] for role in change.roles}
+        content = {
+            "was": None if change.old == change.new else printable(change.old),
+            **members(change, "match", "verdict"),
+            "meaning": MEANINGS[change.verdict],
+            "causes": [printable(cause.text) for cause in change.causes],
+            "remark": None if change.remark is None else REMARKS[change.remark],
+            "settings": [[each.setting, each.old, each.new] for each in change.settings],
+            "roles": [roles.get(role) for role in ROLES],
+        }
+        page.add([old[change.old], new[change.new]], change=content)
     folded, misfolded = map(_folded, (difference.folded, difference.misfolded))
     unpaired: list[tuple[Literal["old", "new"], str]] = [
         *folded,
@@ -279,20 +287,6 @@ def of_difference(
         title=printable(f"{old.source.path} to {new.source.path}"),
         frames=[{"name": "old"}, {"name": "new"}],
     )
-
-
-def _change(change: LayerChange) -> dict[str, Any]:
-    roles = {role.role: [role.moved, role.largest, role.relative] for role in change.roles}
-    return {
-        "was": None if change.old == change.new else printable(change.old),
-        "match": change.match,
-        "verdict": change.verdict,
-        "meaning": MEANINGS[change.verdict],
-        "causes": [printable(cause.text) for cause in change.causes],
-        "remark": None if change.remark is None else REMARKS[change.remark],
-        "settings": [[setting.setting, setting.old, setting.new] for setting in change.settings],
-        "roles": [roles.get(role) for role in ROLES],
-    }
 
 
 def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str], str]:
