@@ -13,7 +13,7 @@ from bnstat.compare.diff import MEANINGS, REMARKS, Difference, RoleChange
 from bnstat.compare.folding import Folded, Rounding
 from bnstat.model import Source
 from bnstat.output.documents import escaped, json_document, members, source
-from bnstat.output.numbers import compact, counted
+from bnstat.output.numbers import compact, counted, factor
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, layer_table, total_width, wrapped
 
@@ -185,17 +185,12 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
         return f"shape {old} -> {new}", "", ""
     if not role.moved:
         return "0", "", ""
-    relative = "" if role.relative is None else f"{role.relative:.2%}"
-    if role.relative is not None and role.relative >= 10:
-        relative = f"x{compact(role.relative, 3)}"
+    relative = "" if role.relative is None else factor(role.relative)
     return f"{role.moved} of {role.channels}", compact(role.largest, 3), relative
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return a row per changed role or setting, and per equal role if `everything` is True.
-
-    A row contains the layer, the role or setting, and the three cells of `role_cells`.
-    """
+    """Return the layer and the cells of `TITLES` per changed role or setting, or per role."""
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
         if len({role.shapes for role in layer.roles}) == 1 and not any(

@@ -191,7 +191,8 @@ def recalibration_text(
 
 def notes(result: Recalibration) -> Iterator[str]:
     """Yield notes about layers that were not recalibrated, and warnings about the result."""
-    evidence = result.evidence
+    evidence, layers = result.evidence, len(result.layers)
+    reasons = "; ".join(evidence.reasons)
     for name, reason in result.left.items():
         yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
@@ -204,17 +205,16 @@ def notes(result: Recalibration) -> Iterator[str]:
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
-            f"is broken: compare both, or pass --labels ({'; '.join(evidence.reasons)})"
+            f"is broken: compare both, or pass --labels ({reasons})"
         )
     elif result.accuracy is None and evidence.trained_with == "stored-statistics":
         yield (
             "warning: training used the stored statistics, so the old model is probably right and "
-            "the new one broken: --labels measures whether new statistics are better "
-            f"({'; '.join(evidence.reasons)})"
+            f"the new one broken: --labels measures whether new statistics are better ({reasons})"
         )
     elif result.not_trainable and result.accuracy is None and evidence.trained_with == "unknown":
         yield (
-            f"warning: {len(result.not_trainable)} of {len(result.layers)} layers are stored as "
+            f"warning: {len(result.not_trainable)} of {layers} layers are stored as "
             "not trainable, so training probably used the stored statistics, and new ones may "
             "break the network: --labels measures whether new ones are better"
         )
@@ -222,7 +222,7 @@ def notes(result: Recalibration) -> Iterator[str]:
     if far:
         worst = max(far, key=lambda layer: layer.remains)
         yield (
-            f"warning: {len(far)} of {len(result.layers)} layers are still off by more than {FAR} "
+            f"warning: {len(far)} of {layers} layers are still off by more than {FAR} "
             f"standard deviations, {worst.layer} by {compact(worst.remains, 2)}: "
             "use --exact, or larger batches"
         )
@@ -251,13 +251,9 @@ def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
 
 
 def _described(outputs: Outputs) -> str:
-    text = (
-        f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
-        f"{compact(outputs.spread, 3)} from sample to sample"
-    )
-    if outputs.saturated is None:
-        return text
-    return f"{text}, {percent(outputs.saturated)} saturated"
+    low, high, spread = (compact(each, 3) for each in (outputs.low, outputs.high, outputs.spread))
+    end = "" if outputs.saturated is None else f", {percent(outputs.saturated)} saturated"
+    return f"{low} to {high}, varying by {spread} from sample to sample{end}"
 
 
 def json_lines(result: Drift, model: str) -> Iterator[str]:
@@ -282,13 +278,10 @@ def json_lines(result: Drift, model: str) -> Iterator[str]:
 
 
 def _shared(result: Drift | Recalibration) -> dict[str, Any]:
-    evidence, shown = result.evidence, None
-    if evidence is not None:
-        data = None if evidence.data is None else asdict(evidence.data)
-        shown = {"file": asdict(evidence.file), "data": data}
+    evidence = result.evidence
     return {
         "trained_with": "unknown" if evidence is None else evidence.trained_with,
-        "evidence": shown,
+        "evidence": evidence and asdict(evidence),
         "left": [{"layer": name, "reason": reason} for name, reason in result.left.items()],
     }
 

@@ -237,10 +237,8 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
     import hashlib
     from urllib.parse import quote
 
-    if os.path.isabs(path):
-        uri = Path(path).as_uri()
-    else:
-        uri = quote(Path(path).as_posix(), errors="surrogateescape")
+    relative = quote(Path(path).as_posix(), errors="surrogateescape")
+    uri = Path(path).as_uri() if os.path.isabs(path) else relative
     location: dict[str, Any] = {
         "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
     }

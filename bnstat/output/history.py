@@ -14,7 +14,7 @@ import numpy as np
 from bnstat.checks.rule import Finding
 from bnstat.output import findings
 from bnstat.output.documents import csv_document, json_document, members
-from bnstat.output.numbers import Scale, compact, finite
+from bnstat.output.numbers import Scale, compact, factor, finite
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 from bnstat.run_history import MEASURES, Floats, History, Track
@@ -108,9 +108,7 @@ def moves(track: Track) -> str:
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"
-    if change == 0:
-        return "0"
-    return f"{change:.2%}" if change < 10 else f"x{compact(change, 3)}"
+    return factor(change) if change else "0"
 
 
 def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> Iterator[str]:

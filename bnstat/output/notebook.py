@@ -19,6 +19,7 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.exchange.decimals import portable
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
 from bnstat.output import differences, findings
+from bnstat.output.documents import members
 from bnstat.output.history import moves, newest
 from bnstat.output.numbers import Floats, Scale, compact, compact_pair, counted, finite
 from bnstat.output.terminal import overview
@@ -208,14 +209,11 @@ def _statistic(layer: BatchNorm, role: str) -> str:
 
 def of_layer(layer: BatchNorm) -> str:
     """Return a table with one row per role: summary, distribution and sorted channels."""
-    settings = [
-        f"{name} {value}"
-        for name in ("epsilon", "momentum", "axis", "trainable")
-        if (value := getattr(layer, name)) is not None
-    ]
-    about = ", ".join([f"{layer.channels:,} channels", *settings])
+    settings = members(layer, "epsilon", "momentum", "axis", "trainable").items()
+    about = [f"{name} {value}" for name, value in settings if value is not None]
+    about = [f"{layer.channels:,} channels", *about]
     return together(
-        element("p", element("b", legible(layer.name)), f": {about}"),
+        element("p", element("b", legible(layer.name)), f": {', '.join(about)}"),
         table(
             ["statistic", "dtype", "mean ± deviation", "range", "distribution", "in order"],
             [_row(layer, role) for role in ROLES if role in layer.variables],

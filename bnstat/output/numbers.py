@@ -42,6 +42,11 @@ def compact(number: float, digits: int) -> str:
     return f"{number:.{_decimals(number, digits)}f}"
 
 
+def factor(ratio: float) -> str:
+    """Return a positive ratio as text: `2.50%`, or `x12` from 10 on."""
+    return f"{ratio:.2%}" if ratio < 10 else f"x{compact(ratio, 3)}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with a noun, such as `1 layer` and `1,234 layers`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

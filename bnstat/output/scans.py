@@ -75,13 +75,9 @@ def _record(record: Record, screen: Screen) -> Iterator[str]:
 
 
 def _worst(record: Record) -> str:
-    """Return the most serious finding, such as `error BN001`, or the kind of the read error.
-
-    The text is empty if the model could be read and has no findings.
-    """
-    if record.trouble is not None:
-        return str(record.trouble)
-    return "" if record.worst is None else f"{record.worst} {record.rule}"
+    """Return the kind of the read error, or the most serious finding, such as `error BN001`."""
+    finding = "" if record.worst is None else f"{record.worst} {record.rule}"
+    return record.trouble or finding
 
 
 def json_lines(records: Iterable[Record]) -> Iterator[str]:

@@ -114,8 +114,7 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
     """Yield lines with the name of a role and a summary of its values."""
-    summary = Summary.of(array)
-    parts = []
+    summary, parts = Summary.of(array), []
     if summary.min == summary.max:
         parts.append(compact(summary.min, 3))
     elif summary.bad < summary.count:
