@@ -239,9 +239,8 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
 
     relative = quote(Path(path).as_posix(), errors="surrogateescape")
     uri = Path(path).as_uri() if os.path.isabs(path) else relative
-    location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
-    }
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    location: dict[str, Any] = {"physicalLocation": place}
     if finding.layer is not None:
         location["logicalLocations"] = [{"name": finding.layer, "kind": "member"}]
     identity = f"{finding.rule}\0{finding.layer}".encode("utf-8", "surrogatepass")

@@ -355,11 +355,11 @@ def figure(layer: BatchNorm) -> Any:
         values = np.empty(0) if array is None else finite(array)
         if array is not None and values.size:
             _draw_charts(left, right, np.sort(values), array.size - values.size)
-            continue
-        for axes in (left, right):
-            axes.set_axis_off()
-        reason = "not in the file" if array is None else "no finite number"
-        left.text(0.5, 0.5, f"{title}: {reason}", ha="center")
+        else:
+            left.set_axis_off()
+            right.set_axis_off()
+            reason = "not in the file" if array is None else "no finite number"
+            left.text(0.5, 0.5, f"{title}: {reason}", ha="center")
     return drawn
 
 

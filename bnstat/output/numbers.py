@@ -77,10 +77,7 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
-        """Return an axis for finite numbers.
-
-        If `adaptive` is True, positive numbers of very different sizes get a logarithmic axis.
-        """
+        """Return an axis of finite numbers, logarithmic if `adaptive` and the sizes differ much."""
         low, high = float(values.min()), float(values.max())
         return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
 

@@ -192,9 +192,8 @@ def _facts(model: Model) -> dict[str, str]:
     }
     for setting in ("epsilon", "momentum", "axis"):
         values = {getattr(layer, setting) for layer in model.layers}
-        if len(values) == 1:
-            (value,) = values
-            facts[setting] = None if value is None else str(value)
+        if len(values) == 1 and None not in values:
+            facts[setting] = str(values.pop())
     return {label: text for label, text in facts.items() if text}
 
 
@@ -377,8 +376,8 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
             for track in tracks
         ]
         # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
-        epsilons = [None if layer is None else layer.epsilon for layer in reversed(layers)]
-        epsilon = next((each for each in epsilons if each is not None), None)
+        epsilons = [layer.epsilon for layer in layers if layer and layer.epsilon is not None]
+        epsilon = epsilons[-1] if epsilons else None
         page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
     return page.finish(
         frames.newest,

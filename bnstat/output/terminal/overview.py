@@ -226,15 +226,14 @@ def _role_columns(
     means, ranges = [], []
     for row in rows:
         summary = row.summaries.get(role)
-        if summary is None:
-            means.append(("?" if row.layer.undecided else "-", ""))
-            ranges.append(("", ""))
-        elif layout.spread:
-            means.append(compact_pair(summary.mean, summary.std, layout.digits))
-            low, high = (compact(end, layout.digits) for end in (summary.min, summary.max))
-            ranges.append((low, high))
-        else:
-            means.append((compact(summary.mean, layout.digits), ""))
+        mean, extent = ("?" if row.layer.undecided else "-", ""), ("", "")
+        if summary is not None and layout.spread:
+            mean = compact_pair(summary.mean, summary.std, layout.digits)
+            extent = compact(summary.min, layout.digits), compact(summary.max, layout.digits)
+        elif summary is not None:
+            mean = compact(summary.mean, layout.digits), ""
+        means.append(mean)
+        ranges.append(extent)
     if not layout.spread:
         title = _TITLES[role].removeprefix("moving ")
         yield Column(title, [mean for mean, _ in means], right=True, styles=styles)
