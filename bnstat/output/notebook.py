@@ -197,13 +197,12 @@ def of_model(model: Model) -> str:
 
 
 def _statistic(layer: BatchNorm, role: str) -> str:
-    if role not in layer.variables:
-        return "?" if layer.undecided else "-"
     try:
         array = layer.array(role)
     except BnstatError as error:
         return sentence(str(error))
-    assert array is not None
+    if array is None:
+        return "?" if layer.undecided else "-"
     return together(_numbers(Summary.of(array)), BREAK, distribution(array))
 
 

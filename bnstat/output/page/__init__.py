@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final, Literal, NamedTuple, Protocol
+from typing import IO, Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,12 +81,22 @@ class Page:
         layer = next(frame for frame in reversed(frames) if frame is not None)
         if is_shown:
             self.places[layer.name] = len(self.rows)
+        settings = {
+            **members(layer, "momentum", "axis"),
+            "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
+            "known by": layer.evidence,
+            "dtype": ", ".join(sorted({variable.dtype for variable in layer.variables.values()})),
+        }
+        facts = [(title, str(value)) for title, value in settings.items() if value is not None]
+        facts += [("note", printable(note)) for note in layer.notes]
+        if layer.undecided:
+            facts.append(("note", "the file does not record the roles of some variables"))
         is_vector = sum(size != 1 for size in layer.shape) <= 1
         row = {
             "name": printable(layer.name),
             "channels": layer.channels,
             "shape": None if is_vector else list(layer.shape),
-            "facts": _layer_facts(layer),
+            "facts": facts,
             "epsilon": [None if frame is None else frame.epsilon for frame in frames],
             "stored": [
                 frame and [self.pack(frame.array(role)) for role in ROLES] for frame in frames
@@ -147,21 +157,6 @@ class Page:
         return self
 
 
-def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
-    settings = {
-        "momentum": layer.momentum,
-        "axis": layer.axis,
-        "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
-        "known by": layer.evidence,
-        "dtype": ", ".join(sorted({variable.dtype for variable in layer.variables.values()})),
-    }
-    facts = [(title, str(value)) for title, value in settings.items() if value is not None]
-    facts += [("note", printable(note)) for note in layer.notes]
-    if layer.undecided:
-        facts.append(("note", "the file does not record the roles of some variables"))
-    return facts
-
-
 def _runs(channels: NDArray[np.intp]) -> list[int]:
     """Convert channels to starts and lengths of runs: [4, 5, 6, 9] becomes [4, 3, 9, 1]."""
     starts = np.flatnonzero(np.diff(channels, prepend=-2) != 1)
@@ -197,15 +192,12 @@ def _facts(model: Model) -> dict[str, str]:
     return {label: text for label, text in facts.items() if text}
 
 
-class Measured(NamedTuple):
-    """The state of a layer, and its measured `mean`, `variance` and `divergence` per channel."""
-
-    state: str
-    arrays: dict[str, Floats]
+Measured = Mapping[str, tuple[str, Mapping[str, Floats]]]
+"""Layer -> its state, and its measured `mean`, `variance` and `divergence` per channel."""
 
 
-def load_measured(path: str) -> dict[str, Measured]:
-    """Read the JSON file of `bnstat drift`; return layer name -> measured statistics."""
+def load_measured(path: str) -> Measured:
+    """Read the measured statistics from the JSON file of `bnstat drift`."""
     measured = {}
     try:
         for layer in json.loads(Path(path).read_bytes())["layers"]:
@@ -216,7 +208,7 @@ def load_measured(path: str) -> dict[str, Measured]:
             is_text = isinstance(layer["name"], str) and isinstance(layer["state"], str)
             if not is_text or len({array.size for array in arrays.values()}) > 1:
                 raise ValueError
-            measured[layer["name"]] = Measured(layer["state"], arrays)
+            measured[layer["name"]] = layer["state"], arrays
     except FileNotFoundError:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
@@ -226,17 +218,15 @@ def load_measured(path: str) -> dict[str, Measured]:
     return measured
 
 
-def of_model(
-    model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
-) -> Page:
-    """Return the page of one model; `measured` maps layer names to drift results."""
+def of_model(model: Model, findings: Sequence[Finding], measured: Measured | None = None) -> Page:
+    """Return the page of one model, with measured statistics if given."""
     page = Page("model", model.source.path, _facts(model), *_headline(model, findings))
     for layer in model.layers:
         page.add([layer])
-    for name, data in (measured or {}).items():
-        if name in page.places and data.arrays["mean"].size == model[name].channels:
-            packed = {key: page.pack(array) for key, array in data.arrays.items()}
-            page.rows[page.places[name]]["measured"] = {"state": data.state, **packed}
+    for name, (state, arrays) in (measured or {}).items():
+        if name in page.places and arrays["mean"].size == model[name].channels:
+            packed = {key: page.pack(array) for key, array in arrays.items()}
+            page.rows[page.places[name]]["measured"] = {"state": state, **packed}
         else:
             page.notes.append(
                 f"{name}: measured on data, but the model has no layer of this name and size"

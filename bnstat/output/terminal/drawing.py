@@ -115,12 +115,12 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
     """Yield lines with the name of a role and a summary of its values."""
     summary, parts = Summary.of(array), []
+    low, high = compact(summary.min, 3), compact(summary.max, 3)
     if summary.min == summary.max:
-        parts.append(compact(summary.min, 3))
+        parts.append(low)
     elif summary.bad < summary.count:
         mean, deviation = compact_pair(summary.mean, summary.std, 3)
-        parts.append(f"{mean}{screen.glyphs.plus_minus}{deviation}")
-        parts.append(f"{compact(summary.min, 3)}..{compact(summary.max, 3)}")
+        parts += [f"{mean}{screen.glyphs.plus_minus}{deviation}", f"{low}..{high}"]
     parts.append(counted(summary.count, "channel"))
     if summary.bad:
         parts.append(f"{summary.bad:,} of them NaN or infinite")

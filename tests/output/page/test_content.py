@@ -16,7 +16,6 @@ from bnstat.checks import check, find_rules
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.model import ROLES, Source
 from bnstat.output import page as pages
-from bnstat.output.page import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.written import Shown, of_model, of_run, of_two
 
@@ -154,10 +153,8 @@ def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch
 def test_measured_statistics() -> None:
     numbers = np.array([1.0, np.nan, 3])
     data = {
-        "bn": Measured(
-            "shifted", {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}
-        ),
-        "other": Measured("healthy", {"mean": numbers}),
+        "bn": ("shifted", {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}),
+        "other": ("healthy", {"mean": numbers}),
     }
     shown = Shown(of_model(model(usual("bn", 3)), measured=data))
     measured = shown.data["rows"][0]["measured"]
