@@ -76,11 +76,13 @@ def command(
 
     def lines(screen: Screen) -> Iterator[str]:
         from bnstat.output.terminal import overview
+        from bnstat.output.terminal.table import wrapped
 
         if values or no_values or verbose:
             from bnstat.output.terminal import listing
         if not model.layers:
-            yield from overview.undecided(model)
+            for line in overview.undecided(model):
+                yield from wrapped(line, screen)
         elif values:
             yield from listing.values(model, screen, tracked)
         elif no_values:

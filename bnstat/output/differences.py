@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
 from bnstat.compare.alignment import Match
-from bnstat.compare.causes import Cause
-from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange, RoleChange
+from bnstat.compare.diff import MEANINGS, REMARKS, Difference, RoleChange
 from bnstat.compare.folding import Folded, Rounding
 from bnstat.model import Source
 from bnstat.output.documents import escaped, json_document, members, source
-from bnstat.output.numbers import compact
+from bnstat.output.numbers import compact, counted, factor
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, layer_table, total_width, wrapped
 
 if TYPE_CHECKING:
-    from bnstat.mending.pairing import Applied, Change
+    from bnstat.mending.pairing import Applied
 
 MATCHES: Final[Mapping[Match, str]] = {
     "name": "by name",
@@ -36,9 +35,6 @@ ROUNDINGS: Final[Mapping[Rounding, str]] = {
     "bfloat16": "numbers of bfloat16",
 }
 """Rounding that limits the precision of a folding proof -> text."""
-
-_KERAS_EPSILON: Final = ("Keras", "0.001")
-_PYTORCH_EPSILON: Final = ("PyTorch", "1e-5")
 
 TITLES: Final = ("role", "moved", "largest", "relative")
 LEGEND: Final = (
@@ -98,17 +94,15 @@ def remarks(difference: Difference, everything: bool) -> Iterator[str]:
     yield from listed(ties, [legible(each.layer) for each in difference.folded if each.tie])
     misfolded = map(folded_text, difference.misfolded)
     yield from listed("folded by another scale or shift", misfolded)
-    causes: dict[str, list[str]] = {}
-    for name, layer_causes in [
-        *((layer.new, layer.causes) for layer in difference.different),
-        *((folded.layer, folded.causes) for folded in difference.misfolded),
-    ]:
+    causes: dict[str, list[str]] = defaultdict(list)
+    with_causes = [(layer.new, layer.causes) for layer in difference.different]
+    with_causes += [(folded.layer, folded.causes) for folded in difference.misfolded]
+    for name, layer_causes in with_causes:
         for cause in layer_causes:
-            causes.setdefault(cause.text, []).append(legible(name))
+            causes[cause.text].append(legible(name))
     for text, names in causes.items():
         yield from listed(f"cause: {text}", names)
-    yield from _missing_epsilons(difference)
-    yield from _unproven(difference, everything)
+    yield from _untested(difference, everything)
     for remark, meaning in REMARKS.items():
         names = [legible(layer.new) for layer in difference.layers if layer.remark == remark]
         yield from listed(f"{remark.replace('-', ' ')} ({meaning})", names)
@@ -128,26 +122,25 @@ def _matches(matches: Iterable[Match]) -> str:
     return ", ".join(f"{counts[match]} {MATCHES[match]}" for match in MATCHES if counts[match])
 
 
-def _missing_epsilons(difference: Difference) -> Iterator[str]:
-    """Yield a line for each file that lacks epsilons which the other file stores."""
-    names = _file_names(difference)
+def _untested(difference: Difference, everything: bool) -> Iterator[str]:
+    """Yield lines about epsilons that one file lacks, and layers not proven to be folded."""
     sources = difference.old, difference.new
-    for having, lacking in ((0, 1), (1, 0)):
-        pairs = [(layer.epsilons[having], layer.epsilons[lacking]) for layer in difference.layers]
-        stored = {f"{own:g}" for own, other in pairs if own is not None and other is None}
+    # PureWindowsPath splits at both separators, / and \.
+    names = [legible(PureWindowsPath(source.path).name) for source in sources]
+    if names[0] == names[1] or not all(names):
+        names = ["the old file", "the new file"]
+    for own, other in ((0, 1), (1, 0)):
+        pairs = [(layer.epsilons[own], layer.epsilons[other]) for layer in difference.layers]
+        stored = {
+            f"{epsilon:g}" for epsilon, lacking in pairs if lacking is None and epsilon is not None
+        }
         if stored:
-            libraries = _default_epsilons(sources[lacking])
+            libraries = _default_epsilons(sources[other])
             defaults = ", ".join(f"{name}'s default is {value}" for name, value in libraries)
             yield (
-                f"epsilon: {names[having]} has {' and '.join(sorted(stored))}; {names[lacking]} "
-                f"stores none, and {defaults}: pass the epsilon of your code by --epsilon"
+                f"epsilon: {names[own]} has {' and '.join(sorted(stored))}; {names[other]} stores "
+                f"none, and {defaults}: pass the epsilon of your code by --epsilon"
             )
-
-
-def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines about layers that are not proven to be folded into the other model, and why."""
-    names = _file_names(difference)
-    sources = difference.old, difference.new
     for own, side in enumerate(("old", "new")):
         unfolded = [each for each in difference.unfolded if each.side == side]
         unmatched = [legible(each.layer) for each in unfolded if each.reason == "no-match"]
@@ -162,22 +155,12 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
             )
 
 
-def _file_names(difference: Difference) -> tuple[str, str]:
-    """Return both file names, or `the old file` and `the new file` if the names are equal."""
-    # PureWindowsPath splits at both separators, / and \.
-    old, new = (
-        legible(PureWindowsPath(source.path).name) for source in (difference.old, difference.new)
-    )
-    return (old, new) if old and new and old != new else ("the old file", "the new file")
-
-
 def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
     """Return (library, default epsilon) for each library that may have written the file."""
+    defaults = ("PyTorch", "1e-5"), ("Keras", "0.001")
     if source.format == "pytorch":
-        return [_PYTORCH_EPSILON]
-    if source.format.startswith(("keras", "tf", "saved-model")):
-        return [_KERAS_EPSILON]
-    return [_PYTORCH_EPSILON, _KERAS_EPSILON]
+        return defaults[:1]
+    return defaults[1:] if source.format.startswith(("keras", "tf", "saved-model")) else defaults
 
 
 def folded_text(layer: Folded) -> str:
@@ -202,17 +185,12 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
         return f"shape {old} -> {new}", "", ""
     if not role.moved:
         return "0", "", ""
-    relative = "" if role.relative is None else f"{role.relative:.2%}"
-    if role.relative is not None and role.relative >= 10:
-        relative = f"x{compact(role.relative, 3)}"
+    relative = "" if role.relative is None else factor(role.relative)
     return f"{role.moved} of {role.channels}", compact(role.largest, 3), relative
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return a row per changed role or setting, and per equal role if `everything` is True.
-
-    A row contains the layer, the role or setting, and the three cells of `role_cells`.
-    """
+    """Return the layer and the cells of `TITLES` per changed role or setting, or per role."""
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
         if len({role.shapes for role in layer.roles}) == 1 and not any(
@@ -240,46 +218,46 @@ def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> l
     ]
 
 
+_OF_ROLES: Final = (
+    *("presence", "shapes", "dtypes", "equal", "channels", "moved", "largest", "relative"),
+)
+
+
 def json_lines(difference: Difference) -> Iterator[str]:
     """Yield the lines of a difference as JSON."""
+    folded = {"folded": difference.folded, "misfolded": difference.misfolded}
     document = {
         "schema": 1,
         "old": source(difference.old),
         "new": source(difference.new),
         **members(difference, "rtol", "atol", "tolerance", "equal", "equivalent", "verdict"),
         **members(difference, "summary", "counts", "removed", "added"),
-        "folded": [_json_folded(layer) for layer in difference.folded],
-        "misfolded": [_json_folded(layer) for layer in difference.misfolded],
+        **{
+            name: [
+                {
+                    "verdict": "different" if layer.causes else "folded",
+                    **members(layer, "layer", "side", "weights", "into", "bias", "rounding", "tie"),
+                    "causes": [members(cause, "kind", "text") for cause in layer.causes],
+                }
+                for layer in layers
+            ]
+            for name, layers in folded.items()
+        },
         "ties": difference.ties,
-        "layers": [_json_layer(layer) for layer in difference.layers],
+        "layers": [
+            {
+                **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
+                "causes": [members(cause, "kind", "text") for cause in layer.causes],
+                "epsilon_told": layer.epsilon_presence,
+                "roles": {role.role: members(role, *_OF_ROLES) for role in layer.roles},
+                "settings": {
+                    setting.setting: members(setting, "old", "new") for setting in layer.settings
+                },
+            }
+            for layer in difference.layers
+        ],
     }
     return json_document(document)
-
-
-def _json_folded(layer: Folded) -> dict[str, Any]:
-    return {
-        "verdict": "different" if layer.causes else "folded",
-        **members(layer, "layer", "side", "weights", "into", "bias", "rounding", "tie"),
-        "causes": _causes(layer.causes),
-    }
-
-
-def _causes(causes: Sequence[Cause]) -> list[dict[str, str]]:
-    return [{"kind": cause.kind, "text": cause.text} for cause in causes]
-
-
-def _json_layer(layer: LayerChange) -> dict[str, Any]:
-    numbers = ("equal", "channels", "moved", "largest", "relative")
-    return {
-        **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
-        "causes": _causes(layer.causes),
-        "epsilon_told": layer.epsilon_presence,
-        "roles": {
-            role.role: members(role, "presence", "shapes", "dtypes", *numbers)
-            for role in layer.roles
-        },
-        "settings": {setting.setting: members(setting, "old", "new") for setting in layer.settings},
-    }
 
 
 def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
@@ -322,29 +300,19 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
         texts = ["moved: values that changed; largest: the largest change"]
         yield from layer_table([row[0] for row in rows], columns, texts, screen)
         yield ""
-    if pairs := _paired(applied.changes):
-        yield from wrapped(pairs, screen)
-    layers = len({change.layer for change in applied.changes})
-    values = sum(change.channels for change in applied.changes)
-    line = (
-        f"{layers} layer{'s' * (layers != 1)} written, {applied.moved:,} of {values:,} values new"
-    )
-    if untouched := len(applied.untouched):
-        line += f"; {untouched} layer{'s' * (untouched != 1)} unchanged"
-    yield from wrapped(line, screen)
-
-
-def _paired(changes: Sequence[Change]) -> str:
-    """Return a line about layers that were paired despite different names, or an empty text."""
-    by_layer = {change.layer: change for change in changes}
+    by_layer = {change.layer: change for change in applied.changes}
     renamed = [change for change in by_layer.values() if change.given_as != change.layer]
-    if all(change.match == "name" for change in renamed):
-        return ""
-    pairs = [f"{legible(change.given_as)} -> {legible(change.layer)}" for change in renamed]
-    if len(pairs) > _NAMES_SHOWN:
-        pairs[_NAMES_SHOWN:] = ["..."]
-    matches = _matches(change.match for change in by_layer.values())
-    return f"layers matched {matches}: {', '.join(pairs)}"
+    if any(change.match != "name" for change in renamed):
+        pairs = [f"{legible(change.given_as)} -> {legible(change.layer)}" for change in renamed]
+        if len(pairs) > _NAMES_SHOWN:
+            pairs[_NAMES_SHOWN:] = ["..."]
+        matches = _matches(change.match for change in by_layer.values())
+        yield from wrapped(f"layers matched {matches}: {', '.join(pairs)}", screen)
+    values = sum(change.channels for change in applied.changes)
+    line = f"{counted(len(by_layer), 'layer')} written, {applied.moved:,} of {values:,} values new"
+    if applied.untouched:
+        line += f"; {counted(len(applied.untouched), 'layer')} unchanged"
+    yield from wrapped(line, screen)
 
 
 def applied_json(applied: Applied) -> Iterator[str]:

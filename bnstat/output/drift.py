@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift, State
-from bnstat.estimate.modes import ModeEvidence, Modes, Outputs, percent
-from bnstat.estimate.recalibration import FAR, Mended, Recalibration
+from bnstat.estimate.modes import Modes, Outputs, percent
+from bnstat.estimate.recalibration import FAR, Recalibration
 from bnstat.exchange.csv import cell
 from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import compact
@@ -37,17 +37,6 @@ RECALIBRATION_LEGEND: Final = (
 )
 
 _SHIFTED: Final = "shifted: the data has another distribution than the data of the statistics"
-_STATES: Final[Mapping[State, str]] = {
-    "invalid": (
-        "invalid: stored statistics or inputs of layers are NaN or infinite, or a variance is "
-        "negative; bnstat check names such layers, and bnstat recalibrate replaces their statistics"
-    ),
-    "healthy": "healthy: the inputs of the layers have the stored statistics",
-    "shifted": (
-        f"{_SHIFTED}, or the statistics do not belong to these weights; bnstat recalibrate adapts "
-        "them"
-    ),
-}
 _STYLES: Final[Mapping[State, str]] = {
     "shifted": "yellow",
     "never-updated": "red",
@@ -55,9 +44,6 @@ _STYLES: Final[Mapping[State, str]] = {
 }
 _SMALL_BATCH: Final = 32
 """The batch size below which inaccurate statistics can lower the accuracy themselves."""
-
-_UNKNOWN: Final = "-"
-"""Shown if no channel has a value, because the statistics are invalid."""
 
 _MODES: Final = {
     "batch-statistics": ", and the network was trained with the statistics of each batch: "
@@ -69,6 +55,7 @@ _MODES: Final = {
     "inference mode, recalibrating breaks it. The evidence does not show which is true. --labels "
     "compares the accuracies",
 }
+
 
 _BETTER: Final = {
     "own": "the data's own statistics, which bnstat recalibrate estimates",
@@ -87,70 +74,86 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
     yield ""
     layers = sorted(result.layers, key=lambda layer: -layer.total)
     styles = {row: _STYLES.get(layer.state, "") for row, layer in enumerate(layers)}
+    cells = [_shift_and_ratios(layer) for layer in layers]
     columns = [
         Column("ch", [str(layer.mean.size) for layer in layers], right=True),
-        Column("shift", [_shift(layer) for layer in layers], right=True),
-        Column("variance", [_ratios(layer) for layer in layers], right=True),
+        Column("shift", [shift for shift, _ in cells], right=True),
+        Column("variance", [ratios for _, ratios in cells], right=True),
         Column("J", [compact(layer.total, 3) for layer in layers], right=True, styles=styles),
         Column("", [layer.state.replace("-", " ") for layer in layers], styles=styles),
     ]
     yield from layer_table([layer.layer for layer in layers], columns, [LEGEND], screen)
     yield ""
-    if result.state == "never-updated":
-        yield from wrapped(f"never updated: {_verdict(result.evidence)}", screen)
-    elif result.state == "shifted":
-        yield from wrapped(_advice(result), screen)
-    else:
-        yield from wrapped(_STATES[result.state], screen)
+    yield from wrapped(_advice(result), screen)
 
 
 def _advice(result: Drift) -> str:
+    """Return the state of a model, and what to do about the state."""
+    if result.state == "invalid":
+        return (
+            "invalid: stored statistics or inputs of layers are NaN or infinite, or a variance is "
+            "negative; bnstat check names such layers, and bnstat recalibrate replaces their "
+            "statistics"
+        )
+    if result.state == "healthy":
+        return "healthy: the inputs of the layers have the stored statistics"
+    if result.state == "never-updated":
+        start = "never updated: layers still hold the initial mean 0 and variance 1"
+        evidence = result.evidence
+        if evidence is None:
+            return start + _MODES["unknown"]
+        text = _MODES[evidence.trained_with]
+        better = None if evidence.data is None else evidence.data.better
+        if evidence.trained_with == "unknown" and better is not None:
+            text = (
+                ". The evidence does not show how the network was trained, but on this data it is "
+                f"right more often with {_BETTER[better]}"
+            )
+        return f"{start}{text} ({'; '.join(evidence.reasons)})"
+    return f"{_SHIFTED}{_advice_if_shifted(result)}"
+
+
+def _advice_if_shifted(result: Drift) -> str:
     evidence = result.evidence
     modes = None if evidence is None else evidence.data
     better = None if modes is None else modes.better
+    needs = ", but the network needs the stored statistics and must not be recalibrated"
     if modes is not None and better == "stored":
         before, after = (percent(each.accuracy or 0) for each in (modes.stored, modes.own))
         figures = f"accuracy {before} with the stored statistics, {after} with the data's own"
         size = result.samples / result.batches
         if size < _SMALL_BATCH:
             return (
-                f"{_SHIFTED}. The network is right more often with the stored statistics, but "
+                ". The network is right more often with the stored statistics, but "
                 f"those of batches of {compact(size, 2)} are inaccurate ({figures}): use batches "
                 f"of at least {_SMALL_BATCH}, or bnstat recalibrate with --labels, which writes "
                 "no copy of lower accuracy"
             )
-        return f"{_SHIFTED}, but {_needs_its_own(figures)}"
+        return f"{needs} ({figures})"
     if better is None and evidence is not None:
         if evidence.trained_with == "stored-statistics":
-            return f"{_SHIFTED}, but {_needs_its_own('; '.join(evidence.reasons))}"
+            return f"{needs} ({'; '.join(evidence.reasons)})"
         if result.not_trainable and evidence.trained_with == "unknown":
             frozen = f"{len(result.not_trainable)} of {len(result.layers)}"
             return (
-                f"{_SHIFTED}. {frozen} layers are stored as not trainable, so the network was "
+                f". {frozen} layers are stored as not trainable, so the network was "
                 "probably trained with the stored statistics and needs them: use bnstat "
                 "recalibrate only with --labels, which writes no copy of lower accuracy"
             )
-    return _STATES["shifted"]
+    return ", or the statistics do not belong to these weights; bnstat recalibrate adapts them"
 
 
-def _needs_its_own(reason: str) -> str:
-    return f"the network needs the stored statistics and must not be recalibrated ({reason})"
-
-
-def _shift(layer: LayerDrift) -> str:
-    shifts = layer.shift[~np.isnan(layer.shift)]
-    if not shifts.size:
-        return _UNKNOWN
-    worst = shifts[np.argmax(np.abs(shifts))]
-    return f"{'+' if worst > 0 else ''}{compact(float(worst), 3)}"
-
-
-def _ratios(layer: LayerDrift) -> str:
-    ratios = layer.ratio[~np.isnan(layer.ratio)]
-    if not ratios.size:
-        return _UNKNOWN
-    low, high = (f"x{compact(float(ratio), 3)}" for ratio in (ratios.min(), ratios.max()))
-    return f"{low} to {high}"
+def _shift_and_ratios(layer: LayerDrift) -> tuple[str, str]:
+    """Return the largest shift, and the range of variance ratios; `-` if all are NaN."""
+    shifts, ratios = (values[~np.isnan(values)] for values in (layer.shift, layer.ratio))
+    shift = variance = "-"
+    if shifts.size:
+        worst = float(shifts[np.argmax(np.abs(shifts))])
+        shift = f"{'+' if worst > 0 else ''}{compact(worst, 3)}"
+    if ratios.size:
+        low, high = (f"x{compact(float(ratio), 3)}" for ratio in (ratios.min(), ratios.max()))
+        variance = f"{low} to {high}"
+    return shift, variance
 
 
 def recalibration_text(
@@ -188,7 +191,8 @@ def recalibration_text(
 
 def notes(result: Recalibration) -> Iterator[str]:
     """Yield notes about layers that were not recalibrated, and warnings about the result."""
-    evidence = result.evidence
+    evidence, layers = result.evidence, len(result.layers)
+    reasons = "; ".join(evidence.reasons)
     for name, reason in result.left.items():
         yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
@@ -201,17 +205,16 @@ def notes(result: Recalibration) -> Iterator[str]:
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
-            f"is broken: compare both, or pass --labels ({'; '.join(evidence.reasons)})"
+            f"is broken: compare both, or pass --labels ({reasons})"
         )
     elif result.accuracy is None and evidence.trained_with == "stored-statistics":
         yield (
             "warning: training used the stored statistics, so the old model is probably right and "
-            "the new one broken: --labels measures whether new statistics are better "
-            f"({'; '.join(evidence.reasons)})"
+            f"the new one broken: --labels measures whether new statistics are better ({reasons})"
         )
     elif result.not_trainable and result.accuracy is None and evidence.trained_with == "unknown":
         yield (
-            f"warning: {len(result.not_trainable)} of {len(result.layers)} layers are stored as "
+            f"warning: {len(result.not_trainable)} of {layers} layers are stored as "
             "not trainable, so training probably used the stored statistics, and new ones may "
             "break the network: --labels measures whether new ones are better"
         )
@@ -219,7 +222,7 @@ def notes(result: Recalibration) -> Iterator[str]:
     if far:
         worst = max(far, key=lambda layer: layer.remains)
         yield (
-            f"warning: {len(far)} of {len(result.layers)} layers are still off by more than {FAR} "
+            f"warning: {len(far)} of {layers} layers are still off by more than {FAR} "
             f"standard deviations, {worst.layer} by {compact(worst.remains, 2)}: "
             "use --exact, or larger batches"
         )
@@ -248,27 +251,9 @@ def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
 
 
 def _described(outputs: Outputs) -> str:
-    text = (
-        f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
-        f"{compact(outputs.spread, 3)} from sample to sample"
-    )
-    if outputs.saturated is None:
-        return text
-    return f"{text}, {percent(outputs.saturated)} saturated"
-
-
-def _verdict(evidence: ModeEvidence | None) -> str:
-    """Return advice for a model whose layers still have the initial mean 0 and variance 1."""
-    start = "layers still hold the initial mean 0 and variance 1"
-    if evidence is None:
-        return start + _MODES["unknown"]
-    text = _MODES[evidence.trained_with]
-    if evidence.trained_with == "unknown" and evidence.data is not None and evidence.data.better:
-        text = (
-            ". The evidence does not show how the network was trained, but on this data it is "
-            f"right more often with {_BETTER[evidence.data.better]}"
-        )
-    return f"{start}{text} ({'; '.join(evidence.reasons)})"
+    low, high, spread = (compact(each, 3) for each in (outputs.low, outputs.high, outputs.spread))
+    end = "" if outputs.saturated is None else f", {percent(outputs.saturated)} saturated"
+    return f"{low} to {high}, varying by {spread} from sample to sample{end}"
 
 
 def json_lines(result: Drift, model: str) -> Iterator[str]:
@@ -278,39 +263,40 @@ def json_lines(result: Drift, model: str) -> Iterator[str]:
         "path": model,
         **members(result, "samples", "accuracy", "state", "largest"),
         **_shared(result),
-        "layers": [_drift_layer(layer) for layer in result.layers],
+        "layers": [
+            {
+                "name": layer.layer,
+                "state": layer.state,
+                "divergence": layer.total,
+                **{name: getattr(layer, name).tolist() for name in CHANNELS[:-1]},
+                "divergences": layer.divergence.tolist(),
+            }
+            for layer in result.layers
+        ],
     }
     return json_document(document)
 
 
 def _shared(result: Drift | Recalibration) -> dict[str, Any]:
-    evidence, shown = result.evidence, None
-    if evidence is not None:
-        data = None if evidence.data is None else asdict(evidence.data)
-        shown = {"file": asdict(evidence.file), "data": data}
+    evidence = result.evidence
     return {
         "trained_with": "unknown" if evidence is None else evidence.trained_with,
-        "evidence": shown,
+        "evidence": evidence and asdict(evidence),
         "left": [{"layer": name, "reason": reason} for name, reason in result.left.items()],
     }
 
 
-def _drift_layer(layer: LayerDrift) -> dict[str, Any]:
-    channels = {name: getattr(layer, name).tolist() for name in CHANNELS}
-    channels["divergences"] = channels.pop("divergence")
-    return {"name": layer.layer, "state": layer.state, "divergence": layer.total, **channels}
-
-
 def csv_lines(result: Drift) -> Iterator[str]:
     """Yield the result of `drift` as lines of CSV, with one row per channel."""
-
-    def rows() -> Iterator[list[object]]:
-        for layer in result.layers:
-            columns = [getattr(layer, name).tolist() for name in CHANNELS]
-            for channel, numbers in enumerate(zip(*columns, strict=True)):
-                yield [cell(layer.layer), channel, *map(repr, numbers)]
-
-    return csv_document(("layer", "channel", *CHANNELS), rows())
+    arrays = (
+        (layer, [getattr(layer, name).tolist() for name in CHANNELS]) for layer in result.layers
+    )
+    rows = (
+        [cell(layer.layer), channel, *map(repr, numbers)]
+        for layer, columns in arrays
+        for channel, numbers in enumerate(zip(*columns, strict=True))
+    )
+    return csv_document(("layer", "channel", *CHANNELS), rows)
 
 
 def recalibration_json(result: Recalibration, model: str, copy: str | None) -> Iterator[str]:
@@ -324,19 +310,18 @@ def recalibration_json(result: Recalibration, model: str, copy: str | None) -> I
         "accuracy_before": before,
         "accuracy_after": after,
         **_shared(result),
-        "layers": [_recalibrated_layer(layer) for layer in result.layers],
+        "layers": [
+            {
+                "name": layer.layer,
+                "channels": layer.mean.size,
+                "moved": layer.moved,
+                "variance_ratio": layer.ratio,
+                "sure_to": layer.error,
+                "remains": layer.remains,
+                "moving_mean": [float(number) for number in layer.mean],
+                "moving_variance": [float(number) for number in layer.variance],
+            }
+            for layer in result.layers
+        ],
     }
     return json_document(document)
-
-
-def _recalibrated_layer(layer: Mended) -> dict[str, Any]:
-    return {
-        "name": layer.layer,
-        "channels": layer.mean.size,
-        "moved": layer.moved,
-        "variance_ratio": layer.ratio,
-        "sure_to": layer.error,
-        "remains": layer.remains,
-        "moving_mean": [float(number) for number in layer.mean],
-        "moving_variance": [float(number) for number in layer.variance],
-    }

@@ -72,12 +72,10 @@ def summary(findings: Sequence[Finding]) -> str:
         for severity, number in counts(findings).items()
         if number
     ]
-    if parts:
-        return ", ".join(parts)
-    if not isinstance(findings, Findings) or not findings.rules:
-        return "no findings"
-    scope = (counted(findings.layers, "layer"), counted(findings.rules, "rule"))
-    return f"{', '.join(scope)}: no findings"
+    scope = ""
+    if isinstance(findings, Findings) and findings.rules:
+        scope = f"{counted(findings.layers, 'layer')}, {counted(findings.rules, 'rule')}: "
+    return ", ".join(parts) or f"{scope}no findings"
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
@@ -148,12 +146,9 @@ def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
 
 def json_of_several(checked: Sequence[Checked], unread: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of the findings in several models; `unread` is path -> error message."""
-    document = {
-        "schema": 1,
-        "models": [_document(findings, model) for findings, model in checked],
-        "errors": [{"path": path, "error": error} for path, error in unread.items()],
-    }
-    return json_document(document)
+    models = [_document(findings, model) for findings, model in checked]
+    errors = [{"path": path, "error": error} for path, error in unread.items()]
+    return json_document({"schema": 1, "models": models, "errors": errors})
 
 
 def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
@@ -178,9 +173,6 @@ def plain(finding: Finding) -> dict[str, Any]:
     }
 
 
-_COMMANDS: Final = {"error": "error", "warning": "warning", "info": "notice"}
-
-
 def github_lines(checked: Iterable[Checked], unread: Mapping[str, str]) -> Iterator[str]:
     """Yield a GitHub workflow command for each unreadable path and for each finding."""
     for path, error in unread.items():
@@ -189,8 +181,8 @@ def github_lines(checked: Iterable[Checked], unread: Mapping[str, str]) -> Itera
         path = _property(model.source.path)
         for finding in findings:
             title = _property(f"{finding.rule} {finding.name}")
-            command = f"{_COMMANDS[finding.severity]} file={path},title={title}"
-            yield f"::{command}::{_data(_with_layer(finding))}"
+            command = "notice" if finding.severity == "info" else finding.severity
+            yield f"::{command} file={path},title={title}::{_data(_with_layer(finding))}"
 
 
 def _with_layer(finding: Finding) -> str:
@@ -245,13 +237,10 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
     import hashlib
     from urllib.parse import quote
 
-    if os.path.isabs(path):
-        uri = Path(path).as_uri()
-    else:
-        uri = quote(Path(path).as_posix(), errors="surrogateescape")
-    location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
-    }
+    relative = quote(Path(path).as_posix(), errors="surrogateescape")
+    uri = Path(path).as_uri() if os.path.isabs(path) else relative
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    location: dict[str, Any] = {"physicalLocation": place}
     if finding.layer is not None:
         location["logicalLocations"] = [{"name": finding.layer, "kind": "member"}]
     identity = f"{finding.rule}\0{finding.layer}".encode("utf-8", "surrogatepass")

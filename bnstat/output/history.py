@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from bnstat.checks.rule import Finding
 from bnstat.output import findings
 from bnstat.output.documents import csv_document, json_document, members
-from bnstat.output.numbers import Scale, compact
+from bnstat.output.numbers import Scale, compact, factor, finite
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 from bnstat.run_history import MEASURES, Floats, History, Track
@@ -55,34 +55,28 @@ def sparkline(values: Floats, width: int, blocks: str) -> str:
     With over `width` numbers, characters show means. A space replaces NaN and infinity.
     """
     if values.size > width:
-        values = np.array([_mean(part) for part in np.array_split(values, width)])
-    finite = np.isfinite(values)
-    if not finite.any():
+        parts = map(finite, np.array_split(values, width))
+        values = np.array([part.mean() if part.size else np.nan for part in parts])
+    numbers = finite(values)
+    if not numbers.size:
         return " " * values.size
-    low, high = float(values[finite].min()), float(values[finite].max())
-    height = Scale(low, high).places(values) if high > low else np.zeros_like(values)
+    scale = Scale.of(numbers, adaptive=False)
+    height = np.zeros_like(values) if scale.is_point else scale.places(values)
     return "".join(
         blocks[min(int(share * len(blocks)), len(blocks) - 1)] if is_finite else " "
-        for share, is_finite in zip(height.tolist(), finite.tolist(), strict=True)
+        for share, is_finite in zip(height.tolist(), np.isfinite(values).tolist(), strict=True)
     )
-
-
-def _mean(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
 
 
 def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column]:
     """Return the table's columns with the longest sparklines that fit the screen."""
     longest = min(count, _LONGEST_COURSE)
-    if screen.width is None:
-        return _columns(tracks, longest, False, screen)
-    layouts = [(length, False) for length in range(longest, 3, -1)]
+    layouts = [(length, False) for length in range(longest, 3, -1)] or [(longest, False)]
     layouts += [(min(longest, length), True) for length in (8, 6, 4, 2)]
-    wanted = min(20, max(len(legible(track.layer)) for track in tracks))
+    wanted = min(20, max((len(legible(track.layer)) for track in tracks), default=0))
     for length, is_short in layouts:
         columns = _columns(tracks, length, is_short, screen)
-        if screen.width - total_width(columns) - len(GAP) >= wanted:
+        if screen.width is None or screen.width - total_width(columns) - len(GAP) >= wanted:
             break
     return columns
 
@@ -114,9 +108,7 @@ def moves(track: Track) -> str:
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"
-    if change == 0:
-        return "0"
-    return f"{change:.2%}" if change < 10 else f"x{compact(change, 3)}"
+    return factor(change) if change else "0"
 
 
 def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> Iterator[str]:
@@ -129,33 +121,34 @@ def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> 
             {"name": checkpoint.name, "error": str(checkpoint.error)}
             for checkpoint in history.skipped
         ],
-        "tracks": [_track(track) for track in history.tracks.values()],
+        "tracks": [
+            {
+                **members(track, "layer", "role"),
+                **{
+                    measure: [
+                        None if math.isnan(number) else number
+                        for number in getattr(track, measure).tolist()
+                    ]
+                    for measure in MEASURES
+                },
+            }
+            for track in history.tracks.values()
+        ],
         "findings": [findings.plain(finding) for finding in run_findings],
     }
     return json_document(document)
-
-
-def _track(track: Track) -> dict[str, Any]:
-    numbers = {
-        measure: [None if math.isnan(number) else number for number in values]
-        for measure, values in _values(track).items()
-    }
-    return {"layer": track.layer, "role": track.role, **numbers}
-
-
-def _values(track: Track) -> dict[str, list[float]]:
-    return {measure: getattr(track, measure).tolist() for measure in MEASURES}
 
 
 def csv_lines(history: History) -> Iterator[str]:
     """Yield the lines of a history as CSV."""
     from bnstat.exchange.csv import cell
 
-    def rows() -> Iterator[list[object]]:
-        for track in history.tracks.values():
-            columns = _values(track).values()
-            for checkpoint, *numbers in zip(history.checkpoints, *columns, strict=True):
-                key = [cell(checkpoint.name), checkpoint.step, cell(track.layer), track.role]
-                yield key + ["" if math.isnan(number) else repr(number) for number in numbers]
-
-    return csv_document(("checkpoint", "step", "layer", "role", *MEASURES), rows())
+    rows = (
+        [cell(checkpoint.name), checkpoint.step, cell(track.layer), track.role]
+        + ["" if np.isnan(number) else repr(float(number)) for number in numbers]
+        for track in history.tracks.values()
+        for checkpoint, *numbers in zip(
+            history.checkpoints, *(getattr(track, measure) for measure in MEASURES), strict=True
+        )
+    )
+    return csv_document(("checkpoint", "step", "layer", "role", *MEASURES), rows)

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.checks import Finding, Findings
-from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
+from bnstat.compare.diff import Difference, RoleChange, SettingChange
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.exchange.decimals import portable
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
 from bnstat.output import differences, findings
+from bnstat.output.documents import members
 from bnstat.output.history import moves, newest
 from bnstat.output.numbers import Floats, Scale, compact, compact_pair, counted, finite
 from bnstat.output.terminal import overview
@@ -94,37 +95,17 @@ def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
     return _svg(element("path", d=path, fill=_COLOUR), label, width, height)
 
 
-def sorted_channels(array: Array, width: int, height: int) -> Markup:
-    """Return a line chart of a role's channels sorted by value, with an axis at 0."""
-    values = np.sort(finite(array))
-    if not values.size:
-        return Markup("")
-    scale = Scale.of(values)
-    label = f"{counted(values.size, 'channel')} in order, from {_range(scale)}"
-    return _line(values, scale, label, width, height)
+def line_chart(
+    values: Floats, what: str, width: int = 96, height: int = 22, adaptive: bool = False
+) -> Markup:
+    """Return a line chart with an axis at 0, and with gaps at numbers that are not finite.
 
-
-def course(values: Floats) -> Markup:
-    """Return a line chart of numbers over time, with gaps at numbers that are not finite."""
+    `what` starts the label. If `adaptive` is True, the scale can be logarithmic.
+    """
     numbers = finite(values)
     if not numbers.size:
         return Markup("")
-    scale = Scale.of(numbers, adaptive=False)
-    return _line(values, scale, f"course from {_range(scale)}", 96, 22)
-
-
-def share(part: int, whole: int) -> Markup:
-    """Return a bar that is filled to the fraction `part / whole`."""
-    width, height = 60, 8
-    filled = width * part / whole if whole else 0
-    frame = element(
-        "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
-    )
-    bar = element("rect", width=f"{filled:.2f}", height=height, fill=_COLOUR)
-    return _svg(frame + bar, f"{part} of {whole}", width, height)
-
-
-def _line(values: Floats, scale: Scale, label: str, width: int, height: int) -> Markup:
+    scale = Scale.of(numbers, adaptive)
     if values.size > _MOST_POINTS:
         chosen = np.linspace(0, values.size - 1, _MOST_POINTS).round().astype(np.intp)
         values = values[chosen]
@@ -144,7 +125,18 @@ def _line(values: Floats, scale: Scale, label: str, width: int, height: int) -> 
         zero = f"M0 {float(_down(scale, np.zeros(1), height)[0]):.2f}h{width}"
         axis = element("path", d=zero, stroke="currentColor", stroke_opacity="0.35")
         line = together(axis, line)
-    return _svg(line, label, width, height)
+    return _svg(line, f"{what} from {_range(scale)}", width, height)
+
+
+def share(part: int, whole: int) -> Markup:
+    """Return a bar that is filled to the fraction `part / whole`."""
+    width, height = 60, 8
+    filled = width * part / whole if whole else 0
+    frame = element(
+        "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
+    )
+    bar = element("rect", width=f"{filled:.2f}", height=height, fill=_COLOUR)
+    return _svg(frame + bar, f"{part} of {whole}", width, height)
 
 
 def _down(scale: Scale, values: Floats, height: int) -> Floats:
@@ -205,26 +197,22 @@ def of_model(model: Model) -> str:
 
 
 def _statistic(layer: BatchNorm, role: str) -> str:
-    if role not in layer.variables:
-        return "?" if layer.undecided else "-"
     try:
         array = layer.array(role)
     except BnstatError as error:
         return sentence(str(error))
-    assert array is not None
+    if array is None:
+        return "?" if layer.undecided else "-"
     return together(_numbers(Summary.of(array)), BREAK, distribution(array))
 
 
 def of_layer(layer: BatchNorm) -> str:
     """Return a table with one row per role: summary, distribution and sorted channels."""
-    settings = [
-        f"{name} {value}"
-        for name in ("epsilon", "momentum", "axis", "trainable")
-        if (value := getattr(layer, name)) is not None
-    ]
-    about = ", ".join([f"{layer.channels:,} channels", *settings])
+    settings = members(layer, "epsilon", "momentum", "axis", "trainable").items()
+    about = [f"{name} {value}" for name, value in settings if value is not None]
+    about = [f"{layer.channels:,} channels", *about]
     return together(
-        element("p", element("b", legible(layer.name)), f": {about}"),
+        element("p", element("b", legible(layer.name)), f": {', '.join(about)}"),
         table(
             ["statistic", "dtype", "mean ± deviation", "range", "distribution", "in order"],
             [_row(layer, role) for role in ROLES if role in layer.variables],
@@ -240,13 +228,14 @@ def _row(layer: BatchNorm, role: str) -> Sequence[str]:
     except BnstatError as error:
         return [*cells, sentence(str(error)), "", "", ""]
     assert array is not None
-    summary = Summary.of(array)
+    summary, values = Summary.of(array), np.sort(finite(array))
+    in_order = f"{counted(values.size, 'channel')} in order,"
     return [
         *cells,
         _numbers(summary),
         f"{compact(summary.min, 3)} to {compact(summary.max, 3)}",
         distribution(array, *_LARGE),
-        sorted_channels(array, *_LARGE),
+        line_chart(values, in_order, *_LARGE, adaptive=True),
     ]
 
 
@@ -273,11 +262,11 @@ def of_findings(shown: Sequence[Finding]) -> str:
 
 def of_difference(difference: Difference) -> str:
     """Return a table with one row per role or setting that differs, and remarks below the table."""
-    changes: list[tuple[LayerChange, RoleChange | SettingChange]] = []
+    changes: list[tuple[str, RoleChange | SettingChange]] = []
     for layer in difference.different:
-        changes += [(layer, role) for role in layer.roles if not role.equal]
-        changes += [(layer, setting) for setting in layer.settings]
-    rows = [_changed(layer, change) for layer, change in changes[:MOST_ROWS]]
+        changes += [(legible(layer.new), role) for role in layer.roles if not role.equal]
+        changes += [(legible(layer.new), setting) for setting in layer.settings]
+    rows = [[name, *_changed(change)] for name, change in changes[:MOST_ROWS]]
     sources = {"old": difference.old, "new": difference.new}
     return together(
         paragraphs(f"{name}: {differences.source_line(of)}" for name, of in sources.items()),
@@ -287,13 +276,12 @@ def of_difference(difference: Difference) -> str:
     )
 
 
-def _changed(layer: LayerChange, change: RoleChange | SettingChange) -> Sequence[str]:
-    name = legible(layer.new)
+def _changed(change: RoleChange | SettingChange) -> Sequence[str]:
     if isinstance(change, SettingChange):
-        return [name, change.setting, f"{change.old:g} -> {change.new:g}", "", ""]
+        return [change.setting, f"{change.old:g} -> {change.new:g}", "", ""]
     moved, largest, relative = differences.role_cells(change)
     bar = share(change.moved, change.channels) if change.comparable else Markup("")
-    return [name, _title(change.role), together(bar, f" {moved}"), largest, relative]
+    return [_title(change.role), together(bar, f" {moved}"), largest, relative]
 
 
 def of_history(history: History) -> str:
@@ -303,7 +291,7 @@ def of_history(history: History) -> str:
             legible(track.layer),
             _title(track.role),
             *(
-                together(course(values), f" {newest(track, values)}")
+                together(line_chart(values, "course"), f" {newest(track, values)}")
                 for values in (track.mean, track.std)
             ),
             moves(track),
@@ -365,32 +353,30 @@ def figure(layer: BatchNorm) -> Any:
         array = layer.array(role)
         values = np.empty(0) if array is None else finite(array)
         if array is not None and values.size:
-            _draw_distribution(left, values)
-            _draw_in_order(right, np.sort(values), array.size - values.size)
-            continue
-        for axes in (left, right):
-            axes.set_axis_off()
-        reason = "not in the file" if array is None else "no finite number"
-        left.text(0.5, 0.5, f"{title}: {reason}", ha="center")
+            _draw_charts(left, right, np.sort(values), array.size - values.size)
+        else:
+            left.set_axis_off()
+            right.set_axis_off()
+            reason = "not in the file" if array is None else "no finite number"
+            left.text(0.5, 0.5, f"{title}: {reason}", ha="center")
     return drawn
 
 
-def _draw_distribution(axes: Any, values: Floats) -> None:
+def _draw_charts(left: Any, right: Any, values: Floats, bad: int) -> None:
+    """Draw a histogram on the left, and on the right the values, which are sorted."""
     scale = Scale.of(values)
     counts = scale.histogram(values, _MOST_BINS)
     bins = counts.size
-    axes.bar((np.arange(bins) + 0.5) / bins, counts, width=1 / bins, color=_COLOUR)
+    left.bar((np.arange(bins) + 0.5) / bins, counts, width=1 / bins, color=_COLOUR)
     ticks = {0.5: scale.low} if scale.is_point else {0.0: scale.low, 1.0: scale.high}
-    axes.set_xlim(0, 1)
-    axes.set_xticks(list(ticks), [compact(end, 3) for end in ticks.values()])
-    axes.set_xlabel("logarithmic" if scale.logarithmic else "")
-
-
-def _draw_in_order(axes: Any, values: Floats, bad: int) -> None:
-    axes.plot(np.arange(values.size), values, color=_COLOUR, marker="." if values.size == 1 else "")
-    if Scale.of(values).logarithmic:
-        axes.set_yscale("log")
-    axes.set_xlabel("channels in order" + (f" ({bad:,} NaN or infinite left out)" if bad else ""))
+    left.set_xlim(0, 1)
+    left.set_xticks(list(ticks), [compact(end, 3) for end in ticks.values()])
+    left.set_xlabel("logarithmic" if scale.logarithmic else "")
+    marker = "." if values.size == 1 else ""
+    right.plot(np.arange(values.size), values, color=_COLOUR, marker=marker)
+    if scale.logarithmic:
+        right.set_yscale("log")
+    right.set_xlabel("channels in order" + (f" ({bad:,} NaN or infinite left out)" if bad else ""))
 
 
 Library = Literal["pandas", "polars"]
@@ -418,7 +404,11 @@ def frame(model: Model, library: Library | None = None) -> Any:
     if library == "pandas":
         import pandas
 
-        columns |= {role: _with_nan(*numbers[role]) for role in ROLES}
+        for role, (values, is_stored) in numbers.items():
+            if not is_stored.all():
+                kind = np.result_type(values.dtype, np.float16)
+                values = np.where(is_stored, values, np.array(np.nan, kind))
+            columns[role] = values
         return pandas.DataFrame(columns)
     import polars
 
@@ -434,9 +424,8 @@ def frame(model: Model, library: Library | None = None) -> Any:
 
 def _default_library() -> Library:
     """Return the imported data-frame library, or an installed one if none is imported."""
-    imported = [library for library in _LIBRARIES if library in sys.modules]
-    for library in (*imported, *_LIBRARIES):
-        if library in imported or find_spec(library) is not None:
+    for library in sorted(_LIBRARIES, key=lambda name: name not in sys.modules):
+        if library in sys.modules or find_spec(library) is not None:
             return library
     raise UnsupportedError(
         "to_frame", "neither pandas nor Polars is installed", "pip install pandas, or polars"
@@ -459,10 +448,3 @@ def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArra
             is_stored[start : start + array.size] = True
         start += size
     return values, is_stored
-
-
-def _with_nan(values: Array, is_stored: NDArray[np.bool_]) -> Array:
-    if is_stored.all():
-        return values
-    kind = np.result_type(values.dtype, np.float16)
-    return np.where(is_stored, values.astype(kind), np.array(np.nan, kind))

@@ -42,6 +42,11 @@ def compact(number: float, digits: int) -> str:
     return f"{number:.{_decimals(number, digits)}f}"
 
 
+def factor(ratio: float) -> str:
+    """Return a positive ratio as text: `2.50%`, or `x12` from 10 on."""
+    return f"{ratio:.2%}" if ratio < 10 else f"x{compact(ratio, 3)}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with a noun, such as `1 layer` and `1,234 layers`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -72,10 +77,7 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
-        """Return an axis for finite numbers.
-
-        If `adaptive` is True, positive numbers of very different sizes get a logarithmic axis.
-        """
+        """Return an axis of finite numbers, logarithmic if `adaptive` and the sizes differ much."""
         low, high = float(values.min()), float(values.max())
         return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
 

@@ -58,43 +58,34 @@ def counts(tally: Tally, screen: Screen) -> Iterator[str]:
 
 
 def _record(record: Record, screen: Screen) -> Iterator[str]:
-    room = None if screen.width is None else max(_LEAST, screen.width - _BEFORE - 1)
-    name = legible(record.name)
-    path = name if room is None else shorten(name, room, screen.glyphs.ellipsis, head=0)
+    reason = sentence(record.reason)
+    path, lines = legible(record.name), []
+    if screen.width is not None:
+        room = max(_LEAST, screen.width - _BEFORE - 1)
+        path = shorten(path, room, screen.glyphs.ellipsis, head=0)
+        lines = textwrap.wrap(reason, max(_LEAST, screen.width - 2 * len(GAP) - 1))
+    elif reason:
+        path += f": {reason}"
     style = "red" if record.trouble is not None else STYLES.get(record.worst or "", "")
+    worst = screen.style(f"{_worst(record):{_WORST}}", style)
     layers = "" if record.trouble is not None else str(record.layers)
-    format_ = record.format or ""
-    start = screen.style(f"{_worst(record):{_WORST}}", style)
-    start += f"{GAP}{layers:>{_LAYERS}}{GAP}{format_:{_FORMAT}}{GAP}{path}"
-    if not record.reason:
-        yield start
-    elif screen.width is None:
-        yield f"{start}: {sentence(record.reason)}"
-    else:
-        yield start
-        for line in textwrap.wrap(sentence(record.reason), screen.width - 2 * len(GAP) - 1):
-            yield screen.style(2 * GAP + line, "dim")
+    yield f"{worst}{GAP}{layers:>{_LAYERS}}{GAP}{record.format or '':{_FORMAT}}{GAP}{path}"
+    for line in lines:
+        yield screen.style(2 * GAP + line, "dim")
 
 
 def _worst(record: Record) -> str:
-    """Return the most serious finding, such as `error BN001`, or the kind of the read error.
-
-    The text is empty if the model could be read and has no findings.
-    """
-    if record.trouble is not None:
-        return str(record.trouble)
-    return "" if record.worst is None else f"{record.worst} {record.rule}"
+    """Return the kind of the read error, or the most serious finding, such as `error BN001`."""
+    finding = "" if record.worst is None else f"{record.worst} {record.rule}"
+    return record.trouble or finding
 
 
 def json_lines(records: Iterable[Record]) -> Iterator[str]:
     """Yield one line of ASCII JSON per record; `error` is null if the model could be read."""
     for record in records:
-        error = None
-        if record.trouble is not None:
-            error = {"kind": record.trouble, "message": record.reason}
-        columns = members(record, *_NAMES)
-        document = {"schema": 1, **columns, "findings": dict(record.findings), "error": error}
-        yield json.dumps(document)
+        document = {"schema": 1, **members(record, *_NAMES), "findings": dict(record.findings)}
+        error = {"kind": record.trouble, "message": record.reason}
+        yield json.dumps({**document, "error": None if record.trouble is None else error})
 
 
 def csv_lines(records: Iterable[Record]) -> Iterator[str]:
@@ -155,13 +146,11 @@ def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:
     )
     rest = iter(records)
     with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        while rows := [_row(record) for record in islice(rest, _BATCH)]:
+        while batch := list(islice(rest, _BATCH)):
+            rows = []
+            for record in batch:
+                row = {**_columns(record), "findings": list(record.findings.items())}
+                row["message"] = record.reason or None
+                texts = {key: printable(text) for key, text in row.items() if isinstance(text, str)}
+                rows.append(row | texts)
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-
-
-def _row(record: Record) -> dict[str, object]:
-    row = {
-        name: printable(value) if isinstance(value, str) else value
-        for name, value in _columns(record).items()
-    }
-    return {**row, "findings": list(record.findings.items()), "message": row["message"] or None}

@@ -29,7 +29,7 @@ from bnstat.checks import Finding, check
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
-from bnstat.output.documents import escaped
+from bnstat.output.documents import escaped, members
 from bnstat.output.numbers import Scale, finite
 from bnstat.output.sink import open_binary
 from bnstat.run_history import History, history
@@ -73,7 +73,12 @@ class Events:
 
     def findings(self, tag: str, step: int, findings: Sequence[Finding]) -> None:
         """Write findings as a Markdown list under a tag."""
-        lines = [_line(finding) for finding in findings] or ["no findings"]
+        lines = []
+        for finding in findings:
+            layer = "whole model" if finding.layer is None else escaped(printable(finding.layer))
+            rule = f"**{finding.severity}** {finding.rule} {finding.name}"
+            lines.append(f"- {rule}: {layer}: {escaped(printable(finding.message))}")
+        lines = lines or ["no findings"]
         tensor = TensorProto(dtype=DT_STRING, string_val=["\n".join(lines).encode()])
         self._write(Event(step=step, summary=Values(value=[_value(tag, texts, tensor)])))
 
@@ -142,15 +147,13 @@ def growing_run(logdir: str) -> Events:
 
 
 def _values(layer: BatchNorm) -> Iterator[Values.Value]:
-    for role in ROLES:
-        array = layer.array(role)
-        if array is None:
-            continue
+    arrays = {role: array for role in ROLES if (array := layer.array(role)) is not None}
+    for role, array in arrays.items():
         tag = f"{printable(layer.name)}/{role}"
         summary = Summary.of(array)
         if summary.bad < summary.count:
             yield _value(tag, histograms, _buckets(array))
-        numbers = {name: getattr(summary, name) for name in ("mean", "std", "min", "max")}
+        numbers = members(summary, "mean", "std", "min", "max")
         if summary.bad:
             numbers["not_finite"] = summary.bad
         for name, number in numbers.items():
@@ -164,11 +167,9 @@ def _buckets(array: Array) -> TensorProto:
     values = finite(array)
     scale = Scale.of(values, adaptive=False)
     counts = scale.counts(values, _BINS)
-    low, high = scale.low, scale.high
-    if scale.is_point:
-        low, high = low - 0.5, high + 0.5
+    margin = 0.5 if scale.is_point else 0
     places = np.linspace(0, 1, _BINS + 1)
-    edges = low * (1 - places) + high * places
+    edges = (scale.low - margin) * (1 - places) + (scale.high + margin) * places
     content = np.stack([edges[:-1], edges[1:], counts.astype(np.float64)], axis=1)
     shape = {"dim": [{"size": size} for size in content.shape]}
     return TensorProto(
@@ -179,10 +180,3 @@ def _buckets(array: Array) -> TensorProto:
 def _value(tag: str, plugin: Any, tensor: TensorProto) -> Values.Value:
     metadata = plugin.create_summary_metadata(display_name=None, description=None)
     return Values.Value(tag=tag, metadata=metadata, tensor=tensor)
-
-
-def _line(finding: Finding) -> str:
-    """Return a finding as an item of a Markdown list."""
-    layer = "whole model" if finding.layer is None else escaped(printable(finding.layer))
-    rule = f"**{finding.severity}** {finding.rule} {finding.name}"
-    return f"- {rule}: {layer}: {escaped(printable(finding.message))}"

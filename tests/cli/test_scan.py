@@ -113,6 +113,12 @@ def test_text_in_a_pipe_has_a_line_for_each_model(run, mixed: Path) -> None:
     assert any(str(mixed / "cut.h5: is truncated") in line for line in lines)
 
 
+def test_text_in_a_few_columns(run, mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "3")
+    result = run("scan", mixed)
+    assert (result.exit_code, "damaged" in result.stdout) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [

@@ -109,11 +109,10 @@ def of_command(path: str, command: click.Command) -> Iterator[str]:
             continue
         spelling = " ".join(sorted([*parameter.opts, *parameter.secondary_opts]))
         kind = "option" if isinstance(parameter, click.Option) else "argument"
-        values = ""
+        is_flag = getattr(parameter, "is_flag", False)
+        values = "" if is_flag or kind == "argument" else " VALUE"
         if isinstance(parameter.type, click.Choice):
             values = " " + "|".join(map(str, parameter.type.choices))
-        elif not getattr(parameter, "is_flag", False) and kind == "option":
-            values = " VALUE"
         more = " ..." if parameter.nargs == -1 or getattr(parameter, "multiple", False) else ""
         yield f"{kind} {path} {spelling}{values}{more}"
 

@@ -60,11 +60,11 @@ class TestText:
             for line in self.lines([*SOME, *long], width=width, **screen):
                 assert text_width(line) <= width
 
-    def test_a_long_message_is_never_cut(self) -> None:
-        message = " ".join(f"word{number}" for number in range(300))
-        for width in (None, 40, 80):
-            text = " ".join(self.lines([finding(message=message)], width=width)[1:-3])
-            assert text.split() == ["bn", *message.split()]
+    @pytest.mark.parametrize("width", [None, 40, 80])
+    def test_a_long_message_is_never_cut(self, width: int | None) -> None:
+        words = [f"word{number}" for number in range(300)]
+        text = " ".join(self.lines([finding(message=" ".join(words))], width=width)[1:-3])
+        assert text.split() == ["bn", *words]
 
     def test_channels_are_listed_unless_all_are_affected(self) -> None:
         for message, end in (("is NaN in 2 of 8", " (channels 1, 5)"), ("in both channels", "")):
@@ -72,10 +72,10 @@ class TestText:
             assert lines[1] == f"  bn  {message}{end}"
 
     def test_report_has_a_header(self) -> None:
-        checked = check(model(usual("bn")), select=["BN004", "BN005"])
-        lines = list(findings.report([(checked, model(usual("bn")))], Screen()))
-        assert lines[0] == "path        runs/cnn"
-        assert lines[-1] == "1 layer, 2 rules: no findings"
+        shown = model(usual("bn"))
+        checked = check(shown, select=["BN004", "BN005"])
+        first, *_, last = findings.report([(checked, shown)], Screen())
+        assert (first, last) == ("path        runs/cnn", "1 layer, 2 rules: no findings")
 
 
 def test_json() -> None:
@@ -130,20 +130,16 @@ class TestSarif:
         checked = [(some, model(usual("bn"), source=source))]
         return json.loads("".join(findings.sarif_lines(checked)))
 
-    def test_the_tool(self) -> None:
+    def test_the_tool_and_the_results(self) -> None:
         log = self.log()
         assert log["version"] == "2.1.0"
-        driver = log["runs"][0]["tool"]["driver"]
+        driver, results = log["runs"][0]["tool"]["driver"], log["runs"][0]["results"]
         assert (driver["name"], driver["version"]) == ("bnstat", bnstat.__version__)
-        assert [rule["id"] for rule in driver["rules"]] == [rule.code for rule in MODEL_RULES]
-        for rule in driver["rules"]:
+        rules = driver["rules"]
+        assert [rule["id"] for rule in rules] == [rule.code for rule in MODEL_RULES]
+        for rule in rules:
             assert rule["defaultConfiguration"]["level"] in ("error", "warning", "note")
             assert "What to do" in rule["help"]["text"]
-
-    def test_the_results(self) -> None:
-        log = self.log()
-        rules = log["runs"][0]["tool"]["driver"]["rules"]
-        results = log["runs"][0]["results"]
         assert [result["level"] for result in results] == ["error", "error", "warning", "note"]
         for result, expected in zip(results, SOME, strict=True):
             assert result["ruleId"] == expected.rule == rules[result["ruleIndex"]]["id"]

@@ -71,6 +71,11 @@ class TestText:
         assert row == ["bn", "gamma", "▁▅█", "6", "▁▅█", "3", f"{speed:.2%}"]
         assert self.lines(run_of("bn", length=1))[4].endswith(" -")
 
+    @pytest.mark.parametrize("length", [1, 3, 30])
+    def test_a_wide_terminal_shows_the_spread_of_short_and_long_runs(self, length: int) -> None:
+        titles = self.lines(run_of("bn", length=length), width=160)[3]
+        assert titles.split() == ["layer", "role", "mean", "spread", "moves"]
+
     def test_findings_follow_a_constant(self) -> None:
         lines = self.lines(history([(name, model(usual("bn"))) for name in "ab"]))
         assert {line.split()[-1] for line in lines[4:8]} == {"0"}

@@ -69,7 +69,7 @@ def test_a_link_is_followed(tmp_path, exists):
     assert target.read_bytes() == b"new"
 
 
-def test_a_fifo_is_written_directly(tmp_path):
+def test_a_fifo_and_a_device_are_written_directly(tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     read = []
@@ -79,9 +79,6 @@ def test_a_fifo_is_written_directly(tmp_path):
     reader.join(10)
     assert read == [b"new"]
     assert stat.S_ISFIFO(path.stat().st_mode)
-
-
-def test_a_device_is_written_directly():
     write("/dev/null")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
@@ -123,10 +120,9 @@ def test_standard_output(capfdbinary):
 
 def test_closed_standard_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(OSError, match="standard output is closed"):
-        write("-")
-    with pytest.raises(OSError, match="standard output is closed"):
-        show(lambda screen: ["line"], "-")
+    for written in (write, lambda path: show(lambda screen: ["line"], path)):
+        with pytest.raises(OSError, match="standard output is closed"):
+            written("-")
 
 
 def test_text_is_always_utf8(tmp_path, monkeypatch):

@@ -9,17 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final, Literal, NamedTuple, Protocol
+from typing import IO, Any, Final, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnstat import __version__
 from bnstat.checks import RULES, SEVERITIES, Finding
 from bnstat.checks.rule import counts
-from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange
+from bnstat.compare.diff import MEANINGS, REMARKS, Difference
 from bnstat.compare.folding import Folded
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
@@ -29,9 +32,6 @@ from bnstat.output.findings import summary
 from bnstat.output.numbers import Floats, counted
 from bnstat.output.terminal.overview import footnotes
 from bnstat.run_history import History
-
-Place = tuple[int, int, int]
-"""Bytes per number, the number of numbers, and the offset in bytes."""
 
 Tone = Literal["good", "info", "warning", "error"]
 
@@ -45,29 +45,6 @@ MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
 """The attributes of a track that the page shows."""
 
 
-class Packed:
-    """Arrays packed into one block of bytes: each as float32 if that is exact, or float64."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._end = 0
-
-    def add(self, array: Array) -> Place:
-        """Pack an array in C order; return (bytes per number, numbers, offset in bytes)."""
-        small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
-        kind = np.dtype("<f4" if small else "<f8")
-        with np.errstate(invalid="ignore"):  # raised by a signalling NaN
-            piece = array.astype(kind, copy=False).tobytes()
-        place = (kind.itemsize, array.size, self._end)
-        self._pieces.append(piece)
-        self._end += len(piece)
-        return place
-
-    def text(self) -> str:
-        """Return the bytes in base64."""
-        return base64.b64encode(b"".join(self._pieces)).decode("ascii")
-
-
 @dataclass
 class Page:
     """A page: a row for each layer, the findings, and the texts above the table.
@@ -75,9 +52,9 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict for each rule that has findings.
+        groups: a dict for each rule that has findings, which are paired with indices in `rows`.
         data: the input of the page's scripts, as JSON data.
-        numbers: the packed arrays; `data` contains the offset of each array.
+        numbers: the packed arrays; `data` contains the place of each array.
         places: name of a layer -> index in `rows`.
     """
 
@@ -89,7 +66,7 @@ class Page:
     notes: list[str] = field(default_factory=list)
     groups: Sequence[Mapping[str, Any]] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
-    numbers: Packed = field(default_factory=Packed)
+    numbers: BytesIO = field(default_factory=BytesIO)
     rows: list[dict[str, Any]] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
 
@@ -104,90 +81,87 @@ class Page:
         layer = next(frame for frame in reversed(frames) if frame is not None)
         if is_shown:
             self.places[layer.name] = len(self.rows)
+        settings = {
+            **members(layer, "momentum", "axis"),
+            "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
+            "known by": layer.evidence,
+            "dtype": ", ".join(sorted({variable.dtype for variable in layer.variables.values()})),
+        }
+        facts = [(title, str(value)) for title, value in settings.items() if value is not None]
+        facts += [("note", printable(note)) for note in layer.notes]
+        if layer.undecided:
+            facts.append(("note", "the file does not record the roles of some variables"))
         is_vector = sum(size != 1 for size in layer.shape) <= 1
         row = {
             "name": printable(layer.name),
             "channels": layer.channels,
             "shape": None if is_vector else list(layer.shape),
-            "facts": _layer_facts(layer),
+            "facts": facts,
             "epsilon": [None if frame is None else frame.epsilon for frame in frames],
-            "stored": [None if frame is None else self._stored(frame) for frame in frames],
+            "stored": [
+                frame and [self.pack(frame.array(role)) for role in ROLES] for frame in frames
+            ],
         }
         self.rows.append(row | more)
 
-    def _stored(self, layer: BatchNorm) -> list[Place | None]:
-        arrays = [layer.array(role) for role in ROLES]
-        return [None if array is None else self.numbers.add(array) for array in arrays]
+    def pack(self, array: Array | None) -> tuple[int, int, int] | None:
+        """Add an array to `numbers` in C order, as float32 if that is exact, else as float64.
+
+        Returns:
+            Bytes per number, the number of numbers, and the offset in bytes.
+        """
+        if array is None:
+            return None
+        small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
+        kind = np.dtype("<f4" if small else "<f8")
+        start = self.numbers.tell()
+        with np.errstate(invalid="ignore"):  # raised by a signalling NaN
+            self.numbers.write(array.astype(kind, copy=False).tobytes())
+        return kind.itemsize, array.size, start
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
         """Add findings, a model's notes and the scripts' input (with `data`); return the page."""
-        self.groups = _grouped(findings, self.places)
+        rules = {rule.code: rule for rule in RULES}
+        by_rule: dict[str, list[Finding]] = defaultdict(list)
+        for finding in findings:
+            by_rule[finding.rule].append(finding)
+        self.groups = [
+            {
+                "rule": rules[code],
+                "findings": [
+                    (each, self.places.get(each.layer or "")) for each in group[:MOST_LISTED]
+                ],
+                "more": max(0, len(group) - MOST_LISTED),
+                "severity": min((each.severity for each in group), key=SEVERITIES.index),
+            }
+            for code, group in by_rule.items()
+        ]
         self.notes += [*model.notes, *footnotes(model)]
         self.data = {
             "kind": self.kind,
             "title": printable(self.title),
             "rows": self.rows,
-            "marks": _marks(findings, self.places),
+            "marks": [
+                {
+                    **members(finding, "rule", "name", "severity"),
+                    "row": self.places[finding.layer],
+                    "message": printable(finding.message),
+                    "runs": _runs(finding.channels),
+                }
+                for finding in findings
+                if finding.layer is not None and finding.layer in self.places
+            ],
             "measured": False,
             **data,
         }
         return self
 
 
-def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
-    settings = {
-        "momentum": layer.momentum,
-        "axis": layer.axis,
-        "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
-        "known by": layer.evidence,
-        "dtype": ", ".join(sorted({variable.dtype for variable in layer.variables.values()})),
-    }
-    facts = [(title, str(value)) for title, value in settings.items() if value is not None]
-    facts += [("note", printable(note)) for note in layer.notes]
-    if layer.undecided:
-        facts.append(("note", "the file does not record the roles of some variables"))
-    return facts
-
-
-def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return a dict per rule with (finding, row) pairs; row is an index in the table, or None."""
-    rules = {rule.code: rule for rule in RULES}
-    by_rule: dict[str, list[Finding]] = {}
-    for finding in findings:
-        by_rule.setdefault(finding.rule, []).append(finding)
-    return [
-        {
-            "rule": rules[code],
-            "findings": [(each, places.get(each.layer or "")) for each in group[:MOST_LISTED]],
-            "more": max(0, len(group) - MOST_LISTED),
-            "severity": min((finding.severity for finding in group), key=SEVERITIES.index),
-        }
-        for code, group in by_rule.items()
-    ]
-
-
-def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the findings about layers that have a row, as JSON data."""
-    return [
-        {
-            **members(finding, "rule", "name", "severity"),
-            "row": places[finding.layer],
-            "message": printable(finding.message),
-            "runs": _runs(finding.channels.tolist()),
-        }
-        for finding in findings
-        if finding.layer is not None and finding.layer in places
-    ]
-
-
-def _runs(channels: Sequence[int]) -> list[int]:
+def _runs(channels: NDArray[np.intp]) -> list[int]:
     """Convert channels to starts and lengths of runs: [4, 5, 6, 9] becomes [4, 3, 9, 1]."""
-    runs: list[int] = []
-    for channel in channels:
-        if runs and channel == runs[-2] + runs[-1]:
-            runs[-1] += 1
-        else:
-            runs += [channel, 1]
+    starts = np.flatnonzero(np.diff(channels, prepend=-2) != 1)
+    lengths = np.diff(starts, append=channels.size)
+    runs: list[int] = np.stack([channels[starts], lengths], axis=1).ravel().tolist()
     return runs
 
 
@@ -213,55 +187,46 @@ def _facts(model: Model) -> dict[str, str]:
     }
     for setting in ("epsilon", "momentum", "axis"):
         values = {getattr(layer, setting) for layer in model.layers}
-        if len(values) == 1:
-            (value,) = values
-            facts[setting] = None if value is None else str(value)
+        if len(values) == 1 and None not in values:
+            facts[setting] = str(values.pop())
     return {label: text for label, text in facts.items() if text}
 
 
-class Measured(NamedTuple):
-    """The state of a layer, and its measured `mean`, `variance` and `divergence` per channel."""
-
-    state: str
-    arrays: dict[str, Floats]
+Measured = Mapping[str, tuple[str, Mapping[str, Floats]]]
+"""Layer -> its state, and its measured `mean`, `variance` and `divergence` per channel."""
 
 
-def load_measured(path: str) -> dict[str, Measured]:
-    """Read the JSON file of `bnstat drift`; return layer name -> measured statistics."""
+def load_measured(path: str) -> Measured:
+    """Read the measured statistics from the JSON file of `bnstat drift`."""
+    measured = {}
     try:
-        layers = json.loads(Path(path).read_bytes())["layers"]
-        return {layer["name"]: _measured(layer) for layer in layers}
+        for layer in json.loads(Path(path).read_bytes())["layers"]:
+            arrays = {
+                name.removesuffix("s"): np.array(list(map(float, layer[name])), np.float64)
+                for name in ("mean", "variance", "divergences")
+            }
+            is_text = isinstance(layer["name"], str) and isinstance(layer["state"], str)
+            if not is_text or len({array.size for array in arrays.values()}) > 1:
+                raise ValueError
+            measured[layer["name"]] = layer["state"], arrays
     except FileNotFoundError:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
         raise DamagedError(
             path, "is not the JSON of bnstat drift", "write it with bnstat drift --json"
         ) from None
+    return measured
 
 
-def _measured(layer: Any) -> Measured:
-    arrays = {
-        name.removesuffix("s"): np.array([float(number) for number in layer[name]], np.float64)
-        for name in ("mean", "variance", "divergences")
-    }
-    if len({array.size for array in arrays.values()}) > 1:
-        raise ValueError("the lists do not have the same length")
-    if not all(isinstance(layer[member], str) for member in ("name", "state")):
-        raise TypeError("the name or the state is not a string")
-    return Measured(layer["state"], arrays)
-
-
-def of_model(
-    model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
-) -> Page:
-    """Return the page of one model; `measured` maps layer names to drift results."""
+def of_model(model: Model, findings: Sequence[Finding], measured: Measured | None = None) -> Page:
+    """Return the page of one model, with measured statistics if given."""
     page = Page("model", model.source.path, _facts(model), *_headline(model, findings))
     for layer in model.layers:
         page.add([layer])
-    for name, data in (measured or {}).items():
-        if name in page.places and data.arrays["mean"].size == model[name].channels:
-            packed = {key: page.numbers.add(array) for key, array in data.arrays.items()}
-            page.rows[page.places[name]]["measured"] = {"state": data.state, **packed}
+    for name, (state, arrays) in (measured or {}).items():
+        if name in page.places and arrays["mean"].size == model[name].channels:
+            packed = {key: page.pack(array) for key, array in arrays.items()}
+            page.rows[page.places[name]]["measured"] = {"state": state, **packed}
         else:
             page.notes.append(
                 f"{name}: measured on data, but the model has no layer of this name and size"
@@ -280,9 +245,18 @@ def of_difference(
     title = f"{old.source.path} → {new.source.path}"
     page = Page("difference", title, facts, difference.summary, tone)
     for change in difference.layers:
-        page.add([old[change.old], new[change.new]], change=_change(change))
-    folded = {(layer.side, layer.layer): layer for layer in difference.folded}
-    misfolded = {(layer.side, layer.layer): layer for layer in difference.misfolded}
+        roles = {role.role: [role.moved, role.largest, role.relative] for role in change.roles}
+        content = {
+            "was": None if change.old == change.new else printable(change.old),
+            **members(change, "match", "verdict"),
+            "meaning": MEANINGS[change.verdict],
+            "causes": [printable(cause.text) for cause in change.causes],
+            "remark": None if change.remark is None else REMARKS[change.remark],
+            "settings": [[each.setting, each.old, each.new] for each in change.settings],
+            "roles": [roles.get(role) for role in ROLES],
+        }
+        page.add([old[change.old], new[change.new]], change=content)
+    folded, misfolded = map(_folded, (difference.folded, difference.misfolded))
     unpaired: list[tuple[Literal["old", "new"], str]] = [
         *folded,
         *(("old", name) for name in difference.removed),
@@ -293,8 +267,8 @@ def of_difference(
             [old[name], None] if side == "old" else [None, new[name]],
             is_shown=side == "new",
             only=side,
-            folded=_folded(folded.get((side, name))),
-            misfolded=_folded(misfolded.get((side, name))),
+            folded=folded.get((side, name)),
+            misfolded=misfolded.get((side, name)),
         )
     return page.finish(
         new,
@@ -304,25 +278,14 @@ def of_difference(
     )
 
 
-def _change(change: LayerChange) -> dict[str, Any]:
-    roles = {role.role: [role.moved, role.largest, role.relative] for role in change.roles}
+def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str], str]:
+    """Map the side and the name of folded layers to `LAYER -> WEIGHTS`, and causes if any."""
     return {
-        "was": None if change.old == change.new else printable(change.old),
-        "match": change.match,
-        "verdict": change.verdict,
-        "meaning": MEANINGS[change.verdict],
-        "causes": [printable(cause.text) for cause in change.causes],
-        "remark": None if change.remark is None else REMARKS[change.remark],
-        "settings": [[setting.setting, setting.old, setting.new] for setting in change.settings],
-        "roles": [roles.get(role) for role in ROLES],
+        (layer.side, layer.layer): "; ".join(
+            [folded_text(layer), *(printable(cause.text) for cause in layer.causes)]
+        )
+        for layer in layers
     }
-
-
-def _folded(layer: Folded | None) -> str | None:
-    """Return `LAYER -> WEIGHTS`, and the causes if the folding is wrong; None without a layer."""
-    if layer is None:
-        return None
-    return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
 
 
 Entry = tuple[str, Model | BnstatError]
@@ -399,12 +362,12 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
             continue
         tracks = [history.tracks.get((name, role)) for role in ROLES]
         packed = [
-            track and [page.numbers.add(getattr(track, measure)) for measure in MEASURES]
+            track and [page.pack(getattr(track, measure)) for measure in MEASURES]
             for track in tracks
         ]
         # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
-        epsilons = [None if layer is None else layer.epsilon for layer in reversed(layers)]
-        epsilon = next((each for each in epsilons if each is not None), None)
+        epsilons = [layer.epsilon for layer in layers if layer and layer.epsilon is not None]
+        epsilon = epsilons[-1] if epsilons else None
         page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
     return page.finish(
         frames.newest,
@@ -459,7 +422,7 @@ def write(page: Page, file: IO[str]) -> None:
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'",
         data=data.translate(_ESCAPES),
-        numbers=page.numbers.text(),
+        numbers=base64.b64encode(page.numbers.getbuffer()).decode("ascii"),
     )
     for piece in stream:
         file.write(piece)

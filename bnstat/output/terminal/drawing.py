@@ -13,8 +13,8 @@ from bnstat.exchange.decimals import labels
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.numbers import Floats, Scale, bars, compact, compact_pair, counted
 from bnstat.output.terminal.overview import Track, footnotes, header
-from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
-from bnstat.output.terminal.table import shorten, wrapped
+from bnstat.output.terminal.screen import ASCII, Screen, legible
+from bnstat.output.terminal.table import legend, shorten, wrapped
 
 _BRAILLE: Final = 0x2800
 _DOTS_DOWN: Final = 4
@@ -29,7 +29,7 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
     """
     across, down = (2, _DOTS_DOWN) if braille else (1, 1)
     chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
-    levels = _levels(places[chosen], height * down).tolist()
+    levels = dot_rows(places[chosen], height * down).tolist()
     cells = [[0] * width for _ in range(height)]
     for column, level in enumerate(levels):
         cells[level // down][column // across] |= _DOTS[level % down][column % across]
@@ -38,13 +38,7 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
     return ["".join("*" if bits else " " for bits in row) for row in cells]
 
 
-def row_of(place: float, height: int, braille: bool) -> int:
-    """Return the index, counted from the top, of the row where `dots` draws `place` (0 to 1)."""
-    down = _DOTS_DOWN if braille else 1
-    return int(_levels(np.array([place]), height * down)[0]) // down
-
-
-def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+def dot_rows(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """Convert places to indices of dot rows: place 1 is row 0 (top), place 0 is row `count - 1`."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
@@ -70,19 +64,13 @@ def framed(
         axis = f"{label:>{margin}} {tick if label else side}"
         lines.append(screen.style(axis, "dim") + screen.style(f"{row:{room}}", "cyan"))
     lines.append(screen.style(f"{'':{margin}} {corner}{rule * room}", "dim"))
-    lines.append(screen.style(f"{'':{margin + 2}}{_spread(below, room)}", "dim"))
+    left, middle, right = below
+    text = left
+    if middle and len(left) + len(middle) + len(right) + 2 <= room:
+        text = f"{left:{max(len(left) + 1, (room - len(middle)) // 2)}}{middle}"
+    text += f"{right:>{max(len(right) + 1, room - len(text))}}"
+    lines.append(screen.style(f"{'':{margin + 2}}{text[:room]}", "dim"))
     return lines
-
-
-def _spread(texts: tuple[str, str, str], width: int) -> str:
-    """Return a line with texts on the left, in the middle (if there is room) and on the right."""
-    left, middle, right = texts
-    room = width - len(left) - len(right)
-    if len(middle) + 2 > room:
-        middle = ""
-    start = max(len(left) + 1, (width - len(middle)) // 2) if middle else len(left)
-    line = f"{left:{start}}{middle}"
-    return f"{line}{right:>{max(len(right) + 1, width - len(line))}}"[:width]
 
 
 _HEIGHT: Final = 6
@@ -100,7 +88,7 @@ def drawings(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]
     for layer in track(model.layers):
         yield ""
         yield from _layer(layer, screen)
-    yield from footnotes(model)
+    yield from legend(footnotes(model), screen)
 
 
 def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
@@ -109,6 +97,8 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
     if screen.width is not None:
         name = shorten(name, width, screen.glyphs.ellipsis)
     yield screen.style(name, "bold")
+    if not screen.boxes:
+        screen = screen._replace(glyphs=ASCII)
     for role in ROLES:
         array = layer.array(role)
         title = role.replace("_", " ")
@@ -124,14 +114,13 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
     """Yield lines with the name of a role and a summary of its values."""
-    summary = Summary.of(array)
-    parts = []
+    summary, parts = Summary.of(array), []
+    low, high = compact(summary.min, 3), compact(summary.max, 3)
     if summary.min == summary.max:
-        parts.append(compact(summary.min, 3))
+        parts.append(low)
     elif summary.bad < summary.count:
         mean, deviation = compact_pair(summary.mean, summary.std, 3)
-        parts.append(f"{mean}{_plain(screen).plus_minus}{deviation}")
-        parts.append(f"{compact(summary.min, 3)}..{compact(summary.max, 3)}")
+        parts += [f"{mean}{screen.glyphs.plus_minus}{deviation}", f"{low}..{high}"]
     parts.append(counted(summary.count, "channel"))
     if summary.bad:
         parts.append(f"{summary.bad:,} of them NaN or infinite")
@@ -143,48 +132,33 @@ def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) 
     """Yield the lines of a histogram and of a chart of the channels sorted by value."""
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
-    ends = [labels(shape, int(place), int(place) + 1)[0] for place in (order[0], order[-1])]
-    scale = Scale.of(values[finite])
+    values = values[order]
+    first, last = (
+        f"ch {labels(shape, int(end), int(end) + 1)[0]}" for end in (order[0], order[-1])
+    )
+    scale = Scale.of(values)
+    low, high = compact(scale.low, 3), compact(scale.high, 3)
     is_wide = width >= _MIN_WIDTH_OF_TWO
     room = (width - len(_GAP)) // 2 if is_wide else width
-    left = _distribution(values[finite], scale, room, screen)
-    right = _channels(values[order], scale, ends, room, screen)
+    blocks = screen.glyphs.blocks
+
+    counts = scale.histogram(values, room // 2)
+    beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
+    kind = "logarithmic" if scale.logarithmic else ""
+    below = ("", low, "") if scale.is_point else (low, kind, high)
+    draw = partial(bars, counts, height=_HEIGHT, blocks=blocks)
+    left = framed(draw, beside, below, room, screen)
+
+    marks = {"0": 0.0} if scale.low < 0 < scale.high else {}
+    marks |= {low: scale.low, high: scale.high}
+    down = _DOTS_DOWN if blocks else 1
+    rows = dot_rows(scale.places(np.array(list(marks.values()))), _HEIGHT * down) // down
+    beside = dict(zip(rows.tolist(), marks, strict=True))
+    below = ("", first, "") if values.size == 1 else (first, "sorted", last)
+    draw = partial(dots, scale.places(values), height=_HEIGHT, braille=bool(blocks))
+    right = framed(draw, beside, below, room, screen)
     if is_wide:
         for line, other in zip(left, right, strict=True):
             yield f"{line}{_GAP}{other}".rstrip()
     else:
         yield from (line.rstrip() for line in (*left, *right))
-
-
-def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> list[str]:
-    counts = scale.histogram(values, width // 2)
-    low, high = _ends(scale)
-    beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
-    kind = "logarithmic" if scale.logarithmic else ""
-    below = ("", low, "") if scale.is_point else (low, kind, high)
-    draw = partial(bars, counts, height=_HEIGHT, blocks=_plain(screen).blocks)
-    return framed(draw, beside, below, width, screen)
-
-
-def _channels(
-    values: Floats, scale: Scale, ends: Sequence[str], width: int, screen: Screen
-) -> list[str]:
-    braille = bool(_plain(screen).blocks)
-    places = scale.places(values)
-    marks = {"0": 0.0} if scale.low < 0 < scale.high else {}
-    marks |= dict(zip(_ends(scale), (scale.low, scale.high), strict=True))
-    heights = scale.places(np.array(list(marks.values())))
-    rows = [row_of(height, _HEIGHT, braille) for height in heights.tolist()]
-    beside = dict(zip(rows, marks, strict=True))
-    names = (f"ch {ends[0]}", "sorted", f"ch {ends[1]}")
-    below = ("", names[0], "") if values.size == 1 else names
-    draw = partial(dots, places, height=_HEIGHT, braille=braille)
-    return framed(draw, beside, below, width, screen)
-
-
-def _ends(scale: Scale) -> tuple[str, str]:
-    return compact(scale.low, 3), compact(scale.high, 3)
-
-
-def _plain(screen: Screen) -> Glyphs:
-    return screen.glyphs if screen.boxes else ASCII

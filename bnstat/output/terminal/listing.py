@@ -8,10 +8,10 @@ from typing import Final
 
 from bnstat.errors import BnstatError
 from bnstat.exchange.decimals import chunks, labels, shortest
-from bnstat.model import ROLES, Array, BatchNorm, Explanation, Model, Variable
+from bnstat.model import ROLES, Array, BatchNorm, Model, Variable
 from bnstat.output.terminal.overview import Track, footnotes, header
 from bnstat.output.terminal.screen import Screen, legible, sentence
-from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, total_width
+from bnstat.output.terminal.table import GAP, Column, legend, rows, shorten, table, total_width
 
 _INDENT: Final = "  "
 _ROW_LENGTHS: Final = (10, 5, 2, 1)
@@ -38,30 +38,36 @@ def variables(model: Model, screen: Screen) -> Iterator[str]:
         keys = [shorten(key, room, screen.glyphs.ellipsis, head=0.7) for key in keys]
     lines = rows([*columns, Column("", keys)], screen)
     for layer in model.layers:
-        yield from _heading(layer, screen)
+        yield from ("", screen.style(legible(layer.name), "bold"))
         yield from itertools.islice(lines, len(pairs[layer.name]))
-    yield from _notes(model)
+    yield from _notes(model, screen)
 
 
 def values(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]:
     """Yield the lines with every value of every layer."""
     yield from header(model, screen)
     for layer in track(model.layers):
-        yield from _heading(layer, screen)
+        yield from ("", screen.style(legible(layer.name), "bold"))
         for role, variable in _variables(layer):
-            about = f"{variable.dtype} {_shape(variable)}"
-            yield f"{_INDENT}{legible(role)}  {screen.style(about, 'dim')}"
+            yield f"{_INDENT}{legible(role)}  {screen.style(_type(variable), 'dim')}"
             array = layer.array(role)
             yield from _values(variable.read() if array is None else array, screen)
-    yield from _notes(model)
+    yield from _notes(model, screen)
 
 
 def explanations(model: Model, screen: Screen) -> Iterator[str]:
     """Yield the lines that explain why each variable of the file counts as batch norm or not."""
     explanations = model.explain()
     keys = [legible(explanation.key) for explanation in explanations]
-    types = [_type(model, explanation.key) for explanation in explanations]
-    reasons = [_reason(explanation) for explanation in explanations]
+    types, reasons = [], []
+    for explanation in explanations:
+        try:
+            types.append(_type(model.stored[explanation.key]))
+        except (KeyError, BnstatError):
+            types.append("")
+        is_role = explanation.role and explanation.layer
+        start = f"{explanation.role} of {explanation.layer}: " if is_role else ""
+        reasons.append(sentence(f"{start}{explanation.reason}"))
     columns = [
         Column("variable", keys),
         *([Column("type", types)] if any(types) else []),
@@ -76,29 +82,10 @@ def explanations(model: Model, screen: Screen) -> Iterator[str]:
             yield _INDENT + screen.style(f"{about}{GAP}{reason}" if about else reason, "dim")
 
 
-def _type(model: Model, key: str) -> str:
-    """Return the dtype and the shape of a variable; empty if they are not known."""
-    try:
-        variable = model.stored[key]
-    except (KeyError, BnstatError):
-        return ""
-    return f"{variable.dtype} {_shape(variable)}"
-
-
-def _reason(explanation: Explanation) -> str:
-    if explanation.role and explanation.layer:
-        return sentence(f"{explanation.role} of {explanation.layer}: {explanation.reason}")
-    return sentence(explanation.reason)
-
-
-def _heading(layer: BatchNorm, screen: Screen) -> Iterator[str]:
-    yield ""
-    yield screen.style(legible(layer.name), "bold")
-
-
-def _notes(model: Model) -> Iterator[str]:
+def _notes(model: Model, screen: Screen) -> Iterator[str]:
     if notes := list(footnotes(model)):
-        yield from ("", *notes)
+        yield ""
+        yield from legend(notes, screen)
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
@@ -109,6 +96,10 @@ def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
     yield from layer.extra.items()
     for variable in layer.undecided:
         yield "role unknown", variable
+
+
+def _type(variable: Variable) -> str:
+    return f"{variable.dtype} {_shape(variable)}"
 
 
 def _shape(variable: Variable) -> str:

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
-from bnstat.output.numbers import bars, compact, compact_pair, counted
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
+from bnstat.output.numbers import bars, compact, compact_pair, counted, finite
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 
@@ -26,11 +26,8 @@ def _histogram(array: Array, summary: Summary, blocks: str) -> str:
         return ""
     if extent == 0:
         return blocks[-1]
-    values = as_float64(array).ravel()
-    if summary.bad:
-        values = values[np.isfinite(values)]
-    bins = ((values - summary.min) / extent * _BINS).astype(np.int64)
-    counts = np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+    places = (finite(array) - summary.min) / extent
+    counts = np.bincount(np.minimum((places * _BINS).astype(np.int64), _BINS - 1), minlength=_BINS)
     return bars(counts, _BINS, 1, blocks)[0]
 
 
@@ -100,37 +97,37 @@ class _Row(NamedTuple):
 
 
 def _row(layer: BatchNorm, blocks: str) -> _Row:
-    summaries = {}
+    arrays = {role: array for role in ROLES if (array := layer.array(role)) is not None}
+    summaries = {role: Summary.of(array) for role, array in arrays.items()}
     histograms = {}
-    for role in ROLES:
-        array = layer.array(role)
-        if array is not None:
-            summaries[role] = Summary.of(array)
-            if blocks:
-                histograms[role] = _histogram(array, summaries[role], blocks)
+    if blocks:
+        histograms = {
+            role: _histogram(array, summaries[role], blocks) for role, array in arrays.items()
+        }
     defects: dict[str, set[str]] = {}
     if bad := {role for role, summary in summaries.items() if summary.bad}:
         defects["N"] = bad
     mean, variance = map(summaries.get, _MOVING)
     if variance and variance.min < 0:
         defects["V"] = {"moving_variance"}
-    if mean and variance and _is_constant(mean, 0) and _is_constant(variance, 1):
+    ends = [(each.min, each.max) for each in (mean, variance) if each and not each.bad]
+    if ends == [(0, 0), (1, 1)]:
         defects["I"] = set(_MOVING)
     return _Row(layer, summaries, histograms, defects)
 
 
 def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]:
     """Yield the lines that show a model: header, table, legend and notes."""
-    blocks = screen.glyphs.blocks if screen.width is None or screen.width >= 140 else ""
+    width = screen.width
+    blocks = screen.glyphs.blocks if width is None or width >= 140 else ""
     rows = [_row(layer, blocks) for layer in track(model.layers)]
     yield from header(model, screen)
     yield ""
     longest = Column("layer", [legible(layer.name) for layer in model.layers]).width
     for layout in _LAYOUTS:
         columns = _columns(model, rows, layout, screen.glyphs)
-        if screen.width is None:
-            break
-        if screen.width - total_width(columns) - len(GAP) >= min(longest, layout.least_name):
+        least = min(longest, layout.least_name)
+        if width is None or width - total_width(columns) - len(GAP) >= least:
             break
     names = [layer.name for layer in model.layers]
     texts = _legend(model, rows, layout, screen.glyphs)
@@ -140,18 +137,20 @@ def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]
 def header(model: Model, screen: Screen) -> Iterator[str]:
     """Yield lines with a model's source, number of layers and settings that all layers share."""
     source = model.source
-    lines = {"path": legible(source.path), "format": source.format}
-    if source.writer:
-        lines["writer"] = legible(source.writer)
-    if source.checkpoint is not None:
-        lines["checkpoint"] = legible(source.checkpoint)
-    if source.step is not None:
-        lines["step"] = str(source.step)
-    lines["layers"] = f"{len(model):,} with {counted(model.channels, 'channel')}"
-    common = {name: texts[0] for name, texts in _settings(model).items() if len(set(texts)) == 1}
-    if settings := ", ".join(f"{name} {text}" for name, text in common.items()):
-        lines["settings"] = settings
-    yield from facts(lines.items(), screen, max(map(len, lines)))
+    settings = [
+        f"{name} {texts[0]}" for name, texts in _settings(model).items() if len(set(texts)) == 1
+    ]
+    lines = {
+        "path": source.path,
+        "format": source.format,
+        "writer": source.writer or None,
+        "checkpoint": source.checkpoint,
+        "step": source.step,
+        "layers": f"{len(model):,} with {counted(model.channels, 'channel')}",
+        "settings": ", ".join(settings) or None,
+    }
+    known = {label: legible(str(text)) for label, text in lines.items() if text is not None}
+    yield from facts(known.items(), screen, max(map(len, known)))
 
 
 def footnotes(model: Model) -> Iterator[str]:
@@ -186,16 +185,14 @@ def undecided(model: Model) -> Iterator[str]:
 
 def _settings(model: Model) -> dict[str, list[str]]:
     """Map each setting that the file records to one text per layer; `-` means not recorded."""
-    texts = {name: [_setting(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
+
+    def text(value: object) -> str:
+        if value is None or isinstance(value, bool):
+            return {None: "-", True: "yes", False: "no"}[value]
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    texts = {name: [text(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
     return {name: column for name, column in texts.items() if set(column) - {"-"}}
-
-
-def _setting(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> list[Column]:
@@ -229,15 +226,14 @@ def _role_columns(
     means, ranges = [], []
     for row in rows:
         summary = row.summaries.get(role)
-        if summary is None:
-            means.append(("?" if row.layer.undecided else "-", ""))
-            ranges.append(("", ""))
-        elif layout.spread:
-            means.append(compact_pair(summary.mean, summary.std, layout.digits))
-            low, high = (compact(end, layout.digits) for end in (summary.min, summary.max))
-            ranges.append((low, high))
-        else:
-            means.append((compact(summary.mean, layout.digits), ""))
+        mean, extent = ("?" if row.layer.undecided else "-", ""), ("", "")
+        if summary is not None and layout.spread:
+            mean = compact_pair(summary.mean, summary.std, layout.digits)
+            extent = compact(summary.min, layout.digits), compact(summary.max, layout.digits)
+        elif summary is not None:
+            mean = compact(summary.mean, layout.digits), ""
+        means.append(mean)
+        ranges.append(extent)
     if not layout.spread:
         title = _TITLES[role].removeprefix("moving ")
         yield Column(title, [mean for mean, _ in means], right=True, styles=styles)
@@ -279,7 +275,3 @@ def _legend(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs)
                 meaning = _REWRITTEN if rewritten(model) == "surely" else meaning
             yield f"{letter}  {meaning} ({counted(count, 'layer')})"
     yield from footnotes(model)
-
-
-def _is_constant(summary: Summary, value: float) -> bool:
-    return not summary.bad and summary.min == summary.max == value

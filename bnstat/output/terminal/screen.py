@@ -54,8 +54,13 @@ class Screen(NamedTuple):
         terminal, drawn = stream.isatty(), "".join(UNICODE)
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
+        columns, width = os.environ.get("COLUMNS", ""), None
+        if columns.isascii() and columns.isdecimal() and int(columns) > 0:
+            width = int(columns)
+        elif terminal:
+            width = os.get_terminal_size(stream.fileno()).columns or 80
         return cls(
-            width=_width(stream),
+            width=width,
             colour=coloured and not os.environ.get("NO_COLOR"),
             boxes=terminal or forced,
             glyphs=UNICODE if encodable(drawn, stream) == drawn else ASCII,
@@ -84,13 +89,6 @@ def encodable(text: str, stream: TextIO) -> str:
     """Return a text with escapes for characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _width(stream: TextIO) -> int | None:
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isascii() and columns.isdecimal() and int(columns) > 0:
-        return int(columns)
-    return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
 
 
 Item = TypeVar("Item")

@@ -77,10 +77,8 @@ def layer_table(
     `layers` contains a name per row; consecutive equal names are shown once. Names are shortened to
     fit the screen, but not below `least` characters. The legend consists of `texts`.
     """
-    names, counts = [], []
-    for name, group in itertools.groupby(layers):
-        names.append(legible(name))
-        counts.append(len(list(group)))
+    groups = [(legible(name), len(list(rows))) for name, rows in itertools.groupby(layers)]
+    names, counts = [name for name, _ in groups], [count for _, count in groups]
     if screen.width is not None:
         room = screen.width - total_width(columns) - len(GAP)
         names = shorten_all(names, max(least, room), screen.glyphs.ellipsis)

@@ -7,7 +7,6 @@ import pytest
 
 from bnstat.exchange.decimals import shortest
 from bnstat.model import ROLES, Summary
-from bnstat.output.page import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.seen import Show, download, names, network, numbers, press, read_back, title
 from tests.output.page.test_content import HOSTILE
@@ -95,7 +94,7 @@ def test_measured_statistics_beside_the_stored_ones(show: Show) -> None:
     stored = usual("bn", 4, epsilon=0.001)
     mean = np.array([1, np.nan, np.inf, 0.1])
     arrays = dict.fromkeys(("mean", "variance", "divergence"), mean)
-    page = show(of_model(model(stored), measured={"bn": Measured("shifted", arrays)}))
+    page = show(of_model(model(stored), measured={"bn": ("shifted", arrays)}))
     assert numbers(page)["data moving mean"] == ["1", "NaN", "Infinity", "0.1"]
     assert "shifted" in page.text_content("#layer-facts")
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bnstat.output.numbers import bars
-from bnstat.output.terminal.drawing import dots, drawings, framed, row_of
+from bnstat.output.terminal import listing
+from bnstat.output.terminal.drawing import dots, drawings, framed
 from bnstat.output.terminal.screen import UNICODE, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual, variable
@@ -26,12 +27,23 @@ def test_dots_rise_from_the_bottom_to_the_top():
     assert dots(rising, 4, 2, braille=True) == ["  ⡠⠊", "⡠⠊  "]
 
 
-@pytest.mark.parametrize("braille", [False, True])
-def test_row_of_is_the_row_of_the_dot(braille):
-    for place in np.linspace(0, 1, 41).tolist():
-        drawn = dots(np.array([place]), 3, 6, braille)
-        (row,) = (number for number, row in enumerate(drawn) if row.strip())
-        assert row == row_of(place, 6, braille)
+@pytest.mark.parametrize("boxes", [False, True])
+def test_labels_are_beside_the_dots_of_their_numbers(boxes):
+    lines = drawn(layer("bn", {"beta": np.linspace(-1, 4, 100)}), screen=Screen(100, boxes=boxes))
+    start = next(number for number, line in enumerate(lines) if line.startswith("beta"))
+    charts = [line[50:].split() for line in lines[start + 1 : start + 7]]
+    assert [row[0] for row in charts if not row[0].startswith(("|", "│"))] == ["4", "0", "-1"]
+    assert charts[4][0] == "0"
+
+
+def test_notes_fit_the_screen():
+    note = " ".join(map(str, range(100)))
+    shown = model(usual("bn", notes=[note]))
+    for screen in (Screen(60), Screen(80)):
+        for view in (drawings, listing.variables, listing.values):
+            lines = list(view(shown, screen))
+            assert max(map(text_width, lines)) <= screen.width
+            assert " ".join(" ".join(lines).split()).endswith(f"all layers: {note}")
 
 
 def test_a_frame():

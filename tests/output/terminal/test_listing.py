@@ -103,45 +103,36 @@ def test_undecided_variables_are_shown():
     assert "  role unknown  float32  [1]  vars/0" in listing.variables(model(bn), Screen())
 
 
-def test_explanations():
+class Stored(dict):
+    def __missing__(self, key):
+        raise DamagedError("m", f"{key} is damaged")
+
+
+@pytest.mark.parametrize(
+    ("stored", "wide", "narrow"),
+    [
+        (
+            {},
+            ["variable         why", "bn/gamma         gamma of bn: found by name"],
+            "  gamma of bn: found by name",
+        ),
+        (
+            {"bn/gamma": variable("bn/gamma", np.zeros((3,), np.float32))},
+            [
+                "variable         type         why",
+                "bn/gamma         float32 [3]  gamma of bn: found by name",
+            ],
+            "  float32 [3]  gamma of bn: found by name",
+        ),
+    ],
+)
+def test_explanations(stored, wide, narrow):
     explanations = [
         Explanation("bn/gamma", "bn", "gamma", "found by name"),
         Explanation("conv/kernel\x1b", None, None, "no batch norm"),
     ]
-    shown = model(explain=lambda: explanations)
-    assert list(listing.explanations(shown, Screen())) == [
-        "",
-        "variable         why",
-        "bn/gamma         gamma of bn: found by name",
-        "conv/kernel\\x1b  no batch norm",
-    ]
-    assert list(listing.explanations(shown, Screen(width=20))) == [
-        "",
-        *("bn/gamma", "  gamma of bn: found by name"),
-        *("conv/kernel\\x1b", "  no batch norm"),
-    ]
-
-
-def test_explanations_show_dtype_and_shape_if_the_file_does():
-    class Stored(dict):
-        def __missing__(self, key):
-            raise DamagedError("m", f"{key} is damaged")
-
-    stored = Stored({"bn/gamma": variable("bn/gamma", np.zeros((3,), np.float32))})
-    explanations = [
-        Explanation("bn/gamma", "bn", "gamma", "found by name"),
-        Explanation("conv/kernel", None, None, "no batch norm"),
-    ]
-    shown = model(explain=lambda: explanations, stored=stored)
-    assert list(listing.explanations(shown, Screen())) == [
-        "",
-        "variable     type         why",
-        "bn/gamma     float32 [3]  gamma of bn: found by name",
-        "conv/kernel               no batch norm",
-    ]
-    narrow = list(listing.explanations(shown, Screen(width=40)))
-    assert narrow[2:] == [
-        "  float32 [3]  gamma of bn: found by name",
-        "conv/kernel",
-        "  no batch norm",
-    ]
+    shown = model(explain=lambda: explanations, stored=Stored(stored))
+    last = f"conv/kernel\\x1b{' ' * len('  float32 [3]') if stored else ''}  no batch norm"
+    assert list(listing.explanations(shown, Screen())) == ["", *wide, last]
+    lines = ["", "bn/gamma", narrow, "conv/kernel\\x1b", "  no batch norm"]
+    assert list(listing.explanations(shown, Screen(width=20))) == lines

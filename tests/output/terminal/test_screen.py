@@ -10,9 +10,8 @@ from bnstat.output.terminal import screen
 from bnstat.output.terminal.screen import ASCII, UNICODE, Screen, encodable, legible, sentence
 
 
-class Terminal(io.TextIOWrapper):
-    def __init__(self, encoding="utf-8"):
-        super().__init__(io.BytesIO(), encoding)
+class Terminal(io.StringIO):
+    encoding = "utf-8"
 
     def isatty(self):
         return True
@@ -91,11 +90,6 @@ def test_legible():
     assert len(sentence("a" * 10_000_000)) < 10_000
 
 
-class Errors(io.StringIO):
-    def isatty(self):
-        return True
-
-
 @pytest.fixture
 def shown_while(monkeypatch):
     """Return a function that works for longer than a bar needs, and returns standard error."""
@@ -118,18 +112,18 @@ def slowly(**options):
 
 
 def test_long_work_shows_a_bar(shown_while):
-    shown = shown_while(slowly, Errors())
+    shown = shown_while(slowly, Terminal())
     assert "exporting" in shown
     assert "50%" in shown
 
 
 def test_short_hidden_and_piped_work_shows_nothing(shown_while, monkeypatch):
-    assert shown_while(lambda: slowly(hidden=True), Errors()) == ""
+    assert shown_while(lambda: slowly(hidden=True), Terminal()) == ""
     assert shown_while(slowly, io.StringIO()) == ""
     assert shown_while(slowly, None) == ""
     before = time.monotonic()
     monkeypatch.setattr(screen, "_DELAY", 600)
-    assert shown_while(lambda: list(screen.track("ab", "exporting")), Errors()) == ""
+    assert shown_while(lambda: list(screen.track("ab", "exporting")), Terminal()) == ""
     assert time.monotonic() - before < screen._DELAY / 2
 
 
@@ -139,7 +133,7 @@ def test_the_bar_ends_with_an_error(shown_while):
             time.sleep(0.5)
             raise RuntimeError
 
-    terminal = Errors()
+    terminal = Terminal()
     with pytest.raises(RuntimeError):
         shown_while(work, terminal)
     shown = terminal.getvalue()

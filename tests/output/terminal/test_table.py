@@ -24,7 +24,6 @@ PRINTABLE = st.text(
 def test_columns_line_up():
     columns = [Column("name", ["a", "long"]), Column("n", ["1", "200"], right=True)]
     assert list(table(columns, Screen())) == ["name    n", "a       1", "long  200"]
-    assert list(rows(columns, Screen())) == ["a       1", "long  200"]
     assert total_width(columns) == 9
     assert list(table([Column("name", [])], Screen())) == ["name"]
 
