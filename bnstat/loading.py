@@ -318,10 +318,16 @@ def _open(path: str, stored: StoredModel, reader: Reader, values: bool) -> Conte
         raise BnstatError(
             source.path, "TensorFlow's reader reads local files only", "leave --reader out"
         )
+    if reader == "tensorflow" and not stored.is_tensorflow:
+        raise BnstatError(
+            source.path,
+            "TensorFlow's reader reads only checkpoints and SavedModels",
+            "leave --reader out",
+        )
     try:
         return stored.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:
-        if reader != "auto" or is_url(path):
+        if reader != "auto" or is_url(path) or not stored.is_tensorflow:
             raise
         try:
             contents = stored.open(source, Reading(values, tensorflow=True))

@@ -45,7 +45,8 @@ class Ended(BaseException):
 
 def raise_on_signals() -> None:
     """From now on, raise `Ended` when SIGTERM or SIGHUP arrives, also during a system call."""
-    _interrupt_system_calls()
+    if _HARMLESS:
+        _interrupt_system_calls()
     for number in _unhandled():
         signal.signal(number, _end)
     sys.unraisablehook = _send_again
@@ -68,25 +69,22 @@ def _interrupt_system_calls() -> None:
     Python handles a signal that arrives just before a system call only after the call, and a write
     to a full pipe may never return.
     """
-    if not _HARMLESS:
-        return
     import threading
 
     main = threading.get_ident()
     # A signal with a handler in Python interrupts system calls; without one it would be ignored.
     signal.signal(_HARMLESS, lambda number, frame: None)
 
-    def interrupt(numbers: Iterator[int]) -> None:
-        for number in numbers:
-            if number != _HARMLESS:
-                time.sleep(_AGAIN_SECONDS)
-                signal.pthread_kill(main, _HARMLESS)
+    def interrupt(number: int) -> None:
+        if number != _HARMLESS:
+            time.sleep(_AGAIN_SECONDS)
+            signal.pthread_kill(main, _HARMLESS)
 
     _watch(interrupt)
 
 
-def _watch(react: Callable[[Iterator[int]], None]) -> tuple[int, int]:
-    """Start a thread that passes the numbers of arriving signals to a function.
+def _watch(react: Callable[[int], None]) -> tuple[int, int]:
+    """Start a thread that passes the number of each arriving signal to a function.
 
     Return the descriptor whose closing ends the thread, and the previous wakeup descriptor.
     """
@@ -96,12 +94,9 @@ def _watch(react: Callable[[Iterator[int]], None]) -> tuple[int, int]:
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
-    def numbers() -> Iterator[int]:
-        while received := os.read(reader, 1):
-            yield received[0]
-
     def work() -> None:
-        react(numbers())
+        while received := os.read(reader, 1):
+            react(received[0])
         os.close(reader)
 
     threading.Thread(target=work, daemon=True).start()
@@ -186,8 +181,9 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
         yield
         return
 
-    def start_timer(received: Iterator[int]) -> None:
-        if any(number in (signal.SIGINT, *_ENDING) for number in received):
+    def start_timer(number: int) -> None:
+        is_running = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        if number in (signal.SIGINT, *_ENDING) and not is_running:
             signal.setitimer(signal.ITIMER_REAL, grace)
 
     writer, previous = _watch(start_timer)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents, Reading
@@ -19,11 +19,6 @@ from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 from bnstat.text import MAX_JSON, natural_key
 
-_T = TypeVar("_T")
-
-Opener = Callable[[Source, Reading], Contents]
-"""Opens a model. The source has the path that the user passed."""
-
 _STEP = re.compile(r"-(\d{1,18})(\.[A-Za-z]\w*)*$")
 
 
@@ -31,17 +26,20 @@ class StoredModel(NamedTuple):
     """A model at a path, not opened yet.
 
     Attributes:
+        open: opens the model; the source has the path that the user passed.
         name: the name in the folder; None if the path alone identifies the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
         times: returns file name -> time of the last change; empty for a model of one file.
+        is_tensorflow: True if `Reading.tensorflow` applies to the model.
     """
 
-    name: str | None
-    step: int | None
-    modified: float
-    open: Opener
+    open: Callable[[Source, Reading], Contents]
+    name: str | None = None
+    step: int | None = None
+    modified: float = 0.0
     times: Callable[[], Mapping[str, float]] = dict
+    is_tensorflow: bool = False
 
 
 class ModelSet(NamedTuple):
@@ -145,13 +143,12 @@ class SingleFile(Finder):
         if not module.matches(file):
             return None
 
-        def open_model(source: Source, reading: Reading) -> Contents:
-            open_ = module.open_contents
-            if not reading.values:
-                open_ = getattr(module, "open_index", open_)
-            return native_opener(open_, file)(source, reading)
+        def open_(source: Source, reading: Reading) -> Any:
+            if not reading.values and hasattr(module, "open_index"):
+                return module.open_index(file, source)
+            return module.open_contents(file, source)
 
-        return StoredModel(file.name, step_of(file.name), folder.modified(file.name), open_model)
+        return StoredModel(open_, file.name, step_of(file.name), folder.modified(file.name))
 
 
 @cache
@@ -166,16 +163,6 @@ def imported(name: str) -> Any:
     """Import a function or a class by its dotted name below `bnstat.formats`."""
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(f"bnstat.formats.{module}"), attribute)
-
-
-def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
-    """Return a model without a name or a step, for a path that contains only this model."""
-    return StoredModel(None, None, 0.0, open_, times)
-
-
-def single(model: StoredModel) -> ModelSet:
-    """Return a set of one model."""
-    return ModelSet([model], model)
 
 
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
@@ -213,7 +200,7 @@ def _damaged(folder: Folder, name: str, error: BnstatError) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
         raise error
 
-    return StoredModel(name, step_of(name), folder.modified(name), open_)
+    return StoredModel(open_, name, step_of(name), folder.modified(name))
 
 
 def step_of(name: str) -> int | None:
@@ -239,21 +226,6 @@ def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[Stor
         model if times[series_of(model.name or "")] > 1 else model._replace(step=None)
         for model in models
     ]
-
-
-def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener:
-    """Return an opener that calls `open_(stored, source)`, and refuses TensorFlow's reader."""
-
-    def open_model(source: Source, reading: Reading) -> Contents:
-        if reading.tensorflow:
-            raise BnstatError(
-                source.path,
-                "TensorFlow's reader reads only checkpoints and SavedModels",
-                "leave --reader out",
-            )
-        return open_(stored, source)
-
-    return open_model
 
 
 def first_in_zip(file: File) -> bytes | None:

@@ -24,9 +24,7 @@ from bnstat.formats.detection import (
     StoredModel,
     imported,
     is_json_with,
-    native_opener,
     step_of,
-    unnamed,
 )
 from bnstat.formats.keras import INDEX, index_of_shard, is_keras_folder
 from bnstat.model import Source
@@ -68,10 +66,10 @@ class _Indexed(Finder):
         if index is None or not is_json_with(index, *self.marks):
             return None
         return StoredModel(
+            lambda source, _: imported(self.opener)(index, source),
             name,
             step_of(name),
             folder.modified(name),
-            native_opener(imported(self.opener), index),
             lambda: folder.times(self.prefix(name)),
         )
 
@@ -123,7 +121,8 @@ class Unzipped(Finder):
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         if not is_keras_folder(folder):
             return None
-        return unnamed(native_opener(imported("keras.archive.open_folder"), folder), folder.times)
+        open_folder = imported("keras.archive.open_folder")
+        return StoredModel(lambda source, _: open_folder(folder, source), times=folder.times)
 
 
 class DistributedPyTorch(Finder):
@@ -137,13 +136,12 @@ class DistributedPyTorch(Finder):
         return folder.file(_DISTRIBUTED) is not None and bool(folder.matching("", _PIECE))
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        return unnamed(_refuse_distributed, folder.times) if self.is_present_in(folder) else None
+        def refuse(source: Source, reading: Reading) -> Contents:
+            raise UnsupportedError(
+                source.path,
+                "bnstat does not read distributed PyTorch checkpoints",
+                "convert it to one file: python -m torch.distributed.checkpoint.format_utils "
+                "dcp_to_torch FOLDER FILE",
+            )
 
-
-def _refuse_distributed(source: Source, reading: Reading) -> Contents:
-    raise UnsupportedError(
-        source.path,
-        "bnstat does not read distributed PyTorch checkpoints",
-        "convert it to one file: python -m torch.distributed.checkpoint.format_utils "
-        "dcp_to_torch FOLDER FILE",
-    )
+        return StoredModel(refuse, times=folder.times) if self.is_present_in(folder) else None

@@ -19,7 +19,6 @@ from bnstat.formats.detection import (
     listed,
     models_in_files,
     refuse_foreign,
-    single,
     sorted_by_age,
     with_steps,
 )
@@ -41,7 +40,7 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
             return _of_file(spot.parent, file)
         for finder in finders():
             if (model := finder.model_at_prefix(spot.parent, spot.name)) is not None:
-                return single(model)
+                return sorted_by_age([model])
     if spot.folder is not None:
         return _in_folder(spot.folder)
     raise _nothing_at(redact(path), spot)
@@ -50,10 +49,9 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
 def _in_folder(folder: Folder) -> ModelSet:
     """Return the models in a folder; a folder can also be a model itself."""
     if (model := _of_folder(folder)) is not None:
-        return single(model)
-    for finder in finders():
-        if (models := finder.models_within(folder)) is not None:
-            return models
+        return sorted_by_age([model])
+    if (models := models_within(folder)) is not None:
+        return models
     if files := _model_files(folder):
         return sorted_by_age(with_steps(files, [model.name or "" for model in files]))
     if versions := _numbered(folder):
@@ -72,11 +70,16 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
     file.refuse_lfs_pointer()
     for finder in finders():
         if (model := finder.model_in_file(folder, file)) is not None:
-            return single(model if finder.named else _unnamed(folder, model))
+            return sorted_by_age([model if finder.named else _unnamed(folder, model)])
     from bnstat.storage.archive import open_archive
 
     if (archive := open_archive(file)) is not None:
-        return _in_archive(archive)
+        # Skip outer folders that contain only a single folder.
+        while _of_folder(archive) is None and len(names := archive.names()) == 1:
+            if (below := archive.folder(names[0])) is None:
+                break
+            archive = below
+        return _in_folder(archive)
     refuse_foreign(file)
     raise UnknownFormatError(file.path, "is not in a format that bnstat knows", known_formats())
 
@@ -90,20 +93,9 @@ def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
     return model._replace(name=None)
 
 
-def _in_archive(folder: Folder) -> ModelSet:
-    """Return the models in an archive, skipping outer folders that contain only a single folder."""
-    while _of_folder(folder) is None:
-        names = folder.names()
-        below = folder.folder(names[0]) if len(names) == 1 else None
-        if below is None:
-            break
-        folder = below
-    return _in_folder(folder)
-
-
 def _of_folder(folder: Folder) -> StoredModel | None:
-    models = (finder.model_of_folder(folder) for finder in finders())
-    return next((model for model in models if model is not None), None)
+    finder = model_folder(folder)
+    return None if finder is None else finder.model_of_folder(folder)
 
 
 def _model_files(folder: Folder) -> list[StoredModel]:
@@ -190,10 +182,8 @@ class Group(NamedTuple):
 
 def model_folder(folder: Folder) -> Finder | None:
     """Return the finder that recognises a folder as a model, or None."""
-    for finder in finders():
-        if finder.model_of_folder(folder) is not None:
-            return finder
-    return None
+    present = (finder for finder in finders() if finder.model_of_folder(folder) is not None)
+    return next(present, None)
 
 
 def group_files(files: Iterable[Entry]) -> list[Group]:
@@ -230,12 +220,10 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
     return "archive" if open_archive(file) is not None else None
 
 
-def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
-    """Return the names of all checkpoints and of the newest; if not a run, `set()` and None."""
-    for finder in finders():
-        if (models := finder.models_within(folder)) is not None:
-            return {model.name for model in models.models if model.name}, models.default.name
-    return set(), None
+def models_within(folder: Folder) -> ModelSet | None:
+    """Return a folder's models that belong together, such as a run's checkpoints, or None."""
+    together = (finder.models_within(folder) for finder in finders())
+    return next((models for models in together if models is not None), None)
 
 
 def _beside() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import blake2b
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError
 from bnstat.formats.detection import Finder, series_of, step_of
-from bnstat.formats.locate import Group, group_files, model_folder, newest_of_run
+from bnstat.formats.locate import Group, group_files, model_folder, models_within
 from bnstat.storage.files import Entry, Folder
 from bnstat.text import natural_key
 
@@ -122,7 +122,13 @@ class _Walk:
                 yield Unreadable(stop.folder.path, error)
                 continue
             yield from candidates
-            waiting += reversed(list(self._stops(stop, folders)))
+            for entry in reversed(folders):
+                path = f"{stop.inside}{entry.name}"
+                if entry.name in _IGNORED or not self.choice.has_folder(path):
+                    continue
+                if (folder := stop.folder.folder(entry.name)) is not None:
+                    real = entry.link or os.path.join(stop.real, entry.name)
+                    waiting.append(_Stop(folder, f"{path}/", real, bool(entry.link)))
 
     def _is_walked(self, stop: _Stop) -> bool:
         """Return True if the walk visits the folder by another path; if not, note a link."""
@@ -148,15 +154,6 @@ class _Walk:
         if self.choice.has_model(stop.inside.rstrip("/")):
             candidates.append(_folder_candidate(folder, entries, finder))
         return candidates, [entry for entry in below if not finder.has_inside(entry.name)]
-
-    def _stops(self, stop: _Stop, folders: Iterable[Entry]) -> Iterator[_Stop]:
-        for entry in folders:
-            path = f"{stop.inside}{entry.name}"
-            if entry.name in _IGNORED or not self.choice.has_folder(path):
-                continue
-            if (folder := stop.folder.folder(entry.name)) is not None:
-                real = entry.link or os.path.join(stop.real, entry.name)
-                yield _Stop(folder, f"{path}/", real, bool(entry.link))
 
     def _files(self, stop: _Stop, entries: list[Entry]) -> list[Candidate]:
         folder = stop.folder
@@ -210,12 +207,14 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
     """Return the groups except older checkpoints, as ordered by the run's list or by the step."""
-    run, newest = newest_of_run(folder)
+    run = models_within(folder)
+    checkpoints = {model.name for model in run.models} if run is not None else set()
+    newest = run.default.name if run is not None else None
     current = series_of(newest or "")
     last: dict[str, Group] = {}
     for group in together:
         series = series_of(group.name)
-        if group.name in run and series in (None, current):
+        if group.name in checkpoints and series in (None, current):
             # The run's list covers this checkpoint.
             if group.name == newest:
                 last[""] = group

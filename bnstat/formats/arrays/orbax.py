@@ -24,9 +24,7 @@ from bnstat.formats.detection import (
     Finder,
     ModelSet,
     StoredModel,
-    native_opener,
     sorted_by_age,
-    unnamed,
 )
 from bnstat.formats.dtypes import as_shape, dtype_of_descr, find_dtype
 from bnstat.model import Source, Variable
@@ -80,7 +78,7 @@ class Orbax(Finder):
         items = _items(folder)
         if not items:
             return None
-        return unnamed(native_opener(open_items, items), folder.times)
+        return StoredModel(lambda source, _: open_items(items, source), times=folder.times)
 
 
 def _items(folder: Folder) -> dict[str, Folder]:

@@ -24,10 +24,8 @@ from bnstat.formats.detection import (
     StoredModel,
     is_core_ml,
     models_in_files,
-    single,
     sorted_by_age,
     step_of,
-    unnamed,
 )
 from bnstat.formats.tensorflow.bundle import BINARY, DATA, INDEX, TEXT, VARIABLES
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint, open_checkpoint_v1
@@ -153,7 +151,7 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
 
         return open_saved_model(folder, source, reading, file)
 
-    return unnamed(open_, times)
+    return StoredModel(open_, times=times, is_tensorflow=True)
 
 
 class Checkpoints(Finder):
@@ -169,7 +167,7 @@ class Checkpoints(Finder):
         elif name.endswith(_META):
             prefix = name.removesuffix(_META)
         if prefix is not None and (model := self.model_at_prefix(folder, prefix)) is not None:
-            return single(model)
+            return sorted_by_age([model])
         state = read_state(folder, name)
         return None if state == State() else _models_of_run(folder, state) or folder
 
@@ -246,11 +244,12 @@ def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
 
 def _bundle(folder: Folder, prefix: str) -> StoredModel:
     return StoredModel(
+        lambda source, reading: open_checkpoint(folder, prefix, source, reading),
         prefix,
         step_of(prefix),
         folder.modified(prefix + INDEX),
-        lambda source, reading: open_checkpoint(folder, prefix, source, reading),
         lambda: folder.times(prefix + "."),
+        is_tensorflow=True,
     )
 
 
@@ -292,9 +291,10 @@ def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> Stored
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 
     return StoredModel(
+        open_,
         prefix,
         step_of(prefix),
         folder.modified(names[0]),
-        open_,
         lambda: {name: folder.modified(name) for name in names},
+        is_tensorflow=True,
     )
