@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from math import prod
 from typing import Any
@@ -35,8 +35,6 @@ from bnstat.formats.dtypes import (
     from_little_endian,
     numpy_dtype,
 )
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.storage.files import File
 
 VARIABLES = frozenset(
     {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
@@ -73,8 +71,6 @@ _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 Captured = Mapping[str, Sequence[str | None]]
 """Name of a function -> checkpoint keys of its bound inputs; None for inputs without a key."""
-_Parts = Mapping[str, tuple[slice, ...]]
-_NO_PARTS: _Parts = {}
 
 _MAX_INLINED = 300_000
 """The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
@@ -105,23 +101,6 @@ _CHOICES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
 """Output name -> index, if not 0."""
-
-
-def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that yields the graph in `meta`, or None; `keys` are checkpoint keys."""
-    if meta is None or meta.size >= LARGEST_MESSAGE:
-        return None
-
-    def read() -> Iterator[Graph]:
-        from bnstat.formats.protobuf.protos import parse
-
-        try:
-            graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
-        except BnstatError:  # The graph is optional.
-            return
-        yield graph_of(graph, keys)
-
-    return read
 
 
 def shape_of(shape: Any) -> tuple[int, ...] | None:
@@ -183,7 +162,7 @@ def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return make_graph("", ops, variables, parts)
+    return replace(make_graph("", ops, variables), parts=parts)
 
 
 def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
@@ -201,7 +180,7 @@ def inlined(graph_def: Any) -> dict[str, Op]:
     """Return the ops of a top-level graph by name, with all called functions inlined."""
     if len(graph_def.node) > MAX_NODES:
         return {}
-    return _Inliner(_library(graph_def)).inline(graph_def.node, {})
+    return _Inliner(graph_def).inline(graph_def.node, {})
 
 
 def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
@@ -211,8 +190,8 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     functions follow, fewest variables first, so that layers come before models. A function without
     variables is omitted; so is a function that an earlier one calls with the same variables.
     """
-    functions = _library(meta_graph.graph_def)
-    inliner = _Inliner(functions)
+    inliner = _Inliner(meta_graph.graph_def)
+    functions = inliner.functions
     smallest_first = sorted(captured, key=lambda name: len(captured[name]))
     for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
         if name not in functions or not captured.get(name):
@@ -302,15 +281,10 @@ def _variable_op(tensor: str, ops: Mapping[str, Op]) -> str:
     return name
 
 
-def _library(graph_def: Any) -> dict[str, Any]:
-    return {function.signature.name: function for function in graph_def.library.function}
-
-
 def make_graph(
     name: str,
     ops: Mapping[str, Op],
     variables: Mapping[str, str],
-    parts: _Parts = _NO_PARTS,
     tensor_of: Callable[[Node], Any] = lambda op: op.tensor,
 ) -> Graph:
     """Return a graph of inlined ops; `tensor_of` returns the `TensorProto` of a small constant."""
@@ -331,7 +305,7 @@ def make_graph(
         op = ops.get(name)
         return op.controls if isinstance(op, Node) else ()
 
-    return Graph(name, ops, variables, constant, parts, controls)
+    return Graph(name, ops, variables, constant, controls=controls)
 
 
 class Node:
@@ -428,7 +402,10 @@ class _Frame:
             if node in frame.arguments:
                 frame, name = frame.arguments[node]
                 continue
-            index = _output_index(output) if output else 0
+            # An output is `1` in a top-level graph, `batch_mean:0` in a function's body.
+            output, _, number = output.rpartition(":")
+            index = int(number) if number.isdecimal() and len(number) < 6 else 0
+            index += _OUTPUTS.get(output, 0)
             results = frame.results.get(node)
             if results is None or index >= len(results):
                 return f"{frame.prefix}{node}:{index}" if index else frame.prefix + node
@@ -439,10 +416,10 @@ class _Frame:
 class _Inliner:
     """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes."""
 
-    def __init__(self, functions: Mapping[str, Any]) -> None:
+    def __init__(self, graph_def: Any) -> None:
         # For each replaced call: the function, and the keys of the variables that it is passed.
         self.bindings: set[tuple[str, tuple[str | None, ...]]] = set()
-        self._functions = functions
+        self.functions = {each.signature.name: each for each in graph_def.library.function}
         self._costs: dict[str, int] = {}
         self._left = _MAX_INLINED
 
@@ -456,7 +433,7 @@ class _Inliner:
 
     def _cost(self, name: str) -> int:
         if name not in self._costs:
-            body, signature = self._functions[name].node_def, self._functions[name].signature
+            body, signature = self.functions[name].node_def, self.functions[name].signature
             names = len(signature.input_arg) + len(signature.output_arg)
             names += sum(len(node.input) for node in body)
             self._costs[name] = _COST_OF_CALL + len(body) + names // _NAMES_PER_NODE
@@ -483,7 +460,7 @@ class _Inliner:
             is_single = len(callees) == 1 and op.type not in _LOOPS
             branches = []
             for number, callee in enumerate(callees):
-                function = self._functions[callee]
+                function = self.functions[callee]
                 names = arguments(function)
                 passed = dict(zip(names, inputs, strict=False))
                 prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
@@ -516,10 +493,10 @@ class _Inliner:
                 functions = value.list.func if value.HasField("list") else (value.func,)
                 text = value.s.decode("utf-8", "replace")
                 names += filter(None, (text, *(function.name for function in functions)))
-        elif node.op in self._functions:
+        elif node.op in self.functions:
             names = [node.op]
         if len(active) >= _MAX_DEPTH or any(
-            name in active or name not in self._functions for name in names
+            name in active or name not in self.functions for name in names
         ):
             return []
         return names if names and self.affords(*names) else []
@@ -533,10 +510,3 @@ def data_inputs(node: Any) -> list[str]:
 def arguments(function: Any) -> list[str]:
     """Return the names of a FunctionDef's arguments."""
     return [argument.name for argument in function.signature.input_arg]
-
-
-def _output_index(reference: str) -> int:
-    """Return the index of an output, given as `1` (top-level graphs) or `batch_mean:0` (bodies)."""
-    name, _, index = reference.rpartition(":")
-    number = int(index) if index.isdecimal() and len(index) < 6 else 0
-    return number + _OUTPUTS.get(name, 0)
