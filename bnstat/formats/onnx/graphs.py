@@ -10,7 +10,7 @@ Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bod
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -26,7 +26,6 @@ from bnstat.formats.onnx.tensors import (
     numbers_in,
     read_array,
     shape_of,
-    value_of,
 )
 from bnstat.storage.files import File
 
@@ -49,11 +48,14 @@ class _Scope:
 
     `tensors` maps names to names in the inlined graph. `outer` is the scope around a body of `If`,
     `Loop` or `Scan`. In a function, `call` is (calling node, node's scope, default attributes).
+    `prefix` is the start of the names of ops. `depth` is 1 in the model's graph.
     """
 
     tensors: dict[str, str]
     outer: _Scope | None = None
     call: tuple[Any, _Scope, Sequence[Any]] | None = None
+    prefix: str = ""
+    depth: int = 1
 
     def tensor(self, name: str) -> str:
         """Return a tensor's name in the inlined graph; empty if no tensor has the name `name`."""
@@ -95,14 +97,20 @@ class NodeOp:
     type: str
     inputs: Sequence[str] = ()
     node: Any = None
-    scope: _Scope = field(default_factory=lambda: _Scope({}))
+    scope: _Scope | None = None
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         attribute = self.find(name)
-        return None if attribute is None else value_of(attribute)
+        if attribute is None:
+            return None
+        if attribute.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
+            return float(str(np.float32(attribute.f)))
+        if attribute.HasField("i"):
+            return int(attribute.i)
+        return attribute.s.decode("utf-8", "replace") if attribute.HasField("s") else None
 
     def find(self, name: str) -> Any | None:
-        return None if self.node is None else self.scope.attribute(self.node, name)
+        return None if self.scope is None else self.scope.attribute(self.node, name)
 
 
 class Constant(NamedTuple):
@@ -135,7 +143,7 @@ class Inlined:
         self._names: dict[int, str] = {}
         self._uses: dict[str, int] = {}
         self._numbers: list[tuple[str, str, NDArray[np.generic]]] = []
-        self._graph(model.graph, _Scope({}), 1, "")
+        self._graph(model.graph, _Scope({}))
         self._keys = {constant.key for constant in self.constants.values()}
         self._uses_of_keys: dict[str, int] = {}
         for numbers in self._numbers:
@@ -163,7 +171,7 @@ class Inlined:
         except BnstatError:
             return None
 
-    def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def _graph(self, graph: Any, scope: _Scope) -> Sequence[str]:
         """Add the nodes of a graph; return the names of the graph's outputs after inlining."""
         self._count(len(graph.initializer), len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
@@ -171,7 +179,7 @@ class Inlined:
         self._placeholders([each.name for each in graph.input if each.name not in defaults], scope)
         for tensor in graph.initializer:
             scope.tensors[tensor.name] = self._constant(tensor, tensor.name)
-        self._nodes(graph.node, scope, depth, prefix)
+        self._nodes(graph.node, scope)
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
@@ -188,57 +196,51 @@ class Inlined:
                 given = scope.tensors[name] = self._unique(name)
                 self.ops[given] = NodeOp(given, "Placeholder")
 
-    def _nodes(self, nodes: Sequence[Any], scope: _Scope, depth: int, prefix: str) -> None:
-        if depth > _MAX_DEPTH:
+    def _nodes(self, nodes: Sequence[Any], scope: _Scope) -> None:
+        if scope.depth > _MAX_DEPTH:
             raise UnsupportedError(self.file.path, "its graphs and functions are nested too deeply")
         names = (len(node.input) + len(node.output) + len(node.attribute) for node in nodes)
         self._count(len(nodes), sum(names))
         for node in _in_order(list(nodes)):
-            self._node(node, scope, depth, prefix)
+            scope.tensors.update(zip(node.output, self._node(node, scope), strict=False))
+            scope.tensors.pop("", None)
 
-    def _node(self, node: Any, scope: _Scope, depth: int, prefix: str) -> None:
+    def _node(self, node: Any, scope: _Scope) -> Sequence[str]:
+        """Add a node, or what it calls; return the names of the outputs after inlining."""
         domain = _domain(node)
         function = self._functions.get((domain, node.op_type, node.overload))
+        inputs = [scope.tensor(name) for name in node.input]
         if function is not None:
-            outputs = self._called(function, node, scope, depth, prefix)
-        elif domain == "" and node.op_type in _BODIES:
-            outputs = self._bodies(node, scope, depth, prefix)
-        elif domain == "" and node.op_type == "Constant":
-            outputs = [self._constant_node(node, scope)]
-        else:
-            inputs = [scope.tensor(name) for name in node.input]
-            name = self._unique(prefix + (node.name or self._common(inputs) or _default_name(node)))
-            kind = f"{domain}.{node.op_type}" if domain else node.op_type
-            self.ops[name] = NodeOp(name, kind, inputs, node, scope)
-            outputs = [f"{name}:{index}" if index else name for index in range(len(node.output))]
-        scope.tensors.update(zip(node.output, outputs, strict=False))
-        scope.tensors.pop("", None)
+            prefix = f"{scope.prefix}{node.name or _default_name(node)}/"
+            call = (node, scope, function.attribute_proto)
+            tensors = dict(zip(function.input, inputs, strict=False))
+            inner = _Scope(tensors, None, call, prefix, scope.depth + 1)
+            self._placeholders(function.input, inner)
+            self._nodes(function.node, inner)
+            return [inner.tensor(name) for name in function.output]
+        if domain == "" and node.op_type in _BODIES:
+            return self._bodies(node, scope, inputs)
+        if domain == "" and node.op_type == "Constant":
+            return [self._constant_node(node, scope)]
+        own_name = node.name or self._common(inputs) or _default_name(node)
+        name = self._unique(scope.prefix + own_name)
+        kind = f"{domain}.{node.op_type}" if domain else node.op_type
+        self.ops[name] = NodeOp(name, kind, inputs, node, scope)
+        return [f"{name}:{index}" if index else name for index in range(len(node.output))]
 
-    def _called(
-        self, function: Any, node: Any, scope: _Scope, depth: int, prefix: str
-    ) -> Sequence[str]:
-        """Add the nodes of a called function; return the names of the outputs after inlining."""
-        passed = zip(function.input, node.input, strict=False)
-        tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-        inner = _Scope(tensors, call=(node, scope, function.attribute_proto))
-        self._placeholders(function.input, inner)
-        prefix = f"{prefix}{node.name or _default_name(node)}/"
-        self._nodes(function.node, inner, depth + 1, prefix)
-        return [inner.tensor(name) for name in function.output]
-
-    def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def _bodies(self, node: Any, scope: _Scope, inputs: Sequence[str]) -> Sequence[str]:
         """Add the bodies of a node, and a `Merge` op per output; return the names of these ops."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
             body = self._message(scope.attribute(node, name), GRAPH)
             if body is None:
                 continue
-            inputs = [each.name for each in body.input]
-            passed = zip(reversed(inputs), reversed(node.input), strict=False)
-            tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-            outputs = self._graph(body, _Scope(tensors, outer=scope), depth + 1, prefix)
+            names = [each.name for each in body.input]
+            tensors = dict(zip(reversed(names), reversed(inputs), strict=False))
+            inner = _Scope(tensors, scope, None, scope.prefix, scope.depth + 1)
+            outputs = self._graph(body, inner)
             results.append(outputs[1:] if node.op_type == "Loop" else outputs)
-        base = self._unique(prefix + (node.name or _default_name(node)))
+        base = self._unique(scope.prefix + (node.name or _default_name(node)))
         merged = []
         for index in range(len(node.output)):
             choices = [outputs[index] for outputs in results if index < len(outputs)]
@@ -254,8 +256,7 @@ class Inlined:
         if tensor is not None:
             return self._constant(tensor, label)
         for name in _NUMBERS:
-            attribute = scope.attribute(node, name)
-            array = None if attribute is None else numbers_in(self.file, attribute)
+            array = numbers_in(self.file, scope.attribute(node, name))
             if array is not None:
                 given = self._unique(label)
                 self.ops[given] = NodeOp(given, "Const")

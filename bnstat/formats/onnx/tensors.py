@@ -1,4 +1,4 @@
-"""The tensors of an ONNX model, whose values are read on demand, and the values of attributes.
+"""The tensors of an ONNX model, whose values are read on demand, also those in attributes.
 
 A tensor stores its numbers as raw bytes, as a list of values, or in a file beside the model. An
 attribute stores a number, a string, a list of numbers, a tensor, or a graph.
@@ -137,19 +137,10 @@ def _listed(
     return values.astype(f"u{dtype.itemsize}").view(dtype)
 
 
-def value_of(attribute: Any) -> float | int | str | None:
-    """Return an attribute's number or string, or None. A float32 is returned as printed: 1e-05."""
-    if attribute.HasField("f"):
-        return float(str(np.float32(attribute.f)))
-    if attribute.HasField("i"):
-        return int(attribute.i)
-    if attribute.HasField("s"):
-        return str(attribute.s.decode("utf-8", "replace"))
-    return None
-
-
-def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
+def numbers_in(file: File, attribute: Any | None) -> NDArray[np.generic] | None:
     """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
+    if attribute is None:
+        return None
     if attribute.HasField("f"):
         return np.array(attribute.f, np.float32)
     if attribute.HasField("i"):
@@ -163,8 +154,10 @@ def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
     return np.array(lists.ints, np.int64) if lists.ints else None
 
 
-def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
+def message_in(file: File, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
     """Return the `skeleton` of an attribute's tensor or graph; None if the attribute has none."""
+    if attribute is None:
+        return None
     number, name = kind
     fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
     return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None
