@@ -75,7 +75,8 @@ def open_contents(file: File, source: Source) -> Contents:
     """
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}
-    model = Flatbuffer(file).root()
+    flat = Flatbuffer(file)
+    model = flat.table(flat.number(0, U32))
     buffers = [_span(buffer) for buffer in model.tables(4)]
     for graph in model.tables(2):
         for tensor in graph.tables(0):
@@ -83,7 +84,7 @@ def open_contents(file: File, source: Source) -> Contents:
             start, length = buffers[number] if number < len(buffers) else (0, 0)
             if not length:
                 continue
-            name = tensor.text(3) or "tensor"
+            name = tensor.numbers(3, "u1").tobytes().decode("utf-8", "replace") or "tensor"
             uses[name] = uses.get(name, 0) + 1
             key = name if uses[name] == 1 else f"{name}#{uses[name]}"
             variables.setdefault(key, _variable(key, tensor, start, length))
@@ -97,9 +98,6 @@ class Flatbuffer:
         self.file = file
         self._pages: dict[int, bytes] = {}
         self._left = min(_MOST_TIMES * file.size, _MOST)
-
-    def root(self) -> Table:
-        return self.table(self.number(0, U32))
 
     def table(self, at: int) -> Table:
         vtable = at - self.number(at, I32)
@@ -118,8 +116,6 @@ class Flatbuffer:
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
         first, last = at // _PAGE, (at + length - 1) // _PAGE
-        if last > first + 1:
-            return self.file.read(at, length)
         for number in range(first, last + 1):
             if number not in self._pages:
                 start = number * _PAGE
@@ -137,17 +133,13 @@ class Flatbuffer:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the methods raise `DamagedError` if an offset leads out of the table or the file.
-
-    Attributes:
-        at: the table's offset in the file.
-        fields: the offset of each field in the table; 0 for an omitted field.
-    """
+    """A table; the methods raise `DamagedError` if an offset leads out of the table or the file."""
 
     within: Flatbuffer
     at: int
     size: int
     fields: Sequence[int]
+    """The offset of each field in the table; 0 for an omitted field."""
 
     def number(self, field: int, form: struct.Struct) -> int:
         """Return the number in a field; 0 if the field is omitted."""
@@ -174,10 +166,6 @@ class Table:
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
-
-    def text(self, field: int) -> str:
-        """Return the string that a field points to; empty if the field is omitted."""
-        return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
         """Return (offset, count) of a vector's elements; (0, 0) if the field is omitted."""

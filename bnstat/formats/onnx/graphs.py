@@ -114,27 +114,25 @@ class NodeOp:
 
 
 class Constant(NamedTuple):
-    """A constant: a `tensor` of the file or, if `tensor` is None, an `array`.
-
-    `label` is the name in the file. `key` is the label, with `#2` etc. appended if labels repeat.
-    """
+    """A tensor of the file. `key` is its name `label`, with `#2` etc. appended if labels repeat."""
 
     label: str
     key: str
-    tensor: Any | None
-    array: NDArray[np.generic] | None = None
+    tensor: Any
 
 
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    `ops` maps names to ops; `constants` maps the names of constant ops to their values.
+    `ops` maps names to ops. `constants` maps the names of constant ops to tensors of the file,
+    `arrays` maps those of computed constants to (name in the file, values).
     """
 
     def __init__(self, model: Any, file: File) -> None:
         self.file = file
         self.ops: dict[str, NodeOp] = {}
         self.constants: dict[str, Constant] = {}
+        self.arrays: dict[str, tuple[str, NDArray[np.generic]]] = {}
         self._functions = {
             (_domain(each), each.name, each.overload): each for each in model.functions
         }
@@ -142,32 +140,23 @@ class Inlined:
         self._messages: dict[tuple[int, tuple[int, str]], Any | None] = {}
         self._names: dict[int, str] = {}
         self._uses: dict[str, int] = {}
-        self._numbers: list[tuple[str, str, NDArray[np.generic]]] = []
         self._graph(model.graph, _Scope({}))
-        self._keys = {constant.key for constant in self.constants.values()}
-        self._uses_of_keys: dict[str, int] = {}
-        for numbers in self._numbers:
-            self.compute(*numbers)
 
     def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
         """Replace the op `name` by a constant; `label` is the constant's name in the file."""
-        key = _unused(label, self._keys, self._uses_of_keys)
-        self._keys.add(key)
         self.ops[name] = NodeOp(name, "Const")
-        self.constants[name] = Constant(label, key, None, array)
+        self.arrays[name] = label, array
 
     def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
         """Return the values of a `Const`; None for other ops and unreadable or too many values."""
-        if name not in self.constants:
-            return None
-        stored = self.constants[name]
-        if stored.tensor is None:
-            return stored.array
-        shape = shape_of(stored.tensor)
+        if name in self.arrays:
+            return self.arrays[name][1]
+        tensor = self.constants[name].tensor if name in self.constants else None
+        shape = None if tensor is None else shape_of(tensor)
         if shape is None or prod(shape) > largest:
             return None
         try:
-            return read_array(self.file, stored.tensor)
+            return read_array(self.file, tensor)
         except BnstatError:
             return None
 
@@ -259,8 +248,7 @@ class Inlined:
             array = numbers_in(self.file, scope.attribute(node, name))
             if array is not None:
                 given = self._unique(label)
-                self.ops[given] = NodeOp(given, "Const")
-                self._numbers.append((given, label, array))
+                self.compute(given, label, array)
                 return given
         return self._unique(node.name or label)
 
@@ -296,10 +284,10 @@ class Inlined:
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
 
     def _unique(self, label: str) -> str:
-        return _unused(label.replace(":", "_"), self.ops, self._uses)
+        return unused(label.replace(":", "_"), self.ops, self._uses)
 
 
-def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
+def unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
     """Return a name that is not in `used`: `base`, or `base` with a number appended, as in `bn#2`.
 
     `uses` stores the last number appended to each base, so that many equal names take linear time.

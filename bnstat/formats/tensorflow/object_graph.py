@@ -125,12 +125,11 @@ class _ObjectGraph(Objects):
                 child, at = varint(message, start + 1)
             if child >= count:
                 raise DamagedError(self._where, _NO_SUCH_CHILD)
+            left = position - at - 2
+            if message[at] != _NAME or message[at + 1] != left or left >= 0x80:
+                return self._find_branches_slowly(index)
             if is_branch[child]:
-                name = at + 2
-                left = position - name
-                if not 0 <= left < 0x80 or message[at:name] != bytes((_NAME, left)):
-                    return self._find_branches_slowly(index)
-                branches.append((text(message[name:position]), child))
+                branches.append((text(message[at + 2 : position]), child))
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:

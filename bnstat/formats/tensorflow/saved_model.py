@@ -34,6 +34,8 @@ from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 
+_NO_VARIABLES = "the SavedModel has no variables"
+
 
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
@@ -56,7 +58,7 @@ def open_saved_model(
     tensors = open_tensors(variables, VARIABLES, reading)
     stored = tensors.variables()
     if meta_graph is not None and all(key == KEY for key in stored):
-        return _of_constants(source, meta_graph, notes)
+        return contents_of_graph(meta_graph.graph_def, source, [*notes, _NO_VARIABLES])
     if KEY not in stored:
         return _of_graph(source, meta_graph, stored, notes)
     contents = contents_of_objects(tensors, source, reading, notes)
@@ -86,7 +88,7 @@ def _without_variables(
             "copy it beside the data files",
         )
     if not any(node.op in VARIABLE_OPS for node in meta_graph.graph_def.node):
-        return _of_constants(source, meta_graph, notes)
+        return contents_of_graph(meta_graph.graph_def, source, [*notes, _NO_VARIABLES])
     if reading.values:
         raise NotFoundError(
             f"{folder.path}/{VARIABLES}",
@@ -102,20 +104,12 @@ def _without_variables(
     return _of_graph(source, meta_graph, declared, notes)
 
 
-def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
-    """Return the contents of a SavedModel without variables: its weights are constants."""
-    notes = [*notes, "the SavedModel has no variables"]
-    return contents_of_graph(meta_graph.graph_def, source, notes)
-
-
 def _of_graph(
     source: Source, meta_graph: Any, variables: Mapping[str, Variable], notes: list[str]
 ) -> Contents:
     """Return the contents of a SavedModel of TensorFlow 1."""
-    contents = Contents(source, variables, notes=notes)
-    if meta_graph is None:
-        return contents
-    return replace(contents, graphs=lambda: (graph_of(meta_graph.graph_def, variables),))
+    graphs = None if meta_graph is None else lambda: (graph_of(meta_graph.graph_def, variables),)
+    return Contents(source, variables, graphs=graphs, notes=notes)
 
 
 def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Contents:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import bnstat
 from bnstat.cli import main
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.tflite import U64, Flatbuffer
+from bnstat.formats.tflite import U32, U64, Flatbuffer
 from bnstat.storage.local import LocalFile
 from tests.builders.flatbuffers import hand_made
 from tests.formats.tflite.files import WAYS, write_all
@@ -80,7 +80,8 @@ def test_every_constant_is_read_as_the_interpreter_reads_it(
 
 def test_buffers_behind_the_flatbuffer(files: dict[str, Path]) -> None:
     for way in ("float32", "outside"):
-        buffers = Flatbuffer(LocalFile(str(files[way]))).root().tables(4)
+        flat = Flatbuffer(LocalFile(str(files[way])))
+        buffers = flat.table(flat.number(0, U32)).tables(4)
         assert any(buffer.number(1, U64) > 1 for buffer in buffers) == (way == "outside")
 
 
