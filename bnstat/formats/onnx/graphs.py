@@ -9,7 +9,7 @@ Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bod
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import prod
@@ -19,21 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.onnx.tensors import (
-    GRAPH,
-    TENSOR,
-    message_in,
-    numbers_in,
-    read_array,
-    shape_of,
-)
+from bnstat.formats.onnx.tensors import GRAPH, TENSOR, message_in, numbers_in, read_array, shape_of
 from bnstat.storage.files import File
 
-_BODIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "If": ("then_branch", "else_branch"),
-    "Loop": ("body",),
-    "Scan": ("body",),
-}
+_BODIES: Final = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
 _MAX_INLINED: Final = 300_000
 """The maximum number of nodes and stored tensors; a few nested functions can expand to billions."""
@@ -175,9 +164,8 @@ class Inlined:
         """Count nodes and names; raise `UnsupportedError` if the total exceeds `_MAX_INLINED`."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
-            raise UnsupportedError(
-                self.file.path, "has too many nodes after its functions are inlined"
-            )
+            problem = "has too many nodes after its functions are inlined"
+            raise UnsupportedError(self.file.path, problem)
 
     def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
         for name in inputs:
@@ -274,11 +262,8 @@ class Inlined:
 
     def _common(self, inputs: Sequence[str]) -> str:
         """Return the prefix that the names of the constant inputs share (`layer1.bn`), or ""."""
-        constants = self.constants
-        labels = [constants[name].label for name in inputs if name in constants]
-        if len(labels) < 2:
-            return ""
-        shared = min(labels)
+        labels = [self.constants[name].label for name in inputs if name in self.constants]
+        shared = min(labels) if len(labels) > 1 else ""
         while not all(label.startswith(shared) for label in labels):
             shared = shared[:-1]
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""

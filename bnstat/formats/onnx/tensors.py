@@ -66,9 +66,7 @@ def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
     place = _place(file, tensor, needed)
     if place is None:
         return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
-    holder, start, length = place
-    if length != needed:
-        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
+    holder, start = place
     return from_little_endian(holder.read(start, needed), dtype, shape)
 
 
@@ -77,33 +75,34 @@ def find_array(file: File, tensor: Any) -> Sequence[Range]:
     dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
     if dtype is None or shape is None:
         return ()
-    place = _place(file, tensor, bytes_needed(shape, dtype))
+    needed = bytes_needed(shape, dtype)
+    place = _place(file, tensor, needed)
     if place is None:
         return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
-    return extents(*place, dtype, shape)
+    return extents(*place, needed, dtype, shape)
 
 
-def _place(file: File, tensor: Any, needed: int) -> tuple[File, int, int] | None:
-    """Return (file, offset, length) of a tensor's raw bytes; None if the tensor lists values."""
-    if tensor.data_location != _EXTERNAL:
-        raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
-        return (file, raw[-1].start, raw[-1].end - raw[-1].start) if raw else None
+def _place(file: File, tensor: Any, needed: int) -> tuple[File, int] | None:
+    """Return (file, offset) of a tensor's `needed` raw bytes; None if the tensor lists values."""
     where = f"{file.path}: {tensor.name}"
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    offset = _number(entries.get("offset", "0"), where)
-    length = _number(entries.get("length", str(needed)), where)
+    if tensor.data_location == _EXTERNAL:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        start = _number(entries.get("offset", "0"), where)
+        length = _number(entries.get("length", str(needed)), where)
+        holder = file.part(location)
+        if holder is None:
+            problem = "the file with the model's tensors is missing"
+            raise NotFoundError(f"{file.path}: {location}", problem, "copy it too")
+    else:
+        raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
+        if not raw:
+            return None
+        holder, start, length = file, raw[-1].start, raw[-1].end - raw[-1].start
+    # Extents are fetched before a tensor is read, so a false length must not become one.
     if length != needed:
-        # Extents are fetched before a tensor is read, so a false length must not become one.
         raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
-    external_file = file.part(location)
-    if external_file is None:
-        raise NotFoundError(
-            f"{file.path}: {location}",
-            "the file with the model's tensors is missing",
-            "copy it too",
-        )
-    return external_file, offset, length
+    return holder, start
 
 
 def _number(digits: str, where: str) -> int:

@@ -225,9 +225,8 @@ class Bundle:
         self._folder = folder
         index = folder.file(prefix + INDEX)
         if index is None:
-            raise NotFoundError(
-                f"{folder.path}/{prefix}{INDEX}", "the checkpoint's index file is missing"
-            )
+            path = f"{folder.path}/{prefix}{INDEX}"
+            raise NotFoundError(path, "the checkpoint's index file is missing")
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
         index.prefetch([(0, index.size)])
@@ -300,7 +299,7 @@ class Bundle:
             self._file(stored.shard).place(stored.offset, stored.size, box)
             for box, stored in self._parts(key, entry, f"{self.path}, {key}")
         )
-        return [place for place in places if place is not None]
+        return [*filter(None, places)]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
         """Yield (indices, entry) for each slice of a tensor, or once for an unsliced tensor."""
@@ -353,17 +352,17 @@ class Bundle:
         )
 
     def _file(self, shard: int) -> File:
-        file = self._files.get(shard)
+        if shard in self._files:
+            return self._files[shard]
+        file = self._folder.file(self._shards[shard]) if shard in self._shards else None
         if file is None:
-            file = self._folder.file(self._shards[shard]) if shard in self._shards else None
-            if file is None:
-                raise NotFoundError(
-                    f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}",
-                    "the checkpoint's data file is missing",
-                    "copy it beside the index, or use --no-values for names and shapes alone",
-                )
-            if len(self._files) < _MAX_OPEN:
-                self._files[shard] = file
+            raise NotFoundError(
+                f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}",
+                "the checkpoint's data file is missing",
+                "copy it beside the index, or use --no-values for names and shapes alone",
+            )
+        if len(self._files) < _MAX_OPEN:
+            self._files[shard] = file
         return file
 
 

@@ -295,7 +295,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     Second copies of variables (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
-    for key in _first_copies(full_names):
+    for key in saved_again(full_names):
         del full_names[key]
     # Unnamed variables are all called `Variable`. Late built Keras 3 models have a single scope.
     uses = Counter(full_names.values())
@@ -305,12 +305,8 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     }
 
 
-def saved_again(nodes: Iterable[Node]) -> dict[str, list[str]]:
+def saved_again(full_names: Mapping[str, str]) -> dict[str, list[str]]:
     """Return a dict of second copies' keys to the keys of first copies with the same full name."""
-    return _first_copies({node.key: node.full_name for node in nodes if node.key})
-
-
-def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
     again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
     first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():
