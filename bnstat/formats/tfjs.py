@@ -74,9 +74,8 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
         fields = group if isinstance(group, dict) else {}
         paths, entries = fields.get("paths"), fields.get("weights")
         if not isinstance(paths, list) or not isinstance(entries, list):
-            raise DamagedError(
-                model.path, "a group in its weightsManifest has no list of paths or of weights"
-            )
+            problem = "a group in its weightsManifest has no list of paths or of weights"
+            raise DamagedError(model.path, problem)
         model.expect(path for path in paths if isinstance(path, str))
         shards = [_shard(model, path) for path in paths]
         at = 0
@@ -84,9 +83,8 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
             fields = entry if isinstance(entry, dict) else {}
             name, shape = fields.get("name"), as_shape(fields.get("shape"))
             if not isinstance(name, str) or shape is None:
-                raise DamagedError(
-                    model.path, "a weight in its weightsManifest has no valid name or shape"
-                )
+                problem = "a weight in its weightsManifest has no valid name or shape"
+                raise DamagedError(model.path, problem)
             if fields.get("dtype") == "string":
                 at = _after_strings(shards, at, prod(shape), model.path)
                 continue
@@ -96,11 +94,8 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
             length = bytes_needed(shape, packed.dtype if packed else dtype)
             places = [*_places(shards, at, length)]
             if sum(place.length for place in places) != length:
-                raise DamagedError(
-                    where,
-                    f"needs bytes {at} to {at + length} of its shards, which have fewer",
-                    "copy or download the shards again",
-                )
+                problem = f"needs bytes {at} to {at + length} of its shards, which have fewer"
+                raise DamagedError(where, problem, "copy or download the shards again")
             yield _variable(name, dtype, shape, packed, places), packed
             at += length
 

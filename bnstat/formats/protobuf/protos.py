@@ -63,15 +63,13 @@ message MetaGraphDef {
 message SavedModel { repeated MetaGraphDef meta_graphs 2 }
 message SavedUserObject { string metadata 3 }
 message SavedConcreteFunction { repeated int32 bound_inputs 2 }
-message SavedObject { optional SavedUserObject user_object 4 }
-message SavedObjectGraph {
-  repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
-
-# The same SavedObjectGraph, for its variables, which most readers do not need.
 message ObjectReference { int32 node_id 1; string local_name 2 }
 message SavedVariable { DataType dtype 1; TensorShapeProto shape 2; string name 6 }
-message DeclaredObject { repeated ObjectReference children 1; optional SavedVariable variable 7 }
-message DeclaredObjectGraph { repeated DeclaredObject nodes 1 }
+message SavedObject {
+  repeated ObjectReference children 1; optional SavedUserObject user_object 4;
+  optional SavedVariable variable 7 }
+message SavedObjectGraph {
+  repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
 
 # keras/src/legacy/saving: saved_metadata.proto (Keras 2)
 message KerasSavedObject { int32 node_id 2; string metadata 5 }
@@ -143,11 +141,8 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
     from google.protobuf import text_format
 
     if len(data) > _LONGEST_TEXT:
-        raise UnsupportedError(
-            where,
-            f"{what or name} is too long to be read in text form",
-            "convert it to the binary form",
-        )
+        problem = f"{what or name} is too long to be read in text form"
+        raise UnsupportedError(where, problem, "convert it to the binary form")
     try:
         return text_format.Parse(data, message_class(name)(), allow_unknown_field=True)
     except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:

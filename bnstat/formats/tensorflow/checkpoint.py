@@ -160,9 +160,8 @@ class _TensorV1:
             box = box_of(part, self.shape, self.where)
             shape = shape_of_box(box)
             if len(values) != prod(shape):
-                raise DamagedError(
-                    self.where, f"has {len(values)} values in a slice of shape {list(shape)}"
-                )
+                problem = f"has {len(values)} values in a slice of shape {list(shape)}"
+                raise DamagedError(self.where, problem)
             parts.append((box, values.reshape(shape)))
         return assemble(self.shape, dtype, parts, self.where)
 
@@ -191,9 +190,8 @@ def open_checkpoint_v1(
             where = f"{shards[0].path}, {saved.name}"
             tensor = tensors.setdefault(saved.name, _TensorV1(saved.name, dtype, shape, where))
             if (tensor.dtype, tensor.shape) != (dtype, shape):
-                raise DamagedError(
-                    file.path, f"{saved.name} has another shape or dtype in another shard"
-                )
+                problem = f"{saved.name} has another shape or dtype in another shard"
+                raise DamagedError(file.path, problem)
             tensor.slices += [(part, table) for part in slices]
     variables = {
         name: Variable(name, name, tensor.dtype, tensor.shape, tensor.read, tensor.extents)

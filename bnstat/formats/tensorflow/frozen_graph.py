@@ -130,9 +130,8 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
         raise DamagedError(file.path, "not a graph", "is it a GraphDef or a MetaGraphDef?")
     graph_def = skeleton(file, *span, "GraphDef", "the graph")
     if len(graph_def.node) > MAX_NODES:
-        raise UnsupportedError(
-            file.path, f"bnstat does not read graphs of more than {MAX_NODES} nodes"
-        )
+        problem = f"bnstat does not read graphs of more than {MAX_NODES} nodes"
+        raise UnsupportedError(file.path, problem)
     return contents_of_graph(graph_def, source, file=file), graph_def
 
 
@@ -218,11 +217,9 @@ def declared_variable(key: str, name: str, dtype: int, shape: Any, path: str) ->
     """Return a variable without values; None if a size in the `TensorShapeProto` is unknown."""
 
     def read() -> NoReturn:
-        raise NotFoundError(
-            f"{path}: {key}",
-            "the values of the variables are not in this file",
-            "use --no-values for names and shapes alone",
-        )
+        problem = "the values of the variables are not in this file"
+        remedy = "use --no-values for names and shapes alone"
+        raise NotFoundError(f"{path}: {key}", problem, remedy)
 
     sizes = shape_of(shape)
     return None if sizes is None else Variable(key, name, dtype_name(dtype), sizes, read)

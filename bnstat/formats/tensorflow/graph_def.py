@@ -171,7 +171,7 @@ def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
     for node in graph_def.node:
         if node.op in _CALLS:
             keys = captured.get(node.attr["f"].func.name, ())
-            bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
+            bound = zip(reversed(_data_inputs(node)), reversed(keys), strict=False)
             variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
     return variables
 
@@ -196,10 +196,10 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
         if name not in functions or not captured.get(name):
             continue
-        bound = zip(reversed(arguments(functions[name])), reversed(captured[name]), strict=False)
+        bound = zip(reversed(_arguments(functions[name])), reversed(captured[name]), strict=False)
         variables: Mapping[str, str] = {name: key for name, key in bound if key is not None}
         name, variables = _unwrapped(name, variables, functions)
-        binding = (name, tuple(map(variables.get, arguments(functions[name]))))
+        binding = (name, tuple(map(variables.get, _arguments(functions[name]))))
         if variables and binding not in inliner.bindings and inliner.affords(name):
             inliner.bindings.add(binding)
             yield make_graph(name, inliner.inline(functions[name].node_def, variables), variables)
@@ -216,7 +216,7 @@ def _unwrapped(
         callee = work[0].attr["f"].func.name if is_wrapper else None
         if callee is None or callee not in functions:
             break
-        passed = zip(arguments(functions[callee]), data_inputs(work[0]), strict=False)
+        passed = zip(_arguments(functions[callee]), _data_inputs(work[0]), strict=False)
         name = callee
         variables = {argument: variables[key] for argument, key in passed if key in variables}
     return name, variables
@@ -326,7 +326,7 @@ class Node:
 
     @property
     def inputs(self) -> Sequence[str]:
-        return [self._frame.tensor(name) for name in data_inputs(self.node)]
+        return [self._frame.tensor(name) for name in _data_inputs(self.node)]
 
     @property
     def controls(self) -> Sequence[str]:
@@ -454,14 +454,14 @@ class _Inliner:
             if not callees:
                 ops.setdefault(op.name, op)
                 continue
-            inputs = [(frame, name) for name in data_inputs(node)]
+            inputs = [(frame, name) for name in _data_inputs(node)]
             if op.type in _CHOICES:
                 inputs = inputs[1:]
             is_single = len(callees) == 1 and op.type not in _LOOPS
             branches = []
             for number, callee in enumerate(callees):
                 function = self.functions[callee]
-                names = arguments(function)
+                names = _arguments(function)
                 passed = dict(zip(names, inputs, strict=False))
                 prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
                 body = _Frame(prefix, (*frame.functions, callee), passed)
@@ -502,11 +502,9 @@ class _Inliner:
         return names if names and self.affords(*names) else []
 
 
-def data_inputs(node: Any) -> list[str]:
-    """Return the data inputs of a NodeDef, without control inputs."""
+def _data_inputs(node: Any) -> list[str]:
     return [name for name in node.input if not name.startswith("^")]
 
 
-def arguments(function: Any) -> list[str]:
-    """Return the names of a FunctionDef's arguments."""
+def _arguments(function: Any) -> list[str]:
     return [argument.name for argument in function.signature.input_arg]

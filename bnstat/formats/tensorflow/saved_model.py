@@ -82,11 +82,9 @@ def _without_variables(
         raise NotFoundError(folder.path, f"{BINARY} and {VARIABLES}/ are missing")
     variables = folder.folder(VARIABLES)
     if variables is not None and variables.matching("variables.data"):
-        raise NotFoundError(
-            f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
-            "the index of the SavedModel's variables is missing",
-            "copy it beside the data files",
-        )
+        path = f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}"
+        problem = "the index of the SavedModel's variables is missing"
+        raise NotFoundError(path, problem, "copy it beside the data files")
     if not any(node.op in VARIABLE_OPS for node in meta_graph.graph_def.node):
         return contents_of_graph(meta_graph.graph_def, source, [*notes, _NO_VARIABLES])
     if reading.values:
@@ -98,7 +96,7 @@ def _without_variables(
         )
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
     if meta_graph.object_graph_def.nodes:
-        contents = _declared_by_objects(meta_graph.object_graph_def, source, notes)
+        contents = _declared_by_objects(meta_graph.object_graph_def.nodes, source, notes)
         return _with_network(contents, folder, meta_graph)
     declared = declared_by_ops(meta_graph.graph_def, source.path)
     return _of_graph(source, meta_graph, declared, notes)
@@ -138,10 +136,8 @@ def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) 
     }
 
 
-def _declared_by_objects(saved_graph: Any, source: Source, notes: Sequence[str]) -> Contents:
-    """Return the object graph and the variables that a SavedObjectGraph declares."""
-    message = saved_graph.SerializeToString()
-    saved = parse("DeclaredObjectGraph", message, source.path, "the object graph").nodes
+def _declared_by_objects(saved: Any, source: Source, notes: Sequence[str]) -> Contents:
+    """Return the object graph and the variables that the nodes of a SavedObjectGraph declare."""
     paths = _shortest_paths(saved)
     nodes, declared = [], {}
     for index, node in enumerate(saved):
