@@ -17,13 +17,12 @@ from math import isfinite, prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import TFJS, as_shape, bytes_needed, from_little_endian, numpy_dtype
 from bnstat.formats.keras.config import layers_by_scope
-from bnstat.model import Source, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
 
@@ -109,7 +108,7 @@ def _variable(
 ) -> Variable:
     """Return the weight whose bytes are stored in the ranges `places` of one or more shards."""
 
-    def read() -> NDArray[np.generic]:
+    def read() -> Array:
         data = b"".join(place.read() for place in places)
         stored = from_little_endian(data, packed.dtype if packed else dtype, shape)
         if packed is None or packed.dtype.kind == "f":
@@ -118,7 +117,7 @@ def _variable(
         with np.errstate(over="ignore", invalid="ignore"):
             return (values if dtype.kind == "f" else np.rint(values)).astype(dtype)
 
-    def step() -> NDArray[np.generic]:
+    def step() -> Array:
         assert packed is not None
         if packed.dtype.kind == "f":
             return np.abs(np.spacing(read().astype(np.float16)))
@@ -196,7 +195,7 @@ def _graph(topology: Mapping[str, Any], variables: Mapping[str, Variable], where
         raise DamagedError(where, "its modelTopology is not a graph") from error
     ops = inlined(message)
 
-    def constant(name: str) -> NDArray[np.generic] | None:
+    def constant(name: str) -> Array | None:
         if name not in variables or prod(variables[name].shape) > _MOST_SMALL:
             return None
         try:

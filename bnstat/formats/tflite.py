@@ -37,12 +37,11 @@ from math import prod
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.dtypes import TFLITE, Scales, as_shape, contiguous_variable, extents
-from bnstat.model import Source, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 
 I8, U8, I32, U32, U64 = (struct.Struct(f"<{each}") for each in "bBiIQ")
@@ -161,7 +160,7 @@ class Table:
         for place in range(start, start + count * U32.size, U32.size):
             yield self.within.table(place + self.within.number(place, U32))
 
-    def numbers(self, field: int, dtype: str) -> NDArray[np.generic]:
+    def numbers(self, field: int, dtype: str) -> Array:
         """Return the numbers in a field's vector; an empty array if the field is omitted."""
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
@@ -204,7 +203,7 @@ def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
     quantization = tensor.table(4)
     is_sparse = tensor.table(6) is not None or (quantization and quantization.number(4, U8))
 
-    def stored() -> NDArray[np.generic]:
+    def stored() -> Array:
         if is_sparse:
             problem = "is stored sparsely or in blocks; bnstat does not read such tensors"
             raise UnsupportedError(where, problem)

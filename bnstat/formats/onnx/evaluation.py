@@ -15,15 +15,13 @@ from math import prod
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError
 from bnstat.formats.dtypes import ONNX, find_dtype
 from bnstat.formats.onnx.graphs import Inlined, NodeOp
 from bnstat.formats.onnx.tensors import TENSOR, message_in, numbers_in, read_array
+from bnstat.model import Array
 from bnstat.storage.files import File
-
-Array = NDArray[np.generic]
 
 _MAX_ELEMENTS: Final = 1 << 14
 """The maximum number of elements of an evaluated tensor; batch norm has one for each channel."""

@@ -16,10 +16,10 @@ from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.onnx.tensors import GRAPH, TENSOR, message_in, numbers_in, read_array, shape_of
+from bnstat.model import Array
 from bnstat.storage.files import File
 
 _BODIES: Final = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
@@ -121,7 +121,7 @@ class Inlined:
         self.file = file
         self.ops: dict[str, NodeOp] = {}
         self.constants: dict[str, Constant] = {}
-        self.arrays: dict[str, tuple[str, NDArray[np.generic]]] = {}
+        self.arrays: dict[str, tuple[str, Array]] = {}
         self._functions = {
             (_domain(each), each.name, each.overload): each for each in model.functions
         }
@@ -131,12 +131,12 @@ class Inlined:
         self._uses: dict[str, int] = {}
         self._graph(model.graph, _Scope({}))
 
-    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
+    def compute(self, name: str, label: str, array: Array) -> None:
         """Replace the op `name` by a constant; `label` is the constant's name in the file."""
         self.ops[name] = NodeOp(name, "Const")
         self.arrays[name] = label, array
 
-    def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
+    def constant(self, name: str, largest: int) -> Array | None:
         """Return the values of a `Const`; None for other ops and unreadable or too many values."""
         if name in self.arrays:
             return self.arrays[name][1]

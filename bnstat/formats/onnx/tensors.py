@@ -14,7 +14,6 @@ from math import prod
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.dtypes import (
@@ -27,6 +26,7 @@ from bnstat.formats.dtypes import (
     numpy_dtype,
 )
 from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
+from bnstat.model import Array
 from bnstat.storage.files import File, Range
 
 TENSOR: Final = (5, "OnnxTensor")
@@ -56,7 +56,7 @@ def shape_of(tensor: Any) -> tuple[int, ...] | None:
     return as_shape(list(tensor.dims))
 
 
-def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
+def read_array(file: File, tensor: Any) -> Array:
     """Read the numbers of a tensor, in the stored shape and dtype."""
     where = f"{file.path}: {tensor.name}"
     dtype, shape = numpy_dtype(dtype_of(tensor), where), shape_of(tensor)
@@ -111,9 +111,7 @@ def _number(digits: str, where: str) -> int:
     return int(digits)
 
 
-def _listed(
-    file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str
-) -> NDArray[np.generic]:
+def _listed(file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str) -> Array:
     """Return the values that a tensor lists, as a vector of `count` elements.
 
     A complex number is listed as two floats, a float of 16 or fewer bits as its bits in an int32.
@@ -123,7 +121,7 @@ def _listed(
     needed = 2 * count if is_complex else count
     data = file.read(tensor.begin, tensor.end - tensor.begin)
     lists = parse("OnnxTensorLists", data, where, "a list of values")
-    values: NDArray[np.generic] = np.zeros(0, part)
+    values: Array = np.zeros(0, part)
     for name, kind in _LISTS.items():
         if listed := getattr(lists, name):
             values = np.array(listed, kind)
@@ -136,7 +134,7 @@ def _listed(
     return values.astype(f"u{dtype.itemsize}").view(dtype)
 
 
-def numbers_in(file: File, attribute: Any | None) -> NDArray[np.generic] | None:
+def numbers_in(file: File, attribute: Any | None) -> Array | None:
     """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
     if attribute is None:
         return None

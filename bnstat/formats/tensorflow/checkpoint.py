@@ -156,7 +156,7 @@ class _TensorV1:
             if stored is None:
                 raise DamagedError(self.where, "a slice of this tensor is missing")
             message = parse("SavedTensorSlices", stored, self.where).data.data
-            values = listed_values(message, self.dtype, dtype, self.where)
+            values = listed_values(message, self.dtype, self.where)
             box = box_of(part, self.shape, self.where)
             shape = shape_of_box(box)
             if len(values) != prod(shape):

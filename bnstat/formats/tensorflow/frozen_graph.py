@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Op
@@ -36,7 +35,7 @@ from bnstat.formats.tensorflow.graph_def import (
     make_graph,
     shape_of,
 )
-from bnstat.model import Source, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 
 _HEAD = 4096
@@ -153,7 +152,7 @@ def contents_of_graph(
         node = op.node if file is None else complete(file, op.node, "a constant")
         return node.attr["value"].tensor
 
-    def read(op: Node) -> NDArray[np.generic]:
+    def read(op: Node) -> Array:
         return decode_tensor(tensor_of(op), f"{source.path}: {op.name}")
 
     nodes = [op for op in ops.values() if isinstance(op, Node)]

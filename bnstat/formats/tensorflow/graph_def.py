@@ -24,7 +24,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
@@ -35,6 +34,7 @@ from bnstat.formats.dtypes import (
     from_little_endian,
     numpy_dtype,
 )
+from bnstat.model import Array
 
 VARIABLES = frozenset(
     {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
@@ -108,11 +108,9 @@ def shape_of(shape: Any) -> tuple[int, ...] | None:
     return None if shape.unknown_rank else as_shape([dim.size for dim in shape.dim])
 
 
-def listed_values(
-    tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
-) -> NDArray[np.generic]:
+def listed_values(tensor: Any, name: str, where: str) -> Array:
     """Return, as a vector, the values that a `TensorProto` lists; `name` is the dtype's name."""
-    field = _VALUES.get(name)
+    dtype, field = numpy_dtype(name, where), _VALUES.get(name)
     if field is None:
         raise UnsupportedError(where, f"bnstat does not read lists of {name} values")
     values = getattr(tensor, field)
@@ -121,7 +119,7 @@ def listed_values(
     return np.array(values, np.int32 if field == "int_val" else dtype).astype(dtype)
 
 
-def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
+def decode_tensor(tensor: Any, where: str) -> Array:
     """Return the array in a `TensorProto`; if values are missing, the last value is repeated."""
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
@@ -133,7 +131,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
         if len(content) != size:
             raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
         return from_little_endian(content, dtype, shape)
-    values = listed_values(tensor, name, dtype, where)
+    values = listed_values(tensor, name, where)
     if values.size > count or (values.size < count and size > _MAX_REPEATED):
         raise DamagedError(where, f"a constant of shape {shape} has {values.size} values")
     array = np.zeros(count, dtype)
@@ -289,7 +287,7 @@ def make_graph(
 ) -> Graph:
     """Return a graph of inlined ops; `tensor_of` returns the `TensorProto` of a small constant."""
 
-    def constant(name: str) -> NDArray[np.generic] | None:
+    def constant(name: str) -> Array | None:
         op = ops.get(name)
         if not isinstance(op, Node) or op.tensor is None:
             return None
