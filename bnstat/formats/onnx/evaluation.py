@@ -18,8 +18,7 @@ import numpy as np
 
 from bnstat.errors import BnstatError
 from bnstat.formats.dtypes import ONNX, find_dtype
-from bnstat.formats.onnx.graphs import Inlined, NodeOp
-from bnstat.formats.onnx.tensors import TENSOR, message_in, numbers_in, read_array
+from bnstat.formats.onnx.graphs import TENSOR, Inlined, NodeOp, message_in, numbers_in, read_array
 from bnstat.model import Array
 from bnstat.storage.files import File
 

@@ -1,27 +1,57 @@
-"""The graph of an ONNX model as ops, with each call replaced by the body of the called function.
+"""The graph of an ONNX model as ops, and its tensors, whose values are read on demand.
 
-A body of `If`, `Loop` or `Scan` can use the tensors of the graphs around it; a function's body can
-use only the function's inputs. bnstat gives each node a unique name, which is also the name of the
-node's first output; the second output is `node:1`. An initializer becomes an op of type `Const`.
+Each call is replaced by the body of the called function. A body of `If`, `Loop` or `Scan` can use
+the tensors of the graphs around it; a function's body can use only the function's inputs. bnstat
+gives each node a unique name, which is also the name of the node's first output; the second output
+is `node:1`. An initializer becomes an op of type `Const`.
 
-Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bodies.
+A tensor stores its numbers as raw bytes, as a list of values, or in a file beside the model. An
+attribute stores a number, a string, a list of numbers, a tensor, or a graph.
+
+Sources: onnx/onnx.proto; docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of
+bodies; docs/ExternalData.md (`location`, relative to the model's folder, `offset`, `length`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.onnx.tensors import GRAPH, TENSOR, message_in, numbers_in, read_array, shape_of
-from bnstat.model import Array
-from bnstat.storage.files import File
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.formats.dtypes import (
+    ONNX,
+    as_shape,
+    bytes_needed,
+    extents,
+    find_dtype,
+    from_little_endian,
+    numpy_dtype,
+)
+from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
+from bnstat.model import Array, Variable
+from bnstat.storage.files import File, Range
 
+TENSOR: Final = (5, "OnnxTensor")
+_GRAPH: Final = (6, "OnnxGraph")
+"""The field number and the message type of a tensor or graph that an attribute stores."""
+_LONGEST_LIST: Final = 1 << 17
+_RAW: Final = 9
+_EXTERNAL: Final = 1
+_LISTS: Final[Mapping[str, type[np.generic]]] = {
+    "float_data": np.float32,
+    "int32_data": np.int32,
+    "int64_data": np.int64,
+    "double_data": np.float64,
+    "uint64_data": np.uint64,
+}
+"""Field of a TensorProto that lists values -> dtype of the listed values."""
+_DECIMAL_DIGITS: Final = 18
 _BODIES: Final = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
 _MAX_INLINED: Final = 300_000
@@ -141,13 +171,34 @@ class Inlined:
         if name in self.arrays:
             return self.arrays[name][1]
         tensor = self.constants[name].tensor if name in self.constants else None
-        shape = None if tensor is None else shape_of(tensor)
+        shape = None if tensor is None else _shape_of(tensor)
         if shape is None or prod(shape) > largest:
             return None
         try:
             return read_array(self.file, tensor)
         except BnstatError:
             return None
+
+    def variables(self) -> tuple[dict[str, Variable], dict[str, str]]:
+        """Return two dicts: keys to variables, and names of constant ops to these keys."""
+        variables, keys = {}, {}
+        for name, (_, key, tensor) in self.constants.items():
+            if (shape := _shape_of(tensor)) is not None:
+                read = partial(read_array, self.file, tensor)
+                find = partial(_find_array, self.file, tensor)
+                # Converters keep the `:0` of TensorFlow's names.
+                plain_name = key.removesuffix(":0")
+                variables[key] = Variable(key, plain_name, _dtype_of(tensor), shape, read, find)
+                keys[name] = key
+        used, uses = {stored.key for stored in self.constants.values()}, dict[str, int]()
+        for name, (label, array) in self.arrays.items():
+            key = _unused(label, used, uses)
+            used.add(key)
+            if array.ndim:
+                plain_name, dtype = key.removesuffix(":0"), array.dtype.name
+                variables[key] = Variable(key, plain_name, dtype, array.shape, array.copy)
+                keys[name] = key
+        return variables, keys
 
     def _graph(self, graph: Any, scope: _Scope) -> Sequence[str]:
         """Add the nodes of a graph; return the names of the graph's outputs after inlining."""
@@ -209,7 +260,7 @@ class Inlined:
         """Add the bodies of a node, and a `Merge` op per output; return the names of these ops."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
-            body = self._message(scope.attribute(node, name), GRAPH)
+            body = self._message(scope.attribute(node, name), _GRAPH)
             if body is None:
                 continue
             names = [each.name for each in body.input]
@@ -269,10 +320,10 @@ class Inlined:
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
 
     def _unique(self, label: str) -> str:
-        return unused(label.replace(":", "_"), self.ops, self._uses)
+        return _unused(label.replace(":", "_"), self.ops, self._uses)
 
 
-def unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
+def _unused(base: str, used: Container[str], uses: dict[str, int]) -> str:
     """Return a name that is not in `used`: `base`, or `base` with a number appended, as in `bn#2`.
 
     `uses` stores the last number appended to each base, so that many equal names take linear time.
@@ -319,3 +370,116 @@ def _default_name(node: Any) -> str:
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)
+
+
+def _dtype_of(tensor: Any) -> str:
+    """Return the name of a tensor's dtype in NumPy or ml_dtypes; `type 99` for an unknown dtype."""
+    return ONNX.get(tensor.data_type, f"type {tensor.data_type}")
+
+
+def _shape_of(tensor: Any) -> tuple[int, ...] | None:
+    return as_shape(list(tensor.dims))
+
+
+def read_array(file: File, tensor: Any) -> Array:
+    """Read the numbers of a tensor, in the stored shape and dtype."""
+    where = f"{file.path}: {tensor.name}"
+    dtype, shape = numpy_dtype(_dtype_of(tensor), where), _shape_of(tensor)
+    if shape is None:
+        raise DamagedError(where, "has an impossible shape")
+    needed = bytes_needed(shape, dtype)
+    place = _place(file, tensor, needed)
+    if place is None:
+        return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
+    holder, start = place
+    return from_little_endian(holder.read(start, needed), dtype, shape)
+
+
+def _find_array(file: File, tensor: Any) -> Sequence[Range]:
+    """Return the range of a tensor's raw bytes; if there are none, the range of the TensorProto."""
+    dtype, shape = find_dtype(_dtype_of(tensor)), _shape_of(tensor)
+    if dtype is None or shape is None:
+        return ()
+    needed = bytes_needed(shape, dtype)
+    place = _place(file, tensor, needed)
+    if place is None:
+        return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+    return extents(*place, needed, dtype, shape)
+
+
+def _place(file: File, tensor: Any, needed: int) -> tuple[File, int] | None:
+    """Return (file, offset) of a tensor's `needed` raw bytes; None if the tensor lists values."""
+    where = f"{file.path}: {tensor.name}"
+    if tensor.data_location == _EXTERNAL:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        start = _number(entries.get("offset", "0"), where)
+        length = _number(entries.get("length", str(needed)), where)
+        holder = file.part(location)
+        if holder is None:
+            problem = "the file with the model's tensors is missing"
+            raise NotFoundError(f"{file.path}: {location}", problem, "copy it too")
+    else:
+        raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
+        if not raw:
+            return None
+        holder, start, length = file, raw[-1].start, raw[-1].end - raw[-1].start
+    # Extents are fetched before a tensor is read, so a false length must not become one.
+    if length != needed:
+        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
+    return holder, start
+
+
+def _number(digits: str, where: str) -> int:
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > _DECIMAL_DIGITS:
+        raise DamagedError(where, f"{digits[:40]!r} is not a valid offset or length")
+    return int(digits)
+
+
+def _listed(file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str) -> Array:
+    """Return the values that a tensor lists, as a vector of `count` elements.
+
+    A complex number is listed as two floats, a float of 16 or fewer bits as its bits in an int32.
+    """
+    is_complex = dtype.kind == "c"
+    part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
+    needed = 2 * count if is_complex else count
+    data = file.read(tensor.begin, tensor.end - tensor.begin)
+    lists = parse("OnnxTensorLists", data, where, "a list of values")
+    values: Array = np.zeros(0, part)
+    for name, kind in _LISTS.items():
+        if listed := getattr(lists, name):
+            values = np.array(listed, kind)
+    if values.size != needed:
+        raise DamagedError(where, f"has {values.size} values, but its shape needs {needed}")
+    if values.dtype.kind == "f" and values.dtype != part:
+        raise DamagedError(where, f"is a tensor of {dtype}, but lists its values as {values.dtype}")
+    if values.dtype.kind == "f" or dtype.kind in "iub":
+        return values.astype(part).view(dtype)
+    return values.astype(f"u{dtype.itemsize}").view(dtype)
+
+
+def numbers_in(file: File, attribute: Any | None) -> Array | None:
+    """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
+    if attribute is None:
+        return None
+    if attribute.HasField("f"):
+        return np.array(attribute.f, np.float32)
+    if attribute.HasField("i"):
+        return np.array(attribute.i, np.int64)
+    length = attribute.end - attribute.begin
+    if length > _LONGEST_LIST:
+        return None
+    lists = parse("OnnxAttributeLists", file.read(attribute.begin, length), file.path)
+    if lists.floats:
+        return np.array(lists.floats, np.float32)
+    return np.array(lists.ints, np.int64) if lists.ints else None
+
+
+def message_in(file: File, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
+    """Return the `skeleton` of an attribute's tensor or graph; None if the attribute has none."""
+    if attribute is None:
+        return None
+    number, name = kind
+    fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
+    return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None
