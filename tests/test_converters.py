@@ -5,7 +5,7 @@ Ports to PyTorch are skipped if torch is not installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import combinations, permutations
 from pathlib import Path
@@ -18,7 +18,7 @@ import tensorflow as tf
 import bnstat
 from bnstat.exchange import safetensors
 from bnstat.exchange.naming import ExportOptions, read_name_map, write_name_map
-from bnstat.model import ROLES, Model
+from bnstat.model import Model
 from tests.builders import converted, modules
 from tests.builders.converted import EPSILON, NORMS, SHAPE
 from tests.fuzz.ports import in_bytes
@@ -39,9 +39,8 @@ def ports(network: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, M
     folder = tmp_path_factory.mktemp("ports")
 
     def written(name: str, content: bytes) -> Path:
-        path = folder / name
-        path.write_bytes(content)
-        return path
+        (folder / name).write_bytes(content)
+        return folder / name
 
     network.save(folder / "network.h5")
     tf.saved_model.save(network, str(folder / "saved_model"))
@@ -108,14 +107,8 @@ def port(name: str) -> Any:
 WHOLE = ("h5", "saved-model", "frozen", "onnx", "pytorch", "safetensors")
 """Ports with all batch norm. The one after a dense layer becomes two operations in ONNX."""
 
-FOLDED = {
-    "onnx-folded": 4,
-    "grappler": 4,
-    "graph-folded": 4,
-    "tfjs": 4,
-    "tflite": 6,
-    "pytorch-fused": 5,
-}
+FOLDED = {**dict.fromkeys(("onnx-folded", "grappler", "graph-folded", "tfjs"), 4),
+          "tflite": 6, "pytorch-fused": 5}  # fmt: skip
 """Ports with folded batch norm, and the number of folded layers of six."""
 
 
@@ -164,48 +157,29 @@ def test_ports_that_are_folded_in_part(ports: dict[str, Model]) -> None:
         assert bnstat.diff(ports[one], ports[other], epsilon=EPSILON).equivalent
 
 
-def _one_channel(arrays: dict[str, np.ndarray]) -> None:
-    arrays["gamma"][2] += np.float32(1e-3)
+CHANGES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[np.ndarray]]] = {
+    "channels": lambda gamma, mean, variance: (
+        gamma + np.float32(1e-3) * (np.arange(gamma.size) == 2), mean, variance
+    ),
+    "swapped": lambda gamma, mean, variance: (gamma, variance, mean),
+    "unbiased-variance": lambda gamma, mean, variance: (
+        gamma, mean, variance * np.float32(32 / 31)
+    ),
+}  # fmt: skip
+"""Cause -> function that changes the gamma, mean and variance of a layer."""
 
 
-def _swapped(arrays: dict[str, np.ndarray]) -> None:
-    mean = arrays["moving_mean"].copy()
-    arrays["moving_mean"][:], arrays["moving_variance"][:] = arrays["moving_variance"], mean
-
-
-def _unbiased(arrays: dict[str, np.ndarray]) -> None:
-    arrays["moving_variance"] *= np.float32(32 / 31)
-
-
-def changed(network: Any, name: str, change: Callable[[dict[str, np.ndarray]], None]) -> Model:
-    """Return the network with one layer changed."""
-    model = bnstat.load(network.source.path)
-    layer = model[name]
-    arrays = {role: layer.variables[role].read().copy() for role in ROLES}
-    change(arrays)
-    layer._arrays.update(arrays)
-    return model
-
-
-OTHERS = [*map(port, ("onnx", "pytorch", "rewritten", *FOLDED))]
-
-
-@pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [(_one_channel, "channels"), (_swapped, "swapped"), (_unbiased, "unbiased-variance")],
-)
+@pytest.mark.parametrize("other", [*map(port, ("onnx", "pytorch", "rewritten", *FOLDED))])
+@pytest.mark.parametrize("kind", CHANGES)
 @pytest.mark.parametrize("name", NORMS)
 def test_the_cause_of_a_difference_is_found(
-    name: str,
-    change: Callable[[dict[str, np.ndarray]], None],
-    kind: str,
-    other: str,
-    ports: dict[str, Model],
+    name: str, kind: str, other: str, ports: dict[str, Model]
 ) -> None:
-    difference = bnstat.diff(
-        changed(ports["h5"], name, change), ports[other], epsilon=EPSILON, tolerance=2e-6
-    )
+    changed = bnstat.load(ports["h5"].source.path)
+    roles = ("gamma", "moving_mean", "moving_variance")
+    arrays = CHANGES[kind](*(changed[name].array(role) for role in roles))
+    changed[name]._arrays.update(zip(roles, arrays, strict=True))
+    difference = bnstat.diff(changed, ports[other], epsilon=EPSILON, tolerance=2e-6)
     assert not difference.equivalent
     wrong = [(layer.old, layer.causes) for layer in difference.different]
     wrong += [(each.layer, each.causes) for each in difference.misfolded]

@@ -63,11 +63,6 @@ def build(library: Any) -> Any:
     return randomised(model)
 
 
-def batch_norms(model: Any) -> dict[str, Any]:
-    nested = model.get_layer("nested")
-    return {name: (nested if name == "in_nested" else model).get_layer(name) for name in LAYERS}
-
-
 def frozen_graph(model: Any, path: str) -> None:
     graph = frozen(model, (8, 8, 3)).graph.as_graph_def()
     Path(path).write_bytes(graph.SerializeToString())
@@ -124,7 +119,8 @@ def test_every_format_stores_the_same_layers(
     kind: str, networks: dict[str, Any], tmp_path: Path
 ) -> None:
     network = networks[kind.split()[0]]
-    own = batch_norms(network)
+    owners = dict.fromkeys(LAYERS, network) | {"in_nested": network.get_layer("nested")}
+    own = {name: owner.get_layer(name) for name, owner in owners.items()}
     name, write, settings = FORMATS[kind]
     write(network, str(tmp_path / name))
     model = bnstat.load(tmp_path / name)

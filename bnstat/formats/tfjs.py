@@ -17,13 +17,12 @@ from math import isfinite, prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import TFJS, as_shape, bytes_needed, from_little_endian, numpy_dtype
 from bnstat.formats.keras.config import layers_by_scope
-from bnstat.model import Source, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
 
@@ -74,9 +73,8 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
         fields = group if isinstance(group, dict) else {}
         paths, entries = fields.get("paths"), fields.get("weights")
         if not isinstance(paths, list) or not isinstance(entries, list):
-            raise DamagedError(
-                model.path, "a group in its weightsManifest has no list of paths or of weights"
-            )
+            problem = "a group in its weightsManifest has no list of paths or of weights"
+            raise DamagedError(model.path, problem)
         model.expect(path for path in paths if isinstance(path, str))
         shards = [_shard(model, path) for path in paths]
         at = 0
@@ -84,9 +82,8 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
             fields = entry if isinstance(entry, dict) else {}
             name, shape = fields.get("name"), as_shape(fields.get("shape"))
             if not isinstance(name, str) or shape is None:
-                raise DamagedError(
-                    model.path, "a weight in its weightsManifest has no valid name or shape"
-                )
+                problem = "a weight in its weightsManifest has no valid name or shape"
+                raise DamagedError(model.path, problem)
             if fields.get("dtype") == "string":
                 at = _after_strings(shards, at, prod(shape), model.path)
                 continue
@@ -96,11 +93,8 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
             length = bytes_needed(shape, packed.dtype if packed else dtype)
             places = [*_places(shards, at, length)]
             if sum(place.length for place in places) != length:
-                raise DamagedError(
-                    where,
-                    f"needs bytes {at} to {at + length} of its shards, which have fewer",
-                    "copy or download the shards again",
-                )
+                problem = f"needs bytes {at} to {at + length} of its shards, which have fewer"
+                raise DamagedError(where, problem, "copy or download the shards again")
             yield _variable(name, dtype, shape, packed, places), packed
             at += length
 
@@ -114,7 +108,7 @@ def _variable(
 ) -> Variable:
     """Return the weight whose bytes are stored in the ranges `places` of one or more shards."""
 
-    def read() -> NDArray[np.generic]:
+    def read() -> Array:
         data = b"".join(place.read() for place in places)
         stored = from_little_endian(data, packed.dtype if packed else dtype, shape)
         if packed is None or packed.dtype.kind == "f":
@@ -123,7 +117,7 @@ def _variable(
         with np.errstate(over="ignore", invalid="ignore"):
             return (values if dtype.kind == "f" else np.rint(values)).astype(dtype)
 
-    def step() -> NDArray[np.generic]:
+    def step() -> Array:
         assert packed is not None
         if packed.dtype.kind == "f":
             return np.abs(np.spacing(read().astype(np.float16)))
@@ -201,7 +195,7 @@ def _graph(topology: Mapping[str, Any], variables: Mapping[str, Variable], where
         raise DamagedError(where, "its modelTopology is not a graph") from error
     ops = inlined(message)
 
-    def constant(name: str) -> NDArray[np.generic] | None:
+    def constant(name: str) -> Array | None:
         if name not in variables or prod(variables[name].shape) > _MOST_SMALL:
             return None
         try:

@@ -37,12 +37,11 @@ from math import prod
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.dtypes import TFLITE, Scales, as_shape, contiguous_variable, extents
-from bnstat.model import Source, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 
 I8, U8, I32, U32, U64 = (struct.Struct(f"<{each}") for each in "bBiIQ")
@@ -75,7 +74,8 @@ def open_contents(file: File, source: Source) -> Contents:
     """
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}
-    model = Flatbuffer(file).root()
+    flat = Flatbuffer(file)
+    model = flat.table(flat.number(0, U32))
     buffers = [_span(buffer) for buffer in model.tables(4)]
     for graph in model.tables(2):
         for tensor in graph.tables(0):
@@ -83,7 +83,7 @@ def open_contents(file: File, source: Source) -> Contents:
             start, length = buffers[number] if number < len(buffers) else (0, 0)
             if not length:
                 continue
-            name = tensor.text(3) or "tensor"
+            name = tensor.numbers(3, "u1").tobytes().decode("utf-8", "replace") or "tensor"
             uses[name] = uses.get(name, 0) + 1
             key = name if uses[name] == 1 else f"{name}#{uses[name]}"
             variables.setdefault(key, _variable(key, tensor, start, length))
@@ -97,9 +97,6 @@ class Flatbuffer:
         self.file = file
         self._pages: dict[int, bytes] = {}
         self._left = min(_MOST_TIMES * file.size, _MOST)
-
-    def root(self) -> Table:
-        return self.table(self.number(0, U32))
 
     def table(self, at: int) -> Table:
         vtable = at - self.number(at, I32)
@@ -118,8 +115,6 @@ class Flatbuffer:
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
         first, last = at // _PAGE, (at + length - 1) // _PAGE
-        if last > first + 1:
-            return self.file.read(at, length)
         for number in range(first, last + 1):
             if number not in self._pages:
                 start = number * _PAGE
@@ -137,17 +132,13 @@ class Flatbuffer:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the methods raise `DamagedError` if an offset leads out of the table or the file.
-
-    Attributes:
-        at: the table's offset in the file.
-        fields: the offset of each field in the table; 0 for an omitted field.
-    """
+    """A table; the methods raise `DamagedError` if an offset leads out of the table or the file."""
 
     within: Flatbuffer
     at: int
     size: int
     fields: Sequence[int]
+    """The offset of each field in the table; 0 for an omitted field."""
 
     def number(self, field: int, form: struct.Struct) -> int:
         """Return the number in a field; 0 if the field is omitted."""
@@ -169,15 +160,11 @@ class Table:
         for place in range(start, start + count * U32.size, U32.size):
             yield self.within.table(place + self.within.number(place, U32))
 
-    def numbers(self, field: int, dtype: str) -> NDArray[np.generic]:
+    def numbers(self, field: int, dtype: str) -> Array:
         """Return the numbers in a field's vector; an empty array if the field is omitted."""
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
-
-    def text(self, field: int) -> str:
-        """Return the string that a field points to; empty if the field is omitted."""
-        return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
         """Return (offset, count) of a vector's elements; (0, 0) if the field is omitted."""
@@ -216,7 +203,7 @@ def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
     quantization = tensor.table(4)
     is_sparse = tensor.table(6) is not None or (quantization and quantization.number(4, U8))
 
-    def stored() -> NDArray[np.generic]:
+    def stored() -> Array:
         if is_sparse:
             problem = "is stored sparsely or in blocks; bnstat does not read such tensors"
             raise UnsupportedError(where, problem)

@@ -200,7 +200,8 @@ def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Arr
     several such variables get different values, the copy is not changed. No graph reads copies.
     """
     result = dict(arrays)
-    for key, candidates in saved_again(contents.objects).items():
+    full_names = {node.key: node.full_name for node in contents.objects if node.key}
+    for key, candidates in saved_again(full_names).items():
         if key not in contents.variables or not any(first in arrays for first in candidates):
             continue
         twin = contents.variables[key].read()

@@ -16,36 +16,25 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.model import ROLES, Source
+from tests.builders.keras_models import randomised
 from tests.builders.oracle import assert_layers, from_extents, same_bits
 from tests.fuzz import handmade, ports
 
 
-def network() -> keras.Model:
-    keras.utils.set_random_seed(0)
-    inner = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="deep")])
-    layers = [
-        keras.Input((4,)),
-        keras.layers.BatchNormalization(epsilon=2e-3, momentum=0.8, name="bn1"),
-        inner,
-        keras.layers.BatchNormalization(scale=False, name="bn2"),
-    ]
-    model = keras.Sequential(layers, name="net")
-    random = np.random.default_rng(0)
-    model.set_weights(
-        [random.random(each.shape).astype(np.float32) for each in model.get_weights()]
-    )
-    return model
-
-
-def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return `layer/role` -> array, with the converter's names."""
-    layers = [*(layer for layer in model.layers if not hasattr(layer, "layers"))]
-    layers += [deep for layer in model.layers for deep in getattr(layer, "layers", ())]
-    return {
+def network() -> tuple[keras.Model, dict[str, np.ndarray]]:
+    """Return a model, and `layer/role` -> array with the converter's names."""
+    norm = keras.layers.BatchNormalization
+    first = norm(epsilon=2e-3, momentum=0.8, name="bn1")
+    deep, last = norm(name="deep"), norm(scale=False, name="bn2")
+    inner = keras.Sequential([keras.Input((4,)), deep])
+    model = keras.Sequential([keras.Input((4,)), first, inner, last], name="net")
+    randomised(model)
+    arrays = {
         f"{layer.name}/{weight.name}": np.asarray(weight)
-        for layer in layers
+        for layer in (first, deep, last)
         for weight in layer.weights
     }
+    return model, arrays
 
 
 def entry(name: str, array: np.ndarray, **more: Any) -> dict[str, Any]:
@@ -53,18 +42,13 @@ def entry(name: str, array: np.ndarray, **more: Any) -> dict[str, Any]:
 
 
 def write(
-    folder: Path,
-    entries: Sequence[Mapping[str, Any]],
-    data: bytes,
-    topology: Any = None,
-    shards: int = 1,
+    folder: Path, entries: Sequence[Any], data: bytes, topology: Any = None, shards: int = 1
 ) -> Path:
     size = -(-len(data) // shards)
     paths = [f"group1-shard{i + 1}of{shards}.bin" for i in range(shards)]
     for index, path in enumerate(paths):
         (folder / path).write_bytes(data[index * size : (index + 1) * size])
     model = {
-        "format": "layers-model",
         "generatedBy": "keras v2.15.0",
         "convertedBy": "TensorFlow.js Converter v4.22.0",
         "modelTopology": topology,
@@ -85,25 +69,24 @@ def opened(path: Path) -> Contents:
 
 @pytest.mark.parametrize("shards", [1, 3, 7])
 def test_layers_models(tmp_path: Path, shards: int) -> None:
-    network_ = network()
-    arrays = weights_of(network_)
-    topology = {"keras_version": "2.15.0", "model_config": json.loads(network_.to_json())}
+    model, arrays = network()
+    topology = {"keras_version": "2.15.0", "model_config": json.loads(model.to_json())}
     path = plain(tmp_path, arrays, topology=topology, shards=shards)
     for target in (path, tmp_path, tmp_path / f"group1-shard1of{shards}.bin"):
         model = bnstat.load(target)
         assert model.source.format == "tfjs"
         assert model.source.writer == "TensorFlow.js Converter v4.22.0"
         assert [layer.name for layer in model] == ["bn1", "deep", "bn2"]
-    assert [(layer.epsilon, layer.momentum) for layer in model] == [
-        (2e-3, 0.8), (1e-3, 0.99), (1e-3, 0.99)
-    ]  # fmt: skip
-    assert model["bn2"].gamma is None
+    settings = [(layer.epsilon, layer.momentum) for layer in model]
+    assert settings == [(2e-3, 0.8), (1e-3, 0.99), (1e-3, 0.99)]
     assert {layer.evidence for layer in model} == {"config"}
-    for layer in model:
-        for role, variable in layer.variables.items():
-            assert same_bits(layer.array(role), arrays[f"{layer.name}/{role}"])
-            if shards == 1:
-                assert same_bits(from_extents(variable), arrays[variable.key])
+    expected: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        name, role = key.split("/")
+        expected.setdefault(name, {})[role] = array
+        if shards == 1:
+            assert same_bits(from_extents(model[name].variables[role]), array)
+    assert_layers(model, expected)
 
 
 def test_graph_models(tmp_path: Path) -> None:
@@ -119,23 +102,21 @@ def test_quantized_weights(tmp_path: Path, kind: str) -> None:
     random = np.random.default_rng(2)
     entries, data, expected = [], b"", {}
     for role in ROLES:
-        name = f"bn/{role}"
         if kind == "float16":
             packed, quantization = random.random(4).astype(np.float16), {"dtype": kind}
-            expected[name] = packed.astype(np.float32)
+            expected[role] = packed.astype(np.float32)
         else:
             packed = random.integers(0, np.iinfo(kind).max, 4).astype(kind)
             quantization = {"dtype": kind, "min": -0.7, "scale": 0.013}
             numbers = [value * 0.013 + -0.7 for value in packed.tolist()]
-            expected[name] = np.array(numbers, np.float32)
-        entries.append(entry(name, packed, quantization=quantization))
+            expected[role] = np.array(numbers, np.float32)
+        entries.append(entry(f"bn/{role}", packed, quantization=quantization))
         data += packed.tobytes()
     model = bnstat.load(write(tmp_path, entries, data))
-    (layer,) = model
     assert f"4 weights are stored as {kind}" in model.notes[0]
-    for role in ROLES:
-        assert same_bits(layer.array(role), expected[f"bn/{role}"])
-        assert [place.part for place in layer.variables[role].extents()] == [None]
+    assert_layers(model, {"bn": expected})
+    for variable in model[0].variables.values():
+        assert [place.part for place in variable.extents()] == [None]
 
 
 def test_texts_between_the_weights(tmp_path: Path) -> None:
@@ -155,13 +136,8 @@ def test_texts_between_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damaged",
     [
-        {"shape": [4]},
-        {"shape": [-1]},
-        {"shape": [2**62, 8]},
-        {"shape": "3"},
-        {"dtype": "float99"},
-        {"dtype": None},
-        {"dtype": "string"},
+        *({"shape": shape} for shape in ([4], [-1], [2**62, 8], "3")),
+        *({"dtype": dtype} for dtype in ("float99", None, "string")),
         {"dtype": "string", "shape": [2**40]},
         {"name": 3},
         {"quantization": 3},
@@ -179,20 +155,12 @@ def test_invalid_entries(tmp_path: Path, damaged: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "error"),
-    [
-        (["absent.bin"], NotFoundError),
-        (["../m.bin"], DamagedError),
-        (["/etc/passwd"], DamagedError),
-        (["..\\m.bin"], DamagedError),
-        ([3], DamagedError),
-        ("m.bin", DamagedError),
-    ],
+    "paths", [["absent.bin"], ["../m.bin"], ["/etc/passwd"], ["..\\m.bin"], [3], "m.bin"], ids=str
 )
-def test_invalid_shards(tmp_path: Path, paths: Any, error: type[BnstatError]) -> None:
+def test_invalid_shards(tmp_path: Path, paths: Any) -> None:
     manifest = [{"paths": paths, "weights": []}]
     (tmp_path / "model.json").write_text(json.dumps({"weightsManifest": manifest}))
-    with pytest.raises(error):
+    with pytest.raises(NotFoundError if paths == ["absent.bin"] else DamagedError):
         opened(tmp_path / "model.json")
 
 

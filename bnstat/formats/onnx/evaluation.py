@@ -15,15 +15,12 @@ from math import prod
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError
 from bnstat.formats.dtypes import ONNX, find_dtype
-from bnstat.formats.onnx.graphs import Inlined, NodeOp
-from bnstat.formats.onnx.tensors import TENSOR, message_in, numbers_in, read_array
+from bnstat.formats.onnx.graphs import TENSOR, Inlined, NodeOp, message_in, numbers_in, read_array
+from bnstat.model import Array
 from bnstat.storage.files import File
-
-Array = NDArray[np.generic]
 
 _MAX_ELEMENTS: Final = 1 << 14
 """The maximum number of elements of an evaluated tensor; batch norm has one for each channel."""
@@ -77,31 +74,24 @@ class _Evaluation:
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
         """Return the values of a tensor; None if they cannot be evaluated or are too many."""
-        if tensor not in self._results:
-            self._results[tensor] = None
-            # A node that cannot be evaluated stays a node.
-            with suppress(BnstatError, ValueError, TypeError, LookupError, ArithmeticError):
-                self._results[tensor] = self._evaluated(tensor, depth)
+        if tensor in self._results:
+            return self._results[tensor]
+        self._results[tensor] = array = None
+        # A node that cannot be evaluated stays a node.
+        with suppress(BnstatError, ValueError, TypeError, LookupError, ArithmeticError):
+            op = self._inlined.ops[tensor]
+            if op.type == "Const":
+                array = self._inlined.constant(tensor, _MAX_ELEMENTS)
+            elif depth <= _MAX_DEPTH:
+                operator = _OPERATORS[op.type]
+                inputs = [self.value(name, depth + 1) for name in op.inputs]
+                if all(array is not None for array in inputs):
+                    with np.errstate(all="ignore"):
+                        array = operator(op, self._inlined.file, *inputs)
+        if array is not None and array.size <= _MAX_ELEMENTS:
+            self._left -= array.size
+            self._results[tensor] = array if self._left >= 0 else None
         return self._results[tensor]
-
-    def _evaluated(self, tensor: str, depth: int) -> Array | None:
-        op = self._inlined.ops[tensor]
-        if op.type == "Const":
-            array = self._inlined.constant(tensor, _MAX_ELEMENTS)
-        elif op.node is None or depth > _MAX_DEPTH:
-            return None
-        else:
-            operator = _OPERATORS[op.type]
-            inputs = [self.value(name, depth + 1) for name in op.inputs]
-            arrays = [array for array in inputs if array is not None]
-            if len(arrays) != len(inputs):
-                return None
-            with np.errstate(all="ignore"):
-                array = operator(op, self._inlined.file, *arrays)
-        if array is None or array.size > _MAX_ELEMENTS:
-            return None
-        self._left -= array.size
-        return array if self._left >= 0 else None
 
 
 def _sizes(array: Array) -> tuple[int, ...]:
@@ -115,8 +105,7 @@ def _sizes(array: Array) -> tuple[int, ...]:
 
 
 def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
-    attribute = op.find("value")
-    tensor = None if attribute is None else message_in(file, attribute, TENSOR)
+    tensor = message_in(file, op.find("value"), TENSOR)
     value = np.zeros(1, np.float32) if tensor is None else read_array(file, tensor)
     return np.full(_sizes(shape), value.reshape(-1)[0], value.dtype)
 
@@ -145,11 +134,7 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, ...] | None:
     """Return axes from `inputs[0]` or, if not given, from the attribute `name`; None if absent."""
-    attribute = op.find(name)
-    if inputs:
-        numbers: Array | None = inputs[0]
-    else:
-        numbers = None if attribute is None else numbers_in(file, attribute)
+    numbers = inputs[0] if inputs else numbers_in(file, op.find(name))
     return None if numbers is None else tuple(map(int, numbers.ravel().tolist())) or None
 
 
@@ -172,8 +157,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
         raise ValueError("bnstat does not divide integers, which ONNX rounds in its own way")
-    result: Array = np.true_divide(x, y)
-    return result
+    return np.asarray(np.true_divide(x, y))
 
 
 _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {

@@ -15,7 +15,7 @@ from typing import Final
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Window, WireError, scan
-from bnstat.model import Source, Variable
+from bnstat.model import Source
 from bnstat.storage.files import File
 
 _KINDS: Final = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
@@ -50,7 +50,6 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the tensors and the graph of a file."""
     from bnstat.formats.onnx.evaluation import evaluate
     from bnstat.formats.onnx.graphs import Inlined
-    from bnstat.formats.onnx.tensors import dtype_of, find_array, read_array, shape_of
     from bnstat.formats.protobuf.protos import skeleton
 
     if file.size >= LARGEST_MESSAGE:
@@ -58,19 +57,7 @@ def open_contents(file: File, source: Source) -> Contents:
     model = skeleton(file, 0, file.size, "OnnxModel", "the model")
     inlined = Inlined(model, file)
     evaluate(inlined)
-    variables = {}
-    keys = {}
-    for name, (_, key, tensor, array) in inlined.constants.items():
-        # Converters keep the `:0` of TensorFlow's names.
-        plain_name = key.removesuffix(":0")
-        if tensor is not None and (shape := shape_of(tensor)) is not None:
-            reader, finder = partial(read_array, file, tensor), partial(find_array, file, tensor)
-            variable = Variable(key, plain_name, dtype_of(tensor), shape, reader, finder)
-        elif array is not None and array.ndim:
-            variable = Variable(key, plain_name, array.dtype.name, array.shape, array.copy)
-        else:
-            continue
-        variables[key], keys[name] = variable, key
+    variables, keys = inlined.variables()
     small = partial(inlined.constant, largest=_MAX_SMALL)
     graph = Graph("", inlined.ops, keys, small)
     versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))

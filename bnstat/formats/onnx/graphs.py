@@ -1,40 +1,58 @@
-"""The graph of an ONNX model as ops, with each call replaced by the body of the called function.
+"""The graph of an ONNX model as ops, and its tensors, whose values are read on demand.
 
-A body of `If`, `Loop` or `Scan` can use the tensors of the graphs around it; a function's body can
-use only the function's inputs. bnstat gives each node a unique name, which is also the name of the
-node's first output; the second output is `node:1`. An initializer becomes an op of type `Const`.
+Each call is replaced by the body of the called function. A body of `If`, `Loop` or `Scan` can use
+the tensors of the graphs around it; a function's body can use only the function's inputs. bnstat
+gives each node a unique name, which is also the name of the node's first output; the second output
+is `node:1`. An initializer becomes an op of type `Const`.
 
-Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bodies.
+A tensor stores its numbers as raw bytes, as a list of values, or in a file beside the model. An
+attribute stores a number, a string, a list of numbers, a tensor, or a graph.
+
+Sources: onnx/onnx.proto; docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of
+bodies; docs/ExternalData.md (`location`, relative to the model's folder, `offset`, `length`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.onnx.tensors import (
-    GRAPH,
-    TENSOR,
-    message_in,
-    numbers_in,
-    read_array,
-    shape_of,
-    value_of,
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.formats.dtypes import (
+    ONNX,
+    as_shape,
+    bytes_needed,
+    extents,
+    find_dtype,
+    from_little_endian,
+    numpy_dtype,
 )
-from bnstat.storage.files import File
+from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
+from bnstat.model import Array, Variable
+from bnstat.storage.files import File, Range
 
-_BODIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "If": ("then_branch", "else_branch"),
-    "Loop": ("body",),
-    "Scan": ("body",),
+TENSOR: Final = (5, "OnnxTensor")
+_GRAPH: Final = (6, "OnnxGraph")
+"""The field number and the message type of a tensor or graph that an attribute stores."""
+_LONGEST_LIST: Final = 1 << 17
+_RAW: Final = 9
+_EXTERNAL: Final = 1
+_LISTS: Final[Mapping[str, type[np.generic]]] = {
+    "float_data": np.float32,
+    "int32_data": np.int32,
+    "int64_data": np.int64,
+    "double_data": np.float64,
+    "uint64_data": np.uint64,
 }
+"""Field of a TensorProto that lists values -> dtype of the listed values."""
+_DECIMAL_DIGITS: Final = 18
+_BODIES: Final = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
 _MAX_INLINED: Final = 300_000
 """The maximum number of nodes and stored tensors; a few nested functions can expand to billions."""
@@ -49,11 +67,14 @@ class _Scope:
 
     `tensors` maps names to names in the inlined graph. `outer` is the scope around a body of `If`,
     `Loop` or `Scan`. In a function, `call` is (calling node, node's scope, default attributes).
+    `prefix` is the start of the names of ops. `depth` is 1 in the model's graph.
     """
 
     tensors: dict[str, str]
     outer: _Scope | None = None
     call: tuple[Any, _Scope, Sequence[Any]] | None = None
+    prefix: str = ""
+    depth: int = 1
 
     def tensor(self, name: str) -> str:
         """Return a tensor's name in the inlined graph; empty if no tensor has the name `name`."""
@@ -95,38 +116,42 @@ class NodeOp:
     type: str
     inputs: Sequence[str] = ()
     node: Any = None
-    scope: _Scope = field(default_factory=lambda: _Scope({}))
+    scope: _Scope | None = None
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         attribute = self.find(name)
-        return None if attribute is None else value_of(attribute)
+        if attribute is None:
+            return None
+        if attribute.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
+            return float(str(np.float32(attribute.f)))
+        if attribute.HasField("i"):
+            return int(attribute.i)
+        return attribute.s.decode("utf-8", "replace") if attribute.HasField("s") else None
 
     def find(self, name: str) -> Any | None:
-        return None if self.node is None else self.scope.attribute(self.node, name)
+        return None if self.scope is None else self.scope.attribute(self.node, name)
 
 
 class Constant(NamedTuple):
-    """A constant: a `tensor` of the file or, if `tensor` is None, an `array`.
-
-    `label` is the name in the file. `key` is the label, with `#2` etc. appended if labels repeat.
-    """
+    """A tensor of the file. `key` is its name `label`, with `#2` etc. appended if labels repeat."""
 
     label: str
     key: str
-    tensor: Any | None
-    array: NDArray[np.generic] | None = None
+    tensor: Any
 
 
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    `ops` maps names to ops; `constants` maps the names of constant ops to their values.
+    `ops` maps names to ops. `constants` maps the names of constant ops to tensors of the file,
+    `arrays` maps those of computed constants to (name in the file, values).
     """
 
     def __init__(self, model: Any, file: File) -> None:
         self.file = file
         self.ops: dict[str, NodeOp] = {}
         self.constants: dict[str, Constant] = {}
+        self.arrays: dict[str, tuple[str, Array]] = {}
         self._functions = {
             (_domain(each), each.name, each.overload): each for each in model.functions
         }
@@ -134,36 +159,48 @@ class Inlined:
         self._messages: dict[tuple[int, tuple[int, str]], Any | None] = {}
         self._names: dict[int, str] = {}
         self._uses: dict[str, int] = {}
-        self._numbers: list[tuple[str, str, NDArray[np.generic]]] = []
-        self._graph(model.graph, _Scope({}), 1, "")
-        self._keys = {constant.key for constant in self.constants.values()}
-        self._uses_of_keys: dict[str, int] = {}
-        for numbers in self._numbers:
-            self.compute(*numbers)
+        self._graph(model.graph, _Scope({}))
 
-    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
+    def compute(self, name: str, label: str, array: Array) -> None:
         """Replace the op `name` by a constant; `label` is the constant's name in the file."""
-        key = _unused(label, self._keys, self._uses_of_keys)
-        self._keys.add(key)
         self.ops[name] = NodeOp(name, "Const")
-        self.constants[name] = Constant(label, key, None, array)
+        self.arrays[name] = label, array
 
-    def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
+    def constant(self, name: str, largest: int) -> Array | None:
         """Return the values of a `Const`; None for other ops and unreadable or too many values."""
-        if name not in self.constants:
-            return None
-        stored = self.constants[name]
-        if stored.tensor is None:
-            return stored.array
-        shape = shape_of(stored.tensor)
+        if name in self.arrays:
+            return self.arrays[name][1]
+        tensor = self.constants[name].tensor if name in self.constants else None
+        shape = None if tensor is None else _shape_of(tensor)
         if shape is None or prod(shape) > largest:
             return None
         try:
-            return read_array(self.file, stored.tensor)
+            return read_array(self.file, tensor)
         except BnstatError:
             return None
 
-    def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def variables(self) -> tuple[dict[str, Variable], dict[str, str]]:
+        """Return two dicts: keys to variables, and names of constant ops to these keys."""
+        variables, keys = {}, {}
+        for name, (_, key, tensor) in self.constants.items():
+            if (shape := _shape_of(tensor)) is not None:
+                read = partial(read_array, self.file, tensor)
+                find = partial(_find_array, self.file, tensor)
+                # Converters keep the `:0` of TensorFlow's names.
+                plain_name = key.removesuffix(":0")
+                variables[key] = Variable(key, plain_name, _dtype_of(tensor), shape, read, find)
+                keys[name] = key
+        used, uses = {stored.key for stored in self.constants.values()}, dict[str, int]()
+        for name, (label, array) in self.arrays.items():
+            key = _unused(label, used, uses)
+            used.add(key)
+            if array.ndim:
+                plain_name, dtype = key.removesuffix(":0"), array.dtype.name
+                variables[key] = Variable(key, plain_name, dtype, array.shape, array.copy)
+                keys[name] = key
+        return variables, keys
+
+    def _graph(self, graph: Any, scope: _Scope) -> Sequence[str]:
         """Add the nodes of a graph; return the names of the graph's outputs after inlining."""
         self._count(len(graph.initializer), len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
@@ -171,16 +208,15 @@ class Inlined:
         self._placeholders([each.name for each in graph.input if each.name not in defaults], scope)
         for tensor in graph.initializer:
             scope.tensors[tensor.name] = self._constant(tensor, tensor.name)
-        self._nodes(graph.node, scope, depth, prefix)
+        self._nodes(graph.node, scope)
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
         """Count nodes and names; raise `UnsupportedError` if the total exceeds `_MAX_INLINED`."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
-            raise UnsupportedError(
-                self.file.path, "has too many nodes after its functions are inlined"
-            )
+            problem = "has too many nodes after its functions are inlined"
+            raise UnsupportedError(self.file.path, problem)
 
     def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
         for name in inputs:
@@ -188,57 +224,51 @@ class Inlined:
                 given = scope.tensors[name] = self._unique(name)
                 self.ops[given] = NodeOp(given, "Placeholder")
 
-    def _nodes(self, nodes: Sequence[Any], scope: _Scope, depth: int, prefix: str) -> None:
-        if depth > _MAX_DEPTH:
+    def _nodes(self, nodes: Sequence[Any], scope: _Scope) -> None:
+        if scope.depth > _MAX_DEPTH:
             raise UnsupportedError(self.file.path, "its graphs and functions are nested too deeply")
         names = (len(node.input) + len(node.output) + len(node.attribute) for node in nodes)
         self._count(len(nodes), sum(names))
         for node in _in_order(list(nodes)):
-            self._node(node, scope, depth, prefix)
+            scope.tensors.update(zip(node.output, self._node(node, scope), strict=False))
+            scope.tensors.pop("", None)
 
-    def _node(self, node: Any, scope: _Scope, depth: int, prefix: str) -> None:
+    def _node(self, node: Any, scope: _Scope) -> Sequence[str]:
+        """Add a node, or what it calls; return the names of the outputs after inlining."""
         domain = _domain(node)
         function = self._functions.get((domain, node.op_type, node.overload))
+        inputs = [scope.tensor(name) for name in node.input]
         if function is not None:
-            outputs = self._called(function, node, scope, depth, prefix)
-        elif domain == "" and node.op_type in _BODIES:
-            outputs = self._bodies(node, scope, depth, prefix)
-        elif domain == "" and node.op_type == "Constant":
-            outputs = [self._constant_node(node, scope)]
-        else:
-            inputs = [scope.tensor(name) for name in node.input]
-            name = self._unique(prefix + (node.name or self._common(inputs) or _default_name(node)))
-            kind = f"{domain}.{node.op_type}" if domain else node.op_type
-            self.ops[name] = NodeOp(name, kind, inputs, node, scope)
-            outputs = [f"{name}:{index}" if index else name for index in range(len(node.output))]
-        scope.tensors.update(zip(node.output, outputs, strict=False))
-        scope.tensors.pop("", None)
+            prefix = f"{scope.prefix}{node.name or _default_name(node)}/"
+            call = (node, scope, function.attribute_proto)
+            tensors = dict(zip(function.input, inputs, strict=False))
+            inner = _Scope(tensors, None, call, prefix, scope.depth + 1)
+            self._placeholders(function.input, inner)
+            self._nodes(function.node, inner)
+            return [inner.tensor(name) for name in function.output]
+        if domain == "" and node.op_type in _BODIES:
+            return self._bodies(node, scope, inputs)
+        if domain == "" and node.op_type == "Constant":
+            return [self._constant_node(node, scope)]
+        own_name = node.name or self._common(inputs) or _default_name(node)
+        name = self._unique(scope.prefix + own_name)
+        kind = f"{domain}.{node.op_type}" if domain else node.op_type
+        self.ops[name] = NodeOp(name, kind, inputs, node, scope)
+        return [f"{name}:{index}" if index else name for index in range(len(node.output))]
 
-    def _called(
-        self, function: Any, node: Any, scope: _Scope, depth: int, prefix: str
-    ) -> Sequence[str]:
-        """Add the nodes of a called function; return the names of the outputs after inlining."""
-        passed = zip(function.input, node.input, strict=False)
-        tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-        inner = _Scope(tensors, call=(node, scope, function.attribute_proto))
-        self._placeholders(function.input, inner)
-        prefix = f"{prefix}{node.name or _default_name(node)}/"
-        self._nodes(function.node, inner, depth + 1, prefix)
-        return [inner.tensor(name) for name in function.output]
-
-    def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def _bodies(self, node: Any, scope: _Scope, inputs: Sequence[str]) -> Sequence[str]:
         """Add the bodies of a node, and a `Merge` op per output; return the names of these ops."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
-            body = self._message(scope.attribute(node, name), GRAPH)
+            body = self._message(scope.attribute(node, name), _GRAPH)
             if body is None:
                 continue
-            inputs = [each.name for each in body.input]
-            passed = zip(reversed(inputs), reversed(node.input), strict=False)
-            tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-            outputs = self._graph(body, _Scope(tensors, outer=scope), depth + 1, prefix)
+            names = [each.name for each in body.input]
+            tensors = dict(zip(reversed(names), reversed(inputs), strict=False))
+            inner = _Scope(tensors, scope, None, scope.prefix, scope.depth + 1)
+            outputs = self._graph(body, inner)
             results.append(outputs[1:] if node.op_type == "Loop" else outputs)
-        base = self._unique(prefix + (node.name or _default_name(node)))
+        base = self._unique(scope.prefix + (node.name or _default_name(node)))
         merged = []
         for index in range(len(node.output)):
             choices = [outputs[index] for outputs in results if index < len(outputs)]
@@ -254,12 +284,10 @@ class Inlined:
         if tensor is not None:
             return self._constant(tensor, label)
         for name in _NUMBERS:
-            attribute = scope.attribute(node, name)
-            array = None if attribute is None else numbers_in(self.file, attribute)
+            array = numbers_in(self.file, scope.attribute(node, name))
             if array is not None:
                 given = self._unique(label)
-                self.ops[given] = NodeOp(given, "Const")
-                self._numbers.append((given, label, array))
+                self.compute(given, label, array)
                 return given
         return self._unique(node.name or label)
 
@@ -285,11 +313,8 @@ class Inlined:
 
     def _common(self, inputs: Sequence[str]) -> str:
         """Return the prefix that the names of the constant inputs share (`layer1.bn`), or ""."""
-        constants = self.constants
-        labels = [constants[name].label for name in inputs if name in constants]
-        if len(labels) < 2:
-            return ""
-        shared = min(labels)
+        labels = [self.constants[name].label for name in inputs if name in self.constants]
+        shared = min(labels) if len(labels) > 1 else ""
         while not all(label.startswith(shared) for label in labels):
             shared = shared[:-1]
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
@@ -345,3 +370,116 @@ def _default_name(node: Any) -> str:
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)
+
+
+def _dtype_of(tensor: Any) -> str:
+    """Return the name of a tensor's dtype in NumPy or ml_dtypes; `type 99` for an unknown dtype."""
+    return ONNX.get(tensor.data_type, f"type {tensor.data_type}")
+
+
+def _shape_of(tensor: Any) -> tuple[int, ...] | None:
+    return as_shape(list(tensor.dims))
+
+
+def read_array(file: File, tensor: Any) -> Array:
+    """Read the numbers of a tensor, in the stored shape and dtype."""
+    where = f"{file.path}: {tensor.name}"
+    dtype, shape = numpy_dtype(_dtype_of(tensor), where), _shape_of(tensor)
+    if shape is None:
+        raise DamagedError(where, "has an impossible shape")
+    needed = bytes_needed(shape, dtype)
+    place = _place(file, tensor, needed)
+    if place is None:
+        return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
+    holder, start = place
+    return from_little_endian(holder.read(start, needed), dtype, shape)
+
+
+def _find_array(file: File, tensor: Any) -> Sequence[Range]:
+    """Return the range of a tensor's raw bytes; if there are none, the range of the TensorProto."""
+    dtype, shape = find_dtype(_dtype_of(tensor)), _shape_of(tensor)
+    if dtype is None or shape is None:
+        return ()
+    needed = bytes_needed(shape, dtype)
+    place = _place(file, tensor, needed)
+    if place is None:
+        return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+    return extents(*place, needed, dtype, shape)
+
+
+def _place(file: File, tensor: Any, needed: int) -> tuple[File, int] | None:
+    """Return (file, offset) of a tensor's `needed` raw bytes; None if the tensor lists values."""
+    where = f"{file.path}: {tensor.name}"
+    if tensor.data_location == _EXTERNAL:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        start = _number(entries.get("offset", "0"), where)
+        length = _number(entries.get("length", str(needed)), where)
+        holder = file.part(location)
+        if holder is None:
+            problem = "the file with the model's tensors is missing"
+            raise NotFoundError(f"{file.path}: {location}", problem, "copy it too")
+    else:
+        raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
+        if not raw:
+            return None
+        holder, start, length = file, raw[-1].start, raw[-1].end - raw[-1].start
+    # Extents are fetched before a tensor is read, so a false length must not become one.
+    if length != needed:
+        raise DamagedError(where, f"has {length} bytes, but its shape needs {needed}")
+    return holder, start
+
+
+def _number(digits: str, where: str) -> int:
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > _DECIMAL_DIGITS:
+        raise DamagedError(where, f"{digits[:40]!r} is not a valid offset or length")
+    return int(digits)
+
+
+def _listed(file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str) -> Array:
+    """Return the values that a tensor lists, as a vector of `count` elements.
+
+    A complex number is listed as two floats, a float of 16 or fewer bits as its bits in an int32.
+    """
+    is_complex = dtype.kind == "c"
+    part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
+    needed = 2 * count if is_complex else count
+    data = file.read(tensor.begin, tensor.end - tensor.begin)
+    lists = parse("OnnxTensorLists", data, where, "a list of values")
+    values: Array = np.zeros(0, part)
+    for name, kind in _LISTS.items():
+        if listed := getattr(lists, name):
+            values = np.array(listed, kind)
+    if values.size != needed:
+        raise DamagedError(where, f"has {values.size} values, but its shape needs {needed}")
+    if values.dtype.kind == "f" and values.dtype != part:
+        raise DamagedError(where, f"is a tensor of {dtype}, but lists its values as {values.dtype}")
+    if values.dtype.kind == "f" or dtype.kind in "iub":
+        return values.astype(part).view(dtype)
+    return values.astype(f"u{dtype.itemsize}").view(dtype)
+
+
+def numbers_in(file: File, attribute: Any | None) -> Array | None:
+    """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
+    if attribute is None:
+        return None
+    if attribute.HasField("f"):
+        return np.array(attribute.f, np.float32)
+    if attribute.HasField("i"):
+        return np.array(attribute.i, np.int64)
+    length = attribute.end - attribute.begin
+    if length > _LONGEST_LIST:
+        return None
+    lists = parse("OnnxAttributeLists", file.read(attribute.begin, length), file.path)
+    if lists.floats:
+        return np.array(lists.floats, np.float32)
+    return np.array(lists.ints, np.int64) if lists.ints else None
+
+
+def message_in(file: File, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
+    """Return the `skeleton` of an attribute's tensor or graph; None if the attribute has none."""
+    if attribute is None:
+        return None
+    number, name = kind
+    fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
+    return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None

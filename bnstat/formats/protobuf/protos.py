@@ -18,8 +18,7 @@ from bnstat.formats.protobuf.wire import Decoding, Field, Window, field, scan
 from bnstat.storage.files import File
 
 _SCHEMA = """
-# tensorflow/core/framework/versions.proto, tensor_shape.proto, tensor_slice.proto
-message VersionDef { int32 producer 1; int32 min_consumer 2 }
+# tensorflow/core/framework/tensor_shape.proto, tensor_slice.proto
 message Dim { int64 size 1 }
 message TensorShapeProto { repeated Dim dim 2; bool unknown_rank 3 }
 message Extent { int64 start 1; optional int64 length 2 }
@@ -28,8 +27,8 @@ message TensorSliceProto { repeated Extent extent 1 }
 # tensorflow/core/util/saved_tensor_slice.proto
 message SavedSliceMeta {
   string name 1; TensorShapeProto shape 2; int32 type 3; repeated TensorSliceProto slice 4 }
-message SavedTensorSliceMeta { repeated SavedSliceMeta tensor 1; VersionDef versions 2 }
-message SavedSlice { string name 1; TensorSliceProto slice 2; TensorProto data 3 }
+message SavedTensorSliceMeta { repeated SavedSliceMeta tensor 1 }
+message SavedSlice { TensorProto data 3 }
 message SavedTensorSlices { SavedTensorSliceMeta meta 1; SavedSlice data 2 }
 
 # tensorflow/core/framework/tensor.proto, attr_value.proto, node_def.proto, op_def.proto,
@@ -39,49 +38,41 @@ message TensorProto {
   repeated float float_val 5; repeated double double_val 6; repeated int32 int_val 7;
   repeated bytes string_val 8; repeated int64 int64_val 10; repeated bool bool_val 11;
   repeated int32 half_val 13; repeated uint32 uint32_val 16; repeated uint64 uint64_val 17 }
-message ListValue {
-  repeated bytes s 2; repeated int64 i 3; repeated float f 4; repeated bool b 5;
-  repeated DataType type 6; repeated TensorShapeProto shape 7; repeated NameAttrList func 9 }
+message ListValue { repeated NameAttrList func 9 }
 message NameAttrList { string name 1 }
 message AttrValue {
-  optional ListValue list 1; optional bytes s 2; optional int64 i 3;
-  optional float f 4; optional bool b 5;
-  optional DataType type 6; optional TensorShapeProto shape 7; optional TensorProto tensor 8;
-  optional NameAttrList func 10 }
+  optional ListValue list 1; optional bytes s 2; optional int64 i 3; optional float f 4;
+  optional bool b 5; optional DataType type 6; optional TensorShapeProto shape 7;
+  optional TensorProto tensor 8; optional NameAttrList func 10 }
 message NodeDef {
-  string name 1; string op 2; repeated string input 3; string device 4; map AttrValue attr 5;
+  string name 1; string op 2; repeated string input 3; map AttrValue attr 5;
   fixed64 begin 1000; fixed64 end 1001 }
-message ArgDef { string name 1; DataType type 3 }
+message ArgDef { string name 1 }
 message OpDef { string name 1; repeated ArgDef input_arg 2; repeated ArgDef output_arg 3 }
 message FunctionDef { OpDef signature 1; repeated NodeDef node_def 3; map string ret 4 }
 message FunctionDefLibrary { repeated FunctionDef function 1 }
-message GraphDef { repeated NodeDef node 1; FunctionDefLibrary library 2; VersionDef versions 4 }
+message GraphDef { repeated NodeDef node 1; FunctionDefLibrary library 2 }
 
 # tensorflow/core/protobuf/meta_graph.proto, saved_model.proto, saved_object_graph.proto
-message MetaInfoDef {
-  string meta_graph_version 1; repeated string tags 4; string tensorflow_version 5;
-  string tensorflow_git_version 6 }
+message MetaInfoDef { string tensorflow_version 5 }
 message TensorInfo { string name 1 }
-message SignatureDef { map TensorInfo inputs 1; map TensorInfo outputs 2; string method_name 3 }
+message SignatureDef { map TensorInfo outputs 2 }
 message MetaGraphDef {
   MetaInfoDef meta_info_def 1; GraphDef graph_def 2;
   map SignatureDef signature_def 5; SavedObjectGraph object_graph_def 7 }
-message SavedModel { int64 saved_model_schema_version 1; repeated MetaGraphDef meta_graphs 2 }
-message SavedUserObject { string identifier 1; string metadata 3 }
+message SavedModel { repeated MetaGraphDef meta_graphs 2 }
+message SavedUserObject { string metadata 3 }
 message SavedConcreteFunction { repeated int32 bound_inputs 2 }
-message SavedObject { optional SavedUserObject user_object 4 }
+message ObjectReference { int32 node_id 1; string local_name 2 }
+message SavedVariable { DataType dtype 1; TensorShapeProto shape 2; string name 6 }
+message SavedObject {
+  repeated ObjectReference children 1; optional SavedUserObject user_object 4;
+  optional SavedVariable variable 7 }
 message SavedObjectGraph {
   repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
 
-# The same SavedObjectGraph, for its variables, which most readers do not need.
-message ObjectReference { int32 node_id 1; string local_name 2 }
-message SavedVariable { DataType dtype 1; TensorShapeProto shape 2; string name 6 }
-message DeclaredObject { repeated ObjectReference children 1; optional SavedVariable variable 7 }
-message DeclaredObjectGraph { repeated DeclaredObject nodes 1 }
-
 # keras/src/legacy/saving: saved_metadata.proto (Keras 2)
-message KerasSavedObject {
-  int32 node_id 2; string node_path 3; string identifier 4; string metadata 5 }
+message KerasSavedObject { int32 node_id 2; string metadata 5 }
 message KerasSavedMetadata { repeated KerasSavedObject nodes 1 }
 
 # onnx/onnx.proto. Lists, and the tensors and graphs in attributes, are read on demand.
@@ -150,11 +141,8 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
     from google.protobuf import text_format
 
     if len(data) > _LONGEST_TEXT:
-        raise UnsupportedError(
-            where,
-            f"{what or name} is too long to be read in text form",
-            "convert it to the binary form",
-        )
+        problem = f"{what or name} is too long to be read in text form"
+        raise UnsupportedError(where, problem, "convert it to the binary form")
     try:
         return text_format.Parse(data, message_class(name)(), allow_unknown_field=True)
     except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -80,16 +80,14 @@ Box = tuple[slice, ...]
 def box_of(part: TensorSlice, shape: Sequence[int], where: str) -> Box:
     """Convert a stored slice to Python slices; raise `DamagedError` for a slice outside `shape`."""
     if len(part) != len(shape):
-        raise DamagedError(
-            where, f"has a slice of {len(part)} dimensions in a tensor of shape {shape}"
-        )
+        problem = f"has a slice of {len(part)} dimensions in a tensor of shape {shape}"
+        raise DamagedError(where, problem)
     box = []
     for (start, length), size in zip(part, shape, strict=True):
         stop = size if length == -1 else start + length
         if not 0 <= start <= stop <= size:
-            raise DamagedError(
-                where, f"has a slice from {start} to {stop} in a dimension of {size}"
-            )
+            problem = f"has a slice from {start} to {stop} in a dimension of {size}"
+            raise DamagedError(where, problem)
         box.append(slice(start, stop))
     return tuple(box)
 
@@ -152,8 +150,7 @@ class Entry(NamedTuple):
     slices: tuple[TensorSlice, ...]
 
 
-def parse_entry(message: bytes, where: str) -> Entry:
-    """Parse a `BundleEntryProto`."""
+def _parse_entry(message: bytes, where: str) -> Entry:
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
     slices = []
@@ -225,9 +222,8 @@ class Bundle:
         self._folder = folder
         index = folder.file(prefix + INDEX)
         if index is None:
-            raise NotFoundError(
-                f"{folder.path}/{prefix}{INDEX}", "the checkpoint's index file is missing"
-            )
+            path = f"{folder.path}/{prefix}{INDEX}"
+            raise NotFoundError(path, "the checkpoint's index file is missing")
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
         index.prefetch([(0, index.size)])
@@ -252,15 +248,12 @@ class Bundle:
             version = message.get(3, b"")
             needs = dict(fields(version)).get(2, 0) if isinstance(version, bytes) else 0
         if message.get(2, 0) != 0:
-            raise UnsupportedError(
-                self._index_path,
-                "the checkpoint was written on a big-endian machine",
-                "read it with --reader tensorflow, which swaps the bytes",
-            )
+            problem = "the checkpoint was written on a big-endian machine"
+            remedy = "read it with --reader tensorflow, which swaps the bytes"
+            raise UnsupportedError(self._index_path, problem, remedy)
         if isinstance(needs, int) and needs > _NEWEST_VERSION:
-            raise UnsupportedError(
-                self._index_path, f"has bundle version {needs}, which bnstat cannot read"
-            )
+            problem = f"has bundle version {needs}, which bnstat cannot read"
+            raise UnsupportedError(self._index_path, problem)
         shards = message.get(1, 0)
         return shards if isinstance(shards, int) else 0
 
@@ -273,7 +266,7 @@ class Bundle:
         stored = self.table.get(_encoded(key))
         if stored is None:
             raise DamagedError(self._index_path, f"the index has no entry for the key {key}")
-        return parse_entry(stored, f"{self._index_path}, {key}")
+        return _parse_entry(stored, f"{self._index_path}, {key}")
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
         """Return a numeric tensor, bit for bit as it was saved."""
@@ -284,9 +277,8 @@ class Bundle:
         for box, stored in self._parts(key, entry, where):
             shape = shape_of_box(box)
             if bytes_needed(shape, dtype) != stored.size:
-                raise DamagedError(
-                    where, f"{stored.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
-                )
+                problem = f"{stored.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
+                raise DamagedError(where, problem)
             data = self._read_bytes(stored, where)
             self._check(stored, where, data)
             parts.append((box, np.frombuffer(data, dtype).reshape(shape)))
@@ -300,7 +292,7 @@ class Bundle:
             self._file(stored.shard).place(stored.offset, stored.size, box)
             for box, stored in self._parts(key, entry, f"{self.path}, {key}")
         )
-        return [place for place in places if place is not None]
+        return [*filter(None, places)]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
         """Yield (indices, entry) for each slice of a tensor, or once for an unsliced tensor."""
@@ -310,7 +302,7 @@ class Bundle:
             stored = self.table.get(slice_key(key, part))
             if stored is None:
                 raise DamagedError(where, "a slice of this tensor is missing from the index")
-            slice_entry = parse_entry(stored, f"{self._index_path}, {key}")
+            slice_entry = _parse_entry(stored, f"{self._index_path}, {key}")
             yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
@@ -353,17 +345,17 @@ class Bundle:
         )
 
     def _file(self, shard: int) -> File:
-        file = self._files.get(shard)
+        if shard in self._files:
+            return self._files[shard]
+        file = self._folder.file(self._shards[shard]) if shard in self._shards else None
         if file is None:
-            file = self._folder.file(self._shards[shard]) if shard in self._shards else None
-            if file is None:
-                raise NotFoundError(
-                    f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}",
-                    "the checkpoint's data file is missing",
-                    "copy it beside the index, or use --no-values for names and shapes alone",
-                )
-            if len(self._files) < _MAX_OPEN:
-                self._files[shard] = file
+            raise NotFoundError(
+                f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}",
+                "the checkpoint's data file is missing",
+                "copy it beside the index, or use --no-values for names and shapes alone",
+            )
+        if len(self._files) < _MAX_OPEN:
+            self._files[shard] = file
         return file
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,8 +28,9 @@ from typing import Any, Final
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, first_line
-from bnstat.formats.contents import Contents, Layer, Objects, Reading
+from bnstat.formats.contents import Contents, Graph, Layer, Objects, Reading
 from bnstat.formats.dtypes import dtype_name, numpy_dtype
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import (
     FULL,
     NO_NAMES,
@@ -63,12 +64,8 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
     if source.step is None and reading.values:
         source = replace(source, step=_global_step(variables))
     if KEY not in variables:
-        contents = Contents(replace(source, format="tf1-checkpoint"), variables)
-        if (meta := folder.file(prefix + ".meta")) is None:
-            return contents
-        from bnstat.formats.tensorflow.graph_def import meta_graphs
-
-        return replace(contents, graphs=meta_graphs(meta, variables))
+        graphs = _meta_graphs(folder, prefix, variables)
+        return Contents(replace(source, format="tf1-checkpoint"), variables, graphs=graphs)
     contents = contents_of_objects(tensors, replace(source, format="tf2-checkpoint"), reading)
 
     def configured(described: Sequence[Layer]) -> Contents:
@@ -119,6 +116,27 @@ def _global_step(variables: Mapping[str, Variable]) -> int | None:
     return int(step) if step.shape == () and step.dtype.kind in "iu" else None
 
 
+def _meta_graphs(
+    folder: Folder, prefix: str, keys: Container[str]
+) -> Callable[[], Iterable[Graph]] | None:
+    """Return a function that yields the graph beside a checkpoint; None if there is no graph."""
+    meta = folder.file(prefix + ".meta")
+    if meta is None or meta.size >= LARGEST_MESSAGE:
+        return None
+
+    def read() -> Iterator[Graph]:
+        from bnstat.formats.protobuf.protos import parse
+        from bnstat.formats.tensorflow.graph_def import graph_of
+
+        try:
+            graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
+        except BnstatError:  # The graph is optional.
+            return
+        yield graph_of(graph, keys)
+
+    return read
+
+
 @dataclass
 class _TensorV1:
     name: str
@@ -138,13 +156,12 @@ class _TensorV1:
             if stored is None:
                 raise DamagedError(self.where, "a slice of this tensor is missing")
             message = parse("SavedTensorSlices", stored, self.where).data.data
-            values = listed_values(message, self.dtype, dtype, self.where)
+            values = listed_values(message, self.dtype, self.where)
             box = box_of(part, self.shape, self.where)
             shape = shape_of_box(box)
             if len(values) != prod(shape):
-                raise DamagedError(
-                    self.where, f"has {len(values)} values in a slice of shape {list(shape)}"
-                )
+                problem = f"has {len(values)} values in a slice of shape {list(shape)}"
+                raise DamagedError(self.where, problem)
             parts.append((box, values.reshape(shape)))
         return assemble(self.shape, dtype, parts, self.where)
 
@@ -158,41 +175,32 @@ def open_checkpoint_v1(
     folder: Folder, prefix: str, shards: Sequence[File], source: Source, reading: Reading
 ) -> Contents:
     """Open a V1 checkpoint; raise `DamagedError` if two shards are inconsistent."""
-    from bnstat.formats.tensorflow.graph_def import meta_graphs
-
     source = replace(source, format="tf1-checkpoint-v1")
-    meta = folder.file(prefix + ".meta")
     if reading.tensorflow:
         name = prefix if len(shards) > 1 else shards[0].name
-        stored = open_tensors(folder, name, reading).variables()
-        return Contents(source, stored, graphs=meta_graphs(meta, stored))
+        stored = TensorflowTensors(folder, name).variables()
+        return Contents(source, stored, graphs=_meta_graphs(folder, prefix, stored))
     tensors: dict[str, _TensorV1] = {}
     for file in shards:
         table = Table(file)
-        for saved, slices in _saved_slices(table, file.path):
+        for saved, slices in saved_slices(table, file.path):
             dtype, shape = dtype_name(saved.type), tuple(dim.size for dim in saved.shape.dim)
             if any(size < 0 for size in shape):
                 raise DamagedError(file.path, f"{saved.name} has an impossible shape")
             where = f"{shards[0].path}, {saved.name}"
             tensor = tensors.setdefault(saved.name, _TensorV1(saved.name, dtype, shape, where))
             if (tensor.dtype, tensor.shape) != (dtype, shape):
-                raise DamagedError(
-                    file.path, f"{saved.name} has another shape or dtype in another shard"
-                )
+                problem = f"{saved.name} has another shape or dtype in another shard"
+                raise DamagedError(file.path, problem)
             tensor.slices += [(part, table) for part in slices]
     variables = {
         name: Variable(name, name, tensor.dtype, tensor.shape, tensor.read, tensor.extents)
         for name, tensor in tensors.items()
     }
-    return Contents(source, variables, graphs=meta_graphs(meta, tensors))
+    return Contents(source, variables, graphs=_meta_graphs(folder, prefix, tensors))
 
 
-def slices_in(file: File) -> dict[str, list[TensorSlice]]:
-    """Return a dict of tensor names to slices: the parts of each tensor that a shard contains."""
-    return {saved.name: slices for saved, slices in _saved_slices(Table(file), file.path)}
-
-
-def _saved_slices(table: Table, path: str) -> Iterator[tuple[Any, list[TensorSlice]]]:
+def saved_slices(table: Table, path: str) -> Iterator[tuple[Any, list[TensorSlice]]]:
     """Yield (SavedSliceMeta, slices) for each tensor that has slices in a shard."""
     from bnstat.formats.protobuf.protos import parse
 
@@ -200,11 +208,14 @@ def _saved_slices(table: Table, path: str) -> Iterator[tuple[Any, list[TensorSli
     if header is None:
         raise DamagedError(path, "is an SSTable, but not a checkpoint")
     for saved in parse("SavedTensorSlices", header, path).meta.tensor:
-        yield saved, [tuple(map(_start_and_length, part.extent)) for part in saved.slice]
-
-
-def _start_and_length(extent: Any) -> tuple[int, int]:
-    return (extent.start, extent.length) if extent.HasField("length") else FULL
+        slices = [
+            tuple(
+                (extent.start, extent.length) if extent.HasField("length") else FULL
+                for extent in part.extent
+            )
+            for part in saved.slice
+        ]
+        yield saved, slices
 
 
 class TensorflowTensors:
@@ -263,17 +274,11 @@ def importing_tensorflow(purpose: str) -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
     except Exception as error:  # An old protobuf, for example, raises an error of its own class.
-        raise BnstatError(
-            "TensorFlow",
-            f"is needed {purpose}, and cannot be imported ({first_line(error)})",
-            _remedy(error),
-        ) from error
-
-
-def _remedy(error: Exception) -> str:
-    if not isinstance(error, ModuleNotFoundError) or error.name != "tensorflow":
-        return "pip install --upgrade tensorflow protobuf"
-    if sys.version_info >= _TOO_NEW:
-        version = ".".join(map(str, sys.version_info[:2]))
-        return f"TensorFlow has no release for Python {version}: use Python 3.10 to 3.13"
-    return "pip install tensorflow"
+        remedy = "pip install tensorflow"
+        if not isinstance(error, ModuleNotFoundError) or error.name != "tensorflow":
+            remedy = "pip install --upgrade tensorflow protobuf"
+        elif sys.version_info >= _TOO_NEW:
+            version = ".".join(map(str, sys.version_info[:2]))
+            remedy = f"TensorFlow has no release for Python {version}: use Python 3.10 to 3.13"
+        problem = f"is needed {purpose}, and cannot be imported ({first_line(error)})"
+        raise BnstatError("TensorFlow", problem, remedy) from error

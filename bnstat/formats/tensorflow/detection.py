@@ -47,7 +47,7 @@ with one of its seven fields. An ONNX file of version 1 has the producer's name 
 MetaGraphDef; this name starts with a letter."""
 
 _META = ".meta"
-_INSIDE = (VARIABLES, "assets", "assets.extra")
+
 _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
 
 
@@ -132,7 +132,7 @@ class SavedModels(Finder):
         return _saved_model(top) if has_saved_model(top) else None
 
     def has_inside(self, name: str) -> bool:
-        return name in _INSIDE
+        return name in (VARIABLES, "assets", "assets.extra")
 
 
 def _saved_model_around(folder: Folder) -> Folder | None:
@@ -192,11 +192,9 @@ class Checkpoints(Finder):
             return v1
         if data := folder.matching(prefix + ".data-"):
             match = DATA.match(data[0])
-            raise NotFoundError(
-                f"{folder.path}/{match['prefix'] if match else data[0]}{INDEX}",
-                "the checkpoint's index file is missing",
-                f"copy it beside {data[0]}",
-            )
+            path = f"{folder.path}/{match['prefix'] if match else data[0]}{INDEX}"
+            problem = "the checkpoint's index file is missing"
+            raise NotFoundError(path, problem, f"copy it beside {data[0]}")
         return None
 
     def models_within(self, folder: Folder) -> ModelSet | None:

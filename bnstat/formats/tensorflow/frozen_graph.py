@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Op
@@ -36,7 +35,7 @@ from bnstat.formats.tensorflow.graph_def import (
     make_graph,
     shape_of,
 )
-from bnstat.model import Source, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 
 _HEAD = 4096
@@ -130,9 +129,8 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
         raise DamagedError(file.path, "not a graph", "is it a GraphDef or a MetaGraphDef?")
     graph_def = skeleton(file, *span, "GraphDef", "the graph")
     if len(graph_def.node) > MAX_NODES:
-        raise UnsupportedError(
-            file.path, f"bnstat does not read graphs of more than {MAX_NODES} nodes"
-        )
+        problem = f"bnstat does not read graphs of more than {MAX_NODES} nodes"
+        raise UnsupportedError(file.path, problem)
     return contents_of_graph(graph_def, source, file=file), graph_def
 
 
@@ -154,7 +152,7 @@ def contents_of_graph(
         node = op.node if file is None else complete(file, op.node, "a constant")
         return node.attr["value"].tensor
 
-    def read(op: Node) -> NDArray[np.generic]:
+    def read(op: Node) -> Array:
         return decode_tensor(tensor_of(op), f"{source.path}: {op.name}")
 
     nodes = [op for op in ops.values() if isinstance(op, Node)]
@@ -218,11 +216,9 @@ def declared_variable(key: str, name: str, dtype: int, shape: Any, path: str) ->
     """Return a variable without values; None if a size in the `TensorShapeProto` is unknown."""
 
     def read() -> NoReturn:
-        raise NotFoundError(
-            f"{path}: {key}",
-            "the values of the variables are not in this file",
-            "use --no-values for names and shapes alone",
-        )
+        problem = "the values of the variables are not in this file"
+        remedy = "use --no-values for names and shapes alone"
+        raise NotFoundError(f"{path}: {key}", problem, remedy)
 
     sizes = shape_of(shape)
     return None if sizes is None else Variable(key, name, dtype_name(dtype), sizes, read)

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
@@ -35,8 +34,7 @@ from bnstat.formats.dtypes import (
     from_little_endian,
     numpy_dtype,
 )
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.storage.files import File
+from bnstat.model import Array
 
 VARIABLES = frozenset(
     {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
@@ -73,8 +71,6 @@ _PART = re.compile(r"/part_\d+$")
 _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 Captured = Mapping[str, Sequence[str | None]]
 """Name of a function -> checkpoint keys of its bound inputs; None for inputs without a key."""
-_Parts = Mapping[str, tuple[slice, ...]]
-_NO_PARTS: _Parts = {}
 
 _MAX_INLINED = 300_000
 """The maximum number of nodes that inlining adds; a few nested functions can expand to billions."""
@@ -107,33 +103,14 @@ _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index
 """Output name -> index, if not 0."""
 
 
-def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that yields the graph in `meta`, or None; `keys` are checkpoint keys."""
-    if meta is None or meta.size >= LARGEST_MESSAGE:
-        return None
-
-    def read() -> Iterator[Graph]:
-        from bnstat.formats.protobuf.protos import parse
-
-        try:
-            graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
-        except BnstatError:  # The graph is optional.
-            return
-        yield graph_of(graph, keys)
-
-    return read
-
-
 def shape_of(shape: Any) -> tuple[int, ...] | None:
     """Return the shape in a `TensorShapeProto`; None if a size is unknown or impossible."""
     return None if shape.unknown_rank else as_shape([dim.size for dim in shape.dim])
 
 
-def listed_values(
-    tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
-) -> NDArray[np.generic]:
+def listed_values(tensor: Any, name: str, where: str) -> Array:
     """Return, as a vector, the values that a `TensorProto` lists; `name` is the dtype's name."""
-    field = _VALUES.get(name)
+    dtype, field = numpy_dtype(name, where), _VALUES.get(name)
     if field is None:
         raise UnsupportedError(where, f"bnstat does not read lists of {name} values")
     values = getattr(tensor, field)
@@ -142,7 +119,7 @@ def listed_values(
     return np.array(values, np.int32 if field == "int_val" else dtype).astype(dtype)
 
 
-def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
+def decode_tensor(tensor: Any, where: str) -> Array:
     """Return the array in a `TensorProto`; if values are missing, the last value is repeated."""
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
@@ -154,7 +131,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
         if len(content) != size:
             raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
         return from_little_endian(content, dtype, shape)
-    values = listed_values(tensor, name, dtype, where)
+    values = listed_values(tensor, name, where)
     if values.size > count or (values.size < count and size > _MAX_REPEATED):
         raise DamagedError(where, f"a constant of shape {shape} has {values.size} values")
     array = np.zeros(count, dtype)
@@ -183,7 +160,7 @@ def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return make_graph("", ops, variables, parts)
+    return replace(make_graph("", ops, variables), parts=parts)
 
 
 def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
@@ -192,7 +169,7 @@ def variables_of_calls(graph_def: Any, captured: Captured) -> Mapping[str, str]:
     for node in graph_def.node:
         if node.op in _CALLS:
             keys = captured.get(node.attr["f"].func.name, ())
-            bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
+            bound = zip(reversed(_data_inputs(node)), reversed(keys), strict=False)
             variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
     return variables
 
@@ -201,7 +178,7 @@ def inlined(graph_def: Any) -> dict[str, Op]:
     """Return the ops of a top-level graph by name, with all called functions inlined."""
     if len(graph_def.node) > MAX_NODES:
         return {}
-    return _Inliner(_library(graph_def)).inline(graph_def.node, {})
+    return _Inliner(graph_def).inline(graph_def.node, {})
 
 
 def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
@@ -211,16 +188,16 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     functions follow, fewest variables first, so that layers come before models. A function without
     variables is omitted; so is a function that an earlier one calls with the same variables.
     """
-    functions = _library(meta_graph.graph_def)
-    inliner = _Inliner(functions)
+    inliner = _Inliner(meta_graph.graph_def)
+    functions = inliner.functions
     smallest_first = sorted(captured, key=lambda name: len(captured[name]))
     for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
         if name not in functions or not captured.get(name):
             continue
-        bound = zip(reversed(arguments(functions[name])), reversed(captured[name]), strict=False)
+        bound = zip(reversed(_arguments(functions[name])), reversed(captured[name]), strict=False)
         variables: Mapping[str, str] = {name: key for name, key in bound if key is not None}
         name, variables = _unwrapped(name, variables, functions)
-        binding = (name, tuple(map(variables.get, arguments(functions[name]))))
+        binding = (name, tuple(map(variables.get, _arguments(functions[name]))))
         if variables and binding not in inliner.bindings and inliner.affords(name):
             inliner.bindings.add(binding)
             yield make_graph(name, inliner.inline(functions[name].node_def, variables), variables)
@@ -237,7 +214,7 @@ def _unwrapped(
         callee = work[0].attr["f"].func.name if is_wrapper else None
         if callee is None or callee not in functions:
             break
-        passed = zip(arguments(functions[callee]), data_inputs(work[0]), strict=False)
+        passed = zip(_arguments(functions[callee]), _data_inputs(work[0]), strict=False)
         name = callee
         variables = {argument: variables[key] for argument, key in passed if key in variables}
     return name, variables
@@ -302,20 +279,15 @@ def _variable_op(tensor: str, ops: Mapping[str, Op]) -> str:
     return name
 
 
-def _library(graph_def: Any) -> dict[str, Any]:
-    return {function.signature.name: function for function in graph_def.library.function}
-
-
 def make_graph(
     name: str,
     ops: Mapping[str, Op],
     variables: Mapping[str, str],
-    parts: _Parts = _NO_PARTS,
     tensor_of: Callable[[Node], Any] = lambda op: op.tensor,
 ) -> Graph:
     """Return a graph of inlined ops; `tensor_of` returns the `TensorProto` of a small constant."""
 
-    def constant(name: str) -> NDArray[np.generic] | None:
+    def constant(name: str) -> Array | None:
         op = ops.get(name)
         if not isinstance(op, Node) or op.tensor is None:
             return None
@@ -331,7 +303,7 @@ def make_graph(
         op = ops.get(name)
         return op.controls if isinstance(op, Node) else ()
 
-    return Graph(name, ops, variables, constant, parts, controls)
+    return Graph(name, ops, variables, constant, controls=controls)
 
 
 class Node:
@@ -352,7 +324,7 @@ class Node:
 
     @property
     def inputs(self) -> Sequence[str]:
-        return [self._frame.tensor(name) for name in data_inputs(self.node)]
+        return [self._frame.tensor(name) for name in _data_inputs(self.node)]
 
     @property
     def controls(self) -> Sequence[str]:
@@ -428,7 +400,10 @@ class _Frame:
             if node in frame.arguments:
                 frame, name = frame.arguments[node]
                 continue
-            index = _output_index(output) if output else 0
+            # An output is `1` in a top-level graph, `batch_mean:0` in a function's body.
+            output, _, number = output.rpartition(":")
+            index = int(number) if number.isdecimal() and len(number) < 6 else 0
+            index += _OUTPUTS.get(output, 0)
             results = frame.results.get(node)
             if results is None or index >= len(results):
                 return f"{frame.prefix}{node}:{index}" if index else frame.prefix + node
@@ -439,10 +414,10 @@ class _Frame:
 class _Inliner:
     """Replaces calls by the bodies of the called functions, up to `_MAX_INLINED` added nodes."""
 
-    def __init__(self, functions: Mapping[str, Any]) -> None:
+    def __init__(self, graph_def: Any) -> None:
         # For each replaced call: the function, and the keys of the variables that it is passed.
         self.bindings: set[tuple[str, tuple[str | None, ...]]] = set()
-        self._functions = functions
+        self.functions = {each.signature.name: each for each in graph_def.library.function}
         self._costs: dict[str, int] = {}
         self._left = _MAX_INLINED
 
@@ -456,7 +431,7 @@ class _Inliner:
 
     def _cost(self, name: str) -> int:
         if name not in self._costs:
-            body, signature = self._functions[name].node_def, self._functions[name].signature
+            body, signature = self.functions[name].node_def, self.functions[name].signature
             names = len(signature.input_arg) + len(signature.output_arg)
             names += sum(len(node.input) for node in body)
             self._costs[name] = _COST_OF_CALL + len(body) + names // _NAMES_PER_NODE
@@ -477,14 +452,14 @@ class _Inliner:
             if not callees:
                 ops.setdefault(op.name, op)
                 continue
-            inputs = [(frame, name) for name in data_inputs(node)]
+            inputs = [(frame, name) for name in _data_inputs(node)]
             if op.type in _CHOICES:
                 inputs = inputs[1:]
             is_single = len(callees) == 1 and op.type not in _LOOPS
             branches = []
             for number, callee in enumerate(callees):
-                function = self._functions[callee]
-                names = arguments(function)
+                function = self.functions[callee]
+                names = _arguments(function)
                 passed = dict(zip(names, inputs, strict=False))
                 prefix = f"{op.name}/" if is_single else f"{op.name}/branch_{number}/"
                 body = _Frame(prefix, (*frame.functions, callee), passed)
@@ -516,27 +491,18 @@ class _Inliner:
                 functions = value.list.func if value.HasField("list") else (value.func,)
                 text = value.s.decode("utf-8", "replace")
                 names += filter(None, (text, *(function.name for function in functions)))
-        elif node.op in self._functions:
+        elif node.op in self.functions:
             names = [node.op]
         if len(active) >= _MAX_DEPTH or any(
-            name in active or name not in self._functions for name in names
+            name in active or name not in self.functions for name in names
         ):
             return []
         return names if names and self.affords(*names) else []
 
 
-def data_inputs(node: Any) -> list[str]:
-    """Return the data inputs of a NodeDef, without control inputs."""
+def _data_inputs(node: Any) -> list[str]:
     return [name for name in node.input if not name.startswith("^")]
 
 
-def arguments(function: Any) -> list[str]:
-    """Return the names of a FunctionDef's arguments."""
+def _arguments(function: Any) -> list[str]:
     return [argument.name for argument in function.signature.input_arg]
-
-
-def _output_index(reference: str) -> int:
-    """Return the index of an output, given as `1` (top-level graphs) or `batch_mean:0` (bodies)."""
-    name, _, index = reference.rpartition(":")
-    number = int(index) if index.isdecimal() and len(index) < 6 else 0
-    return number + _OUTPUTS.get(name, 0)

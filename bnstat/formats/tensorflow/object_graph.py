@@ -125,12 +125,11 @@ class _ObjectGraph(Objects):
                 child, at = varint(message, start + 1)
             if child >= count:
                 raise DamagedError(self._where, _NO_SUCH_CHILD)
+            left = position - at - 2
+            if message[at] != _NAME or message[at + 1] != left or left >= 0x80:
+                return self._find_branches_slowly(index)
             if is_branch[child]:
-                name = at + 2
-                left = position - name
-                if not 0 <= left < 0x80 or message[at:name] != bytes((_NAME, left)):
-                    return self._find_branches_slowly(index)
-                branches.append((text(message[name:position]), child))
+                branches.append((text(message[at + 2 : position]), child))
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
@@ -296,7 +295,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     Second copies of variables (`_AGAIN`) are omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
-    for key in _first_copies(full_names):
+    for key in saved_again(full_names):
         del full_names[key]
     # Unnamed variables are all called `Variable`. Late built Keras 3 models have a single scope.
     uses = Counter(full_names.values())
@@ -306,12 +305,8 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     }
 
 
-def saved_again(nodes: Iterable[Node]) -> dict[str, list[str]]:
+def saved_again(full_names: Mapping[str, str]) -> dict[str, list[str]]:
     """Return a dict of second copies' keys to the keys of first copies with the same full name."""
-    return _first_copies({node.key: node.full_name for node in nodes if node.key})
-
-
-def _first_copies(full_names: Mapping[str, str]) -> dict[str, list[str]]:
     again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
     first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():

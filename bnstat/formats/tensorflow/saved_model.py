@@ -34,6 +34,8 @@ from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 
+_NO_VARIABLES = "the SavedModel has no variables"
+
 
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
@@ -56,7 +58,7 @@ def open_saved_model(
     tensors = open_tensors(variables, VARIABLES, reading)
     stored = tensors.variables()
     if meta_graph is not None and all(key == KEY for key in stored):
-        return _of_constants(source, meta_graph, notes)
+        return contents_of_graph(meta_graph.graph_def, source, [*notes, _NO_VARIABLES])
     if KEY not in stored:
         return _of_graph(source, meta_graph, stored, notes)
     contents = contents_of_objects(tensors, source, reading, notes)
@@ -80,13 +82,11 @@ def _without_variables(
         raise NotFoundError(folder.path, f"{BINARY} and {VARIABLES}/ are missing")
     variables = folder.folder(VARIABLES)
     if variables is not None and variables.matching("variables.data"):
-        raise NotFoundError(
-            f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
-            "the index of the SavedModel's variables is missing",
-            "copy it beside the data files",
-        )
+        path = f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}"
+        problem = "the index of the SavedModel's variables is missing"
+        raise NotFoundError(path, problem, "copy it beside the data files")
     if not any(node.op in VARIABLE_OPS for node in meta_graph.graph_def.node):
-        return _of_constants(source, meta_graph, notes)
+        return contents_of_graph(meta_graph.graph_def, source, [*notes, _NO_VARIABLES])
     if reading.values:
         raise NotFoundError(
             f"{folder.path}/{VARIABLES}",
@@ -96,26 +96,18 @@ def _without_variables(
         )
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
     if meta_graph.object_graph_def.nodes:
-        contents = _declared_by_objects(meta_graph.object_graph_def, source, notes)
+        contents = _declared_by_objects(meta_graph.object_graph_def.nodes, source, notes)
         return _with_network(contents, folder, meta_graph)
     declared = declared_by_ops(meta_graph.graph_def, source.path)
     return _of_graph(source, meta_graph, declared, notes)
-
-
-def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
-    """Return the contents of a SavedModel without variables: its weights are constants."""
-    notes = [*notes, "the SavedModel has no variables"]
-    return contents_of_graph(meta_graph.graph_def, source, notes)
 
 
 def _of_graph(
     source: Source, meta_graph: Any, variables: Mapping[str, Variable], notes: list[str]
 ) -> Contents:
     """Return the contents of a SavedModel of TensorFlow 1."""
-    contents = Contents(source, variables, notes=notes)
-    if meta_graph is None:
-        return contents
-    return replace(contents, graphs=lambda: (graph_of(meta_graph.graph_def, variables),))
+    graphs = None if meta_graph is None else lambda: (graph_of(meta_graph.graph_def, variables),)
+    return Contents(source, variables, graphs=graphs, notes=notes)
 
 
 def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Contents:
@@ -144,10 +136,8 @@ def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) 
     }
 
 
-def _declared_by_objects(saved_graph: Any, source: Source, notes: Sequence[str]) -> Contents:
-    """Return the object graph and the variables that a SavedObjectGraph declares."""
-    message = saved_graph.SerializeToString()
-    saved = parse("DeclaredObjectGraph", message, source.path, "the object graph").nodes
+def _declared_by_objects(saved: Any, source: Source, notes: Sequence[str]) -> Contents:
+    """Return the object graph and the variables that the nodes of a SavedObjectGraph declare."""
     paths = _shortest_paths(saved)
     nodes, declared = [], {}
     for index, node in enumerate(saved):

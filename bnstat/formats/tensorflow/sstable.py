@@ -131,9 +131,8 @@ class Table:
         self._parsed: dict[Handle, dict[bytes, bytes]] = {}
         if not is_table(file):
             file.refuse_lfs_pointer()
-            raise DamagedError(
-                file.path, "does not end like a checkpoint index", "is it truncated?"
-            )
+            problem = "does not end like a checkpoint index"
+            raise DamagedError(file.path, problem, "is it truncated?")
         footer = file.read(file.size - FOOTER, FOOTER)
         with Decoding(file.path, "the index block"):
             self.metaindex, position = _handle(footer, 0)
@@ -198,17 +197,13 @@ class Table:
         contents, kind = block[:size], block[size]
         if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
             self._file.refuse_changed()
-            raise DamagedError(
-                self._file.path,
-                f"the block at byte {offset} fails its checksum",
-                "copy or download it again",
-            )
+            problem = f"the block at byte {offset} fails its checksum"
+            raise DamagedError(self._file.path, problem, "copy or download it again")
         if kind == 0:
             return contents
         if kind != 1:
-            raise UnsupportedError(
-                self._file.path, f"the block at byte {offset} has unknown compression {kind}"
-            )
+            problem = f"the block at byte {offset} has unknown compression {kind}"
+            raise UnsupportedError(self._file.path, problem)
         with self._decoding(offset):
             return decompress(contents)
 

@@ -17,7 +17,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.wire import encoded, spans, varint
 from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_key
-from bnstat.formats.tensorflow.checkpoint import slices_in
+from bnstat.formats.tensorflow.checkpoint import saved_slices
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Handle, Table, masked_crc32c
 from bnstat.mending.writers import graph, patch, raw
 from bnstat.mending.writers.graph import Change, at, with_values
@@ -131,10 +131,9 @@ def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None
     shards = {extent.file.path for key in arrays for extent in contents.variables[key].extents()}
     for path in sorted(shards):
         changes = {}
-        for key, slices in slices_in(LocalFile(path)).items():
-            if key not in arrays:
-                continue
-            for part in slices:
+        for saved, slices in saved_slices(Table(LocalFile(path)), path):
+            key = saved.name
+            for part in slices if key in arrays else ():
                 piece = arrays[key][box_of(part, arrays[key].shape, key)]
                 # The fields `SavedTensorSlices.data` and `SavedSlice.data`.
                 changes[slice_key(key, part)] = at((2, 3), partial(with_values, piece))

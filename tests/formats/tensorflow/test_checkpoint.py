@@ -38,20 +38,9 @@ def by_objects(tmp_path: Path) -> Path:
     return tmp_path / "m"
 
 
-@pytest.fixture
-def by_names(tmp_path: Path) -> Path:
-    arrays = {f"net/bn/{role}": array for role, array in named.layer(1).items()}
-    return named.save(tmp_path / "m", arrays)
-
-
-def test_formats(by_objects: Path, tmp_path: Path) -> None:
-    assert bnstat.load(by_objects).source.format == "tf2-checkpoint"
-    prefix = named.save(tmp_path / "n", {"x": np.ones(2)})
-    assert bnstat.load(prefix).source.format == "tf1-checkpoint"
-
-
 def test_layers_are_named_by_keys_without_the_data(by_objects: Path) -> None:
-    assert bnstat.load(by_objects, values=False)["net"].channels == 4
+    model = bnstat.load(by_objects, values=False)
+    assert (model.source.format, model["net"].channels) == ("tf2-checkpoint", 4)
     Path(f"{by_objects}.data-00000-of-00001").unlink()
     model = bnstat.load(by_objects, values=False)
     assert [layer.name for layer in model] == ["norm"]
@@ -69,43 +58,41 @@ def test_a_damaged_object_graph(by_objects: Path) -> None:
         bnstat.load(by_objects)
 
 
-@pytest.mark.parametrize("value", [np.int64(12), np.int32(12)])
-def test_the_global_step(tmp_path: Path, value: Any) -> None:
-    tensors = {f"bn/{role}": array for role, array in named.layer(1).items()}
-    prefix = named.save(tmp_path / "m", {**tensors, "global_step": value})
-    assert bnstat.load(prefix).source.step == 12
+@pytest.mark.parametrize(
+    ("value", "step"),
+    [(np.int64(12), 12), (np.int32(12), 12), *((x, None) for x in (np.float32(3), [1, 1], b"s"))],
+)
+def test_the_global_step(tmp_path: Path, value: Any, step: int | None) -> None:
+    prefix = named.save(tmp_path / "m", {"x": np.ones(2), "global_step": value})
+    source = bnstat.load(prefix).source
+    assert (source.format, source.step) == ("tf1-checkpoint", step)
 
 
-@pytest.mark.parametrize("value", [np.float32(3), np.ones(2, np.int64), b"text"])
-def test_invalid_global_steps(tmp_path: Path, value: Any) -> None:
-    prefix = named.save(tmp_path / "m", {"global_step": value})
-    assert bnstat.load(prefix).source.step is None
-
-
-def test_an_unreadable_graph_is_ignored(by_names: Path) -> None:
+def test_an_unreadable_graph_is_ignored(tmp_path: Path) -> None:
     arrays = named.layer(1)
+    prefix = named.save(tmp_path / "m", {f"net/bn/{role}": arrays[role] for role in ROLES})
     for damage in (b"", b"\xff\xff\xff", b"version https://git-lfs.github.com/spec/v1\n"):
-        Path(f"{by_names}.meta").write_bytes(damage)
-        assert_layers(bnstat.load(by_names), {"net/bn": arrays})
+        Path(f"{prefix}.meta").write_bytes(damage)
+        assert_layers(bnstat.load(prefix), {"net/bn": arrays})
 
 
 @pytest.mark.parametrize("scope", [b"a\x1b[31m\n\xe2\x80\xae/bn", b"\xe9\xff"])
 def test_names_with_control_characters_or_not_utf8(tmp_path: Path, scope: bytes) -> None:
     data = np.ones(3, np.float32).tobytes()
-    stored = {b"": tables.header()}
-    for at, role in enumerate(ROLES):
-        stored[scope + b"/" + role.encode()] = tables.entry(data, shape=[3], offset=12 * at)
-    (tmp_path / "m.index").write_bytes(tables.table(stored))
-    (tmp_path / "m.data-00000-of-00001").write_bytes(data * 4)
+    entry = tables.entry(data, shape=[3])
+    stored = {scope + b"/" + role.encode(): entry for role in ROLES[2:]}
+    (tmp_path / "m.index").write_bytes(tables.table({b"": tables.header(), **stored}))
+    (tmp_path / "m.data-00000-of-00001").write_bytes(data * 2)
     (layer,) = bnstat.load(tmp_path / "m")
     assert layer.name == scope.decode("utf-8", "surrogateescape")
-    assert layer.gamma is not None
+    assert layer.moving_mean is not None
 
 
 # V1 checkpoints, which TensorFlow still writes
 
-TYPES = ["float32", "float64", "int32", "uint8", "int16", "int8", "int64"]
-MORE_TYPES = ["bool", "float16", "qint8", "quint8", "qint32"]
+TYPES = ["float32", "float64", "int32", "uint8", "int16", "int8", "int64",
+         "bool", "float16", "qint8", "quint8", "qint32"]  # fmt: skip
+"""The last five cannot be read by TensorFlow."""
 
 
 def save_v1(path: Path, parts: list[tuple[str, str, Any]]) -> Path:
@@ -129,20 +116,12 @@ def assert_holds(path: Path, expected: Mapping[str, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_types_in_v1(tmp_path: Path, dtype: str) -> None:
-    random = np.random.default_rng(1)
-    array = (random.random((3, 4)) * 100 - 50).astype(dtype)
-    path = save_v1(tmp_path / "m", [("a/b", "", array), ("scalar", "", array[0, 0])])
+    plain = dtype.removeprefix("q")
+    array = (np.random.default_rng(1).random((3, 4)) * 100 - 50).astype(plain)
+    tensor = array if plain == dtype else tf.bitcast(array, getattr(tf, dtype))
+    path = save_v1(tmp_path / "m", [("a/b", "", tensor), ("scalar", "", tensor[0, 0])])
     assert is_v1(LocalFile(str(path)))
     assert_holds(path, {"a/b": array, "scalar": array[0, 0]})
-
-
-@pytest.mark.parametrize("dtype", MORE_TYPES)
-def test_types_that_tensorflow_cannot_read(tmp_path: Path, dtype: str) -> None:
-    plain = dtype.removeprefix("q")
-    array = np.array([0, 1, 1, 0, 1]).astype(plain)
-    tensor = tf.bitcast(tf.constant(array), getattr(tf, dtype)) if plain != dtype else array
-    path = save_v1(tmp_path / "m", [("x", "", tensor)])
-    assert same_bits(bnstat.load(path).stored["x"].read(), array)
 
 
 def test_odd_floats(tmp_path: Path) -> None:
@@ -167,9 +146,8 @@ def test_slices_in_two_shards(tmp_path: Path) -> None:
         bnstat.load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("shards", ["00001-of-99999", "99999-of-99999"])
-def test_a_name_that_claims_many_shards(tmp_path: Path, shards: str) -> None:
-    path = save_v1(tmp_path / f"m-{shards}", [("k", "", np.zeros(3))])
+def test_a_name_that_claims_many_shards(tmp_path: Path) -> None:
+    path = save_v1(tmp_path / "m-00001-of-99999", [("k", "", np.zeros(3))])
     with bounded(), pytest.raises(NotFoundError, match="this shard of the checkpoint is missing"):
         bnstat.load(path)
 
@@ -194,9 +172,8 @@ def test_a_graph_saved_by_its_saver(tmp_path: Path, sharded: bool, reader: Any) 
     assert model.source.format == "tf1-checkpoint-v1"
     assert model.source.step == 7
     assert_layers(model, layers_of(values, ["batch_normalization", "bn"]))
-    name = "m-7-00000-of-00001" if sharded else "m-7"
-    assert_as_tensorflow_reads(model, tmp_path / name)
-    assert_layers(bnstat.load(tmp_path), layers_of(values, ["batch_normalization", "bn"]))
+    assert_as_tensorflow_reads(model, tmp_path / ("m-7-00000-of-00001" if sharded else "m-7"))
+    assert len(bnstat.load(tmp_path)) == 2
 
 
 def _meta(*sizes: int, slices: bytes = b"") -> bytes:

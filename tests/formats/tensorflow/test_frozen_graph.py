@@ -12,7 +12,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.protobuf.protos import message_class
 from bnstat.formats.tensorflow.frozen_graph import contents_of_graph, matches, open_contents
 from bnstat.model import ROLES, Source
@@ -20,18 +20,13 @@ from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
 from tests.builders.memory import MemoryFile
 from tests.builders.oracle import same_bits
-from tests.formats.tensorflow.test_graph_def import add_function, add_nodes, graph_def
+from tests.formats.tensorflow.test_graph_def import add_function, add_nodes, graph_def, proto
 
 
 def tensor(array: Any, **fields: Any) -> Any:
-    array = np.asarray(array)
     codes = {"float32": 1, "float64": 2, "int32": 3, "float16": 19}
-    message = message_class("TensorProto")(dtype=codes[array.dtype.name], **fields)
-    if not fields:
-        message.tensor_content = array.tobytes()
-    for size in array.shape:
-        message.tensor_shape.dim.add(size=size)
-    return message
+    stored = fields or {"tensor_content": array.tobytes()}
+    return proto(array.shape, codes[array.dtype.name], **stored)
 
 
 def constants(**values: Any) -> Any:
@@ -47,6 +42,11 @@ def write(path: Path, message: Any) -> Path:
 
 def opened(path: Path) -> Contents:
     return open_contents(LocalFile(path), Source(str(path), ""))
+
+
+def graphs_of(contents: Contents) -> list[Graph]:
+    assert contents.graphs is not None
+    return [*contents.graphs()]
 
 
 @pytest.fixture
@@ -70,11 +70,8 @@ def test_float_constants_are_the_variables(pb: Path) -> None:
     assert contents.source.format == "frozen-graph"
     assert contents.variables.keys() == values.keys()
     for name, value in values.items():
-        variable = contents.variables[name]
-        assert (variable.key, variable.dtype, variable.shape) == (name, value.dtype, value.shape)
-        assert same_bits(variable.read(), value)
-    assert contents.graphs is not None
-    (graph,) = contents.graphs()
+        assert same_bits(contents.variables[name].read(), value)
+    (graph,) = graphs_of(contents)
     assert graph.variables == {name: name for name in values}
     assert list(graph.ops) == ["x", *values, *others]
 
@@ -101,8 +98,7 @@ def test_long_constants_are_read_when_requested(wrapped: bool, listed: bool) -> 
     assert same_bits(contents.variables["small"].read(), small)
     assert sum(length for _, length in file.reads) < 20_000
     assert same_bits(contents.variables["large"].read(), large)
-    assert contents.graphs is not None
-    (graph,) = contents.graphs()
+    (graph,) = graphs_of(contents)
     assert same_bits(graph.constant("small"), small)
     assert graph.constant("large") is None
 
@@ -146,7 +142,7 @@ def test_text_form(pb: Path, written: Path) -> None:
     expected = opened(binary)
     assert list(contents.variables) == list(expected.variables)
     for name, variable in expected.variables.items():
-        assert contents.variables[name].read().tobytes() == variable.read().tobytes()
+        assert same_bits(contents.variables[name].read(), variable.read())
     contents = opened(write(pb, text_format.MessageToString(meta_graph).encode()))
     expected = opened(written / "v1_tf2.15/c.meta")
     assert contents.variables.keys() == expected.variables.keys()
@@ -194,8 +190,7 @@ def harmless(path: Path, data: bytes) -> None:
     """Read everything; only `BnstatError` may be raised."""
     with suppress(BnstatError):
         contents = opened(write(path, data))
-        assert contents.graphs is not None
-        for graph in contents.graphs():
+        for graph in graphs_of(contents):
             for name, op in graph.ops.items():
                 assert op.name == name
                 list(op.inputs)

@@ -11,11 +11,7 @@ import pytest
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Graph
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.graph_def import (
-    decode_tensor,
-    function_graphs,
-    graph_of,
-)
+from bnstat.formats.tensorflow.graph_def import decode_tensor, function_graphs, graph_of
 from tests.builders.effort import bounded
 from tests.builders.oracle import same_bits
 
@@ -28,17 +24,13 @@ def add_nodes(nodes: Any, given: Sequence[Node]) -> None:
         node = nodes.add(name=name, op=op, input=inputs)
         for key, value in attributes[0].items() if attributes else ():
             attribute = node.attr[key]
-            if isinstance(value, bool):
-                attribute.b = value
-            elif isinstance(value, float):
-                attribute.f = value
+            if isinstance(value, bool | float | bytes):
+                setattr(attribute, {bool: "b", float: "f", bytes: "s"}[type(value)], value)
             elif isinstance(value, str):
                 attribute.func.name = value
             elif isinstance(value, list):
                 for name in value:
                     attribute.list.func.add(name=name)
-            elif isinstance(value, bytes):
-                attribute.s = value
             else:
                 attribute.tensor.MergeFrom(value)
 
@@ -52,18 +44,24 @@ def graph_def(*nodes: Node) -> Any:
 def add_function(
     graph: Any, name: str, arguments: Sequence[str], results: Mapping[str, str], *nodes: Node
 ) -> None:
-    function = graph.library.function.add()
-    function.signature.name = name
-    for argument in arguments:
-        function.signature.input_arg.add(name=argument)
-    for result, tensor in results.items():
-        function.signature.output_arg.add(name=result)
-        function.ret[result] = tensor
+    signature = {
+        "name": name,
+        "input_arg": [{"name": argument} for argument in arguments],
+        "output_arg": [{"name": result} for result in results],
+    }
+    function = graph.library.function.add(signature=signature, ret=results)
     add_nodes(function.node_def, nodes)
 
 
+def proto(sizes: Sequence[int], dtype: int = 1, **fields: Any) -> Any:
+    message = message_class("TensorProto")(dtype=dtype, **fields)
+    for size in sizes:
+        message.tensor_shape.dim.add(size=size)
+    return message
+
+
 def strings(*values: bytes) -> Any:
-    return message_class("TensorProto")(dtype=7, string_val=values)
+    return proto([], 7, string_val=values)
 
 
 def inputs(graph: Graph) -> dict[str, list[str]]:
@@ -74,10 +72,8 @@ def inputs(graph: Graph) -> dict[str, list[str]]:
 
 
 def test_ops_in_stored_order_without_control_inputs() -> None:
-    graph = graph_of(
-        graph_def(("b", "Add", ["a", "s:1", "^a"]), ("a", "Const", []), ("s", "Switch", ["a"])),
-        (),
-    )
+    nodes = ("b", "Add", ["a", "s:1", "^a"]), ("a", "Const", []), ("s", "Switch", ["a"])
+    graph = graph_of(graph_def(*nodes), ())
     assert list(inputs(graph).items()) == [("b", ["a", "s:1"]), ("a", []), ("s", ["a"])]
     assert [op.type for op in graph.ops.values()] == ["Add", "Const", "Switch"]
 
@@ -128,13 +124,11 @@ def test_variables_by_the_names_that_the_saver_gives(op: str, before: list[str])
 
 
 def test_constants() -> None:
-    tensor = message_class("TensorProto")(dtype=1, float_val=[0.5])
-    large = message_class("TensorProto")(dtype=1, float_val=[0.5])
-    large.tensor_shape.dim.add(size=1 << 40)
+    tensor = proto([], float_val=[0.5])
     graph = graph_of(
         graph_def(
             ("c", "Const", [], {"value": tensor}),
-            ("large", "Const", [], {"value": large}),
+            ("large", "Const", [], {"value": proto([1 << 40], float_val=[0.5])}),
             ("empty", "Const", []),
             ("text", "Const", [], {"value": strings(b"a")}),
             ("other", "Identity", ["c"], {"value": tensor}),
@@ -200,9 +194,8 @@ def test_branches_become_a_choice() -> None:
     graph = graph_of(message, ())
     (choice,) = (op for op in graph.ops.values() if op.type == "Merge")
     assert inputs(graph)["if/Identity"] == [choice.name]
-    results = [graph.ops[tensor].inputs[0] for tensor in choice.inputs]
-    assert [graph.ops[result].type for result in results] == ["Exp", "Log"]
-    assert [list(graph.ops[result].inputs) for result in results] == [["x"], ["x"]]
+    results = [graph.ops[graph.ops[tensor].inputs[0]] for tensor in choice.inputs]
+    assert [(op.type, *op.inputs) for op in results] == [("Exp", "x"), ("Log", "x")]
 
 
 def test_case_and_while() -> None:
@@ -217,8 +210,7 @@ def test_case_and_while() -> None:
     graph = graph_of(message, ())
     (end,) = graph.ops["y"].inputs
     body, start = graph.ops[end].inputs
-    assert graph.ops[body].type == "Log"
-    assert list(graph.ops[body].inputs) == [start]
+    assert (graph.ops[body].type, *graph.ops[body].inputs) == ("Log", start)
     assert {graph.ops[tensor].type for tensor in graph.ops[start].inputs} == {"Exp", "Log"}
 
 
@@ -354,16 +346,10 @@ def test_arrays(dtype: str, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "field", "value"),
-    [
-        ("float32", "float_val", 1.1e-5),
-        ("float64", "double_val", 1.1e-5),
-        ("float16", "half_val", 0x3C01),
-        ("bfloat16", "half_val", 0x3F81),
-        ("int32", "int_val", -2),
-        ("int64", "int64_val", -(1 << 40)),
-        ("bool", "bool_val", True),
-    ],
-)
+    [("float32", "float_val", 1.1e-5), ("float64", "double_val", 1.1e-5),
+     ("float16", "half_val", 0x3C01), ("bfloat16", "half_val", 0x3F81), ("int32", "int_val", -2),
+     ("int64", "int64_val", -(1 << 40)), ("bool", "bool_val", True)],
+)  # fmt: skip
 @pytest.mark.parametrize("listed", [0, 1, 2])
 def test_the_last_value_is_repeated(dtype: str, field: str, value: Any, listed: int) -> None:
     kind = tf.as_dtype(dtype)
@@ -371,13 +357,6 @@ def test_the_last_value_is_repeated(dtype: str, field: str, value: Any, listed: 
     proto.tensor_shape.dim[0].size = 3
     getattr(proto, field).extend([value] * listed)
     assert same_bits(decode_tensor(ours(proto), "here"), tf.make_ndarray(proto))
-
-
-def proto(sizes: list[int], **fields: Any) -> Any:
-    message = message_class("TensorProto")(**{"dtype": 1, **fields})
-    for size in sizes:
-        message.tensor_shape.dim.add(size=size)
-    return message
 
 
 @pytest.mark.parametrize(

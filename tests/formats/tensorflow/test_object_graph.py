@@ -138,14 +138,12 @@ def test_a_search_finds_the_same_as_parsing_everything(message: bytes) -> None:
         field(1, child("x", 1)),
         field(1, child("moving_variance", 0, swapped=True) + child("x", 9)),
         field(1, b"\x0a\x7f\x08\x00"),
+        # The index of a variable, and again as one that does not exist
+        field(1, field(1, b"\x08\x01\x08\x09" + field(2, b"x"))) + field(1, attribute("n", "k")),
         field(1, b"\x0b\x00"),
-        b"\x0a",
-        b"\x0a\x85",
-        b"\x08\x01",
         b"\x0a\x04\x0a\x02\x08\x05",
         b"\x0a\x0d\x0a\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        b"\x0a\x05",
-        b"\xff\xff",
+        *(b"\x0a", b"\x0a\x85", b"\x08\x01", b"\x0a\x05", b"\xff\xff"),
     ],
 )
 def test_damage_is_noticed_at_once(message: bytes) -> None:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
@@ -29,9 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")
 
 
 class Norm(tf.Module):
-    def __init__(self, arrays: dict[str, Any]) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
-        for role, array in arrays.items():
+        for role, array in named.layer(seed).items():
             setattr(self, role, tf.Variable(array))
 
     @tf.function(input_signature=[tf.TensorSpec([None, 4])])
@@ -76,7 +75,7 @@ def test_the_path_of_any_part(saved: Path, master: Any, inside: str) -> None:
         return
     source = model.source
     assert (source.format, source.writer) == ("saved-model", f"TensorFlow {tf.__version__}")
-    assert [round(layer.epsilon or 0, 9) for layer in model] == [0.002, 0.002]
+    assert {layer.epsilon for layer in model} == {0.002}
 
 
 def test_relative_paths(saved: Path, master: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +100,6 @@ def test_without_the_graph(saved: Path, master: Any) -> None:
     model = bnstat.load(saved)
     assert_layers(model, master[1])
     assert any("saved_model.pb is missing" in note for note in model.notes)
-    assert {layer.epsilon for layer in model} == {None}
 
 
 def _described(model: bnstat.Model) -> list[tuple[Any, ...]]:
@@ -119,9 +117,8 @@ def test_names_and_settings_without_variables(saved: Path) -> None:
     assert any("variables/ is missing" in note for note in model.notes)
     with pytest.raises(NotFoundError, match="not in this file"):
         model[0].read()
-    for path in (saved, saved / "saved_model.pb"):
-        with pytest.raises(NotFoundError, match=r"saved/variables: the folder .* is missing"):
-            bnstat.load(path)
+    with pytest.raises(NotFoundError, match=r"saved/variables: the folder .* is missing"):
+        bnstat.load(saved / "saved_model.pb")
 
 
 @pytest.mark.parametrize("keras", ["tf_keras", "keras"])
@@ -139,8 +136,6 @@ def test_names_and_settings_of_objects_without_variables(tmp_path: Path, keras: 
     assert len(whole) == 2
     shutil.rmtree(path / "variables")
     assert _described(bnstat.load(path, values=False)) == _described(whole)
-    with pytest.raises(NotFoundError, match=r"m/variables: the folder .* is missing"):
-        bnstat.load(path)
 
 
 def test_a_model_that_has_no_variables(tmp_path: Path) -> None:
@@ -168,7 +163,7 @@ def test_in_text_form(saved: Path, master: Any) -> None:
     (saved / "saved_model.pbtxt").write_text(text_format.MessageToString(message))
     whole = bnstat.load(saved)
     assert_layers(whole, master[1])
-    assert [round(layer.epsilon or 0, 9) for layer in whole] == [0.002, 0.002]
+    assert {layer.epsilon for layer in whole} == {0.002}
     (saved / "saved_model.pbtxt").write_text("saved_model_schema_version: {")
     with pytest.raises(DamagedError, match=r"saved_model\.pbtxt: .*cannot be parsed"):
         bnstat.load(saved)
@@ -196,25 +191,16 @@ def test_damaged_graphs(saved: Path, master: Any) -> None:
 
 def test_serving_versions(tmp_path: Path) -> None:
     for version in (2, 10, 9):
-        arrays = {role: array + version for role, array in named.layer(1).items()}
-        tf.saved_model.save(Norm(arrays), str(tmp_path / f"serving/{version}"))
+        tf.saved_model.save(Norm(version), str(tmp_path / f"serving/{version}"))
     (tmp_path / "serving/11").mkdir()
     (tmp_path / "serving/assets").mkdir()
     for choice, version in (({}, 10), ({"checkpoint": "2"}, 2), ({"step": 9}, 9)):
         model = bnstat.load(tmp_path / "serving", **choice)
         assert (model.source.checkpoint, model.source.step) == (str(version), version)
-        mean = named.layer(1)["moving_mean"] + version
-        np.testing.assert_array_equal(model[0].moving_mean, mean)
+        assert_layers(model, {"(root)": named.layer(version)})
+        assert model[0].epsilon == pytest.approx(0.01)
     with pytest.raises(NotFoundError, match="no checkpoint 3; there are: 2, 9, 10"):
         bnstat.load(tmp_path / "serving", checkpoint="3")
-
-
-def test_several_names_of_the_root_scope(tmp_path: Path) -> None:
-    arrays = named.layer(1)
-    tf.saved_model.save(Norm(arrays), str(tmp_path))
-    model = bnstat.load(tmp_path)
-    assert_layers(model, {"(root)": arrays})
-    assert round(model[0].epsilon or 0, 9) == 0.01
 
 
 def test_fields_may_come_in_any_order(saved: Path, master: Any) -> None:

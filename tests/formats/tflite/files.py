@@ -31,15 +31,14 @@ def network() -> keras.Model:
     x = layers.ReLU()(norm("bn_dense", layers.Dense(7)(layers.Flatten()(x))))
     model = keras.Model(image, layers.Dense(2)(x))
     random = np.random.default_rng(4)
-    model.set_weights([_weights(random, each.shape) for each in model.get_weights()])
+    # Weights of this size keep outputs near 1.
+    model.set_weights([
+        random.uniform(0.4, 1.6, each.shape)
+        if each.ndim == 1
+        else random.normal(0, np.prod(each.shape[:-1]) ** -0.5, each.shape)
+        for each in model.get_weights()
+    ])  # fmt: skip
     return model
-
-
-def _weights(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Return weights of a size that keeps outputs near 1."""
-    if len(shape) == 1:
-        return random.uniform(0.4, 1.6, shape).astype(np.float32)
-    return random.normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(np.float32)
 
 
 def _samples() -> Iterator[list[np.ndarray]]:
@@ -60,16 +59,12 @@ WAYS: dict[str, dict[str, Any]] = {
 """Way to convert -> attributes of the converter."""
 
 
-def convert(model: keras.Model, way: str = "float32") -> bytes:
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    for attribute, value in WAYS[way].items():
-        setattr(converter, attribute, value)
-    return bytes(converter.convert())
-
-
 def write_all(folder: Path) -> None:
     """Write the network as `network.keras`, and its conversion in each way."""
     model = network()
     model.save(folder / "network.keras")
-    for way in WAYS:
-        (folder / f"{way}.tflite").write_bytes(convert(model, way))
+    for way, attributes in WAYS.items():
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        for attribute, value in attributes.items():
+            setattr(converter, attribute, value)
+        (folder / f"{way}.tflite").write_bytes(converter.convert())
