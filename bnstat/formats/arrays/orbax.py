@@ -46,7 +46,7 @@ _NOT_NUMBERS: Final = frozenset("SUVOMm")
 _LARGEST: Final = 1 << 30
 """The limit on the bytes of an array, because small metadata can claim any number of zeros."""
 _LARGEST_CHUNK: Final = 1 << 26
-"""The limit on the size that a compressed chunk claims, because tensorstore allocates this size."""
+"""The limit on the bytes of a chunk of a smaller array, because tensorstore allocates them."""
 _BLOSC_SIZE: Final = slice(4, 8)
 _FAILURES: Final = (
     ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError,
@@ -203,7 +203,8 @@ class _Store:
         """Return the elements of an array; `has_blosc` is True if Blosc may compress the chunks."""
         where = f"{self._path}: {name}"
         dtype = find_dtype(kind)
-        if dtype is None or prod(shape) * dtype.itemsize > _LARGEST:
+        size = 0 if dtype is None else prod(shape) * dtype.itemsize
+        if dtype is None or size > _LARGEST:
             raise UnsupportedError(
                 where, f"bnstat does not read an array of type {kind} and shape {shape}"
             )
@@ -214,6 +215,9 @@ class _Store:
             if has_blosc:
                 self._refuse_large_chunks(inside, where)
             opened = self._tensorstore.open(spec).result()
+            chunk = prod(opened.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
+            if chunk > max(size, _LARGEST_CHUNK):
+                raise DamagedError(where, f"has {size:,} bytes in chunks of {chunk:,} bytes")
             numbers: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
             raise self._damaged(error) from error

@@ -189,6 +189,14 @@ def test_invalid_trees_are_ignored(tmp_path: Path, keys: object) -> None:
     assert bnstat.load(tmp_path / "c").stored
 
 
+def test_a_small_array_in_a_chunk_of_gigabytes(tmp_path: Path) -> None:
+    write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
+    file = tmp_path / "c/params.BatchNorm_0.bias/.zarray"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chunks": [1 << 31]}))
+    with pytest.raises(DamagedError, match="in chunks of 8,589,934,592 bytes"):
+        bnstat.load(tmp_path / "c", eager=True)
+
+
 def test_a_chunk_that_claims_gigabytes(tmp_path: Path) -> None:
     write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
     folder = tmp_path / "c/params.BatchNorm_0.bias"
