@@ -20,6 +20,7 @@ WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
+_INTEGER: Final = re.compile(r"-?[0-9]{1,20}")
 _LONGEST: Final = 1000
 
 
@@ -106,7 +107,12 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Round decimal strings to the nearest numbers of a dtype; ties go to the even last bit."""
+    """Round decimal strings to the nearest numbers of a dtype; ties go to the even last bit.
+
+    Strings for an integer dtype are not rounded: each must be an integer in the dtype's range.
+    """
+    if dtype.kind in "iu":
+        return _integers(texts, dtype, where)
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):
@@ -135,6 +141,18 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         if number != middle:
             pair = (rounded.flat[position], other.flat[position])
             result.flat[position] = (max if number > middle else min)(pair)
+    return result
+
+
+def _integers(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
+    limits = np.iinfo(dtype.name)
+    result = np.empty(texts.shape, dtype)
+    for position, text in enumerate(texts.reshape(-1).tolist()):
+        number = int(text) if _INTEGER.fullmatch(text) else None
+        if number is None or not limits.min <= number <= limits.max:
+            place = channel_of(texts, position, where)
+            raise DamagedError(place, f"{text[:40]!r} is not an integer of type {dtype.name}")
+        result.flat[position] = number
     return result
 
 

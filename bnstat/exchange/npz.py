@@ -75,6 +75,8 @@ def read(file: File) -> Document:
         name, _, role = key.rpartition("/")
         if role not in ROLES or not name:
             where = f"{file.path}, {printable(key[:200])}"
-            raise DamagedError(where, "is not LAYER/ROLE", f"the roles are {', '.join(ROLES)}")
+            raise DamagedError(
+                where, "is not named LAYER/ROLE", f"the roles are {', '.join(ROLES)}"
+            )
         layers.setdefault(name, {})[role] = Given(variable.read())
     return Document(file.path, layers, _member)

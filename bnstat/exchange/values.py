@@ -114,7 +114,7 @@ def refused_folded(where: str) -> UnsupportedError:
 
 
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    if dtype.itemsize >= 4:
+    if dtype.itemsize >= 4 or not _is_float(dtype):
         return
     import ml_dtypes
 

@@ -73,6 +73,21 @@ def test_any_float64_through_text(number: float) -> None:
     np.testing.assert_array_equal(nearest(text, np.dtype(np.float64), ""), [number])
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_integers_that_float64_rounds(dtype: Any, form: Any, tmp_path: Path) -> None:
+    limits = np.iinfo(dtype)
+    array = np.array([limits.min, limits.max, limits.max - 1], dtype)
+    of = model(layer("bn", gamma=array))
+    assert same_bits(fitted(of, exported(of, form, tmp_path))["bn/gamma"], array)
+
+
+@pytest.mark.parametrize("text", ["1.5", "128", "NaN", "1" * 5000])
+def test_texts_that_are_no_integers(text: str) -> None:
+    with pytest.raises(bnstat.DamagedError, match=r"bn, channel 1: .* not an integer of type int8"):
+        nearest(np.array(["1", text], object), np.dtype(np.int8), "bn")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.sampled_from([-1, 0, 1]))
 def test_decimals_near_the_middle_of_two_floats(bits: int, side: int) -> None:
@@ -227,8 +242,8 @@ def npy(array: Any) -> bytes:
 
 ONES = npy(np.ones(3, "f4"))
 WRONG_NPZ = [
-    ({"bn/gamma.npy": ONES, "bn/x.npy": ONES}, "bn/x: is not LAYER/ROLE"),
-    ({"gamma.npy": ONES}, "gamma: is not LAYER/ROLE"),
+    ({"bn/gamma.npy": ONES, "bn/x.npy": ONES}, "bn/x: is not named LAYER/ROLE"),
+    ({"gamma.npy": ONES}, "gamma: is not named LAYER/ROLE"),
     ({"bn/gamma.npy": npy(np.array([None, 1, 2]))}, "not numbers"),
     ({"bn/gamma.npy": ONES[:-1]}, "claims 3 elements, but has"),
     ({"bn/gamma.npy": b"junk"}, "is not a valid .npy"),
