@@ -51,7 +51,7 @@ def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
 
 
 def _gravity(findings: Sequence[Finding]) -> tuple[int, int, float]:
-    """Return the index of the severity in `SEVERITIES`, the number of channels and the size."""
+    """Return the most serious severity's index, the number of channels, and the largest number."""
     sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
     return (
         min(SEVERITIES.index(finding.severity) for finding in findings),
@@ -191,7 +191,7 @@ class Watch(_callback()):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
+            raise ValueError(f"`every` must be at least 1, not {every}")
         if fail_on not in (None, *SEVERITIES):
             raise ValueError(f"fail_on must be {', '.join(SEVERITIES)} or None, not {fail_on!r}")
         self._every = every

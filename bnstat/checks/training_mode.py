@@ -173,8 +173,8 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
     """Return how the layers were trained according to the graphs, and the reason.
 
-    An input of the graph may select batch or stored statistics in each step. If no update runs in
-    such a graph, the result is batch statistics, the usual selection in training.
+    An input of the graph may select batch or stored statistics in each step. If such a graph does
+    not update the moving statistics, batch statistics are assumed: training usually selects them.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)

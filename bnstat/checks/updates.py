@@ -94,7 +94,7 @@ def _divides_by_one(layer: BatchNorm) -> bool:
 
 
 class _Initial(NamedTuple):
-    """The layers that have the initial statistics, a key of `_CAUSES`, and a message."""
+    """Layers with the initial statistics, the key of their cause in `_CAUSES`, and a message."""
 
     layers: Sequence[BatchNorm]
     cause: str

@@ -243,7 +243,7 @@ def _unequal_shapes(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[
 
 
 def _collision(layer: BatchNorm, model: Model) -> str:
-    """Return a note if a layer has two shapes that other layers also have; else an empty string."""
+    """Return a note if variables of one layer have the shapes of two other layers; else ""."""
     shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
     others = {squeezed(other.shape) for other in model.layers if other is not layer}
     if len(shapes) != 2 or not shapes <= others:

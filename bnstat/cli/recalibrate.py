@@ -63,11 +63,11 @@ def command(
     inference, measures how far the new statistics are from the inputs that each layer then gets.
 
     If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
-    network was trained in inference mode and needs these statistics. MODEL itself and up to 512
-    samples, run once more with the stored statistics, may show which is true. The command writes no
-    copy of a network that was trained in inference mode and, with --labels, no copy of lower
-    accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network needs its
-    stored statistics.
+    network was trained in inference mode and needs these statistics. To find out which is true,
+    the command examines MODEL, and runs up to 512 samples once more with the stored statistics.
+    It writes no copy of a network that was trained in inference mode and, with --labels, no copy
+    of lower accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network
+    needs its stored statistics.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("pass exactly one of -o COPY, --in-place and --dry-run")

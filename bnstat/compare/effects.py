@@ -24,7 +24,7 @@ Values = Mapping[str, Floats]
 
 
 class Effect(NamedTuple):
-    """Scale and shift of each channel, and the terms of the shift: |beta| + |mean * scale|."""
+    """Scale and shift of each channel, and `|beta| + |mean * scale|`, which bounds the shift."""
 
     scale: Floats
     shift: Floats

@@ -79,9 +79,9 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Unfolded:
-    """A layer that may be in the other model's weights, without a proof.
+    """A layer that is not proven to be folded into the other model's weights.
 
-    The reason is that the file stores no epsilon, or that no weights of the other model match.
+    Its file stores no epsilon, or no weights of the other model match.
     """
 
     layer: str

@@ -93,7 +93,7 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 
 
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
-    """Return the input tensors of a functional model's layer, as (`config`, tensor name) pairs.
+    """Return the inputs of a functional model's layer, as pairs of "config" and a tensor's name.
 
     Empty if the layer reads the input of a nested model, because any tensor may be passed there.
     """

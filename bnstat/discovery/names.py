@@ -321,7 +321,7 @@ def with_scopes(
         return next((name for name in names if name in keys), None)
 
     def layer_at(scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
-        """Return leaf (`weight`) -> name, for the layer whose numbers begin at `start`; or {}."""
+        """Return leaf (`weight`) -> name, for the layer whose first variable has this number."""
         names = {leaf: name_at(scope, leaf, start + order[leaf]) for leaf in order}
         shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items() if name is not None}
         if not {_MEAN, _VARIANCE} <= shapes.keys():

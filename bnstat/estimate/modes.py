@@ -5,14 +5,15 @@ statistics of the data. If all layers hold the initial mean 0 and variance 1, th
 classifier can show which mode its training used. The measure is the mutual information of input and
 prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions. It
 is 0 if all inputs get the same prediction, and the logarithm of the number of classes if the
-predictions are certain and spread evenly. Training makes the information large in its own mode; in
-the other mode, the network loses most of it. Data unlike the training data can reverse this, so the
-limits below are stricter than all observed reversals, and with labels, the mode with the higher
-accuracy must also be the mode with more information.
+predictions are certain and spread evenly. Training makes the information large in the mode that
+it uses; in the other mode, the network loses most of it. Data unlike the training data can reverse
+this, so the limits below are stricter than all observed reversals, and with labels, the mode with
+the higher accuracy must also be the mode with more information.
 
 `tests/survey/predict_mode.py` measures how often the verdict is right. It runs 138 small
 classifiers, half of them trained in each mode, on 6,878 sets of data. The predictions gave a
-verdict for 773 sets, and the accuracies for 467 out of 4,190. No verdict was wrong.
+verdict for 773 sets. The accuracies gave a verdict for 467 of the 4,190 sets with labels. No
+verdict was wrong.
 """
 
 from __future__ import annotations

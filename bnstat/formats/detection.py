@@ -106,7 +106,7 @@ class Finder:
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """Return the checkpoints that a folder lists, oldest first, if none of the files exist."""
+        """Return the checkpoints in the folder's state file if none of their files exist."""
         return ()
 
     def first(self, name: str) -> str | None:

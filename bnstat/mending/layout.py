@@ -236,7 +236,7 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the copies at `inside` as two mappings: file -> its copy, folder's copy -> folder."""
+    """Return what a copy at `inside` contains: file -> its copy, and copy of a folder -> folder."""
     files: dict[str, str] = {}
     folders = [(inside, folder)]
     for copy, original in folders:  # The list grows meanwhile.

@@ -104,7 +104,7 @@ def newest(track: Track, course: Floats) -> str:
 
 
 def moves(track: Track) -> str:
-    """Return the last relative change: `2.50%`, `x12` from 10 on, or `-` if unknown."""
+    """Return the last relative change: `2.50%`, or `x12` from tenfold on; `-` if unknown."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

@@ -256,7 +256,7 @@ class Batches(Generic[Item, Result]):
             yield from self._run_alone(batch)
 
     def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Run a lost batch again, item by item if a worker dies; yield lists of (item, result)."""
+        """Run a batch again whose worker died, then item by item; yield lists of (item, result)."""
         value = self._value(self._engine.submit(self._work, batch))
         if value is not None:
             yield list(zip(batch, value[0], strict=True))

@@ -28,6 +28,7 @@ from tests.checks.cases import (
 )
 from tests.output import models
 
+# Rule, layer, message of its only finding (None: no finding), and numbers of the finding.
 MESSAGES = [
     ("BN004", norm(but("moving_mean", c3=NAN, c5=INFINITE)),
      "moving mean is NaN or infinite in 2 of 8 channels", {"nan": 1, "infinite": 1}),
@@ -65,6 +66,7 @@ MESSAGES = [
 ]  # fmt: skip
 BROKEN = "variance + epsilon is not positive, so its square root is NaN"
 SWAPPED = "; no moving mean is negative: mean and variance may be swapped"
+# As `MESSAGES`, with only the end of the message.
 ENDS = [
     # Epsilon decides how serious a negative variance is.
     *(("BN005", norm(but("moving_variance", c1=least), epsilon=epsilon), end, {"epsilon": epsilon})

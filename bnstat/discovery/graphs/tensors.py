@@ -213,7 +213,7 @@ class Tensors:
         return [array for array in arrays if array is not None]
 
     def scalars(self, tensor: str) -> list[float]:
-        """Return the constants of size 1 that a tensor may be, each with the fewest digits."""
+        """Return the numbers that a tensor may be, each as its shortest decimal form (`0.001`)."""
         return [
             _shortest(array)
             for array in self.constants(tensor)

@@ -106,7 +106,7 @@ class Updates:
         return set().union(*map(self._tensors.reach, new))
 
     def follow(self, tensors: Sequence[str]) -> bool:
-        """Return True if a variable, even one that is not in the file, follows one of `tensors`."""
+        """Return True if a moving average is updated with one of `tensors`."""
         return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:

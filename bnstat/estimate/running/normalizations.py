@@ -138,7 +138,7 @@ def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | 
 
 
 def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
-    """Return the data input and the edges of a normalization that consists of several ops."""
+    """Return the data input of a normalization of several ops, and its `Edge`s."""
     roles = {key: role for role, key in norm.roles.items() if role in (MEAN, VARIANCE)}
     others = set(norm.roles.values()) - roles.keys()
     edges = []

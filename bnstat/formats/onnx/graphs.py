@@ -143,8 +143,8 @@ class Constant(NamedTuple):
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    `ops` maps names to ops. `constants` maps the names of constant ops to tensors of the file,
-    `arrays` maps those of computed constants to (name in the file, values).
+    `ops` maps names to ops. `constants` maps the names of constant ops to tensors of the file.
+    `arrays` maps the names of ops whose values bnstat computed to (name in the file, values).
     """
 
     def __init__(self, model: Any, file: File) -> None:

@@ -220,7 +220,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return a folder's bundles and the V1 checkpoints in `state`; if none, all V1 checkpoints."""
+    """Return a folder's bundles and `state`'s V1 checkpoints; without any, all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:

@@ -219,7 +219,7 @@ def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
             else:
                 length, start = varint(message, position + 1)
         if tag & 7 != 2:
-            raise WireError(f"a field of wire type {tag & 7}")
+            raise WireError(f"a field has the unexpected wire type {tag & 7}")
         position = start + length
         if position > end:
             raise WireError("a field is longer than its message")

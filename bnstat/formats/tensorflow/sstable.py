@@ -75,7 +75,7 @@ def decompress(block: bytes) -> bytes:
     """Decompress a snappy block; raise `WireError` if the block is damaged."""
     size, position = varint(block, 0)
     if size > _MAX_SNAPPY_RATIO * len(block):
-        raise WireError(f"{len(block)} compressed bytes cannot make {size}")
+        raise WireError(f"{len(block)} compressed bytes cannot expand to {size} bytes")
     text = bytearray()
     while position < len(block):
         tag = block[position]
