@@ -24,7 +24,8 @@ class FileFormat(NamedTuple):
             that find models stored as folders or several files. Formats may share a finder.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models, because they may hold arrays of any kind.
-        is_converted: True if converters write files of this format, and training does not.
+        is_converted: True if converters write files of this format, and training does not. Then
+            `check` suspects the converter of initial or equal statistics.
         exact_writers: prefixes of the names of converters that keep the moving statistics.
     """
 

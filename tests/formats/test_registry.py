@@ -28,7 +28,7 @@ def test_every_name_is_unique_and_fits_into_the_table_of_scan() -> None:
     assert len(BY_NAME) == len(FORMATS)
     longest = max(BY_NAME, key=len)
     assert len(longest) <= 17, (
-        f"{longest!r} is too long: shorten it, or widen _FORMAT in output/terminal/scan.py"
+        f"{longest!r} is too long: shorten it, or widen _FORMAT in output/scans.py"
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_a_copy_that_fails_is_not_kept(
 ) -> None:  # fmt: skip
     before = contents(tmp_path)
     values = new_values(bnstat.load(checkpoint))
-    monkeypatch.setattr(sys.modules[module], name, replacement)
+    monkeypatch.setattr(import_module(module), name, replacement)
     with pytest.raises(bnstat.BnstatError) as caught:
         bnstat.apply(checkpoint, values, tmp_path / "c")
     monkeypatch.undo()
