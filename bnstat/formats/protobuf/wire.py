@@ -26,17 +26,21 @@ class WireError(ValueError):
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
     """Return the value of the varint at index `position`, and the index after the varint."""
-    result = 0
+    result = shift = 0
     try:
-        for shift in range(0, 70, 7):
+        while True:
             byte = data[position]
             position += 1
             result |= (byte & 0x7F) << shift
-            if byte < 0x80 and result < 1 << 64:
+            if byte < 0x80:
+                if result >> 64:
+                    raise WireError("a varint of more than 64 bits")
                 return result, position
+            shift += 7
+            if shift > 63:
+                raise WireError("a varint of more than 64 bits")
     except IndexError:
         raise WireError("the data ends within a varint") from None
-    raise WireError("a varint of more than 64 bits")
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
