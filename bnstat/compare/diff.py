@@ -340,9 +340,12 @@ def _judge(
     old, new = pair.old, pair.new
     are_equal = all(role.equal for role in change.roles)
     causes = tuple(settings_cause(each.setting, each.old, each.new) for each in change.settings)
-    # If an epsilon is unknown, effects agree at all epsilons if they do at two far apart.
-    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
-    if effects.are_equal(old, new) or all(trial.are_equal(old, new) for trial in trials):
+    have_same_effect = effects.are_equal(old, new)
+    if effects.of(old) is None or effects.of(new) is None:
+        # If an epsilon is unknown, effects agree at all epsilons if they do at two far apart.
+        trials = (Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0))
+        have_same_effect = all(trial.are_equal(old, new) for trial in trials)
+    if have_same_effect:
         # With equal statistics, the momentum decides how they will move on.
         if are_equal and any(each.setting == "momentum" for each in change.settings):
             return "different", causes

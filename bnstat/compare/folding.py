@@ -417,6 +417,7 @@ class _Tensors:
         fetch([*lines, *self.weights])
         self._vectors: dict[int, list[_Vector]] = {}
         self._kept: dict[str, Floats] = {}
+        self._room = _MOST_KEPT
         self._views: dict[int, list[_View]] = defaultdict(list)
         for weights in self.weights:
             for view in self._views_of(weights, wanted):
@@ -440,13 +441,14 @@ class _Tensors:
         if weights.key in self._kept:
             return self._kept[weights.key]
         array = as_float64(weights.read()).reshape(squeezed(weights.shape))
-        if array.size + sum(kept.size for kept in self._kept.values()) <= _MOST_KEPT:
+        if array.size <= self._room:
+            self._room -= array.size
             self._kept[weights.key] = array
         return array
 
     def views(self, size: int) -> Sequence[_View]:
         """Return a view of each weight tensor for each axis with this number of channels."""
-        return self._views[size]
+        return self._views.get(size, ())
 
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
         array = self.array(weights)

@@ -94,8 +94,8 @@ def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
 
 
 def _of_folder(folder: Folder) -> StoredModel | None:
-    finder = model_folder(folder)
-    return None if finder is None else finder.model_of_folder(folder)
+    models = (finder.model_of_folder(folder) for finder in finders())
+    return next((model for model in models if model is not None), None)
 
 
 def _model_files(folder: Folder) -> list[StoredModel]:
