@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bnstat.errors import UnsupportedError
-from bnstat.estimate.running.flat_graph import Dependencies, all_nodes, called_by, op_of, pruned
+from bnstat.estimate.running.flat_graph import Dependencies, called_by, op_of, pruned
+from bnstat.formats.tensorflow.graph_def import all_nodes
 
 ALLOWED = frozenset(
     name

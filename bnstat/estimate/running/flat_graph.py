@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
 from bnstat.estimate.data.batches import Input
+from bnstat.formats.tensorflow.graph_def import all_nodes
 from bnstat.model import Array
 from bnstat.signals import interruptible
 
@@ -72,13 +73,6 @@ def sizes_of(shape: Any) -> tuple[int | None, ...] | None:
     if proto.unknown_rank:
         return None
     return tuple(None if dim.size < 0 else dim.size for dim in proto.dim)
-
-
-def all_nodes(graph_def: Any) -> Iterator[Any]:
-    """Yield the `NodeDef`s of a graph and of its library's functions."""
-    yield from graph_def.node
-    for function in graph_def.library.function:
-        yield from function.node_def
 
 
 def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:

@@ -13,7 +13,6 @@ from bnstat.estimate.running.flat_graph import (
     DATA,
     Dependencies,
     Program,
-    all_nodes,
     flattened,
     imported,
     op_of,
@@ -29,6 +28,7 @@ from bnstat.estimate.running.normalizations import (
     find_normalizations,
     tensor_of,
 )
+from bnstat.formats.tensorflow.graph_def import all_nodes
 from bnstat.model import Array, BatchNorm
 
 Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]

@@ -37,6 +37,7 @@ from bnstat.formats.tensorflow.graph_def import (
 )
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
+from bnstat.text import count
 
 _HEAD = 4096
 """This many bytes suffice to recognise a node, or a graph in text form."""
@@ -190,13 +191,13 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
     folded = sum(name.endswith(_FOLDED) for name in ops)
     if folded:
         yield (
-            f"batch norm was folded into {folded} convolution{'s' * (folded > 1)}: "
+            f"batch norm was folded into {count(folded, 'convolution')}: "
             "nothing of it is left to show"
         )
     absent = sum(op.type in VARIABLES for op in ops.values())
     if absent:
         yield (
-            f"the values of {absent} variable{'s' * (absent > 1)} are not in this file, "
+            f"the values of {count(absent, 'variable')} are not in this file, "
             "but in the checkpoint that belongs to it (inspect --no-values shows names and "
             "settings)"
         )

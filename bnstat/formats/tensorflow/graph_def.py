@@ -500,6 +500,13 @@ class _Inliner:
         return names if names and self.affords(*names) else []
 
 
+def all_nodes(graph_def: Any) -> Iterator[Any]:
+    """Yield the `NodeDef`s of a graph and of its library's functions."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
 def _data_inputs(node: Any) -> list[str]:
     return [name for name in node.input if not name.startswith("^")]
 

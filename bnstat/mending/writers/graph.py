@@ -26,7 +26,7 @@ from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, encoded, field, spans
 from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
-from bnstat.formats.tensorflow.graph_def import TENSORRT, Node, inlined
+from bnstat.formats.tensorflow.graph_def import TENSORRT, Node, all_nodes, inlined
 from bnstat.mending.writers import patch, raw
 from bnstat.model import Array, is_same
 from bnstat.storage.local import LocalFile
@@ -130,12 +130,8 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
     """Return function -> constant -> new array. `arrays` has names of the inlined graph as keys."""
-    bodies = (graph.node, *(function.node_def for function in graph.library.function))
-    if any(
-        node.op == TENSORRT and node.attr["serialized_segment"].s
-        for nodes in bodies
-        for node in nodes
-    ):
+    engines = (node for node in all_nodes(graph) if node.op == TENSORRT)
+    if any(engine.attr["serialized_segment"].s for engine in engines):
         raise UnsupportedError(
             path,
             "contains a TensorRT engine, which has a compiled copy of the values",
