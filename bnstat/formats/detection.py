@@ -237,8 +237,8 @@ def first_in_zip(file: File) -> bytes | None:
 
 
 def is_json_with(file: File, *marks: bytes) -> bool:
-    """Return True if a file starts like a JSON object and contains all byte strings in `marks`."""
-    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
+    """Return True if a file starts like JSON and contains all byte strings in `marks`."""
+    if file.size > MAX_JSON or not file.head(64).lstrip().startswith((b"{", b"[")):
         return False
     text = file.read()
     return all(mark in text for mark in marks)

@@ -4,11 +4,13 @@
   `NAME.safetensors.index.json`.
 - Keras: `NAME_00000.weights.h5`, ... and an index `NAME.weights.json`; or the members of a
   `.keras` as files, by `save(..., zipped=False)`.
-- TensorFlow.js: a `model.json` with shards beside it.
+- TensorFlow.js: a `model.json` with shards beside it; before version 1.0, a
+  `weights_manifest.json` in place of the `model.json`, and a graph in `tensorflowjs_model.pb`.
 - torch.distributed.checkpoint: `__0_0.distcp`, ... and `.metadata`.
 
 Sources: transformers/modeling_utils.py, `save_pretrained`; keras/src/saving/saving_lib.py;
-tfjs-core/src/io/types.ts.
+tfjs-core/src/io/types.ts; tensorflowjs/converters/tf_saved_model_conversion.py of
+tfjs-converter 0.8.0.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from bnstat.errors import UnsupportedError
+from bnstat.errors import NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.detection import (
     Finder,
@@ -24,6 +26,7 @@ from bnstat.formats.detection import (
     StoredModel,
     imported,
     is_json_with,
+    sorted_by_age,
     step_of,
 )
 from bnstat.formats.keras import INDEX, index_of_shard, is_keras_folder
@@ -35,6 +38,9 @@ _PARTS_INDEX: Final = re.compile(r"(?P<stem>.+)\.(safetensors|bin)\.index\.json"
 
 _SHARD: Final = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
 _MODEL: Final = "model.json"
+GRAPH: Final = "tensorflowjs_model.pb"
+"""The name of the graph of a TensorFlow.js model before version 1.0."""
+_MANIFEST: Final = "weights_manifest.json"
 
 _DISTRIBUTED: Final = ".metadata"
 _PIECE: Final = ".distcp"
@@ -113,6 +119,34 @@ class TensorflowJs(_Indexed):
 
     def index_of(self, name: str) -> str | None:
         return self.first(name) or name
+
+
+class EarlyTensorflowJs(_Indexed):
+    """Finds TensorFlow.js models from before version 1.0; the path of any file opens the model."""
+
+    marks = (b'"paths"', b'"weights"')
+    opener = "tfjs.open_manifest"
+
+    def first(self, name: str) -> str | None:
+        return _MANIFEST if name in (GRAPH, _MANIFEST) else None
+
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
+        if file.name != GRAPH or folder.file(_MANIFEST) is not None:
+            return super().model_in_file(folder, file)
+
+        def refuse(source: Source, reading: Reading) -> Contents:
+            problem = f"its weights are missing: there is no {_MANIFEST} beside it"
+            raise NotFoundError(file.path, problem, "copy or download all files of the model")
+
+        return StoredModel(refuse, GRAPH, None, folder.modified(GRAPH))
+
+    def owner(self, folder: Folder, file: File) -> ModelSet | None:
+        """Return the model of a shard, unless the shard may belong to a `model.json`."""
+        manifest = folder.file(_MANIFEST) if _SHARD.fullmatch(file.name) else None
+        if manifest is None or folder.file(_MODEL) is not None:
+            return None
+        model = self.model_in_file(folder, manifest)
+        return None if model is None else sorted_by_age([model])
 
 
 class Unzipped(Finder):

@@ -121,9 +121,10 @@ FORMATS: Final = (
     FileFormat(
         name="tfjs",
         label="TensorFlow.js",
-        description="a TensorFlow.js `model.json` with its shards",
-        path="the folder or the file",
-        finders=("finders.TensorflowJs",),
+        description="a TensorFlow.js `model.json` with its shards, or (before version 1.0) a "
+        "`weights_manifest.json` and a `tensorflowjs_model.pb`",
+        path="the folder, or any of its files",
+        finders=("finders.TensorflowJs", "finders.EarlyTensorflowJs"),
         is_converted=True,
     ),
     FileFormat(

@@ -3,9 +3,10 @@
 Concatenated, the shards of a group in the manifest contain its weights in order. A quantized weight
 is stored as float16, or as integers: its values are `integer * scale + min`, computed in float64.
 The topology is Keras's configuration, or a GraphDef as JSON, whose `Const` nodes lack values.
+Before version 1.0, the GraphDef was a binary file, and the manifest a JSON file of its own.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
-(`decodeWeights`); tfjs-converter/python/tensorflowjs.
+(`decodeWeights`); tfjs-converter/python/tensorflowjs, also its version 0.8.0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import numpy as np
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import TFJS, as_shape, bytes_needed, from_little_endian, numpy_dtype
+from bnstat.formats.finders import GRAPH
 from bnstat.formats.keras.config import layers_by_scope
+from bnstat.formats.protobuf.protos import message_class, skeleton
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
@@ -43,28 +46,41 @@ def open_model(file: File, source: Source) -> Contents:
     document = parse_json(file.read(), file.path)
     if not isinstance(document, dict):
         raise DamagedError(file.path, "is not a TensorFlow.js model")
+    writers = (document.get(key) for key in ("convertedBy", "generatedBy"))
+    writer = next((text for text in writers if isinstance(text, str) and text), None)
+    contents = _contents(file, document.get("weightsManifest"), replace(source, writer=writer))
+    variables = contents.variables
+    topology = document.get("modelTopology")
+    if not isinstance(topology, dict):
+        return contents
+    if isinstance(topology.get("node"), list):
+        return _with_graph(contents, _parsed(topology, file.path))
+    model, names = topology.get("model_config", topology), {key: key for key in variables}
+    return replace(contents, layers=tuple(layers_by_scope(model, names, file.path)))
+
+
+def open_manifest(file: File, source: Source) -> Contents:
+    """Return the weights that a manifest lists, with the graph beside it, if there is one."""
+    contents = _contents(file, parse_json(file.read(), file.path), source)
+    if (graph := file.sibling(GRAPH)) is None:
+        return contents
+    return _with_graph(contents, skeleton(graph, 0, graph.size, "GraphDef", "the graph"))
+
+
+def _contents(model: File, manifest: object, source: Source) -> Contents:
+    """Return the weights that a manifest lists, with notes about quantized weights."""
     variables: dict[str, Variable] = {}
     kinds: Counter[str] = Counter()
-    for variable, quantization in _weights(file, document.get("weightsManifest")):
+    for variable, quantization in _weights(model, manifest):
         variables[variable.key] = variable
         if quantization is not None:
             kinds[quantization.dtype.name] += 1
-    writers = (document.get(key) for key in ("convertedBy", "generatedBy"))
-    writer = next((text for text in writers if isinstance(text, str) and text), None)
     notes = [
         f"{'1 weight is' if count == 1 else f'{count} weights are'} stored as {kind}; "
         "the numbers shown are dequantized, and no more precise"
         for kind, count in sorted(kinds.items())
     ]
-    contents = Contents(replace(source, format="tfjs", writer=writer), variables, notes=notes)
-    topology = document.get("modelTopology")
-    if not isinstance(topology, dict):
-        return contents
-    if isinstance(topology.get("node"), list):
-        graph = _graph(topology, variables, file.path)
-        return replace(contents, graphs=lambda: (graph,))
-    model, names = topology.get("model_config", topology), {key: key for key in variables}
-    return replace(contents, layers=tuple(layers_by_scope(model, names, file.path)))
+    return Contents(replace(source, format="tfjs"), variables, notes=notes)
 
 
 def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantization | None]]:
@@ -182,18 +198,23 @@ def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> i
     return at
 
 
-def _graph(topology: Mapping[str, Any], variables: Mapping[str, Variable], where: str) -> Graph:
+def _parsed(topology: Mapping[str, Any], where: str) -> Any:
+    """Return the GraphDef that a topology in JSON describes."""
     from google.protobuf import json_format
-
-    from bnstat.formats.protobuf.protos import message_class
-    from bnstat.formats.tensorflow.graph_def import inlined
 
     message = message_class("GraphDef")()
     try:
         json_format.ParseDict(dict(topology), message, ignore_unknown_fields=True)
     except (json_format.ParseError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(where, "its modelTopology is not a graph") from error
-    ops = inlined(message)
+    return message
+
+
+def _with_graph(contents: Contents, graph_def: Any) -> Contents:
+    """Return the contents with a graph; the graph's constants have the values of the weights."""
+    from bnstat.formats.tensorflow.graph_def import inlined
+
+    variables, ops = contents.variables, inlined(graph_def)
 
     def constant(name: str) -> Array | None:
         if name not in variables or prod(variables[name].shape) > _MOST_SMALL:
@@ -203,4 +224,5 @@ def _graph(topology: Mapping[str, Any], variables: Mapping[str, Variable], where
         except BnstatError:
             return None
 
-    return Graph("", ops, {name: name for name in variables if name in ops}, constant)
+    graph = Graph("", ops, {name: name for name in variables if name in ops}, constant)
+    return replace(contents, graphs=lambda: (graph,))

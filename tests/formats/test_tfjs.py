@@ -97,6 +97,44 @@ def test_graph_models(tmp_path: Path) -> None:
     assert (round(model[0].epsilon or 0, 9), model[0].axis) == (0.001, 3)
 
 
+def early(folder: Path) -> Path:
+    for name, content in ports.early_tfjs_files("net/bn").items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["", "weights_manifest.json", "tensorflowjs_model.pb", "group1-shard1of2.bin"]
+)
+def test_graphs_from_before_version_1(tmp_path: Path, name: str) -> None:
+    model = bnstat.load(early(tmp_path) / name)
+    assert model.source.format == "tfjs"
+    assert_layers(model, {"net/bn": handmade.values()})
+    assert (round(model[0].epsilon or 0, 9), model[0].axis) == (0.001, 3)
+
+
+def test_weights_without_a_graph(tmp_path: Path) -> None:
+    (early(tmp_path) / "tensorflowjs_model.pb").unlink()
+    model = bnstat.load(tmp_path)
+    assert_layers(model, {"net/bn": handmade.values()})
+    assert model[0].epsilon is None
+
+
+def test_a_graph_without_its_manifest_is_not_read_as_zeros(tmp_path: Path) -> None:
+    (early(tmp_path) / "weights_manifest.json").unlink()
+    for path in (tmp_path, tmp_path / "tensorflowjs_model.pb"):
+        with pytest.raises(NotFoundError, match="its weights are missing"):
+            bnstat.load(path)
+
+
+def test_other_files_of_that_name_hide_no_model(tmp_path: Path) -> None:
+    (tmp_path / "weights_manifest.json").write_text('{"weights": []}')
+    _, arrays = network()
+    plain(tmp_path, arrays)
+    shard = tmp_path / "group1-shard1of1.bin"
+    assert [layer.name for layer in bnstat.load(shard)] == ["bn1", "bn2", "deep"]
+
+
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float16"])
 def test_quantized_weights(tmp_path: Path, kind: str) -> None:
     random = np.random.default_rng(2)

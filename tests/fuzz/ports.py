@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf import json_format
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from bnstat.formats.protobuf.protos import message_class
 from tests.fuzz.handmade import values, zipped
 
 Pack = Callable[[np.ndarray], tuple[bytes, dict[str, Any]]]
@@ -246,6 +248,16 @@ def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
 def tfjs_files(topology: Any, prefix: str, pack: Pack | None = None) -> dict[str, bytes]:
     arrays = {f"{prefix}/{role}": array for role, array in values().items()}
     return tfjs_model(topology, arrays, 6 if pack else 24, pack)
+
+
+def early_tfjs_files(prefix: str) -> dict[str, bytes]:
+    """Return a graph in the format that TensorFlow.js had before version 1.0."""
+    files = tfjs_files(tfjs_graph(prefix), prefix)
+    model = json.loads(files.pop("model.json"))
+    graph = json_format.ParseDict(model["modelTopology"], message_class("GraphDef")())
+    manifest = json.dumps(model["weightsManifest"]).encode()
+    content = graph.SerializeToString()
+    return {"weights_manifest.json": manifest, "tensorflowjs_model.pb": content, **files}
 
 
 def tfjs_graph(prefix: str) -> dict[str, Any]:

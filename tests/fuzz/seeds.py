@@ -148,6 +148,8 @@ def _made_by_hand() -> Iterator[Seed]:
     graph = ports.tfjs_files(ports.tfjs_graph("net/bn"), "net/bn", ports.in_bytes)
     for name, files in (("layers", layers), ("graph", graph)):
         yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
+    early = ports.early_tfjs_files("net/bn")
+    yield Seed("handmade/tfjs-early", "tfjs", early, "weights_manifest.json")
     for name, content in ports.pytorch_files().items():
         yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
     for kind, scale in ((0, 0.0), (9, 0.5), (17, 0.5)):
