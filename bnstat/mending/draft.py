@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from bnstat.errors import BnstatError, ChangedError
+from bnstat.errors import BnstatError, ChangedError, UnsupportedError
 from bnstat.mending.layout import Layout
 from bnstat.signals import delaying_signals
 
@@ -53,7 +53,11 @@ def drafted(layout: Layout) -> Iterator[str]:
     except BnstatError as error:
         if folder not in error.where:
             raise
-        where = error.where.replace(folder, layout.parent)
+        where = error.where
+        if isinstance(error, UnsupportedError):
+            for path, copy in layout.files.items():
+                where = where.replace(os.path.join(folder, copy), path)
+        where = where.replace(folder, layout.parent)
         raise type(error)(where, error.what, error.hint) from error
     finally:
         with delaying_signals():

@@ -58,6 +58,9 @@ _FOLDED = "_bn_offset"
 """The suffix of biases that `fold_batch_norms` adds to convolutions. Sources:
 tensorflow/python/tools/optimize_for_inference_lib.py and
 tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
+_SHIFT = re.compile(r"(.*/)?batchnorm/sub(/_\d+__cf__\d+)?")
+"""The name of `beta - mean * scale` in `tf.nn.batch_normalization`; constant folding appends the
+suffix (tensorflow/core/common_runtime/constant_folding.cc)."""
 
 
 def graph_range(file: File) -> tuple[int, int] | None:
@@ -193,6 +196,13 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
         yield (
             f"batch norm was folded into {count(folded, 'convolution')}: "
             "nothing of it is left to show"
+        )
+    constants = (name for name, op in ops.items() if op.type == "Const")
+    reduced = sum(_SHIFT.fullmatch(name) is not None for name in constants)
+    if reduced:
+        yield (
+            f"{count(reduced, 'batch-norm layer')} became a scale and a shift when constants were "
+            "folded: gamma, beta and the statistics are not in this file"
         )
     absent = sum(op.type in VARIABLES for op in ops.values())
     if absent:

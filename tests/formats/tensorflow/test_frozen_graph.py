@@ -120,11 +120,14 @@ def test_function_library_is_inlined(pb: Path) -> None:
 
 
 def test_notes(pb: Path) -> None:
-    message = constants(conv_bn_offset=tensor(np.float32([1])))
+    shifts = ("a/batchnorm/sub", "b/batchnorm/sub/_3__cf__3")
+    message = constants(**dict.fromkeys(("conv_bn_offset", *shifts), tensor(np.float32([1]))))
     for name in ("a", "b"):
         message.node.add(name=name, op="VariableV2")
     assert opened(write(pb, message)).notes == [
         "batch norm was folded into 1 convolution: nothing of it is left to show",
+        "2 batch-norm layers became a scale and a shift when constants were folded: gamma, beta "
+        "and the statistics are not in this file",
         "the values of 2 variables are not in this file, but in the checkpoint that belongs to it "
         "(inspect --no-values shows names and settings)",
     ]
