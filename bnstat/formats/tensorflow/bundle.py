@@ -60,6 +60,10 @@ BINARY = "saved_model.pb"
 TEXT = "saved_model.pbtxt"
 VARIABLES = "variables"
 """The names of a SavedModel's graph file, and of the folder of its bundle (also the prefix)."""
+TEXT_START = re.compile(
+    rb"\s*(?:#[^\n]*\n\s*)*(saved_model_schema_version\s*:|meta_graphs\s*:?\s*{)"
+)
+"""The start of a SavedModel's graph file in text form."""
 
 NO_NAMES: Mapping[str, str] = {}
 

@@ -27,7 +27,7 @@ from bnstat.formats.detection import (
     sorted_by_age,
     step_of,
 )
-from bnstat.formats.tensorflow.bundle import BINARY, DATA, INDEX, TEXT, VARIABLES
+from bnstat.formats.tensorflow.bundle import BINARY, DATA, INDEX, TEXT, TEXT_START, VARIABLES
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint, open_checkpoint_v1
 from bnstat.formats.tensorflow.sstable import Table, is_table
 from bnstat.model import Source
@@ -45,7 +45,6 @@ _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f][\x0a\x12\x1a\x22
 """The start of a SavedModel: `saved_model_schema_version: 1`, then a MetaGraphDef, which starts
 with one of its seven fields. An ONNX file of version 1 has the producer's name instead of the
 MetaGraphDef; this name starts with a letter."""
-
 _META = ".meta"
 
 _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
@@ -97,16 +96,23 @@ def state_text(name: str) -> str:
 
 
 def is_saved_model(file: File) -> bool:
-    """Return True if the content starts like a `saved_model.pb`; the file's name is ignored."""
-    head = file.head(256)
-    return _START.match(head) is not None and not is_core_ml(head)
+    """Return True if the content starts like a `saved_model.pb`, also in text form."""
+    head = file.head(4096)
+    is_binary = _START.match(head) is not None and not is_core_ml(head)
+    return is_binary or TEXT_START.match(head) is not None
+
+
+def graph_file(folder: Folder) -> File | None:
+    """Return the file of a SavedModel's graph, or None; a `.pbtxt` may be something else."""
+    text = None if (binary := folder.file(BINARY)) is not None else folder.file(TEXT)
+    return text if text is not None and is_saved_model(text) else binary
 
 
 def has_saved_model(folder: Folder) -> bool:
     """Return True if the folder contains the graph or the variables' index of a SavedModel."""
     index = f"{VARIABLES}/{VARIABLES}{INDEX}"
     folder.expect((BINARY, index))
-    return any(folder.file(name) is not None for name in (BINARY, TEXT, index))
+    return graph_file(folder) is not None or folder.file(index) is not None
 
 
 def is_v1(file: File) -> bool:
@@ -149,7 +155,7 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
         from bnstat.formats.tensorflow.saved_model import open_saved_model
 
-        return open_saved_model(folder, source, reading, file)
+        return open_saved_model(folder, source, reading, file or graph_file(folder))
 
     return StoredModel(open_, times=times, is_tensorflow=True)
 

@@ -21,7 +21,7 @@ from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT, VARIABLES
+from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT_START, VARIABLES
 from bnstat.formats.tensorflow.checkpoint import contents_of_objects, open_tensors
 from bnstat.formats.tensorflow.frozen_graph import (
     contents_of_graph,
@@ -38,18 +38,17 @@ _NO_VARIABLES = "the SavedModel has no variables"
 
 
 def open_saved_model(
-    folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
+    folder: Folder, source: Source, reading: Reading, file: File | None
 ) -> Contents:
-    """Open a SavedModel; read `graph_file`, if not None, instead of `saved_model.pb`."""
+    """Open a SavedModel whose graph is in `file`; None if only the variables are left."""
     source = replace(source, format="saved-model")
     notes = []
     meta_graph = None
-    graph_file = graph_file or folder.file(BINARY) or folder.file(TEXT)
-    if graph_file is None:
+    if file is None:
         notes.append(f"{BINARY} is missing: read from {VARIABLES}/ alone")
     else:
-        graph_file.refuse_lfs_pointer()
-        meta_graph = _meta_graph(graph_file)
+        file.refuse_lfs_pointer()
+        meta_graph = _meta_graph(file)
         version = meta_graph.meta_info_def.tensorflow_version
         source = replace(source, writer=f"TensorFlow {version}" if version else None)
     variables = folder.folder(VARIABLES)
@@ -68,8 +67,9 @@ def open_saved_model(
 def _meta_graph(file: File) -> Any:
     if file.size >= LARGEST_MESSAGE:
         raise DamagedError(file.path, "is larger than a protocol buffer can be")
-    parse_message = parse_text if file.name.endswith(".pbtxt") else parse
-    saved_model = parse_message("SavedModel", file.read(), file.path, "the SavedModel")
+    data = file.read()
+    parse_message = parse_text if TEXT_START.match(data) else parse
+    saved_model = parse_message("SavedModel", data, file.path, "the SavedModel")
     if not saved_model.meta_graphs:
         raise DamagedError(file.path, "contains no graph", "is it a saved_model.pb?")
     return saved_model.meta_graphs[0]

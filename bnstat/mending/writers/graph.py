@@ -23,7 +23,7 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, encoded, field, spans
-from bnstat.formats.tensorflow.bundle import BINARY, TEXT
+from bnstat.formats.tensorflow.bundle import BINARY, TEXT, TEXT_START
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import TENSORRT, Node, all_nodes, inlined
@@ -102,7 +102,7 @@ def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
 def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
     data = file.read()
     path: tuple[int, ...] = ()
-    if is_saved_model(file) and not file.name.endswith(".pbtxt"):
+    if is_saved_model(file) and not TEXT_START.match(data):
         graph = parse("SavedModel", data, file.path).meta_graphs[0].graph_def
         path = (_META_GRAPH_IN_SAVED_MODEL, _GRAPH_IN_META_GRAPH)
     elif (span := graph_range(file)) is not None:

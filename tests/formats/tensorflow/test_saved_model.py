@@ -161,12 +161,21 @@ def test_in_text_form(saved: Path, master: Any) -> None:
     message = SavedModel.FromString((saved / "saved_model.pb").read_bytes())
     (saved / "saved_model.pb").unlink()
     (saved / "saved_model.pbtxt").write_text(text_format.MessageToString(message))
-    whole = bnstat.load(saved)
-    assert_layers(whole, master[1])
-    assert {layer.epsilon for layer in whole} == {0.002}
+    for path in (saved, saved / "saved_model.pbtxt", saved / "variables"):
+        whole = bnstat.load(path)
+        assert_layers(whole, master[1])
+        assert {layer.epsilon for layer in whole} == {0.002}
     (saved / "saved_model.pbtxt").write_text("saved_model_schema_version: {")
     with pytest.raises(DamagedError, match=r"saved_model\.pbtxt: .*cannot be parsed"):
         bnstat.load(saved)
+
+
+@pytest.mark.parametrize("text", ['item {\n  name: "cat"\n}\n', 'node {\n  name: "x"\n}\n'])
+def test_another_text_of_that_name_hides_no_model(tmp_path: Path, text: str) -> None:
+    save_graph(tmp_path / "m", lambda: v1.layers.batch_normalization(tf.zeros([2, 3]), name="bn"))
+    (tmp_path / "saved_model.pbtxt").write_text(text)
+    model = bnstat.load(tmp_path)
+    assert (model.source.format, [layer.name for layer in model]) == ("tf1-checkpoint", ["bn"])
 
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
