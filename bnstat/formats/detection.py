@@ -26,11 +26,11 @@ class StoredModel(NamedTuple):
     """A model at a path, not opened yet.
 
     Attributes:
-        open: opens the model; the source has the path that the user passed.
+        open: opens the model. It takes a source with the path that the user passed.
         name: the name in the folder; None if the path alone identifies the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
-        times: returns file name -> time of the last change; empty for a model of one file.
+        times: for a model of several files, returns file name -> time of the last change.
         is_tensorflow: True if `Reading.tensorflow` applies to the model.
     """
 
@@ -69,8 +69,8 @@ class Finder:
     """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
-        named: True if `StoredModel.name` is kept when the user passes one of the model's files.
-        beside: prefixes of the names of files that lie beside models but are not models.
+        named: True if a model keeps its `name` even if the user passes the path of one file.
+        beside: prefixes of file names; such files lie beside models but are not models.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models.
     """
@@ -80,7 +80,7 @@ class Finder:
     is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        """Return the models that a file is a part of, or the folder that contains them, or None.
+        """Return the models, or the folder of models, that a file belongs to; None for other files.
 
         The file may be a git-lfs pointer.
         """
@@ -93,7 +93,7 @@ class Finder:
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
-        """Return the model whose file names start with a prefix that is not a file itself."""
+        """Return the model whose file names start with `prefix`; no file has the name `prefix`."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         """Return the model that a folder stores completely or in part (`variables/`), or None."""
@@ -106,7 +106,7 @@ class Finder:
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """Return the checkpoints in the folder's state file if none of their files exist."""
+        """Return the checkpoints that a folder's state file lists, for a folder without models."""
         return ()
 
     def first(self, name: str) -> str | None:
@@ -182,7 +182,7 @@ def models_in_files(
     names: Iterable[str],
     model_in_file: Callable[[Folder, File], StoredModel | None],
 ) -> list[StoredModel]:
-    """Return the models in the named files, each once; a damaged file raises when it is opened."""
+    """Return the distinct models in files; a damaged file becomes a model that cannot be opened."""
     models: dict[str | None, StoredModel] = {}
     for name in names:
         if (file := folder.file(name)) is None:
@@ -216,7 +216,7 @@ def series_of(name: str) -> str | None:
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return models of a folder, without a step if the number in the name is not a step.
+    """Return models of a folder; clear the step if the number in the name is not a step.
 
     The number is a step if several of the folder's files `names` differ only in this number:
     `model-100.h5` and `model-200.h5`. The number of a single `resnet-50.h5` belongs to the name.

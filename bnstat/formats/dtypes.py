@@ -45,7 +45,7 @@ NUMERIC: Final = frozenset(_DTYPES) | _ML_DTYPES
 
 
 def _by_code(names: str) -> dict[int, str]:
-    """Return position -> word for the words of `names`, without the words `-`."""
+    """Return position -> name for the words of `names`; `-` marks a code without a name."""
     return {code: name for code, name in enumerate(names.split()) if name != "-"}
 
 
@@ -213,7 +213,7 @@ def as_shape(value: object) -> tuple[int, ...] | None:
 
 
 def as_sizes(value: object) -> tuple[int, ...] | None:
-    """Return a list or tuple of sizes, offsets or strides as a tuple; None if one is invalid."""
+    """Return a list or tuple of sizes, offsets or strides as a tuple; None for invalid values."""
     if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
         return None
     is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)

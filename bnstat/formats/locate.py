@@ -85,7 +85,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return the model without a name; keep the step only if similar files show that it is one."""
+    """Return the model without its name; keep the step only if files of other steps exist."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
@@ -172,7 +172,7 @@ class Group(NamedTuple):
 
     Attributes:
         name: the name of the model in its folder, as the last part of a path for `load`.
-        file: the file whose content shows if this is a model; empty if the names show that.
+        file: the file whose content shows if this is a model; empty if an index is missing.
     """
 
     name: str

@@ -110,7 +110,7 @@ class Flatbuffer:
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """Return bytes; raise `DamagedError` outside the file, or if too much was read in total."""
+        """Return bytes; raise `DamagedError` outside the file or beyond the limit on all reads."""
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()

@@ -113,7 +113,7 @@ def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
 def _expand(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
     sizes = np.broadcast_shapes(x.shape, _sizes(shape))
     if x.size == prod(sizes) or prod(sizes) > _MAX_ELEMENTS:
-        raise ValueError("passes its input on, or has too many elements")
+        raise ValueError("nothing to expand, or too many elements")
     return np.broadcast_to(x, sizes).copy()
 
 
@@ -133,7 +133,7 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 
 def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, ...] | None:
-    """Return axes from `inputs[0]` or, if not given, from the attribute `name`; None if absent."""
+    """Return the axes in the optional input, or in the attribute `name`; None without axes."""
     numbers = inputs[0] if inputs else numbers_in(file, op.find(name))
     return None if numbers is None else tuple(map(int, numbers.ravel().tolist())) or None
 
@@ -156,7 +156,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
-        raise ValueError("bnstat does not divide integers, which ONNX rounds in its own way")
+        raise ValueError("ONNX and NumPy round quotients of integers differently")
     return np.asarray(np.true_divide(x, y))
 
 

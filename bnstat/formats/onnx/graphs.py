@@ -66,8 +66,8 @@ class _Scope:
     """The tensors and attributes that the nodes of a graph or a function can refer to.
 
     `tensors` maps names to names in the inlined graph. `outer` is the scope around a body of `If`,
-    `Loop` or `Scan`. In a function, `call` is (calling node, node's scope, default attributes).
-    `prefix` is the start of the names of ops. `depth` is 1 in the model's graph.
+    `Loop` or `Scan`. In a function, `call` is (calling node, scope of this node, defaults of the
+    function's attributes). `prefix` starts the names of ops. `depth` is 1 in the model's graph.
     """
 
     tensors: dict[str, str]
@@ -133,7 +133,7 @@ class NodeOp:
 
 
 class Constant(NamedTuple):
-    """A tensor of the file. `key` is its name `label`, with `#2` etc. appended if labels repeat."""
+    """A tensor with the name `label` in the file. `key` is unique: the label, or `LABEL#2`."""
 
     label: str
     key: str
@@ -144,7 +144,7 @@ class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
     `ops` maps names to ops. `constants` maps the names of constant ops to tensors of the file.
-    `arrays` maps the names of ops whose values bnstat computed to (name in the file, values).
+    `arrays` maps the names of computed ops to (name in the file, values).
     """
 
     def __init__(self, model: Any, file: File) -> None:
@@ -212,7 +212,7 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes and names; raise `UnsupportedError` if the total exceeds `_MAX_INLINED`."""
+        """Count nodes and names; raise `UnsupportedError` for more than `_MAX_INLINED` in total."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
             problem = "has too many nodes after its functions are inlined"
@@ -366,7 +366,7 @@ def _domain(message: Any) -> str:
 
 
 def _default_name(node: Any) -> str:
-    """Return the name of a node's first output; before a number, add the type, as in `Conv_12`."""
+    """Return the name of a node's first output; a number follows the op's type: `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)
@@ -396,7 +396,7 @@ def read_array(file: File, tensor: Any) -> Array:
 
 
 def _find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the range of a tensor's raw bytes; if there are none, the range of the TensorProto."""
+    """Return the range of a tensor's raw bytes; without raw bytes, the range of the TensorProto."""
     dtype, shape = find_dtype(_dtype_of(tensor)), _shape_of(tensor)
     if dtype is None or shape is None:
         return ()
@@ -418,7 +418,7 @@ def _place(file: File, tensor: Any, needed: int) -> tuple[File, int] | None:
         holder = file.part(location)
         if holder is None:
             problem = "the file with the model's tensors is missing"
-            raise NotFoundError(f"{file.path}: {location}", problem, "copy it too")
+            raise NotFoundError(f"{file.path}: {location}", problem, "copy this file, too")
     else:
         raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
         if not raw:

@@ -124,7 +124,7 @@ message starts and ends. Only bnstat's message types have these fields."""
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message of the type `name`, such as `GraphDef`.
 
-    Invalid data raises a `DamagedError` about the file `where` and the message `what` (or `name`).
+    Invalid data raises a `DamagedError`: "WHERE: WHAT cannot be parsed". WHAT defaults to `name`.
     """
     from google.protobuf.message import DecodeError
 
@@ -170,7 +170,7 @@ def complete(file: File, message: Any, what: str) -> Any:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields at a path of nested field numbers; `message` is the outer skeleton."""
+    """Return the fields that a path of field numbers leads to, from the skeleton `message` on."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
@@ -185,7 +185,8 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 class _Layout(NamedTuple):
     """A message type. `fields` maps field numbers to layouts of messages; None for other fields.
 
-    `has_position`: the type declares `begin` and `end`. `contains_positions`: a nested type does.
+    `has_position` is True if the type declares `begin` and `end`; `contains_positions` is True if
+    a nested message type declares them.
     """
 
     fields: Mapping[int, _Layout | None]

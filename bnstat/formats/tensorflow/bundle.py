@@ -75,7 +75,7 @@ FULL = (0, -1)
 """A whole dimension."""
 
 TensorSlice = tuple[tuple[int, int], ...]
-"""A part of a tensor: (start, length) in each dimension; length -1 means the whole dimension."""
+"""A part of a tensor: (start, length) in each dimension; see `FULL`."""
 
 Box = tuple[slice, ...]
 """The indices of a part of a tensor."""
@@ -200,7 +200,7 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return a dict of shard numbers to names of data files."""
+    """Return number of a shard -> name of its data file."""
     # There can be files of an earlier save with another number of shards.
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -215,11 +215,10 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
 
 
 class Bundle:
-    """The tensors of a checkpoint. The prefix, such as `model.ckpt-1200`, may be empty.
+    """The tensors of a checkpoint. `prefix`, such as `model.ckpt-1200`, may be empty.
 
     The index is read completely. Data files are opened immediately, so that they can be read even
-    if the checkpoint is deleted later. If `data` is false, no tensors will be read, and the data
-    files need not exist.
+    if the checkpoint is deleted later. With `data=False`, only the index needs to exist.
     """
 
     def __init__(self, folder: Folder, prefix: str, data: bool) -> None:
@@ -262,7 +261,7 @@ class Bundle:
         return shards if isinstance(shards, int) else 0
 
     def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
-        """Return the variables by key. `names` maps keys to names; the default name is the key."""
+        """Return the variables by key. A variable that is not in `names` has its key as name."""
         return _Variables(self, names)
 
     def entry(self, key: str) -> Entry:
@@ -299,7 +298,7 @@ class Bundle:
         return [*filter(None, places)]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
-        """Yield (indices, entry) for each slice of a tensor, or once for an unsliced tensor."""
+        """Yield (box, entry) for each slice of a tensor; an unsliced tensor counts as one slice."""
         if not entry.slices:
             yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
@@ -310,7 +309,7 @@ class Bundle:
             yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
-        """Return the bytes of the string in a scalar string tensor."""
+        """Return the bytes of a tensor that stores a single string."""
         entry = self.entry(key)
         where = f"{self.path}, {key}"
         if entry.dtype != STRING or entry.shape != ():

@@ -81,8 +81,8 @@ def contents_of_objects(
 ) -> Contents:
     """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    If the object graph cannot be read, raise an error or, if no values are requested, name the
-    variables by their keys.
+    An unreadable object graph raises an error only if values are requested. If not, the variables
+    are named by their keys.
     """
     try:
         nodes = read_nodes(tensors.read_string(KEY), tensors.path)
@@ -119,7 +119,7 @@ def _global_step(variables: Mapping[str, Variable]) -> int | None:
 def _meta_graphs(
     folder: Folder, prefix: str, keys: Container[str]
 ) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that yields the graph beside a checkpoint; None if there is no graph."""
+    """Return a function that yields the graph in `PREFIX.meta`; None without a readable file."""
     meta = folder.file(prefix + ".meta")
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
@@ -261,7 +261,7 @@ class TensorflowTensors:
 def importing_tensorflow(purpose: str) -> Iterator[None]:
     """A context for importing TensorFlow. Hide stderr; convert any error to a `BnstatError`.
 
-    `purpose` completes the error message "is needed ...", as in `to run a model`.
+    `purpose` follows "is needed" in the error message, for example `to run a model`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

@@ -51,14 +51,14 @@ _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTA
 
 
 class State(NamedTuple):
-    """The names of the checkpoints that the file `checkpoint` lists; `names` is oldest first."""
+    """The checkpoints that a file `checkpoint` lists: the newest, and all from the oldest on."""
 
     newest: str | None = None
     names: tuple[str, ...] = ()
 
 
 def read_state(folder: Folder, name: str = NAME) -> State:
-    """Return the checkpoints listed in the file `name`; an empty `State` if missing or invalid."""
+    """Return the checkpoints that a file lists; an empty `State` for a missing or invalid file."""
     file = folder.file(name)
     if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
         return State()
@@ -142,7 +142,7 @@ class SavedModels(Finder):
 
 
 def _saved_model_around(folder: Folder) -> Folder | None:
-    """Return the parent folder if `folder` is the `variables/` of a SavedModel, or else None."""
+    """Return the SavedModel whose `variables/` is `folder`; None for other folders."""
     parent = folder.parent() if folder.name == VARIABLES else None
     return parent if parent is not None and has_saved_model(parent) else None
 
@@ -226,7 +226,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return a folder's bundles and `state`'s V1 checkpoints; without any, all V1 checkpoints."""
+    """Return a folder's bundles and listed V1 checkpoints; if none exist, all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:
@@ -279,7 +279,7 @@ def _v1_prefix(name: str) -> str:
 
 
 def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> StoredModel:
-    """Return a V1 checkpoint: the shards that `sharded` matched or, if None, the file `name`."""
+    """Return the V1 checkpoint in the file `name`, or in the shards whose names `sharded` gives."""
     prefix, names = name, [name]
     if sharded:
         prefix, count = sharded["prefix"], sharded["shards"]

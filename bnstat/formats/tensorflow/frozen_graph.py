@@ -183,7 +183,7 @@ def contents_of_graph(
 def _extents(
     file: File, node: Any, shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> Sequence[Range]:
-    """Return the range of a constant's raw bytes; if there are none, the range of the NodeDef."""
+    """Return the range of a constant's raw bytes; without raw bytes, the range of the NodeDef."""
     raw = find_fields(file, node, *_CONTENT_IN_NODE)
     if len(raw) == 1 and raw[0].end - raw[0].start == bytes_needed(shape, dtype):
         return extents(file, raw[0].start, raw[0].end - raw[0].start, dtype, shape)

@@ -142,7 +142,7 @@ def decode_tensor(tensor: Any, where: str) -> Array:
 
 
 def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
-    """Return a top-level graph; `keys` are the checkpoint keys that its variables may have.
+    """Return a top-level graph; `keys` are the keys of the checkpoint that belongs to it.
 
     The key of a variable is in the graph's save ops, or is the name of the variable's op. All
     slices of a partitioned variable have the same key.
@@ -185,8 +185,8 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
-    functions follow, fewest variables first, so that layers come before models. A function without
-    variables is omitted; so is a function that an earlier one calls with the same variables.
+    functions follow, fewest variables first, so that layers come before models. Functions without
+    variables are omitted, and functions that an earlier function calls with the same variables.
     """
     inliner = _Inliner(meta_graph.graph_def)
     functions = inliner.functions
@@ -206,7 +206,7 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """If a function only calls another, follow the call; return the final name and variables."""
+    """Follow functions that only call another function; return the last name and variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -234,7 +234,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return {variable op: {checkpoint key: slice}} of saved values; () is the whole variable."""
+    """Return variable op -> checkpoint key -> saved slice; () is the whole variable."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -422,7 +422,7 @@ class _Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Count the bodies of these functions as added; return False if that exceeds the limit."""
+        """Subtract functions' bodies from the nodes left; return False if too few are left."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False

@@ -174,7 +174,7 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask: True if a string is too short, or its end is in `tails` or has a dot."""
+        """Return a mask: True for short strings, and for ends that have a dot or are in `tails`."""
         # A dot may be part of an escape.
         tail = np.zeros_like(end)
         selected = end - start < length
@@ -188,12 +188,12 @@ class _ObjectGraph(Objects):
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return two arrays: where the values start, or -1 for another tag, and where they end."""
+        """Return the start and end offsets of fields' values; the start is -1 for another tag."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
     def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Decode varints of one or two bytes; return two arrays: values and next positions."""
+        """Decode varints of one or two bytes; return their values, and the positions after them."""
         first, second = self._byte(position), self._byte(position + 1)
         is_long = first >= 0x80
         value = np.where(is_long, first & 0x7F | second << 7, first)
@@ -306,7 +306,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(full_names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return a dict of second copies' keys to the keys of first copies with the same full name."""
+    """Return key of a second copy -> keys of the first copies, which have the same full name."""
     again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
     first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():

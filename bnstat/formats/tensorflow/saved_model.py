@@ -91,7 +91,7 @@ def _without_variables(
         raise NotFoundError(
             f"{folder.path}/{VARIABLES}",
             "the folder of the SavedModel's variables is missing",
-            f"copy it beside {BINARY}, which holds the graph alone; "
+            f"copy the folder beside {BINARY}, which contains only the graph; "
             "inspect --no-values shows names and settings",
         )
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
@@ -124,7 +124,7 @@ def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Conten
 
 
 def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
-    """Return captured variables' keys by function name; None replaces a key not in `keys`."""
+    """Return function name -> keys of captured variables; None for a key that is not in `keys`."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None

@@ -104,9 +104,9 @@ def _restarts(*numbers: int) -> bytes:
     [
         (b"", "too short"),
         (b"\x00\x00\x00", "too short"),
-        (b"\x00\x00\x00" + _restarts(1), "claims 1 restart points"),
-        (_restarts(0, 5), "claims 5 restart points"),
-        (_restarts(0, 0xFFFFFFFF), "claims 4294967295 restart points"),
+        (b"\x00\x00\x00" + _restarts(1), "too short for 1 restart points"),
+        (_restarts(0, 5), "too short for 5 restart points"),
+        (_restarts(0, 0xFFFFFFFF), "too short for 4294967295 restart points"),
         (b"\x00\x01\x7fa" + _restarts(0, 1), "longer than its block"),
         (b"\x05\x01\x00a" + _restarts(0, 1), "longer than its block"),
         (b"\x00\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00a" + _restarts(0, 1), "longer than"),
@@ -155,7 +155,7 @@ def test_keys_that_repeat_each_other(count: int, length: int, readable: bool) ->
     if readable:
         assert _read(_with_block(contents)) == entries
     else:
-        with pytest.raises(DamagedError, match="its keys exceed the length limit"):
+        with pytest.raises(DamagedError, match="the keys exceed the length limit"):
             _read(_with_block(contents))
 
 
