@@ -87,18 +87,14 @@ class Op(Protocol):
     def name(self) -> str: ...
 
     @property
-    def type(self) -> str:
-        """The type of the op: `FusedBatchNormV3`."""
-        ...
+    def type(self) -> str: ...
 
     @property
     def inputs(self) -> Sequence[str]:
         """The data inputs as `op` or `op:output`, without control inputs."""
-        ...
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return the value of an attribute; None if the graph does not record it."""
-        ...
 
 
 @dataclass(frozen=True)

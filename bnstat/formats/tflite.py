@@ -65,13 +65,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the constants as variables, with a note that batch norm is folded into them.
-
-    If constants have the same name, `#2` is appended to the key of the second, and so on.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-    """
+    """Return the constants as variables; a repeated name gets `#2` etc. appended as its key."""
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}
     flat = Flatbuffer(file)
@@ -123,11 +117,8 @@ class Flatbuffer:
         return data[at - first * _PAGE :][:length]
 
     def damaged(self) -> DamagedError:
-        return DamagedError(
-            self.file.path,
-            "is truncated, or contains invalid offsets",
-            "copy or download it again",
-        )
+        problem = "is truncated, or contains invalid offsets"
+        return DamagedError(self.file.path, problem, "copy or download it again")
 
 
 @dataclass(frozen=True, slots=True)

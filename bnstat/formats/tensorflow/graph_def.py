@@ -27,18 +27,11 @@ import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
-from bnstat.formats.dtypes import (
-    as_shape,
-    bytes_needed,
-    dtype_name,
-    from_little_endian,
-    numpy_dtype,
-)
+from bnstat.formats.dtypes import as_shape, dtype_name, from_little_endian, numpy_dtype
+from bnstat.formats.protobuf.protos import scalar
 from bnstat.model import Array
 
-VARIABLES = frozenset(
-    {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
-)
+VARIABLES = {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
 """The types of ops that hold a variable."""
 MAX_NODES = 250_000
 """Graphs with more nodes count as empty."""
@@ -53,10 +46,7 @@ _VALUES = {
     **dict.fromkeys(("float16", "bfloat16"), "half_val"),
     "float32": "float_val",
     "float64": "double_val",
-    "int64": "int64_val",
-    "bool": "bool_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
+    **{name: f"{name}_val" for name in ("int64", "bool", "uint32", "uint64")},
 }
 """The field of a TensorProto that lists the values, by dtype."""
 
@@ -126,7 +116,8 @@ def decode_tensor(tensor: Any, where: str) -> Array:
     shape = shape_of(tensor.tensor_shape)
     if shape is None:
         raise DamagedError(where, "is a constant of unknown shape")
-    count, size = prod(shape), bytes_needed(shape, dtype)
+    count = prod(shape)
+    size = count * dtype.itemsize
     if content := tensor.tensor_content:
         if len(content) != size:
             raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
@@ -334,26 +325,14 @@ class Node:
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return an attribute: a number, bool, string or dtype's number; None for all others."""
-        if name not in self.node.attr:
-            return None
-        value = self.node.attr[name]
-        if value.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
-            return float(str(np.float32(value.f)))
-        if value.HasField("s"):
-            text: str = value.s.decode("utf-8", "replace")
-            return text
-        for kind in ("i", "b", "type"):
-            if value.HasField(kind):
-                number: int | bool = getattr(value, kind)
-                return number
-        return None
+        attributes = self.node.attr
+        return scalar(attributes[name], "f", "s", "i", "b", "type") if name in attributes else None
 
     @property
     def tensor(self) -> Any | None:
         """The `TensorProto` of a constant; None for other ops."""
-        if self.type != "Const" or "value" not in self.node.attr:
-            return None
-        return self.node.attr["value"].tensor
+        is_constant = self.type == "Const" and "value" in self.node.attr
+        return self.node.attr["value"].tensor if is_constant else None
 
 
 @dataclass(slots=True, eq=False)
@@ -493,11 +472,9 @@ class _Inliner:
                 names += filter(None, (text, *(function.name for function in functions)))
         elif node.op in self.functions:
             names = [node.op]
-        if len(active) >= _MAX_DEPTH or any(
-            name in active or name not in self.functions for name in names
-        ):
-            return []
-        return names if names and self.affords(*names) else []
+        are_new = all(name in self.functions and name not in active for name in names)
+        can_inline = names and are_new and len(active) < _MAX_DEPTH and self.affords(*names)
+        return names if can_inline else []
 
 
 def all_nodes(graph_def: Any) -> Iterator[Any]:

@@ -149,10 +149,8 @@ class _ObjectGraph(Objects):
         by_tail = {tail: tuple(same) for tail, same in lists.items()}
         names = {*endings, *(ending[1:] for ending in endings)}
         tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
-        spans = (*self._full_names, *self._paths)
-        selected = self._matches(*spans[:2], length, tails) | self._matches(
-            *spans[2:], length, tails
-        )
+        full_names, paths = self._full_names, self._paths
+        selected = self._matches(*full_names, length, tails) | self._matches(*paths, length, tails)
 
         def may_end(start: int, end: int) -> bool:
             # Many names can have the same last bytes as one of many long endings.
@@ -162,9 +160,8 @@ class _ObjectGraph(Objects):
             # The search in the set is first, because most endings are complete names.
             return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
 
-        for name, name_end, key, path_end in zip(
-            *(span[selected].tolist() for span in spans), strict=True
-        ):
+        offsets = (numbers[selected].tolist() for numbers in (*full_names, *paths))
+        for name, name_end, key, path_end in zip(*offsets, strict=True):
             if not (may_end(name, name_end) or may_end(key, path_end)):
                 continue
             stored = text(self._message[key : path_end + len(VALUE)])
@@ -275,9 +272,7 @@ class BestNames(Mapping[str, str]):
         return best_names(self._graph)
 
     def __getitem__(self, key: str) -> str:
-        if key not in self._searched:
-            return self._all[key]
-        name = self._searched[key]
+        name = self._searched[key] if key in self._searched else self._all[key]
         if name is None:
             raise KeyError(key)
         return name

@@ -142,9 +142,7 @@ def _declared_by_objects(saved: Any, source: Source, notes: Sequence[str]) -> Co
     nodes, declared = [], {}
     for index, node in enumerate(saved):
         children = {
-            child.local_name: child.node_id
-            for child in node.children
-            if 0 <= child.node_id < len(saved)
+            ref.local_name: ref.node_id for ref in node.children if 0 <= ref.node_id < len(saved)
         }
         key, name = None, ""
         if node.HasField("variable") and index in paths:
