@@ -267,10 +267,8 @@ def test_tensorflow_reads_the_same_snappy_blocks(tmp_path: Path) -> None:
     entries = {name.encode(): tables.append(data, array) for name, array in arrays.items()}
     entries[b""] = tables.header()
     ordered = sorted(entries.items())
-    index = tables.assemble(
-        (chunk[-1][0], tables.on_disk(compress(tables.block(chunk)), 1))
-        for chunk in (ordered[:30], ordered[30:])
-    )
+    blocks = [(part[-1][0], compress(tables.block(part))) for part in (ordered[:30], ordered[30:])]
+    index = tables.assemble((last, tables.on_disk(block, 1)) for last, block in blocks)
     assert len(index) < len(tables.table(entries))
     (tmp_path / "m.index").write_bytes(index)
     (tmp_path / "m.data-00000-of-00001").write_bytes(data.getvalue())
