@@ -472,8 +472,8 @@ class _Inliner:
                 names += filter(None, (text, *(function.name for function in functions)))
         elif node.op in self.functions:
             names = [node.op]
-        are_new = all(name in self.functions and name not in active for name in names)
-        can_inline = names and are_new and len(active) < _MAX_DEPTH and self.affords(*names)
+        are_expandable = all(name in self.functions and name not in active for name in names)
+        can_inline = names and are_expandable and len(active) < _MAX_DEPTH and self.affords(*names)
         return names if can_inline else []
 
 
