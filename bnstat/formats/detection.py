@@ -109,10 +109,7 @@ class Finder:
         return ()
 
     def first(self, name: str) -> str | None:
-        """Return the name of a model's main file, given the name of any of the model's files.
-
-        Return None for a name that no file of such a model can have.
-        """
+        """Return the name of the main file of the model with the file `name`, or None."""
 
     def has_inside(self, name: str) -> bool:
         """Return True if the subfolder `name` of a model's folder belongs to the model."""

@@ -138,12 +138,11 @@ def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) 
 
 def _declared_by_objects(saved: Any, source: Source, notes: Sequence[str]) -> Contents:
     """Return the object graph and the variables that the nodes of a SavedObjectGraph declare."""
-    paths = _shortest_paths(saved)
+    paths, indices = _shortest_paths(saved), range(len(saved))
     nodes, declared = [], {}
     for index, node in enumerate(saved):
-        children = {
-            ref.local_name: ref.node_id for ref in node.children if 0 <= ref.node_id < len(saved)
-        }
+        valid = (child for child in node.children if child.node_id in indices)
+        children = {child.local_name: child.node_id for child in valid}
         key, name = None, ""
         if node.HasField("variable") and index in paths:
             name, kind = node.variable.name.partition(":")[0], node.variable
