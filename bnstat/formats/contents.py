@@ -76,7 +76,7 @@ class Objects(Sequence[Node]):
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return at least the nodes of all variables whose full name or key has an ending."""
+        """Return at least the nodes of variables whose full name or key ends like this."""
         return (node for node in self if node.key)
 
 
@@ -87,18 +87,14 @@ class Op(Protocol):
     def name(self) -> str: ...
 
     @property
-    def type(self) -> str:
-        """The type of the op: `FusedBatchNormV3`."""
-        ...
+    def type(self) -> str: ...
 
     @property
     def inputs(self) -> Sequence[str]:
         """The data inputs as `op` or `op:output`, without control inputs."""
-        ...
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return the value of an attribute; None if the graph does not record it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,8 @@ class Graph:
         constant: returns the value of the op with a given name; None if the op is not a constant,
             or the value is too large.
         parts: name of an op -> a slice for each axis, for an op that is a part of its variable.
-        controls: returns the names of the ops that must run before an op. A returned name that is
-            not in `ops` stands for a called function: it is the prefix of the function's ops.
+        controls: returns the names of the ops that must run before an op. A name that is not in
+            `ops` is the prefix of the ops of a called function.
     """
 
     name: str
@@ -138,8 +134,8 @@ class Contents:
         graphs: returns computation graphs and bodies of functions.
         notes: remarks on the file, one line each.
         variables_in_order: True if `variables` are in the order of their creation.
-        configured: returns the contents with layers from an architecture that the user passes; None
-            if the format does not support this, or the file already describes its layers.
+        configured: returns the contents with the given layers of an architecture; None if the
+            format does not support this, or the file already describes its layers.
         beside: the path of a file in the same folder that may contain the architecture, or None.
     """
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents, Reading
@@ -19,6 +19,8 @@ from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 from bnstat.text import MAX_JSON, natural_key
 
+T = TypeVar("T")
+
 _STEP = re.compile(r"-(\d{1,18})(\.[A-Za-z]\w*)*$")
 
 
@@ -26,11 +28,11 @@ class StoredModel(NamedTuple):
     """A model at a path, not opened yet.
 
     Attributes:
-        open: opens the model; the source has the path that the user passed.
+        open: opens the model. It takes a source with the path that the user passed.
         name: the name in the folder; None if the path alone identifies the model.
         step: the training step that the name contains; None if there is none.
         modified: the time of the last change, in seconds since the epoch.
-        times: returns file name -> time of the last change; empty for a model of one file.
+        times: for a model of several files, returns file name -> time of the last change.
         is_tensorflow: True if `Reading.tensorflow` applies to the model.
     """
 
@@ -57,11 +59,8 @@ class ModelSet(NamedTuple):
                 return model
         wanted = f"checkpoint {checkpoint}" if checkpoint is not None else f"step {step}"
         names = [model.name for model in self.models if model.name is not None]
-        hint = (
-            f"there are: {listed(names)}"
-            if names
-            else "it is a single model: select no checkpoint or step"
-        )
+        only = "it is a single model: select no checkpoint or step"
+        hint = f"there are: {listed(names)}" if names else only
         raise NotFoundError(path, f"has no {wanted}", hint)
 
 
@@ -69,8 +68,8 @@ class Finder:
     """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
-        named: True if `StoredModel.name` is kept when the user passes one of the model's files.
-        beside: prefixes of the names of files that lie beside models but are not models.
+        named: True if a model keeps its `name` even if the user passes the path of one file.
+        beside: prefixes of file names; such files lie beside models but are not models.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models.
     """
@@ -80,7 +79,7 @@ class Finder:
     is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        """Return the models that a file is a part of, or the folder that contains them, or None.
+        """Return the models, or the folder of models, that a file belongs to; None for other files.
 
         The file may be a git-lfs pointer.
         """
@@ -93,7 +92,7 @@ class Finder:
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
-        """Return the model whose file names start with a prefix that is not a file itself."""
+        """Return the model whose file names start with `prefix`; no file has the name `prefix`."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         """Return the model that a folder stores completely or in part (`variables/`), or None."""
@@ -106,14 +105,11 @@ class Finder:
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """Return the checkpoints in the folder's state file if none of their files exist."""
+        """Return the checkpoints that a folder's state file lists, for a folder without models."""
         return ()
 
     def first(self, name: str) -> str | None:
-        """Return the name of a model's main file, given the name of any of the model's files.
-
-        Return None for a name that no file of such a model can have.
-        """
+        """Return the name of the main file of the model with the file `name`, or None."""
 
     def has_inside(self, name: str) -> bool:
         """Return True if the subfolder `name` of a model's folder belongs to the model."""
@@ -127,11 +123,10 @@ class Finder:
 class SingleFile(Finder):
     """Finds the models of a format that stores each model in a single file.
 
-    The module that the format's row in the registry names has two functions. `matches(file)` also
-    returns True for damaged files that are clearly of the format. `open_contents(file, source)`
-    opens a file. A third function, `open_index`, is optional: it opens a file without its values.
-    All of them raise a `DamagedError` for a file that is truncated or inconsistent, and an
-    `UnsupportedError` for a feature of the format that bnstat does not read.
+    The format's module has two functions. `matches(file)` also returns True for damaged files that
+    are clearly of the format. `open_contents(file, source)` opens a file. An optional function,
+    `open_index`, opens a file without its values. All of them raise a `DamagedError` for a damaged
+    file, and an `UnsupportedError` for a feature of the format that bnstat does not read.
     """
 
     def __init__(self, row: FileFormat) -> None:
@@ -165,6 +160,11 @@ def imported(name: str) -> Any:
     return getattr(import_module(f"bnstat.formats.{module}"), attribute)
 
 
+def first_of(candidates: Iterable[T | None]) -> T | None:
+    """Return the first candidate that is not None."""
+    return next((candidate for candidate in candidates if candidate is not None), None)
+
+
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
     """Sort models by step, then time; the default is the model named `newest`, or the last."""
 
@@ -178,29 +178,25 @@ def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> M
 
 
 def models_in_files(
-    folder: Folder,
-    names: Iterable[str],
-    model_in_file: Callable[[Folder, File], StoredModel | None],
+    folder: Folder, names: Iterable[str], finders: Sequence[Finder]
 ) -> list[StoredModel]:
-    """Return the models in the named files, each once; a damaged file raises when it is opened."""
+    """Return the distinct models in files; a damaged file becomes a model that cannot be opened."""
     models: dict[str | None, StoredModel] = {}
     for name in names:
         if (file := folder.file(name)) is None:
             continue
         try:
-            model = model_in_file(folder, file)
+            model = first_of(finder.model_in_file(folder, file) for finder in finders)
         except DamagedError as error:
-            model = _damaged(folder, name, error)
+            open_ = partial(_raise, error)
+            model = StoredModel(open_, name, step_of(name), folder.modified(name))
         if model is not None:
             models.setdefault(model.name, model)
     return list(models.values())
 
 
-def _damaged(folder: Folder, name: str, error: BnstatError) -> StoredModel:
-    def open_(source: Source, reading: Reading) -> Contents:
-        raise error
-
-    return StoredModel(open_, name, step_of(name), folder.modified(name))
+def _raise(error: BnstatError, source: Source, reading: Reading) -> NoReturn:
+    raise error
 
 
 def step_of(name: str) -> int | None:
@@ -216,7 +212,7 @@ def series_of(name: str) -> str | None:
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return models of a folder, without a step if the number in the name is not a step.
+    """Return models of a folder; clear the step if the number in the name is not a step.
 
     The number is a step if several of the folder's files `names` differ only in this number:
     `model-100.h5` and `model-200.h5`. The number of a single `resnet-50.h5` belongs to the name.
@@ -252,6 +248,12 @@ def listed(names: Sequence[str]) -> str:
 _FOREIGN_HEAD: Final = 1 << 16
 _UNPACK: Final = "unpack it first"
 
+_LENGTH: Final = rb"[\x80-\xff]{0,4}[\0-\x7f]"
+_CORE_ML: Final = (
+    rb"\x08[\x01-\x0f]\x12" + _LENGTH + rb"\x0a" + _LENGTH + rb"\x0a[\x01-\x7f][ -~]+\x1a"
+)
+"""`specificationVersion`, then a `description` whose first input has a name and a type."""
+
 _STARTS: Final = (
     (rb"\Z", "empty", "copy or download it again"),
     (rb"\x93NUMPY", "a single NumPy array",
@@ -263,19 +265,14 @@ _STARTS: Final = (
     (rb'\s*"?\{.*"class_name\\?"\s*:.*"config\\?"\s*:',
      "the architecture of a Keras model alone, without weights",
      "pass the file of weights, and this file as --config"),
+    (_CORE_ML, "a Core ML model", "pass the TensorFlow or Keras model that it was converted from"),
 )  # fmt: skip
 """A pattern of the first bytes of a file, what the file is, and what to do."""
-
-_LENGTH: Final = rb"[\x80-\xff]{0,4}[\0-\x7f]"
-_CORE_ML: Final = re.compile(
-    rb"\x08[\x01-\x0f]\x12" + _LENGTH + rb"\x0a" + _LENGTH + rb"\x0a[\x01-\x7f][ -~]+\x1a"
-)
-"""`specificationVersion`, then a `description` whose first input has a name and a type."""
 
 
 def is_core_ml(head: bytes) -> bool:
     """Return True if a file starts like a Core ML model, which resembles a SavedModel."""
-    return _CORE_ML.match(head) is not None
+    return re.match(_CORE_ML, head) is not None
 
 
 def refuse_foreign(file: File) -> None:
@@ -286,9 +283,6 @@ def refuse_foreign(file: File) -> None:
     for pattern, what, hint in _STARTS:
         if re.match(pattern, head, re.DOTALL):
             raise UnknownFormatError(file.path, f"is {what}", hint)
-    if is_core_ml(head):
-        hint = "pass the TensorFlow or Keras model that it was converted from"
-        raise UnknownFormatError(file.path, "is a Core ML model", hint)
     if is_hdf5(file):
         hint = "pass the .h5 file that contains the weights"
         raise UnknownFormatError(file.path, "is an HDF5 file without arrays of numbers", hint)

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.model import Variable
+from bnstat.model import Array, Variable
 from bnstat.storage.files import File, Range
 
 _NUMPY: Final = {
@@ -45,7 +45,7 @@ NUMERIC: Final = frozenset(_DTYPES) | _ML_DTYPES
 
 
 def _by_code(names: str) -> dict[int, str]:
-    """Return position -> word for the words of `names`, without the words `-`."""
+    """Return position -> name for the words of `names`; `-` marks a code without a name."""
     return {code: name for code, name in enumerate(names.split()) if name != "-"}
 
 
@@ -57,15 +57,11 @@ FLOAT4_E2M1FN
 """
 """The names of the values of `DataType` in TensorFlow's types.proto, from 0 on, without `DT_`."""
 
-_OTHER_NAMES: Final = {"FLOAT": "float32", "DOUBLE": "float64", "HALF": "float16"}
+_RENAMED: Final = {"FLOAT": "float32", "DOUBLE": "float64", "HALF": "float16"}
 TENSORFLOW: Final = {
-    code: _OTHER_NAMES.get(name, name.lower())
-    for code, name in enumerate(DATA_TYPES.split())
-    if name != "INVALID"
+    code: _RENAMED.get(name, name.lower()) for code, name in enumerate(DATA_TYPES.split()[1:], 1)
 }
 """Value of TensorFlow's `DataType` -> name of the type."""
-
-STRING: Final = 7
 
 SAFETENSORS: Final = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
@@ -109,9 +105,7 @@ TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "ui
 """The types of TensorFlow.js, under NumPy's names."""
 
 _DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
-_DESCR_KINDS: Final = {"?": np.dtype(np.bool_)} | {
-    dtype.str[1:]: dtype for dtype in _NUMPY.values()
-}
+_DESCR_KINDS: Final = {"?": np.dtype(bool)} | {kind.str[1:]: kind for kind in _NUMPY.values()}
 """NumPy's code of a kind and a size (`f4`) -> dtype."""
 
 
@@ -151,9 +145,6 @@ _MOST_DIMS: Final = 32
 _MOST_ELEMENTS: Final = 1 << 58
 """NumPy counts the bytes of an array in 63 bits, and an element has at most 16 bytes."""
 
-_BYTES_PER_BYTE: Final = 2
-_BYTES_FLOOR: Final = 1 << 28
-
 
 def within_budget(
     file: File, variables: Mapping[str, Variable], sizes: Mapping[str, int]
@@ -163,7 +154,7 @@ def within_budget(
     `sizes` maps keys to the bytes that arrays need in memory, which can exceed the file's size.
     All arrays together may need twice the file's size plus 256 MiB; the largest are refused first.
     """
-    left = _BYTES_PER_BYTE * file.size + _BYTES_FLOOR
+    left = 2 * file.size + (256 << 20)
     limited = dict(variables)
     for key in sorted(sizes, key=sizes.__getitem__):
         left -= sizes[key]
@@ -172,10 +163,9 @@ def within_budget(
     return limited
 
 
-def _refuse(where: str) -> NDArray[np.generic]:
-    raise UnsupportedError(
-        where, "bnstat does not read this tensor, because it needs far more memory than the file"
-    )
+def _refuse(where: str) -> Array:
+    problem = "bnstat does not read this tensor, because it needs far more memory than the file"
+    raise UnsupportedError(where, problem)
 
 
 def bytes_needed(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
@@ -183,9 +173,7 @@ def bytes_needed(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
     return prod(shape) * dtype.itemsize
 
 
-def from_little_endian(
-    data: bytes, dtype: np.dtype[np.generic], shape: Sequence[int]
-) -> NDArray[np.generic]:
+def from_little_endian(data: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
     """Make an array from exactly `bytes_needed` little-endian bytes."""
     # NumPy cannot swap the bytes of ml_dtypes' types.
     stored = dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
@@ -213,7 +201,7 @@ def as_shape(value: object) -> tuple[int, ...] | None:
 
 
 def as_sizes(value: object) -> tuple[int, ...] | None:
-    """Return a list or tuple of sizes, offsets or strides as a tuple; None if one is invalid."""
+    """Return a list or tuple of sizes, offsets or strides as a tuple; None for invalid values."""
     if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
         return None
     is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)
@@ -221,31 +209,21 @@ def as_sizes(value: object) -> tuple[int, ...] | None:
 
 
 def contiguous_variable(
-    file: File,
-    start: int,
-    length: int,
-    dtype: str,
-    shape: tuple[int, ...],
-    key: str,
-    name: str | None = None,
+    file: File, start: int, length: int, dtype: str, shape: tuple[int, ...], key: str
 ) -> Variable:
     """Return the variable whose elements are the `length` bytes from `start` on, little-endian."""
     where = f"{file.path}: {key}"
 
-    def read() -> NDArray[np.generic]:
+    def read() -> Array:
         kind = numpy_dtype(dtype, where)
         if length != bytes_needed(shape, kind):
             raise DamagedError(where, f"the {length} bytes of this tensor do not fit its shape")
         return from_little_endian(file.read(start, length), kind, shape)
 
-    return Variable(
-        key,
-        key if name is None else name,
-        dtype,
-        shape,
-        read,
-        lambda: extents(file, start, length, find_dtype(dtype), shape),
-    )
+    def find() -> Sequence[Range]:
+        return extents(file, start, length, find_dtype(dtype), shape)
+
+    return Variable(key, key, dtype, shape, read, find)
 
 
 class Scales(NamedTuple):
@@ -258,7 +236,7 @@ class Scales(NamedTuple):
     zeros: NDArray[np.float64]
     axis: int = 0
 
-    def unpack(self, stored: NDArray[np.generic], where: str) -> NDArray[np.float32]:
+    def unpack(self, stored: Array, where: str) -> NDArray[np.float32]:
         """Return the values of stored integers, computed in float64 and then rounded to float32."""
         scales = self._along(self.scales, stored.shape, where)
         zeros = self._along(self.zeros, stored.shape, where)

@@ -16,6 +16,7 @@ from bnstat.formats.detection import (
     ModelSet,
     StoredModel,
     finders,
+    first_of,
     listed,
     models_in_files,
     refuse_foreign,
@@ -47,7 +48,6 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
 
 
 def _in_folder(folder: Folder) -> ModelSet:
-    """Return the models in a folder; a folder can also be a model itself."""
     if (model := _of_folder(folder)) is not None:
         return sorted_by_age([model])
     if (models := models_within(folder)) is not None:
@@ -64,8 +64,7 @@ def _in_folder(folder: Folder) -> ModelSet:
 
 def _of_file(folder: Folder, file: File) -> ModelSet:
     for finder in finders():
-        owner = finder.owner(folder, file)
-        if owner is not None:
+        if (owner := finder.owner(folder, file)) is not None:
             return _in_folder(owner) if isinstance(owner, Folder) else owner
     file.refuse_lfs_pointer()
     for finder in finders():
@@ -85,7 +84,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return the model without a name; keep the step only if similar files show that it is one."""
+    """Return the model without its name; keep the step only if files of other steps exist."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
@@ -94,25 +93,14 @@ def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
 
 
 def _of_folder(folder: Folder) -> StoredModel | None:
-    models = (finder.model_of_folder(folder) for finder in finders())
-    return next((model for model in models if model is not None), None)
+    return first_of(finder.model_of_folder(folder) for finder in finders())
 
 
 def _model_files(folder: Folder) -> list[StoredModel]:
     names = [name for name in folder.names() if not name.startswith(_beside())]
-
-    def models(are_data: bool) -> list[StoredModel]:
-        def model_in_file(folder: Folder, file: File) -> StoredModel | None:
-            candidates = (
-                finder.model_in_file(folder, file)
-                for finder in finders()
-                if finder.is_data_beside_models == are_data
-            )
-            return next((model for model in candidates if model is not None), None)
-
-        return models_in_files(folder, names, model_in_file)
-
-    return models(are_data=False) or models(are_data=True)
+    data = [finder for finder in finders() if finder.is_data_beside_models]
+    others = [finder for finder in finders() if not finder.is_data_beside_models]
+    return models_in_files(folder, names, others) or models_in_files(folder, names, data)
 
 
 def _numbered(folder: Folder) -> list[StoredModel]:
@@ -147,10 +135,8 @@ def _nothing_at(path: str, spot: Spot) -> NotFoundError:
     import difflib
 
     names = {_display_name(name) for name in spot.parent.names()}
-    near = [
-        f"{above}/{name}" if above else name
-        for name in difflib.get_close_matches(spot.name, names, n=3)
-    ]
+    start = f"{above}/" if above else ""
+    near = [start + name for name in difflib.get_close_matches(spot.name, names, n=3)]
     hint = f"did you mean {listed(near)}?" if near else ""
     return NotFoundError(path, "no such file, folder or checkpoint", hint)
 
@@ -172,7 +158,7 @@ class Group(NamedTuple):
 
     Attributes:
         name: the name of the model in its folder, as the last part of a path for `load`.
-        file: the file whose content shows if this is a model; empty if the names show that.
+        file: the file whose content shows if this is a model; empty if an index is missing.
     """
 
     name: str
@@ -182,8 +168,7 @@ class Group(NamedTuple):
 
 def model_folder(folder: Folder) -> Finder | None:
     """Return the finder that recognises a folder as a model, or None."""
-    present = (finder for finder in finders() if finder.model_of_folder(folder) is not None)
-    return next(present, None)
+    return next((finder for finder in finders() if finder.model_of_folder(folder)), None)
 
 
 def group_files(files: Iterable[Entry]) -> list[Group]:
@@ -222,8 +207,7 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 def models_within(folder: Folder) -> ModelSet | None:
     """Return a folder's models that belong together, such as a run's checkpoints, or None."""
-    together = (finder.models_within(folder) for finder in finders())
-    return next((models for models in together if models is not None), None)
+    return first_of(finder.models_within(folder) for finder in finders())
 
 
 def _beside() -> tuple[str, ...]:
@@ -231,8 +215,7 @@ def _beside() -> tuple[str, ...]:
 
 
 def _first(name: str) -> str:
-    firsts = (finder.first(name) for finder in finders())
-    return next((first for first in firsts if first is not None), name)
+    return first_of(finder.first(name) for finder in finders()) or name
 
 
 def _display_name(name: str) -> str:

@@ -34,7 +34,7 @@ _MOST_SMALL: Final = 1 << 12
 
 
 class _Quantization(NamedTuple):
-    """The dtype of a quantized weight's stored numbers; a value is `number * scale + minimum`."""
+    """How a weight is stored: as numbers of `dtype`, with the values `number * scale + minimum`."""
 
     dtype: np.dtype[np.generic]
     minimum: float
@@ -176,7 +176,7 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Yield the ranges of `length` bytes (or fewer) from offset `at` of the joined shards on."""
+    """Yield the ranges of up to `length` bytes at offset `at` of the joined shards."""
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:

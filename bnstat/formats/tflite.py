@@ -65,13 +65,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the constants as variables, with a note that batch norm is folded into them.
-
-    If constants have the same name, `#2` is appended to the key of the second, and so on.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-    """
+    """Return the constants as variables; a repeated name gets `#2` etc. appended as its key."""
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}
     flat = Flatbuffer(file)
@@ -110,7 +104,7 @@ class Flatbuffer:
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """Return bytes; raise `DamagedError` outside the file, or if too much was read in total."""
+        """Return bytes; raise `DamagedError` outside the file or beyond the limit on all reads."""
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
@@ -123,11 +117,8 @@ class Flatbuffer:
         return data[at - first * _PAGE :][:length]
 
     def damaged(self) -> DamagedError:
-        return DamagedError(
-            self.file.path,
-            "is truncated, or contains invalid offsets",
-            "copy or download it again",
-        )
+        problem = "is truncated, or contains invalid offsets"
+        return DamagedError(self.file.path, problem, "copy or download it again")
 
 
 @dataclass(frozen=True, slots=True)

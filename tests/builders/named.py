@@ -29,6 +29,16 @@ def save_slices(prefix: Path | str, parts: Sequence[tuple[str, str, ArrayLike]])
     return Path(prefix)
 
 
+def save_v1(path: Path | str, parts: Sequence[tuple[str, str, ArrayLike]]) -> Path:
+    """Save parts in one file of a V1 checkpoint; for the parts see `save_slices`."""
+    names, slices, tensors = zip(*parts, strict=True)
+    data = [tf.constant(tensor) for tensor in tensors]
+    tf.raw_ops.SaveSlices(
+        filename=str(path), tensor_names=list(names), shapes_and_slices=list(slices), data=data
+    )
+    return Path(path)
+
+
 def save_shards(prefix: Path, shards: Sequence[Mapping[str, ArrayLike]]) -> Path:
     parts = []
     for number, tensors in enumerate(shards):

@@ -18,6 +18,7 @@ from tests.fuzz.handmade import zipped
 
 HOSTILE = ["float32,O", "O", "|O", "object", "f4,f4", "(2,)f4", "V8", "<U4", "str", "M8", "", "f4 ",
            "datetime64", "generic", "__class__", "bfloat16,O"]  # fmt: skip
+KINDS = ["?", "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
 NOT_NUMERIC = {"string", "resource", "variant", "quint4x2", "quint2x4"}
 NAMES = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
@@ -43,10 +44,7 @@ def test_every_format_names_types_of_the_table() -> None:
     assert (names | dtypes.TFJS) - dtypes.NUMERIC == NOT_NUMERIC
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["?", "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"],
-)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", ["", "<", ">", "|", "="])
 def test_descriptions_mean_what_numpy_means(order: str, kind: str) -> None:
     assert dtypes.dtype_of_descr(order + kind) == np.dtype(order + kind)
@@ -85,9 +83,8 @@ def npz(dtype: str, count: int = 3) -> bytes:
 
 def pickled(dtype: str, count: int = 3) -> bytes:
     kind = ports.Call("numpy:dtype", (dtype, False, True))
-    array = ports.Call(
-        "numpy._core.multiarray:_reconstruct", (), (1, (count,), kind, False, "A" * 36)
-    )
+    state = (1, (count,), kind, False, "A" * 36)
+    array = ports.Call("numpy._core.multiarray:_reconstruct", (), state)
     return ports.pickled(dict.fromkeys(NAMES, array))
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import bnstat
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Reading
 from bnstat.formats.hdf5.file import Hdf5
@@ -57,29 +56,9 @@ def test_a_partitioned_tensor(tmp_path: Path, axis: int) -> None:
     assert same_bits(from_extents(variable), tf.train.load_checkpoint(str(prefix)).get_tensor("w"))
 
 
-def test_strings_have_no_extents(tmp_path: Path) -> None:
-    prefix = named.save(tmp_path / "m", {"s": "text", "a": [1.0]})
-    assert variables(prefix)["s"].extents() == []
-
-
-def test_a_missing_data_file(tmp_path: Path) -> None:
-    prefix = named.save_shards(tmp_path / "m", [{"a": [1.0]}, {"b": [2.0]}])
-    (tmp_path / "m.data-00001-of-00002").unlink()
-    by_key = variables(prefix)
-    assert len(by_key["a"].extents()) == 1
-    with pytest.raises(bnstat.BnstatError, match="data file is missing"):
-        by_key["b"].extents()
-
-
 def test_the_extents_of_a_version_1_checkpoint_are_blocks(tmp_path: Path) -> None:
-    path = tmp_path / "m"
     tensors = {f"v{number}": RANDOM.random(300).astype(np.float32) for number in range(40)}
-    tf.raw_ops.SaveSlices(
-        filename=str(path),
-        tensor_names=list(tensors),
-        shapes_and_slices=[""] * len(tensors),
-        data=[tf.constant(tensor) for tensor in tensors.values()],
-    )
+    path = named.save_v1(tmp_path / "m", [(name, "", each) for name, each in tensors.items()])
     for key, variable in variables(path).items():
         (extent,) = variable.extents()
         assert extent.part is None
@@ -152,14 +131,8 @@ def test_a_model_is_fetched_before_it_is_read() -> None:
 
     def variable(number: int) -> Variable:
         extent = Range(file, 40 * number, 40)
-        return Variable(
-            str(number),
-            "",
-            "float32",
-            (10,),
-            lambda: np.frombuffer(extent.read(), "f4"),
-            lambda: [extent],
-        )
+        functions = lambda: np.frombuffer(extent.read(), "f4"), lambda: [extent]
+        return Variable(str(number), "", "float32", (10,), *functions)
 
     def layer(number: int) -> BatchNorm:
         return BatchNorm(str(number), {"beta": variable(number)}, undecided=[variable(number + 50)])

@@ -40,6 +40,7 @@ IMAGE = field(1, b"image") + field(3, field(4, b"\x08\x20\x10\x20"))
 CORE_ML = field(2, field(1, IMAGE) + field(10, field(1, b"probabilities")))
 
 RANDOM = np.random.default_rng(0).bytes(4000)
+NAMES = ["file", "file.h5", "file.keras", "file.pb", "file.index", "saved_model.pb"]
 
 CASES = [
     ("empty", b""),
@@ -57,9 +58,7 @@ CASES = [
 
 @pytest.mark.parametrize(("what", "content"), CASES)
 @pytest.mark.parametrize("name", ["file", "model.h5", "model.bin"])
-def test_files_that_have_their_own_message(
-    tmp_path: Path, what: str, content: bytes, name: str
-) -> None:
+def test_files_with_their_own_message(tmp_path: Path, what: str, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnknownFormatError, match=re.escape(f"is {what}")) as caught:
         bnstat.load(tmp_path / name)
@@ -72,9 +71,7 @@ def test_files_that_have_their_own_message(
     [b"\x80\x02}q\x00", b"#!/bin/sh\n", b"some text " * 40, b"\xfe" * 400, RANDOM],
     ids=["pickle", "script", "text", "binary", "random"],
 )
-@pytest.mark.parametrize(
-    "name", ["file", "file.h5", "file.keras", "file.pb", "file.index", "saved_model.pb"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_other_files(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
     message = "is not in a format that bnstat knows; bnstat reads" if name == "file" else "."

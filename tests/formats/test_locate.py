@@ -17,7 +17,7 @@ import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.detection import step_of
 from bnstat.formats.locate import locate
-from tests.builders import named, tables
+from tests.builders import named
 from tests.builders.oracle import assert_layers
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -34,9 +34,7 @@ def mean_of(path: Path | str, **options: Any) -> float:
     return float(array[0])
 
 
-@pytest.mark.parametrize(
-    "prefix", ["m", "model.ckpt-12", "best.pth.tar", "a b", "\u00e4", ".hid", ""]
-)
+@pytest.mark.parametrize("prefix", ["m", "m.ckpt-12", "best.pth.tar", "a b", "\u00e4", ".hid", ""])
 def test_a_checkpoint_by_its_prefix_and_its_files(tmp_path: Path, prefix: str) -> None:
     saved = save(tmp_path / "saved", 5)
     for ending in (".index", ".data-00000-of-00001"):
@@ -69,9 +67,7 @@ def test_the_state_file_names_the_newest(tmp_path: Path) -> None:
         *((stale, 10) for stale in ('model_checkpoint_path: "m-99"', "", "model_", "\udcff")),
     ],
 )  # fmt: skip
-def test_the_state_file_of_a_moved_or_changed_folder(
-    tmp_path: Path, state: str, newest: int
-) -> None:
+def test_the_state_file_of_a_moved_folder(tmp_path: Path, state: str, newest: int) -> None:
     for step in (2, 10):
         save(tmp_path / f"m-{step}", step)
     (tmp_path / "checkpoint").write_bytes(state.encode("utf-8", "surrogateescape"))
@@ -128,9 +124,7 @@ def test_the_step_in_a_name(name: str, step: int | None) -> None:
         (["m-9.npz", "m-9.bn.npz"], [None, None]),
     ],
 )
-def test_a_number_is_a_step_where_several_files_differ_by_it_alone(
-    tmp_path: Path, names: list[str], steps: list[int | None]
-) -> None:
+def test_numbers_that_are_steps(tmp_path: Path, names: list[str], steps: list[int | None]) -> None:
     for name in names:
         np.savez(tmp_path / name, **{f"bn/{role}": np.ones(2) for role in ROLES})
     for name, step in zip(names, steps, strict=True):
@@ -163,9 +157,7 @@ def test_paths_without_a_model(tmp_path: Path, path: str, message: str) -> None:
     save(tmp_path / "model")
     (tmp_path / "empty").mkdir()
     (tmp_path / "listed").mkdir()
-    state = 'model_checkpoint_path: "m-2"\n' + "".join(
-        f'all_model_checkpoint_paths: "/runs/m-{step}"\n' for step in (1, 2)
-    )
+    state = 'model_checkpoint_path: "m-2"\nall_model_checkpoint_paths: "/runs/m-1"\n'
     (tmp_path / "listed/checkpoint").write_text(state)
     (tmp_path / "above/run").mkdir(parents=True)
     save(tmp_path / "above/run/m")
@@ -173,12 +165,6 @@ def test_paths_without_a_model(tmp_path: Path, path: str, message: str) -> None:
     with pytest.raises(BnstatError, match=message) as caught:
         bnstat.load(f"{tmp_path}/{path}")
     assert "\n" not in str(caught.value)
-
-
-def test_the_hint_for_an_unknown_file_lists_the_formats(tmp_path: Path) -> None:
-    (tmp_path / "notes").write_text("hello " * 100)
-    with pytest.raises(BnstatError, match="bnstat reads SavedModel, checkpoint, ONNX"):
-        bnstat.load(tmp_path / "notes")
 
 
 def test_pipes_and_pointers(tmp_path: Path) -> None:
@@ -202,20 +188,10 @@ def test_a_renamed_index_is_named_in_the_error(tmp_path: Path) -> None:
 
 def test_a_version_1_checkpoint_of_any_name(tmp_path: Path) -> None:
     arrays = named.layer(1)
-    tf.raw_ops.Save(
-        filename=str(tmp_path / "weights.h5"),
-        tensor_names=[f"bn/{role}" for role in ROLES],
-        data=[tf.constant(arrays[role]) for role in ROLES],
-    )
-    model = bnstat.load(tmp_path / "weights.h5")
+    parts = [(f"bn/{role}", "", array) for role, array in arrays.items()]
+    model = bnstat.load(named.save_v1(tmp_path / "weights.h5", parts))
     assert model.source.format == "tf1-checkpoint-v1"
     assert_layers(model, {"bn": arrays})
-
-
-def test_a_table_that_is_not_an_index(tmp_path: Path) -> None:
-    (tmp_path / "table").write_bytes(tables.table({b"k": b"v"}))
-    with pytest.raises(BnstatError):
-        bnstat.load(tmp_path / "table")
 
 
 def test_links(tmp_path: Path) -> None:
@@ -248,24 +224,24 @@ def test_sharded_weights_are_one_model(tmp_path: Path) -> None:
     for step in (1, 2):
         norm(step).save_weights(tmp_path / f"w-{step}.weights.json", max_shard_size=2.5e-8)
     assert len(list(tmp_path.iterdir())) > 4
-    place = locate(str(tmp_path))
-    assert [(model.name, model.step) for model in place.models] == [
-        ("w-1.weights.json", 1),
-        ("w-2.weights.json", 2),
-    ]
+    steps = {model.name: model.step for model in locate(str(tmp_path)).models}
+    assert steps == {"w-1.weights.json": 1, "w-2.weights.json": 2}
     for path in (tmp_path, tmp_path / "w-2.weights.json", tmp_path / "w-2_00001.weights.h5"):
         assert mean_of(path) == 2
 
 
 def test_numbered_folders_of_any_format(tmp_path: Path) -> None:
-    for number in (9, 10):
+    for number in (9, 10, 2):
         (tmp_path / str(number)).mkdir()
         norm(number).save(tmp_path / str(number), zipped=False)
-    assert [(model.name, model.step) for model in locate(str(tmp_path)).models] == [
-        ("9", 9),
-        ("10", 10),
-    ]
-    assert mean_of(tmp_path, step=9) == 9
+    for name in ("11", "assets"):
+        (tmp_path / name).mkdir()
+    for choice, version in (({}, 10), ({"checkpoint": "2"}, 2), ({"step": 9}, 9)):
+        source = bnstat.load(tmp_path, **choice).source
+        assert (source.checkpoint, source.step) == (str(version), version)
+        assert mean_of(tmp_path, **choice) == version
+    with pytest.raises(NotFoundError, match="no checkpoint 3; there are: 2, 9, 10"):
+        bnstat.load(tmp_path, checkpoint="3")
 
 
 def test_checkpoints_come_before_single_files(tmp_path: Path) -> None:

@@ -27,9 +27,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 def test_every_name_is_unique_and_fits_into_the_table_of_scan() -> None:
     assert len(BY_NAME) == len(FORMATS)
     longest = max(BY_NAME, key=len)
-    assert len(longest) <= 17, (
-        f"{longest!r} is too long: shorten it, or widen _FORMAT in output/scans.py"
-    )
+    assert len(longest) <= 17, f"shorten {longest!r}, or widen _FORMAT in output/scans.py"
 
 
 def test_every_module_that_reads_single_files_has_a_row() -> None:

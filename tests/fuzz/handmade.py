@@ -87,7 +87,7 @@ def bundles() -> dict[str, dict[str, bytes]]:
 
 
 def v1() -> bytes:
-    from bnstat.formats.tensorflow.bundle import FULL, slice_key
+    from bnstat.formats.tensorflow.bundle import slice_key
 
     metas, entries = [], {}
     full = encode([Field(1, 2, b"")])
@@ -97,7 +97,7 @@ def v1() -> bytes:
         metas.append(Field(1, 2, encode([name, shape, Field(3, 0, 1), Field(4, 2, full)])))
         tensor = encode([Field(5, 2, array.tobytes())])
         saved = encode([name, Field(2, 2, full), Field(3, 2, tensor)])
-        entries[slice_key(f"bn/{role}", (FULL,))] = encode([Field(2, 2, saved)])
+        entries[slice_key(f"bn/{role}", ((0, -1),))] = encode([Field(2, 2, saved)])
     entries[b""] = encode([Field(1, 2, encode(metas))])
     return table(entries)
 

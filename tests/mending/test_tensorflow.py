@@ -123,12 +123,8 @@ def test_compressed_blocks(tmp_path: Path, version: int) -> None:
 
 def save_16_bit_floats(path: Path, _: int) -> None:
     roles = ("gamma", "beta", "moving_mean", "moving_variance")
-    tf.raw_ops.SaveSlices(
-        filename=str(path),
-        tensor_names=[f"bn/{role}" for role in roles],
-        shapes_and_slices=[""] * 4,
-        data=[tf.constant(np.full(5, number, np.float16)) for number in range(4)],
-    )
+    arrays = {f"bn/{role}": np.full(5, number, np.float16) for number, role in enumerate(roles)}
+    named.save_v1(path, [(name, "", array) for name, array in arrays.items()])
 
 
 def save_partitions(path: Path, version: int) -> None:

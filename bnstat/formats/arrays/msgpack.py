@@ -92,15 +92,9 @@ def _variable(window: Window, item: Item) -> Variable:
         raise WireError("an array is not [shape, dtype, bytes]")
     kind, data = inner[-2:]
     dtype = window.read(kind.start, min(kind.end, kind.start + _LONGEST_TEXT)).decode("latin1")
-    return contiguous_variable(
-        window.file,
-        data.start,
-        data.end - data.start,
-        dtype,
-        shape,
-        "/".join(item.path),
-        name_of_path(item.path),
-    )
+    key, length = "/".join(item.path), data.end - data.start
+    variable = contiguous_variable(window.file, data.start, length, dtype, shape, key)
+    return replace(variable, name=name_of_path(item.path))
 
 
 def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[Item]:

@@ -18,9 +18,8 @@ import numpy as np
 
 from bnstat.errors import BnstatError
 from bnstat.formats.dtypes import ONNX, find_dtype
-from bnstat.formats.onnx.graphs import TENSOR, Inlined, NodeOp, message_in, numbers_in, read_array
+from bnstat.formats.onnx.graphs import TENSOR, Inlined, NodeOp, numbers_in, read_array
 from bnstat.model import Array
-from bnstat.storage.files import File
 
 _MAX_ELEMENTS: Final = 1 << 14
 """The maximum number of elements of an evaluated tensor; batch norm has one for each channel."""
@@ -65,8 +64,6 @@ def _is_computed(inlined: Inlined, name: str) -> bool:
 
 
 class _Evaluation:
-    """Evaluates the nodes of a model, and keeps each result."""
-
     def __init__(self, inlined: Inlined) -> None:
         self._inlined = inlined
         self._results: dict[str, Array | None] = {}
@@ -87,7 +84,7 @@ class _Evaluation:
                 inputs = [self.value(name, depth + 1) for name in op.inputs]
                 if all(array is not None for array in inputs):
                     with np.errstate(all="ignore"):
-                        array = operator(op, self._inlined.file, *inputs)
+                        array = operator(op, self._inlined, *inputs)
         if array is not None and array.size <= _MAX_ELEMENTS:
             self._left -= array.size
             self._results[tensor] = array if self._left >= 0 else None
@@ -104,20 +101,20 @@ def _sizes(array: Array) -> tuple[int, ...]:
     return sizes
 
 
-def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
-    tensor = message_in(file, op.find("value"), TENSOR)
-    value = np.zeros(1, np.float32) if tensor is None else read_array(file, tensor)
+def _constant_of_shape(op: NodeOp, inlined: Inlined, shape: Array) -> Array:
+    tensor = inlined.message(op.find("value"), TENSOR)
+    value = np.zeros(1, np.float32) if tensor is None else read_array(inlined.file, tensor)
     return np.full(_sizes(shape), value.reshape(-1)[0], value.dtype)
 
 
-def _expand(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
+def _expand(op: NodeOp, inlined: Inlined, x: Array, shape: Array) -> Array:
     sizes = np.broadcast_shapes(x.shape, _sizes(shape))
     if x.size == prod(sizes) or prod(sizes) > _MAX_ELEMENTS:
-        raise ValueError("passes its input on, or has too many elements")
+        raise ValueError("nothing to expand, or too many elements")
     return np.broadcast_to(x, sizes).copy()
 
 
-def _cast(op: NodeOp, file: File, x: Array) -> Array:
+def _cast(op: NodeOp, inlined: Inlined, x: Array) -> Array:
     code = op.attribute("to")
     dtype = find_dtype(ONNX[code]) if isinstance(code, int) and code in ONNX else None
     if dtype is None:
@@ -125,27 +122,27 @@ def _cast(op: NodeOp, file: File, x: Array) -> Array:
     return x.astype(dtype)
 
 
-def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
+def _reshape(op: NodeOp, inlined: Inlined, x: Array, shape: Array) -> Array:
     sizes = _sizes(shape)
     if not op.attribute("allowzero"):
         sizes = tuple(size or x.shape[axis] for axis, size in enumerate(sizes))
     return x.reshape(sizes)
 
 
-def _integers(op: NodeOp, file: File, name: str, *inputs: Array) -> tuple[int, ...] | None:
-    """Return axes from `inputs[0]` or, if not given, from the attribute `name`; None if absent."""
-    numbers = inputs[0] if inputs else numbers_in(file, op.find(name))
+def _axes(op: NodeOp, inlined: Inlined, name: str, *inputs: Array) -> tuple[int, ...] | None:
+    """Return the axes in the optional input, or in the attribute `name`; None without axes."""
+    numbers = inputs[0] if inputs else numbers_in(inlined.file, op.find(name))
     return None if numbers is None else tuple(map(int, numbers.ravel().tolist())) or None
 
 
-def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
+def _concat(op: NodeOp, inlined: Inlined, *parts: Array) -> Array:
     if sum(part.size for part in parts) > _MAX_ELEMENTS:
         raise ValueError("too many elements")
     return np.concatenate(parts, int(op.attribute("axis") or 0))
 
 
 def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
-    def apply(op: NodeOp, file: File, *arrays: Array) -> Array:
+    def apply(op: NodeOp, inlined: Inlined, *arrays: Array) -> Array:
         if prod(np.broadcast_shapes(*(array.shape for array in arrays))) > _MAX_ELEMENTS:
             raise ValueError("too many elements")
         # ONNX broadcasts like NumPy, but never promotes.
@@ -156,23 +153,23 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
-        raise ValueError("bnstat does not divide integers, which ONNX rounds in its own way")
+        raise ValueError("ONNX and NumPy round quotients of integers differently")
     return np.asarray(np.true_divide(x, y))
 
 
 _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
-    "Identity": lambda op, file, x: x,
+    "Identity": lambda op, inlined, x: x,
     "Cast": _cast,
     "Reshape": _reshape,
-    "Squeeze": lambda op, file, x, *axes: np.squeeze(x, _integers(op, file, "axes", *axes)),
-    "Unsqueeze": lambda op, file, x, *axes: np.expand_dims(
-        x, _integers(op, file, "axes", *axes) or ()
+    "Squeeze": lambda op, inlined, x, *axes: np.squeeze(x, _axes(op, inlined, "axes", *axes)),
+    "Unsqueeze": lambda op, inlined, x, *axes: np.expand_dims(
+        x, _axes(op, inlined, "axes", *axes) or ()
     ),
-    "Transpose": lambda op, file, x: np.transpose(x, _integers(op, file, "perm")),
+    "Transpose": lambda op, inlined, x: np.transpose(x, _axes(op, inlined, "perm")),
     "Concat": _concat,
-    "Shape": lambda op, file, x: np.array(x.shape, np.int64),
+    "Shape": lambda op, inlined, x: np.array(x.shape, np.int64),
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),
@@ -181,4 +178,4 @@ _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
     "Sqrt": _elementwise(np.sqrt),
     "Reciprocal": _elementwise(np.reciprocal),
 }
-"""Operator -> the function that evaluates it, given the node, the file and the inputs."""
+"""Operator -> the function that evaluates it, given the node, the graph and the inputs."""

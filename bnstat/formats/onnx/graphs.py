@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from math import prod
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from bnstat.formats.dtypes import (
     from_little_endian,
     numpy_dtype,
 )
-from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
+from bnstat.formats.protobuf.protos import find_fields, parse, scalar, skeleton
 from bnstat.model import Array, Variable
 from bnstat.storage.files import File, Range
 
@@ -66,8 +66,8 @@ class _Scope:
     """The tensors and attributes that the nodes of a graph or a function can refer to.
 
     `tensors` maps names to names in the inlined graph. `outer` is the scope around a body of `If`,
-    `Loop` or `Scan`. In a function, `call` is (calling node, node's scope, default attributes).
-    `prefix` is the start of the names of ops. `depth` is 1 in the model's graph.
+    `Loop` or `Scan`. Inside a function, `call` is (calling node, scope of this node, defaults of
+    the function's attributes). `prefix` starts names of ops. `depth` is 1 in the model's graph.
     """
 
     tensors: dict[str, str]
@@ -78,21 +78,15 @@ class _Scope:
 
     def tensor(self, name: str) -> str:
         """Return a tensor's name in the inlined graph; empty if no tensor has the name `name`."""
-        scope: _Scope | None = self
-        while scope is not None:
-            if name in scope.tensors:
-                return scope.tensors[name]
-            scope = scope.outer
-        return ""
+        if name in self.tensors or self.outer is None:
+            return self.tensors.get(name, "")
+        return self.outer.tensor(name)
 
     def attribute(self, node: Any, name: str) -> Any | None:
         """Return an attribute, or None; resolve references to attributes of the calling node."""
-        scope: _Scope | None = self
-        attribute = _named(node.attribute, name)
+        scope, attribute = self, _named(node.attribute, name)
         while attribute is not None and attribute.ref_attr_name:
-            while scope is not None and scope.call is None:
-                scope = scope.outer
-            if scope is None or scope.call is None:
+            if scope.call is None:
                 return None
             call, scope, defaults = scope.call
             reference = attribute.ref_attr_name
@@ -120,37 +114,23 @@ class NodeOp:
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         attribute = self.find(name)
-        if attribute is None:
-            return None
-        if attribute.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
-            return float(str(np.float32(attribute.f)))
-        if attribute.HasField("i"):
-            return int(attribute.i)
-        return attribute.s.decode("utf-8", "replace") if attribute.HasField("s") else None
+        return None if attribute is None else scalar(attribute, "f", "i", "s")
 
     def find(self, name: str) -> Any | None:
         return None if self.scope is None else self.scope.attribute(self.node, name)
 
 
-class Constant(NamedTuple):
-    """A tensor of the file. `key` is its name `label`, with `#2` etc. appended if labels repeat."""
-
-    label: str
-    key: str
-    tensor: Any
-
-
 class Inlined:
     """The nodes of a model, of its functions and of its nested graphs, as one graph.
 
-    `ops` maps names to ops. `constants` maps the names of constant ops to tensors of the file.
-    `arrays` maps the names of ops whose values bnstat computed to (name in the file, values).
+    `ops` maps names to ops. `constants` maps the names of constant ops to (key, tensor).
+    `arrays` maps the names of computed ops to (name in the file, values).
     """
 
     def __init__(self, model: Any, file: File) -> None:
         self.file = file
         self.ops: dict[str, NodeOp] = {}
-        self.constants: dict[str, Constant] = {}
+        self.constants: dict[str, tuple[str, Any]] = {}
         self.arrays: dict[str, tuple[str, Array]] = {}
         self._functions = {
             (_domain(each), each.name, each.overload): each for each in model.functions
@@ -170,7 +150,7 @@ class Inlined:
         """Return the values of a `Const`; None for other ops and unreadable or too many values."""
         if name in self.arrays:
             return self.arrays[name][1]
-        tensor = self.constants[name].tensor if name in self.constants else None
+        _, tensor = self.constants.get(name, ("", None))
         shape = None if tensor is None else _shape_of(tensor)
         if shape is None or prod(shape) > largest:
             return None
@@ -182,7 +162,7 @@ class Inlined:
     def variables(self) -> tuple[dict[str, Variable], dict[str, str]]:
         """Return two dicts: keys to variables, and names of constant ops to these keys."""
         variables, keys = {}, {}
-        for name, (_, key, tensor) in self.constants.items():
+        for name, (key, tensor) in self.constants.items():
             if (shape := _shape_of(tensor)) is not None:
                 read = partial(read_array, self.file, tensor)
                 find = partial(_find_array, self.file, tensor)
@@ -190,7 +170,7 @@ class Inlined:
                 plain_name = key.removesuffix(":0")
                 variables[key] = Variable(key, plain_name, _dtype_of(tensor), shape, read, find)
                 keys[name] = key
-        used, uses = {stored.key for stored in self.constants.values()}, dict[str, int]()
+        used, uses = {key for key, _ in self.constants.values()}, dict[str, int]()
         for name, (label, array) in self.arrays.items():
             key = _unused(label, used, uses)
             used.add(key)
@@ -212,7 +192,7 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes and names; raise `UnsupportedError` if the total exceeds `_MAX_INLINED`."""
+        """Count nodes and names; raise `UnsupportedError` for more than `_MAX_INLINED` in total."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
             problem = "has too many nodes after its functions are inlined"
@@ -260,12 +240,12 @@ class Inlined:
         """Add the bodies of a node, and a `Merge` op per output; return the names of these ops."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.op_type]:
-            body = self._message(scope.attribute(node, name), _GRAPH)
+            body = self.message(scope.attribute(node, name), _GRAPH)
             if body is None:
                 continue
             names = [each.name for each in body.input]
             tensors = dict(zip(reversed(names), reversed(inputs), strict=False))
-            inner = _Scope(tensors, scope, None, scope.prefix, scope.depth + 1)
+            inner = _Scope(tensors, scope, scope.call, scope.prefix, scope.depth + 1)
             outputs = self._graph(body, inner)
             results.append(outputs[1:] if node.op_type == "Loop" else outputs)
         base = self._unique(scope.prefix + (node.name or _default_name(node)))
@@ -280,7 +260,7 @@ class Inlined:
     def _constant_node(self, node: Any, scope: _Scope) -> str:
         """Return the name of a `Constant` node's op; add a `Const` op if the values are numbers."""
         label = _default_name(node)
-        tensor = self._message(scope.attribute(node, "value"), TENSOR)
+        tensor = self.message(scope.attribute(node, "value"), TENSOR)
         if tensor is not None:
             return self._constant(tensor, label)
         for name in _NUMBERS:
@@ -291,13 +271,17 @@ class Inlined:
                 return given
         return self._unique(node.name or label)
 
-    def _message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
-        """Return the tensor or graph in an attribute, or None. Results are cached."""
+    def message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
+        """Return the tensor or graph that an attribute stores, or None. Results are cached."""
         if attribute is None:
             return None
         key = attribute.begin, kind
         if key not in self._messages:
-            self._messages[key] = message_in(self.file, attribute, kind)
+            number, name = kind
+            fields = find_fields(self.file, attribute, number)
+            spans = [(each.start, each.end) for each in fields if each.kind == 2]
+            message = skeleton(self.file, *spans[-1], name, "the model") if spans else None
+            self._messages[key] = message
         return self._messages[key]
 
     def _constant(self, tensor: Any, label: str) -> str:
@@ -307,13 +291,12 @@ class Inlined:
             tensor.name = label
             self.ops[name] = NodeOp(name, "Const")
             number = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
-            key = f"{label}#{number}" if number else label
-            self.constants[name] = Constant(label, key, tensor)
+            self.constants[name] = f"{label}#{number}" if number else label, tensor
         return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
         """Return the prefix that the names of the constant inputs share (`layer1.bn`), or ""."""
-        labels = [self.constants[name].label for name in inputs if name in self.constants]
+        labels = [self.constants[name][1].name for name in inputs if name in self.constants]
         shared = min(labels) if len(labels) > 1 else ""
         while not all(label.startswith(shared) for label in labels):
             shared = shared[:-1]
@@ -366,14 +349,13 @@ def _domain(message: Any) -> str:
 
 
 def _default_name(node: Any) -> str:
-    """Return the name of a node's first output; before a number, add the type, as in `Conv_12`."""
+    """Return the name of a node's first output; a number follows the op's type: `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)
 
 
 def _dtype_of(tensor: Any) -> str:
-    """Return the name of a tensor's dtype in NumPy or ml_dtypes; `type 99` for an unknown dtype."""
     return ONNX.get(tensor.data_type, f"type {tensor.data_type}")
 
 
@@ -396,7 +378,7 @@ def read_array(file: File, tensor: Any) -> Array:
 
 
 def _find_array(file: File, tensor: Any) -> Sequence[Range]:
-    """Return the range of a tensor's raw bytes; if there are none, the range of the TensorProto."""
+    """Return the range of a tensor's raw bytes; without raw bytes, the range of the TensorProto."""
     dtype, shape = find_dtype(_dtype_of(tensor)), _shape_of(tensor)
     if dtype is None or shape is None:
         return ()
@@ -418,7 +400,7 @@ def _place(file: File, tensor: Any, needed: int) -> tuple[File, int] | None:
         holder = file.part(location)
         if holder is None:
             problem = "the file with the model's tensors is missing"
-            raise NotFoundError(f"{file.path}: {location}", problem, "copy it too")
+            raise NotFoundError(f"{file.path}: {location}", problem, "copy this file, too")
     else:
         raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
         if not raw:
@@ -463,10 +445,8 @@ def numbers_in(file: File, attribute: Any | None) -> Array | None:
     """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
     if attribute is None:
         return None
-    if attribute.HasField("f"):
-        return np.array(attribute.f, np.float32)
-    if attribute.HasField("i"):
-        return np.array(attribute.i, np.int64)
+    if (number := scalar(attribute, "f", "i")) is not None:
+        return np.array(number, np.float32 if isinstance(number, float) else np.int64)
     length = attribute.end - attribute.begin
     if length > _LONGEST_LIST:
         return None
@@ -474,12 +454,3 @@ def numbers_in(file: File, attribute: Any | None) -> Array | None:
     if lists.floats:
         return np.array(lists.floats, np.float32)
     return np.array(lists.ints, np.int64) if lists.ints else None
-
-
-def message_in(file: File, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
-    """Return the `skeleton` of an attribute's tensor or graph; None if the attribute has none."""
-    if attribute is None:
-        return None
-    number, name = kind
-    fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
-    return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None

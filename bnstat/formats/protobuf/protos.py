@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.dtypes import DATA_TYPES
 from bnstat.formats.protobuf.wire import Decoding, Field, Window, field, scan
@@ -124,7 +126,7 @@ message starts and ends. Only bnstat's message types have these fields."""
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message of the type `name`, such as `GraphDef`.
 
-    Invalid data raises a `DamagedError` about the file `where` and the message `what` (or `name`).
+    Invalid data raises a `DamagedError`: "WHERE: WHAT cannot be parsed". WHAT defaults to `name`.
     """
     from google.protobuf.message import DecodeError
 
@@ -169,8 +171,17 @@ def complete(file: File, message: Any, what: str) -> Any:
     return parse(message.DESCRIPTOR.name, data, file.path, what)
 
 
+def scalar(message: Any, *fields: str) -> float | int | bool | str | None:
+    """Return the value of the first of these optional fields that is set; None if all are unset."""
+    name = next(filter(message.HasField, fields), None)
+    value: Any = None if name is None else getattr(message, name)
+    if name == "f":  # as the shortest decimal form of the float32, such as 1e-05
+        value = float(str(np.float32(value)))
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields at a path of nested field numbers; `message` is the outer skeleton."""
+    """Return the fields that a path of field numbers leads to, from the skeleton `message` on."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
@@ -183,14 +194,11 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 
 
 class _Layout(NamedTuple):
-    """A message type. `fields` maps field numbers to layouts of messages; None for other fields.
-
-    `has_position`: the type declares `begin` and `end`. `contains_positions`: a nested type does.
-    """
+    """A message type. `fields` maps field numbers to layouts of messages; None for other fields."""
 
     fields: Mapping[int, _Layout | None]
-    has_position: bool
     contains_positions: bool
+    """True if a nested message type declares `begin` and `end`."""
 
 
 @cache
@@ -200,8 +208,7 @@ def _layout(descriptor: Any) -> _Layout:
         for field in descriptor.fields
     }
     nested = [layout for layout in fields.values() if layout is not None]
-    contains_positions = any(each.has_position or each.contains_positions for each in nested)
-    return _Layout(fields, _BEGIN in fields, contains_positions)
+    return _Layout(fields, any(_BEGIN in each.fields or each.contains_positions for each in nested))
 
 
 class _Skeleton:
@@ -220,7 +227,7 @@ class _Skeleton:
             copy = b"".join(self._fields(start, end, layout))
         else:
             copy = self._read(start, end)
-        if layout.has_position:
+        if _BEGIN in layout.fields:
             copy += _POSITION.pack(_BEGIN_TAG, start, _END_TAG, end)
         return copy
 
@@ -230,7 +237,7 @@ class _Skeleton:
                 continue
             nested = layout.fields[each.number] if each.kind == 2 else None
             is_long = each.end - each.begin > _LONG
-            if nested and (is_long or nested.has_position or nested.contains_positions):
+            if nested and (is_long or _BEGIN in nested.fields or nested.contains_positions):
                 yield field(each.number, self.message(each.start, each.end, nested))
             elif not is_long:
                 yield self._read(each.begin, each.end)
@@ -258,9 +265,7 @@ def message_class(name: str) -> Any:
 def _pool() -> Any:
     from google.protobuf import descriptor_pb2, descriptor_pool
 
-    file = descriptor_pb2.FileDescriptorProto(
-        name="bnstat_tf.proto", package=_PACKAGE, syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="tf.proto", package=_PACKAGE, syntax="proto3")
     data_type = file.enum_type.add(name="DataType")
     for number, name in enumerate(DATA_TYPES.split()):
         data_type.value.add(name=f"DT_{name}", number=number)

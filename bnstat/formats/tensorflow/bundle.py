@@ -40,14 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.dtypes import (
-    STRING,
-    as_shape,
-    bytes_needed,
-    dtype_name,
-    find_dtype,
-    numpy_dtype,
-)
+from bnstat.formats.dtypes import as_shape, bytes_needed, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.protobuf.wire import Decoding, WireError, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
 from bnstat.model import Array, Variable
@@ -65,17 +58,12 @@ TEXT_START = re.compile(
 )
 """The start of a SavedModel's graph file in text form."""
 
-NO_NAMES: Mapping[str, str] = {}
-
 _NEWEST_VERSION = 1
 _MAX_OPEN = 64
 _MAX_GUESSED_SHARDS = 10_000
 
-FULL = (0, -1)
-"""A whole dimension."""
-
 TensorSlice = tuple[tuple[int, int], ...]
-"""A part of a tensor: (start, length) in each dimension; length -1 means the whole dimension."""
+"""A part of a tensor: (start, length) in each dimension; length -1 means up to the end."""
 
 Box = tuple[slice, ...]
 """The indices of a part of a tensor."""
@@ -118,26 +106,22 @@ def _signed_increasing(number: int) -> bytes:
     return ((number & ((1 << 8 * width) - 1)) ^ header).to_bytes(width, "big")
 
 
-def shape_of_box(box: Box) -> tuple[int, ...]:
-    """Return the shape of the part of a tensor that `box` selects."""
-    return tuple(indices.stop - indices.start for indices in box)
-
-
 def assemble(
-    shape: tuple[int, ...],
-    dtype: np.dtype[np.generic],
-    parts: Sequence[tuple[Box, Array]],
-    where: str,
+    shape: tuple[int, ...], dtype: np.dtype[Any], parts: Sequence[tuple[Box, Array]], where: str
 ) -> Array:
-    """Join the parts of a tensor; raise `DamagedError` if parts overlap or are missing."""
+    """Join the parts, of any shapes; raise `DamagedError` if parts overlap or do not fit."""
     if sum(array.size for _, array in parts) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     tensor = np.empty(shape, dtype)
     covered = np.zeros(shape, bool)
     for box, array in parts:
-        if covered[box].any():
+        part = covered[box]
+        if part.any():
             raise DamagedError(where, "its slices overlap")
-        tensor[box] = array
+        if part.size != array.size:
+            problem = f"has {array.size} values in a slice of shape {list(part.shape)}"
+            raise DamagedError(where, problem)
+        tensor[box] = array.reshape(part.shape)
         covered[box] = True
     return tensor
 
@@ -167,9 +151,7 @@ def _parse_entry(message: bytes, where: str) -> Entry:
                 shape = _shape(value)
             elif number == 7:
                 extents = _messages(value, 1)
-                slices.append(
-                    tuple((_number(each, 1, 0), _number(each, 2, -1)) for each in extents)
-                )
+                slices.append(tuple((_number(dim, 1, 0), _number(dim, 2, -1)) for dim in extents))
     dtype, shard, offset, size, crc32c = numbers.values()
     return Entry(dtype, shape, shard, offset, size, crc32c, tuple(slices))
 
@@ -200,26 +182,24 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return a dict of shard numbers to names of data files."""
+    """Return number of a shard -> name of its data file."""
     # There can be files of an earlier save with another number of shards.
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
         return {shard: f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in guessed}
-    names: dict[int, tuple[bool, str]] = {}
-    for name in folder.matching(prefix + ".data-"):
-        match = DATA.match(name)
-        if match and match["prefix"] == prefix:
-            shard, candidate = int(match["shard"]), (int(match["shards"]) != shards, name)
-            names[shard] = min(candidate, names.get(shard, candidate))
-    return {shard: name for shard, (_, name) in names.items()}
+    names: dict[int, str] = {}
+    matches = filter(None, map(DATA.match, folder.matching(prefix + ".data-")))
+    for match in sorted(matches, key=lambda match: int(match["shards"]) != shards):
+        if match["prefix"] == prefix:
+            names.setdefault(int(match["shard"]), match[0])
+    return names
 
 
 class Bundle:
-    """The tensors of a checkpoint. The prefix, such as `model.ckpt-1200`, may be empty.
+    """The tensors of a checkpoint. `prefix`, such as `model.ckpt-1200`, may be empty.
 
     The index is read completely. Data files are opened immediately, so that they can be read even
-    if the checkpoint is deleted later. If `data` is false, no tensors will be read, and the data
-    files need not exist.
+    if the checkpoint is deleted later. With `data=False`, only the index needs to exist.
     """
 
     def __init__(self, folder: Folder, prefix: str, data: bool) -> None:
@@ -261,9 +241,9 @@ class Bundle:
         shards = message.get(1, 0)
         return shards if isinstance(shards, int) else 0
 
-    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
-        """Return the variables by key. `names` maps keys to names; the default name is the key."""
-        return _Variables(self, names)
+    def variables(self, names: Mapping[str, str] | None = None) -> Mapping[str, Variable]:
+        """Return the variables by key. A variable that is not in `names` has its key as name."""
+        return _Variables(self, {} if names is None else names)
 
     def entry(self, key: str) -> Entry:
         """Return the entry of a tensor; raise `DamagedError` if the entry is damaged or missing."""
@@ -279,7 +259,7 @@ class Bundle:
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
         parts = []
         for box, stored in self._parts(key, entry, where):
-            shape = shape_of_box(box)
+            shape = tuple(indices.stop - indices.start for indices in box)
             if bytes_needed(shape, dtype) != stored.size:
                 problem = f"{stored.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
                 raise DamagedError(where, problem)
@@ -299,7 +279,7 @@ class Bundle:
         return [*filter(None, places)]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
-        """Yield (indices, entry) for each slice of a tensor, or once for an unsliced tensor."""
+        """Yield (box, entry) for each slice of a tensor; an unsliced tensor counts as one slice."""
         if not entry.slices:
             yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
@@ -310,10 +290,10 @@ class Bundle:
             yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
-        """Return the bytes of the string in a scalar string tensor."""
+        """Return the bytes of a tensor that stores a single string."""
         entry = self.entry(key)
         where = f"{self.path}, {key}"
-        if entry.dtype != STRING or entry.shape != ():
+        if dtype_name(entry.dtype) != "string" or entry.shape != ():
             raise DamagedError(where, "is not a single string")
         data = self._read_bytes(entry, where)
         with Decoding(where, "the string's length"):

@@ -22,7 +22,6 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -31,16 +30,7 @@ from bnstat.errors import BnstatError, DamagedError, first_line
 from bnstat.formats.contents import Contents, Graph, Layer, Objects, Reading
 from bnstat.formats.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.bundle import (
-    FULL,
-    NO_NAMES,
-    Bundle,
-    TensorSlice,
-    assemble,
-    box_of,
-    shape_of_box,
-    slice_key,
-)
+from bnstat.formats.tensorflow.bundle import Bundle, TensorSlice, assemble, box_of, slice_key
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
 from bnstat.formats.tensorflow.sstable import Table
 from bnstat.model import Array, Source, Variable
@@ -81,8 +71,8 @@ def contents_of_objects(
 ) -> Contents:
     """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    If the object graph cannot be read, raise an error or, if no values are requested, name the
-    variables by their keys.
+    An unreadable object graph raises an error only if values are requested. If not, the variables
+    are named by their keys.
     """
     try:
         nodes = read_nodes(tensors.read_string(KEY), tensors.path)
@@ -95,18 +85,11 @@ def contents_of_objects(
         names = {key: path_name(key) for key in tensors.variables() if key.endswith(VALUE)}
         return Contents(source, tensors.variables(names), names=names, notes=notes)
     best = BestNames(nodes)
-    return Contents(
-        source,
-        tensors.variables(best),
-        names=best,
-        search=best.ending_with,
-        objects=nodes,
-        notes=notes,
-    )
+    search, variables = best.ending_with, tensors.variables(best)
+    return Contents(source, variables, names=best, search=search, objects=nodes, notes=notes)
 
 
 def _global_step(variables: Mapping[str, Variable]) -> int | None:
-    """Return the training step that TensorFlow 1 stores in the variable `global_step`, or None."""
     if "global_step" not in variables:
         return None
     try:
@@ -119,7 +102,7 @@ def _global_step(variables: Mapping[str, Variable]) -> int | None:
 def _meta_graphs(
     folder: Folder, prefix: str, keys: Container[str]
 ) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that yields the graph beside a checkpoint; None if there is no graph."""
+    """Return a function that yields the graph in `PREFIX.meta`; None without a readable file."""
     meta = folder.file(prefix + ".meta")
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
@@ -157,12 +140,7 @@ class _TensorV1:
                 raise DamagedError(self.where, "a slice of this tensor is missing")
             message = parse("SavedTensorSlices", stored, self.where).data.data
             values = listed_values(message, self.dtype, self.where)
-            box = box_of(part, self.shape, self.where)
-            shape = shape_of_box(box)
-            if len(values) != prod(shape):
-                problem = f"has {len(values)} values in a slice of shape {list(shape)}"
-                raise DamagedError(self.where, problem)
-            parts.append((box, values.reshape(shape)))
+            parts.append((box_of(part, self.shape, self.where), values))
         return assemble(self.shape, dtype, parts, self.where)
 
     def extents(self) -> list[Range]:
@@ -209,10 +187,7 @@ def saved_slices(table: Table, path: str) -> Iterator[tuple[Any, list[TensorSlic
         raise DamagedError(path, "is an SSTable, but not a checkpoint")
     for saved in parse("SavedTensorSlices", header, path).meta.tensor:
         slices = [
-            tuple(
-                (extent.start, extent.length) if extent.HasField("length") else FULL
-                for extent in part.extent
-            )
+            tuple((dim.start, dim.length if dim.HasField("length") else -1) for dim in part.extent)
             for part in saved.slice
         ]
         yield saved, slices
@@ -231,7 +206,8 @@ class TensorflowTensors:
         self._shapes: dict[str, list[int]] = self._attempt(self._reader.get_variable_to_shape_map)
         self._dtypes = self._attempt(self._reader.get_variable_to_dtype_map)
 
-    def variables(self, names: Mapping[str, str] = NO_NAMES) -> Mapping[str, Variable]:
+    def variables(self, names: Mapping[str, str] | None = None) -> Mapping[str, Variable]:
+        names = names or {}
         return {
             key: Variable(
                 key,
@@ -261,7 +237,7 @@ class TensorflowTensors:
 def importing_tensorflow(purpose: str) -> Iterator[None]:
     """A context for importing TensorFlow. Hide stderr; convert any error to a `BnstatError`.
 
-    `purpose` completes the error message "is needed ...", as in `to run a model`.
+    `purpose` follows "is needed" in the error message, for example `to run a model`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

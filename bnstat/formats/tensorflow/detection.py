@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from bnstat.errors import BnstatError, NotFoundError
@@ -37,44 +38,40 @@ NAME = "checkpoint"
 SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
 """The name of a shard of a V1 checkpoint."""
 
-_LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
+_LINE = re.compile(rb'^\s*(\w+)\s*:\s*(["\'])((?:\\.|(?!\2)[^\\])*)\2\s*$')
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 _MAX_STATE = 16 << 20
+_FIELDS = (b"model_checkpoint_path", b"all_model")
 _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f][\x0a\x12\x1a\x22\x2a\x32\x3a]|\0)")
 """The start of a SavedModel: `saved_model_schema_version: 1`, then a MetaGraphDef, which starts
 with one of its seven fields. An ONNX file of version 1 has the producer's name instead of the
 MetaGraphDef; this name starts with a letter."""
 _META = ".meta"
-
 _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
 
 
 class State(NamedTuple):
-    """The names of the checkpoints that the file `checkpoint` lists; `names` is oldest first."""
+    """The checkpoints that a file `checkpoint` lists: the newest, and all from the oldest on."""
 
     newest: str | None = None
     names: tuple[str, ...] = ()
 
 
 def read_state(folder: Folder, name: str = NAME) -> State:
-    """Return the checkpoints listed in the file `name`; an empty `State` if missing or invalid."""
+    """Return the checkpoints that a file lists; an empty `State` for a missing or invalid file."""
     file = folder.file(name)
-    if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
-        return State()
-    if not file.head(64).lstrip().startswith((b"model_checkpoint_path", b"all_model")):
+    if file is None or file.size > _MAX_STATE or not file.head(64).lstrip().startswith(_FIELDS):
         return State()
     newest, names = None, []
     for match in filter(None, map(_LINE.match, file.read().splitlines())):
-        quoted = match[2] if match[2] is not None else match[3]
-        path = _ESCAPE.sub(_unescaped, quoted).decode("utf-8", "surrogateescape")
+        path = _ESCAPE.sub(_unescaped, match[3]).decode("utf-8", "surrogateescape")
         name = re.split(r"[/\\]", path)[-1]
         if match[1] == b"model_checkpoint_path":
             newest = name
         elif match[1] == b"all_model_checkpoint_paths":
             names.append(name)
-    every = (*names, newest) if newest else names
-    return State(newest, tuple(dict.fromkeys(filter(None, every))))
+    return State(newest, tuple(dict.fromkeys(filter(None, (*names, newest)))))
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
@@ -117,9 +114,7 @@ def has_saved_model(folder: Folder) -> bool:
 
 def is_v1(file: File) -> bool:
     """Return True if the file is a shard of a V1 checkpoint."""
-    if not is_table(file):
-        return False
-    header = Table(file).get(b"")
+    header = Table(file).get(b"") if is_table(file) else None
     # Field 1 is a message in V1 checkpoints (`meta`), and a varint in bundles.
     return header is not None and header[:1] == b"\x0a"
 
@@ -142,7 +137,7 @@ class SavedModels(Finder):
 
 
 def _saved_model_around(folder: Folder) -> Folder | None:
-    """Return the parent folder if `folder` is the `variables/` of a SavedModel, or else None."""
+    """Return the SavedModel whose `variables/` is `folder`; None for other folders."""
     parent = folder.parent() if folder.name == VARIABLES else None
     return parent if parent is not None and has_saved_model(parent) else None
 
@@ -226,7 +221,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return a folder's bundles and `state`'s V1 checkpoints; without any, all V1 checkpoints."""
+    """Return a folder's bundles and listed V1 checkpoints; if none exist, all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:
@@ -240,21 +235,16 @@ def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
             models[v1.name or name] = v1
     if not models:
         names = [name for name in names if not name.endswith(_META) and not DATA.match(name)]
-        in_files = models_in_files(folder, names, Checkpoints().model_in_file)
+        in_files = models_in_files(folder, names, [Checkpoints()])
         models = {model.name or "": model for model in in_files}
     newest = None if state.newest is None else _v1_prefix(state.newest)
     return sorted_by_age(list(models.values()), newest) if models else None
 
 
 def _bundle(folder: Folder, prefix: str) -> StoredModel:
-    return StoredModel(
-        lambda source, reading: open_checkpoint(folder, prefix, source, reading),
-        prefix,
-        step_of(prefix),
-        folder.modified(prefix + INDEX),
-        lambda: folder.times(prefix + "."),
-        is_tensorflow=True,
-    )
+    open_, times = partial(open_checkpoint, folder, prefix), partial(folder.times, prefix + ".")
+    modified = folder.modified(prefix + INDEX)
+    return StoredModel(open_, prefix, step_of(prefix), modified, times, is_tensorflow=True)
 
 
 def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
@@ -279,7 +269,7 @@ def _v1_prefix(name: str) -> str:
 
 
 def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> StoredModel:
-    """Return a V1 checkpoint: the shards that `sharded` matched or, if None, the file `name`."""
+    """Return the V1 checkpoint in the file `name`, or in the shards whose names `sharded` gives."""
     prefix, names = name, [name]
     if sharded:
         prefix, count = sharded["prefix"], sharded["shards"]
@@ -294,11 +284,8 @@ def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> Stored
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 
-    return StoredModel(
-        open_,
-        prefix,
-        step_of(prefix),
-        folder.modified(names[0]),
-        lambda: {name: folder.modified(name) for name in names},
-        is_tensorflow=True,
-    )
+    def times() -> dict[str, float]:
+        return {name: folder.modified(name) for name in names}
+
+    modified = folder.modified(names[0])
+    return StoredModel(open_, prefix, step_of(prefix), modified, times, is_tensorflow=True)

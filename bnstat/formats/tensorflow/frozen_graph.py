@@ -100,12 +100,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the constants and the graph of a file.
-
-    Raises:
-        DamagedError: the file is truncated, or not a graph.
-        UnsupportedError: the graph is too large.
-    """
+    """Return the constants and the graph of a file."""
     return _open(file, source)[0]
 
 
@@ -180,32 +175,27 @@ def contents_of_graph(
     return Contents(source, variables, names=names, graphs=lambda: (graph,), notes=notes)
 
 
-def _extents(
-    file: File, node: Any, shape: tuple[int, ...], dtype: np.dtype[np.generic]
-) -> Sequence[Range]:
-    """Return the range of a constant's raw bytes; if there are none, the range of the NodeDef."""
+def _extents(file: File, node: Any, shape: tuple[int, ...], kind: np.dtype[Any]) -> Sequence[Range]:
+    """Return the range of a constant's raw bytes; without raw bytes, the range of the NodeDef."""
     raw = find_fields(file, node, *_CONTENT_IN_NODE)
-    if len(raw) == 1 and raw[0].end - raw[0].start == bytes_needed(shape, dtype):
-        return extents(file, raw[0].start, raw[0].end - raw[0].start, dtype, shape)
+    if len(raw) == 1 and raw[0].end - raw[0].start == bytes_needed(shape, kind):
+        return extents(file, raw[0].start, raw[0].end - raw[0].start, kind, shape)
     return extents(file, node.begin, node.end - node.begin, None, shape)
 
 
 def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
-    folded = sum(name.endswith(_FOLDED) for name in ops)
-    if folded:
+    if folded := sum(name.endswith(_FOLDED) for name in ops):
         yield (
             f"batch norm was folded into {count(folded, 'convolution')}: "
             "nothing of it is left to show"
         )
     constants = (name for name, op in ops.items() if op.type == "Const")
-    reduced = sum(_SHIFT.fullmatch(name) is not None for name in constants)
-    if reduced:
+    if reduced := sum(_SHIFT.fullmatch(name) is not None for name in constants):
         yield (
             f"{count(reduced, 'batch-norm layer')} became a scale and a shift when constants were "
             "folded: gamma, beta and the statistics are not in this file"
         )
-    absent = sum(op.type in VARIABLES for op in ops.values())
-    if absent:
+    if absent := sum(op.type in VARIABLES for op in ops.values()):
         yield (
             f"the values of {count(absent, 'variable')} are not in this file, "
             "but in the checkpoint that belongs to it (inspect --no-values shows names and "

@@ -27,18 +27,11 @@ import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
-from bnstat.formats.dtypes import (
-    as_shape,
-    bytes_needed,
-    dtype_name,
-    from_little_endian,
-    numpy_dtype,
-)
+from bnstat.formats.dtypes import as_shape, dtype_name, from_little_endian, numpy_dtype
+from bnstat.formats.protobuf.protos import scalar
 from bnstat.model import Array
 
-VARIABLES = frozenset(
-    {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
-)
+VARIABLES = {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
 """The types of ops that hold a variable."""
 MAX_NODES = 250_000
 """Graphs with more nodes count as empty."""
@@ -53,10 +46,7 @@ _VALUES = {
     **dict.fromkeys(("float16", "bfloat16"), "half_val"),
     "float32": "float_val",
     "float64": "double_val",
-    "int64": "int64_val",
-    "bool": "bool_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
+    **{name: f"{name}_val" for name in ("int64", "bool", "uint32", "uint64")},
 }
 """The field of a TensorProto that lists the values, by dtype."""
 
@@ -126,7 +116,8 @@ def decode_tensor(tensor: Any, where: str) -> Array:
     shape = shape_of(tensor.tensor_shape)
     if shape is None:
         raise DamagedError(where, "is a constant of unknown shape")
-    count, size = prod(shape), bytes_needed(shape, dtype)
+    count = prod(shape)
+    size = count * dtype.itemsize
     if content := tensor.tensor_content:
         if len(content) != size:
             raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
@@ -142,7 +133,7 @@ def decode_tensor(tensor: Any, where: str) -> Array:
 
 
 def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
-    """Return a top-level graph; `keys` are the checkpoint keys that its variables may have.
+    """Return a top-level graph; `keys` are the keys of the checkpoint that belongs to it.
 
     The key of a variable is in the graph's save ops, or is the name of the variable's op. All
     slices of a partitioned variable have the same key.
@@ -185,8 +176,8 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
-    functions follow, fewest variables first, so that layers come before models. A function without
-    variables is omitted; so is a function that an earlier one calls with the same variables.
+    functions follow, fewest variables first, so that layers come before models. Functions without
+    variables are omitted, and functions that an earlier function calls with the same variables.
     """
     inliner = _Inliner(meta_graph.graph_def)
     functions = inliner.functions
@@ -206,7 +197,7 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """If a function only calls another, follow the call; return the final name and variables."""
+    """Follow functions that only call another function; return the last name and variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -234,7 +225,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return {variable op: {checkpoint key: slice}} of saved values; () is the whole variable."""
+    """Return variable op -> checkpoint key -> saved slice; () is the whole variable."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -334,26 +325,14 @@ class Node:
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return an attribute: a number, bool, string or dtype's number; None for all others."""
-        if name not in self.node.attr:
-            return None
-        value = self.node.attr[name]
-        if value.HasField("f"):  # as the shortest decimal form of the float32, such as 1e-05
-            return float(str(np.float32(value.f)))
-        if value.HasField("s"):
-            text: str = value.s.decode("utf-8", "replace")
-            return text
-        for kind in ("i", "b", "type"):
-            if value.HasField(kind):
-                number: int | bool = getattr(value, kind)
-                return number
-        return None
+        attributes = self.node.attr
+        return scalar(attributes[name], "f", "s", "i", "b", "type") if name in attributes else None
 
     @property
     def tensor(self) -> Any | None:
         """The `TensorProto` of a constant; None for other ops."""
-        if self.type != "Const" or "value" not in self.node.attr:
-            return None
-        return self.node.attr["value"].tensor
+        is_constant = self.type == "Const" and "value" in self.node.attr
+        return self.node.attr["value"].tensor if is_constant else None
 
 
 @dataclass(slots=True, eq=False)
@@ -422,7 +401,7 @@ class _Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Count the bodies of these functions as added; return False if that exceeds the limit."""
+        """Subtract functions' bodies from the nodes left; return False if too few are left."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False
@@ -493,11 +472,9 @@ class _Inliner:
                 names += filter(None, (text, *(function.name for function in functions)))
         elif node.op in self.functions:
             names = [node.op]
-        if len(active) >= _MAX_DEPTH or any(
-            name in active or name not in self.functions for name in names
-        ):
-            return []
-        return names if names and self.affords(*names) else []
+        are_expandable = all(name in self.functions and name not in active for name in names)
+        can_inline = names and are_expandable and len(active) < _MAX_DEPTH and self.affords(*names)
+        return names if can_inline else []
 
 
 def all_nodes(graph_def: Any) -> Iterator[Any]:

@@ -149,10 +149,8 @@ class _ObjectGraph(Objects):
         by_tail = {tail: tuple(same) for tail, same in lists.items()}
         names = {*endings, *(ending[1:] for ending in endings)}
         tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
-        spans = (*self._full_names, *self._paths)
-        selected = self._matches(*spans[:2], length, tails) | self._matches(
-            *spans[2:], length, tails
-        )
+        full_names, paths = self._full_names, self._paths
+        selected = self._matches(*full_names, length, tails) | self._matches(*paths, length, tails)
 
         def may_end(start: int, end: int) -> bool:
             # Many names can have the same last bytes as one of many long endings.
@@ -162,9 +160,8 @@ class _ObjectGraph(Objects):
             # The search in the set is first, because most endings are complete names.
             return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
 
-        for name, name_end, key, path_end in zip(
-            *(span[selected].tolist() for span in spans), strict=True
-        ):
+        offsets = (numbers[selected].tolist() for numbers in (*full_names, *paths))
+        for name, name_end, key, path_end in zip(*offsets, strict=True):
             if not (may_end(name, name_end) or may_end(key, path_end)):
                 continue
             stored = text(self._message[key : path_end + len(VALUE)])
@@ -174,7 +171,7 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask: True if a string is too short, or its end is in `tails` or has a dot."""
+        """Return a mask: True for short strings, and for ends that have a dot or are in `tails`."""
         # A dot may be part of an escape.
         tail = np.zeros_like(end)
         selected = end - start < length
@@ -188,12 +185,12 @@ class _ObjectGraph(Objects):
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return two arrays: where the values start, or -1 for another tag, and where they end."""
+        """Return the start and end offsets of fields' values; the start is -1 for another tag."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
     def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Decode varints of one or two bytes; return two arrays: values and next positions."""
+        """Decode varints of one or two bytes; return their values, and the positions after them."""
         first, second = self._byte(position), self._byte(position + 1)
         is_long = first >= 0x80
         value = np.where(is_long, first & 0x7F | second << 7, first)
@@ -275,9 +272,7 @@ class BestNames(Mapping[str, str]):
         return best_names(self._graph)
 
     def __getitem__(self, key: str) -> str:
-        if key not in self._searched:
-            return self._all[key]
-        name = self._searched[key]
+        name = self._searched[key] if key in self._searched else self._all[key]
         if name is None:
             raise KeyError(key)
         return name
@@ -306,7 +301,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(full_names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return a dict of second copies' keys to the keys of first copies with the same full name."""
+    """Return key of a second copy -> keys of the first copies, which have the same full name."""
     again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
     first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():

@@ -91,7 +91,7 @@ def _without_variables(
         raise NotFoundError(
             f"{folder.path}/{VARIABLES}",
             "the folder of the SavedModel's variables is missing",
-            f"copy it beside {BINARY}, which holds the graph alone; "
+            f"copy the folder beside {BINARY}, which contains only the graph; "
             "inspect --no-values shows names and settings",
         )
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
@@ -124,7 +124,7 @@ def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Conten
 
 
 def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
-    """Return captured variables' keys by function name; None replaces a key not in `keys`."""
+    """Return function name -> keys of captured variables; None for a key that is not in `keys`."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
@@ -138,14 +138,11 @@ def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) 
 
 def _declared_by_objects(saved: Any, source: Source, notes: Sequence[str]) -> Contents:
     """Return the object graph and the variables that the nodes of a SavedObjectGraph declare."""
-    paths = _shortest_paths(saved)
+    paths, indices = _shortest_paths(saved), range(len(saved))
     nodes, declared = [], {}
     for index, node in enumerate(saved):
-        children = {
-            child.local_name: child.node_id
-            for child in node.children
-            if 0 <= child.node_id < len(saved)
-        }
+        valid = (child for child in node.children if child.node_id in indices)
+        children = {child.local_name: child.node_id for child in valid}
         key, name = None, ""
         if node.HasField("variable") and index in paths:
             name, kind = node.variable.name.partition(":")[0], node.variable

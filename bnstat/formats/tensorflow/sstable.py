@@ -107,7 +107,7 @@ def decompress(block: bytes) -> bytes:
         if len(text) > size:
             break
     if len(text) != size:
-        raise WireError(f"it decompresses to {len(text)} bytes instead of {size}")
+        raise WireError(f"decompresses to {len(text)} bytes instead of {size}")
     return bytes(text)
 
 
@@ -185,7 +185,7 @@ class Table:
         self._file.prefetch([(offset, size + TRAILER) for _, offset, size in self.blocks])
 
     def place(self, key: bytes) -> Range | None:
-        """Return the range of the block (with trailer) that can contain a key; None if none can."""
+        """Return the range of the block, with trailer, that can contain a key, or None."""
         handle = self.handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 
@@ -219,11 +219,11 @@ class Table:
 def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (key, value) for each entry in the contents of a block."""
     if len(contents) < 4:
-        raise WireError("it is too short")
+        raise WireError("too short")
     restarts = int.from_bytes(contents[-4:], "little")
     position, end = 0, len(contents) - 4 - 4 * restarts
     if end < 0:
-        raise WireError(f"it claims {restarts} restart points, more than fit into it")
+        raise WireError(f"too short for {restarts} restart points")
     key = b""
     left = _KEYS_PER_BYTE * len(contents) + _KEYS_AT_LEAST
     while position < end:
@@ -242,7 +242,7 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
         key = key[:shared] + contents[position:key_end]
         left -= len(key)
         if left < 0:
-            raise WireError("its keys exceed the length limit")
+            raise WireError("the keys exceed the length limit")
         yield key, contents[key_end:value_end]
         position = value_end
 

@@ -25,16 +25,11 @@ v1 = tf.compat.v1
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")
 
 
-class Norm(tf.Module):
-    def __init__(self, arrays: dict[str, Any]) -> None:
-        super().__init__()
-        for role, array in arrays.items():
-            setattr(self, role, tf.Variable(array, name=f"net/{role}"))
-
-
 @pytest.fixture
 def by_objects(tmp_path: Path) -> Path:
-    tf.train.Checkpoint(norm=Norm(named.layer(1))).write(str(tmp_path / "m"))
+    arrays = named.layer(1).items()
+    variables = {role: tf.Variable(array, name=f"net/{role}") for role, array in arrays}
+    tf.train.Checkpoint(norm=tf.train.Checkpoint(**variables)).write(str(tmp_path / "m"))
     return tmp_path / "m"
 
 
@@ -95,18 +90,6 @@ TYPES = ["float32", "float64", "int32", "uint8", "int16", "int8", "int64",
 """The last five cannot be read by TensorFlow."""
 
 
-def save_v1(path: Path, parts: list[tuple[str, str, Any]]) -> Path:
-    """Save (name, slice, tensor) parts in one V1 file."""
-    names, slices, tensors = zip(*parts, strict=True)
-    tf.raw_ops.SaveSlices(
-        filename=str(path),
-        tensor_names=list(names),
-        shapes_and_slices=list(slices),
-        data=[tf.constant(tensor) for tensor in tensors],
-    )
-    return path
-
-
 def assert_holds(path: Path, expected: Mapping[str, Any]) -> None:
     variables = bnstat.load(path).stored
     assert set(variables) == set(expected)
@@ -119,7 +102,7 @@ def test_types_in_v1(tmp_path: Path, dtype: str) -> None:
     plain = dtype.removeprefix("q")
     array = (np.random.default_rng(1).random((3, 4)) * 100 - 50).astype(plain)
     tensor = array if plain == dtype else tf.bitcast(array, getattr(tf, dtype))
-    path = save_v1(tmp_path / "m", [("a/b", "", tensor), ("scalar", "", tensor[0, 0])])
+    path = named.save_v1(tmp_path / "m", [("a/b", "", tensor), ("scalar", "", tensor[0, 0])])
     assert is_v1(LocalFile(str(path)))
     assert_holds(path, {"a/b": array, "scalar": array[0, 0]})
 
@@ -127,7 +110,7 @@ def test_types_in_v1(tmp_path: Path, dtype: str) -> None:
 def test_odd_floats(tmp_path: Path) -> None:
     bits = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x80000000, 1], np.uint32)
     array = bits.view(np.float32)
-    assert_holds(save_v1(tmp_path / "m", [("x", "", array)]), {"x": array})
+    assert_holds(named.save_v1(tmp_path / "m", [("x", "", array)]), {"x": array})
 
 
 def test_slices_in_two_shards(tmp_path: Path) -> None:
@@ -135,26 +118,24 @@ def test_slices_in_two_shards(tmp_path: Path) -> None:
     for shard, (at, size) in enumerate(((0, 2), (2, 3))):
         name = f"m-{shard:05d}-of-00002"
         parts = [("k", f"5 4 {at},{size}:-", whole[at : at + size]), (f"own{shard}", "", whole)]
-        save_v1(tmp_path / name, parts)
+        named.save_v1(tmp_path / name, parts)
     expected = {"k": whole, "own0": whole, "own1": whole}
     for name in ("m", "m-00000-of-00002", "m-00001-of-00002", "m-?????-of-00002"):
         assert_holds(tmp_path / name, expected)
     (tmp_path / "m-00001-of-00002").unlink()
-    with pytest.raises(
-        NotFoundError, match="m-00001-of-00002: this shard of the checkpoint is missing"
-    ):
+    with pytest.raises(NotFoundError, match="m-00001-of-00002: this shard"):
         bnstat.load(tmp_path / "m")
 
 
 def test_a_name_that_claims_many_shards(tmp_path: Path) -> None:
-    path = save_v1(tmp_path / "m-00001-of-99999", [("k", "", np.zeros(3))])
+    path = named.save_v1(tmp_path / "m-00001-of-99999", [("k", "", np.zeros(3))])
     with bounded(), pytest.raises(NotFoundError, match="this shard of the checkpoint is missing"):
         bnstat.load(path)
 
 
 def test_contradictory_shards(tmp_path: Path) -> None:
-    save_v1(tmp_path / "m-00000-of-00002", [("k", "", np.zeros(3))])
-    save_v1(tmp_path / "m-00001-of-00002", [("k", "", np.zeros(4))])
+    named.save_v1(tmp_path / "m-00000-of-00002", [("k", "", np.zeros(3))])
+    named.save_v1(tmp_path / "m-00001-of-00002", [("k", "", np.zeros(4))])
     with pytest.raises(DamagedError, match="another shape or dtype in another shard"):
         bnstat.load(tmp_path / "m")
 

@@ -55,11 +55,7 @@ def pb(tmp_path: Path) -> Path:
 
 
 def test_float_constants_are_the_variables(pb: Path) -> None:
-    values = {
-        "vector": np.float32([1, 2, 3]),
-        "matrix": np.float64([[1, 2]]),
-        "half": np.float16([1.5]),
-    }
+    values = {"a": np.float32([1, 2, 3]), "b": np.float64([[1, 2]]), "c": np.float16([1.5])}
     others = {
         "scalar": tensor(np.float32(1)),
         "indices": tensor(np.int32([1])),

@@ -89,52 +89,42 @@ def test_floats_in_the_fewest_digits_of_float32(value: float) -> None:
 
 
 def test_variables_by_their_names() -> None:
-    graph = graph_of(
-        graph_def(
-            ("bn/gamma", "VariableV2", []),
-            ("handle", "VarHandleOp", [], {"shared_name": b"bn/beta"}),
-            ("bn/mean/part_0", "VariableV2", []),
-            ("bn/mean/part_1", "VariableV2", []),
-            ("local", "VariableV2", []),
-            ("bn/no_variable", "Const", []),
-        ),
-        {"bn/gamma", "bn/beta", "bn/mean", "bn/no_variable"},
+    message = graph_def(
+        ("bn/gamma", "VariableV2", []),
+        ("handle", "VarHandleOp", [], {"shared_name": b"bn/beta"}),
+        ("bn/mean/part_0", "VariableV2", []),
+        ("bn/mean/part_1", "VariableV2", []),
+        ("local", "VariableV2", []),
+        ("bn/no_variable", "Const", []),
     )
-    assert graph.variables == {
-        "bn/gamma": "bn/gamma",
-        "handle": "bn/beta",
-        "bn/mean/part_0": "bn/mean",
-        "bn/mean/part_1": "bn/mean",
-    }
+    graph = graph_of(message, {"bn/gamma", "bn/beta", "bn/mean", "bn/no_variable"})
+    parts = {"bn/mean/part_0": "bn/mean", "bn/mean/part_1": "bn/mean"}
+    assert graph.variables == {"bn/gamma": "bn/gamma", "handle": "bn/beta", **parts}
 
 
 @pytest.mark.parametrize(("op", "before"), [("SaveV2", ["names", "slices"]), ("Save", ["names"])])
 def test_variables_by_the_names_that_the_saver_gives(op: str, before: list[str]) -> None:
-    graph = graph_of(
-        graph_def(
-            ("a", "VarHandleOp", []),
-            ("b", "VariableV2", []),
-            ("a/read", "ReadVariableOp", ["a"]),
-            ("names", "Const", [], {"value": strings(b"stored/a", b"stored/b")}),
-            ("save", op, ["prefix", *before, "a/read", "b"]),
-        ),
-        {"stored/a", "stored/b"},
+    message = graph_def(
+        ("a", "VarHandleOp", []),
+        ("b", "VariableV2", []),
+        ("a/read", "ReadVariableOp", ["a"]),
+        ("names", "Const", [], {"value": strings(b"stored/a", b"stored/b")}),
+        ("save", op, ["prefix", *before, "a/read", "b"]),
     )
+    graph = graph_of(message, {"stored/a", "stored/b"})
     assert graph.variables == {"a": "stored/a", "b": "stored/b"}
 
 
 def test_constants() -> None:
     tensor = proto([], float_val=[0.5])
-    graph = graph_of(
-        graph_def(
-            ("c", "Const", [], {"value": tensor}),
-            ("large", "Const", [], {"value": proto([1 << 40], float_val=[0.5])}),
-            ("empty", "Const", []),
-            ("text", "Const", [], {"value": strings(b"a")}),
-            ("other", "Identity", ["c"], {"value": tensor}),
-        ),
-        (),
+    message = graph_def(
+        ("c", "Const", [], {"value": tensor}),
+        ("large", "Const", [], {"value": proto([1 << 40], float_val=[0.5])}),
+        ("empty", "Const", []),
+        ("text", "Const", [], {"value": strings(b"a")}),
+        ("other", "Identity", ["c"], {"value": tensor}),
     )
+    graph = graph_of(message, ())
     assert same_bits(graph.constant("c"), np.array(0.5, np.float32))
     for name in ("large", "empty", "text", "other", "missing"):
         assert graph.constant(name) is None
@@ -154,13 +144,8 @@ def test_call_is_replaced_by_its_body() -> None:
         message, "inner", ["a", "b"], {"first": "b", "second": "sum:z:0"},
         ("sum", "Add", ["a", "fused:batch_variance:0"]), ("fused", "FusedBatchNormV3", ["b"]),
     )  # fmt: skip
-    assert inputs(graph_of(message, ())) == {
-        "x": [],
-        "call/sum": ["x", "call/fused:2"],
-        "call/fused": ["v:1"],
-        "y": ["call/sum"],
-        "missing": ["x"],
-    }
+    called = {"call/sum": ["x", "call/fused:2"], "call/fused": ["v:1"]}
+    assert inputs(graph_of(message, ())) == {"x": [], **called, "y": ["call/sum"], "missing": ["x"]}
 
 
 @pytest.mark.parametrize(
@@ -174,20 +159,14 @@ def test_call_is_replaced_by_its_body() -> None:
     ],
 )
 def test_other_ops_that_call_a_function(op: str, attributes: Mapping[str, Any]) -> None:
-    message = graph_def(
-        ("x", "Placeholder", []), ("call", op, ["x"], attributes), ("y", "Softmax", ["call"])
-    )
+    message = graph_def(("call", op, ["x"], attributes), ("y", "Softmax", ["call"]))
     add_function(message, "part", ["a"], {"r": "relu:activations:0"}, ("relu", "Relu", ["a"]))
-    assert inputs(graph_of(message, ())) == {"x": [], "call/relu": ["x"], "y": ["call/relu"]}
+    assert inputs(graph_of(message, ())) == {"call/relu": ["x"], "y": ["call/relu"]}
 
 
 def test_branches_become_a_choice() -> None:
-    message = graph_def(
-        ("p", "Placeholder", []),
-        ("x", "Placeholder", []),
-        ("if", "If", ["p", "x"], {"then_branch": "yes", "else_branch": "no"}),
-        ("if/Identity", "Identity", ["if"]),
-    )
+    attributes = {"then_branch": "yes", "else_branch": "no"}
+    message = graph_def(("if", "If", ["p", "x"], attributes), ("if/Identity", "Identity", ["if"]))
     for name, op in (("yes", "Exp"), ("no", "Log")):
         add_function(message, name, ["a"], {"out": "Identity:output:0"},
                      ("op", op, ["a"]), ("Identity", "Identity", ["op:y:0"]))  # fmt: skip
@@ -200,7 +179,6 @@ def test_branches_become_a_choice() -> None:
 
 def test_case_and_while() -> None:
     message = graph_def(
-        ("x", "Placeholder", []),
         ("case", "StatelessCase", ["i", "x"], {"branches": ["one", "two"]}),
         ("loop", "While", ["case"], {"cond": "one", "body": "two"}),
         ("y", "Identity", ["loop"]),
@@ -216,10 +194,9 @@ def test_case_and_while() -> None:
 
 def test_functions_that_call_themselves_stay_calls() -> None:
     message = graph_def(("call", "PartitionedCall", ["x"], {"f": "one"}))
-    add_function(message, "one", ["a"], {"out": "c:output:0"},
-                 ("c", "PartitionedCall", ["a"], {"f": "two"}))  # fmt: skip
-    add_function(message, "two", ["a"], {"out": "c:output:0"},
-                 ("c", "PartitionedCall", ["a"], {"f": "one"}))  # fmt: skip
+    for name, other in (("one", "two"), ("two", "one")):
+        call = ("c", "PartitionedCall", ["a"], {"f": other})
+        add_function(message, name, ["a"], {"out": "c:output:0"}, call)
     graph = graph_of(message, ())
     assert inputs(graph) == {"call/c/c": ["x"]}
     meta_graph = message_class("MetaGraphDef")()
@@ -278,12 +255,8 @@ def meta_graph() -> Any:
 def test_function_with_its_variables_and_calls(meta_graph: Any) -> None:
     graph = next(function_graphs(meta_graph, {"signature": ["k1", "k2"]}))
     assert graph.name == "model"
-    assert inputs(graph) == {
-        "one/read": ["w1"],
-        "one/mul": ["x", "one/read"],
-        "two/read": ["w2"],
-        "two/mul": ["one/mul", "two/read"],
-    }
+    first = {"one/read": ["w1"], "one/mul": ["x", "one/read"]}
+    assert inputs(graph) == {**first, "two/read": ["w2"], "two/mul": ["one/mul", "two/read"]}
 
 
 @pytest.mark.parametrize(

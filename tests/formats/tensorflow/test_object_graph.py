@@ -98,9 +98,8 @@ def graphs(draw: st.DrawFn) -> bytes:
             name = draw(st.sampled_from(NAMES))
             stored = attribute(name, f"{number}/{stem}", draw(st.sampled_from([b"", b"\x20\x01"])))
             node = stored + node if draw(st.booleans()) else node + stored
-        node += draw(
-            st.sampled_from([b"", b"\x2a\x02\x08\x01", b"\x2a\x00", field(3, b"\x08\x01")])
-        )
+        rest = [b"", b"\x2a\x02\x08\x01", b"\x2a\x00", field(3, b"\x08\x01")]
+        node += draw(st.sampled_from(rest))
         nodes.append(field(1, node))
     return b"".join(nodes)
 

@@ -15,7 +15,6 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.protobuf.wire import spans
-from tests.builders import named
 from tests.builders.graph_mode import layers_of, save_graph
 from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
 from tests.builders.tables import varint
@@ -25,19 +24,6 @@ SCOPES = ("one/bn", "two/bn")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")
-
-
-class Norm(tf.Module):
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        for role, array in named.layer(seed).items():
-            setattr(self, role, tf.Variable(array))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.batch_normalization(
-            x, self.moving_mean, self.moving_variance, self.beta, self.gamma, 0.01
-        )
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +74,7 @@ def test_relative_paths(saved: Path, master: Any, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("reader", ["native", "tensorflow"])
-def test_another_name_of_the_graph_and_another_reader(
-    saved: Path, master: Any, reader: Any
-) -> None:
+def test_another_graph_name_and_another_reader(saved: Path, master: Any, reader: Any) -> None:
     graph = (saved / "saved_model.pb").rename(saved / "model.bin")
     assert_layers(bnstat.load(graph, reader=reader), master[1])
 
@@ -103,10 +87,7 @@ def test_without_the_graph(saved: Path, master: Any) -> None:
 
 
 def _described(model: bnstat.Model) -> list[tuple[Any, ...]]:
-    return [
-        (layer.name, dict(layer.variables), layer.epsilon, layer.momentum, layer.axis)
-        for layer in model
-    ]
+    return [(bn.name, dict(bn.variables), bn.epsilon, bn.momentum, bn.axis) for bn in model]
 
 
 def test_names_and_settings_without_variables(saved: Path) -> None:
@@ -196,20 +177,6 @@ def test_damaged_graphs(saved: Path, master: Any) -> None:
         graph.write_bytes(whole[:length])
         with suppress(BnstatError):
             assert_layers(bnstat.load(saved), master[1])
-
-
-def test_serving_versions(tmp_path: Path) -> None:
-    for version in (2, 10, 9):
-        tf.saved_model.save(Norm(version), str(tmp_path / f"serving/{version}"))
-    (tmp_path / "serving/11").mkdir()
-    (tmp_path / "serving/assets").mkdir()
-    for choice, version in (({}, 10), ({"checkpoint": "2"}, 2), ({"step": 9}, 9)):
-        model = bnstat.load(tmp_path / "serving", **choice)
-        assert (model.source.checkpoint, model.source.step) == (str(version), version)
-        assert_layers(model, {"(root)": named.layer(version)})
-        assert model[0].epsilon == pytest.approx(0.01)
-    with pytest.raises(NotFoundError, match="no checkpoint 3; there are: 2, 9, 10"):
-        bnstat.load(tmp_path / "serving", checkpoint="3")
 
 
 def test_fields_may_come_in_any_order(saved: Path, master: Any) -> None:

@@ -104,9 +104,9 @@ def _restarts(*numbers: int) -> bytes:
     [
         (b"", "too short"),
         (b"\x00\x00\x00", "too short"),
-        (b"\x00\x00\x00" + _restarts(1), "claims 1 restart points"),
-        (_restarts(0, 5), "claims 5 restart points"),
-        (_restarts(0, 0xFFFFFFFF), "claims 4294967295 restart points"),
+        (b"\x00\x00\x00" + _restarts(1), "too short for 1 restart points"),
+        (_restarts(0, 5), "too short for 5 restart points"),
+        (_restarts(0, 0xFFFFFFFF), "too short for 4294967295 restart points"),
         (b"\x00\x01\x7fa" + _restarts(0, 1), "longer than its block"),
         (b"\x05\x01\x00a" + _restarts(0, 1), "longer than its block"),
         (b"\x00\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00a" + _restarts(0, 1), "longer than"),
@@ -155,7 +155,7 @@ def test_keys_that_repeat_each_other(count: int, length: int, readable: bool) ->
     if readable:
         assert _read(_with_block(contents)) == entries
     else:
-        with pytest.raises(DamagedError, match="its keys exceed the length limit"):
+        with pytest.raises(DamagedError, match="the keys exceed the length limit"):
             _read(_with_block(contents))
 
 
@@ -267,10 +267,8 @@ def test_tensorflow_reads_the_same_snappy_blocks(tmp_path: Path) -> None:
     entries = {name.encode(): tables.append(data, array) for name, array in arrays.items()}
     entries[b""] = tables.header()
     ordered = sorted(entries.items())
-    index = tables.assemble(
-        (chunk[-1][0], tables.on_disk(compress(tables.block(chunk)), 1))
-        for chunk in (ordered[:30], ordered[30:])
-    )
+    blocks = [(part[-1][0], compress(tables.block(part))) for part in (ordered[:30], ordered[30:])]
+    index = tables.assemble((last, tables.on_disk(block, 1)) for last, block in blocks)
     assert len(index) < len(tables.table(entries))
     (tmp_path / "m.index").write_bytes(index)
     (tmp_path / "m.data-00000-of-00001").write_bytes(data.getvalue())

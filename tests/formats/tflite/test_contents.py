@@ -55,9 +55,7 @@ def dequantized(stored: np.ndarray, how: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_constant_is_read_as_the_interpreter_reads_it(
-    way: str, files: dict[str, Path]
-) -> None:
+def test_every_constant_is_read_as_the_interpreter_does(way: str, files: dict[str, Path]) -> None:
     expected = tensors_of(files[way])
     stored = bnstat.load(files[way]).stored
     assert set(stored) == set(expected)
