@@ -43,7 +43,7 @@ _Key = tuple[str, str | None]
 
 
 def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
-    """Return True if findings are more serious, in twice the channels, or ten times as large."""
+    """Return True if severity, channels (twice) or size (tenfold) exceed the reported findings."""
     severity, channels, size = _gravity(findings)
     old_severity, old_channels, old_size = _gravity(reported)
     is_wider = channels >= 2 * max(1, old_channels)
@@ -51,7 +51,7 @@ def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
 
 
 def _gravity(findings: Sequence[Finding]) -> tuple[int, int, float]:
-    """Return the most serious severity's index, the number of channels, and the largest number."""
+    """Return the index of the highest severity, the number of channels, and the largest size."""
     sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
     return (
         min(SEVERITIES.index(finding.severity) for finding in findings),
@@ -86,7 +86,7 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield a line for each of a rule's first three layers, then a line that counts the others."""
+    """Yield a line for each of the first three layers per rule, and one that counts the others."""
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:
@@ -96,7 +96,7 @@ def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[s
 
 
 def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
-    """Return the lines that report the findings of BN003 at the end of training."""
+    """Yield the lines that report BN003 at the end of training."""
     early = (finding for finding in findings if finding.rule == _WARMING_UP)
     return _described([[finding] for finding in early if finding.severity in _REPORTED])
 
@@ -191,7 +191,7 @@ class Watch(_callback()):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if every < 1:
-            raise ValueError(f"`every` must be at least 1, not {every}")
+            raise ValueError(f"every must be at least 1, not {every}")
         if fail_on not in (None, *SEVERITIES):
             raise ValueError(f"fail_on must be {', '.join(SEVERITIES)} or None, not {fail_on!r}")
         self._every = every
@@ -201,9 +201,7 @@ class Watch(_callback()):  # type: ignore[misc]
         self._rules: dict[str, Any] = {"select": tuple(select), "ignore": tuple(ignore)}
         find_rules((*select, *ignore))
         if self._path is not None and not self._path.endswith((".csv", ".json")):
-            raise UnsupportedError(
-                self._path, "bnstat writes a history only to a .csv or .json file"
-            )
+            raise UnsupportedError(self._path, "the history must be a .csv or .json file")
         if self._logdir is not None:
             import bnstat.output.tensorboard  # noqa: F401  # Fails now if it is not installed.
         self._watched: Any = None

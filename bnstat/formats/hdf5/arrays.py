@@ -1,6 +1,7 @@
 """The arrays of HDF5 datasets: the ranges of the bytes, and reading.
 
-Messages of a dataset's header; fields are one byte unless a type or a meaning says otherwise:
+Messages of a dataset's header. A field without a size in parentheses is one byte, or an address,
+or as long as the superblock specifies for lengths:
 
     datatype           class and version, flags (3 bytes), size (u32), properties
     layout v1, v2      version, rank, class, 5 unused, then by class:
@@ -15,8 +16,7 @@ Messages of a dataset's header; fields are one byte unless a type or a meaning s
       2, chunked (v4)  only HDF5's library reads it
       3, virtual       parts of other datasets; never read
     fill, old          size (u32), the value
-    fill v1, v2        version, two bytes: when space is allocated, when the fill value is written;
-                       1 if a value is defined, size (u32), the value
+    fill v1, v2        version, 2 skipped, 1 if a value is defined, size (u32), the value
     fill v3            version, flags (0x20: a value is defined), size (u32), the value
 
 A node of a chunk tree:
@@ -27,11 +27,10 @@ A node of a chunk tree:
                        the chunk's first element (rank + 1 numbers, u64 each), address of the chunk
                        or of a node of the level below
 
-This module reads contiguous arrays, as Keras stores them. HDF5's own library reads the chunks of
-other tools, arrays in a header, and arrays that were never written, which consist of fill values.
-Damaged files can make the library crash or allocate without a bound, so it never opens the original
-file, but a minimal one: `_OneDataset` combines the bytes of the original with new headers, made of
-checked messages.
+This module reads contiguous arrays, as Keras stores them. HDF5's own library reads chunked arrays,
+arrays in a header, and arrays that were never written, whose elements are the fill value. Damaged
+files can make the library crash or allocate without a bound. The library therefore opens only a
+minimal file, `_OneDataset`: the bytes of the original, but with new headers of checked messages.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
@@ -83,7 +82,7 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
-        dtype: the NumPy or ml_dtypes name, or another word for elements that are not numbers.
+        dtype: the NumPy or ml_dtypes name, or a word such as `text` if not numeric.
         order: the byte order in the file, `<` or `>`.
         messages: type -> message in the dataset's header.
     """
@@ -104,7 +103,7 @@ class Dataset:
         dtype = self._stored_dtype()
         if dtype is None:
             raise UnsupportedError(
-                self.objects.path, f"{self.path} holds {self.dtype}, not numbers"
+                self.objects.path, f"{self.path} contains {self.dtype}, not numbers"
             )
         layout = self._layout()
         if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
@@ -206,7 +205,7 @@ class Dataset:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Raise an error if a chunk of h5py's `DatasetID` is too large, stored or decompressed."""
+        """Raise an error if a chunk of `opened` is too large, either stored or decompressed."""
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):

@@ -121,7 +121,7 @@ class Hdf5:
 
     @property
     def outside(self) -> Set[str]:
-        """The paths of datasets, and the names of links, that refer to other datasets or files."""
+        """The datasets (paths) and the links (names) that refer to other datasets or files."""
         return self._outside if self._tree else set()
 
     def members(self) -> set[str]:
@@ -208,9 +208,9 @@ class Hdf5:
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
 
-        Objects whose bytes are available are read first. Then the bytes that the remaining objects
-        need are fetched together, and so on. A level of the tree thus takes about one round trip to
-        a remote file.
+        First read the objects whose bytes are available. Then fetch the bytes of all remaining
+        objects together, and repeat. A level of the tree thus takes about one request to a remote
+        file.
         """
         found: dict[int, _Object] = {}
         seen = {self._objects.root}
@@ -320,7 +320,7 @@ class Hdf5:
                 pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset; raise an error if all datasets read so far claim too many bytes.
+        """Read a dataset, unless the datasets read so far claim too many bytes in total.
 
         Compressed datasets, or datasets that share bytes, can claim more than the file's size.
         """

@@ -15,9 +15,10 @@
 
 Fields in brackets are present only if a flag is set.
 
-Groups whose members' names are not ASCII, and all objects of files written for HDF5 1.8 and later
-only, use "dense storage" for many links or attributes. The messages are in the blocks of a "fractal
-heap". A heap offset counts the bytes of all blocks, one after the other. A tree lists the messages.
+In files written for HDF5 1.8 and later only, objects with many links or attributes use "dense
+storage"; so do groups with many links if a name is not ASCII. A "fractal heap" then contains the
+messages, and a tree contains their heap ids. A heap offset counts the bytes of all blocks in
+sequence.
 
     tree               "BTHD", version, type, size of a node (u32), size of a record (u16),
                        depth (u16), 2 unused, root's address, number of the root's records (u16),
@@ -241,7 +242,7 @@ class Objects:
 
     @contextmanager
     def trips(self, are_made: bool) -> Iterator[None]:
-        """In the `with` block, fetch missing bytes if `are_made`; if not, raise `AbsentError`."""
+        """Within the block, make `expect` raise an `AbsentError` unless `are_made`."""
         self._makes_trips = are_made
         try:
             yield
@@ -369,7 +370,7 @@ _MAX_DEPTH: Final = 32
 
 
 def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
-    """Yield the links or attributes in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message."""
+    """Yield a cursor over each message that a `LINK_INFO` or `ATTRIBUTE_INFO` refers to."""
     kind, optional, position = _DENSE[info.kind]
     body = objects.parse(info.body)
     _, flags = body.number(1), body.number(1)

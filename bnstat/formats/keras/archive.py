@@ -50,14 +50,14 @@ def open_contents(file: File, source: Source) -> Contents:
             "copy or download it again",
         ) from error
     if folder is None or not is_keras_folder(folder):
-        raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save it again")
+        raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save the model again")
     return open_folder(folder, source, stored_member(file, WEIGHTS[0]))
 
 
 def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
     """Return the variables and layers of a folder for which `is_keras_folder` is True.
 
-    `weights` is the member with the weights, if the folder is a zip that does not compress it.
+    `weights` is the uncompressed weights member of a zip; by default, search the folder.
     """
     for name in WEIGHTS:
         weights = weights or folder.file(name)

@@ -55,10 +55,10 @@ def describe(model: object, where: str) -> tuple[Layer, ...]:
 
 
 def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the class name and the config of a layer; both are empty for anything else.
+    """Return the class name and the config of a layer, or `("", {})` for anything else.
 
-    The class name is prefixed by the package of a registered class: `Custom>X`. The config also has
-    the settings that the Keras metadata of a SavedModel stores beside the config: `trainable`, ...
+    The name of a registered class includes the package: `Custom>X`. The config includes settings
+    that the Keras metadata of a SavedModel stores beside the config, such as `trainable`.
     """
     if not _is_serialized(serialized):
         return "", {}
@@ -82,7 +82,7 @@ def snake_case(class_name: str) -> str:
 def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -> tuple[Layer, ...]:
     """Return the layers directly inside `outer`, which was serialized as `model`."""
     if depth > _MAX_DEPTH:
-        raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
+        raise DamagedError(where, f"models are nested deeper than {_MAX_DEPTH}")
     frozen = {"trainable": False} if outer.config.get("trainable") is False else {}
     layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
@@ -268,15 +268,13 @@ def _serialized_model(file: File) -> object:
         member = folder.file(CONFIG) if folder is not None else None
         if member is not None:
             return read_json(member)
-    raise BnstatError(file.path, "holds no architecture of a Keras model", _HINT)
+    raise BnstatError(file.path, "does not contain the architecture of a Keras model", _HINT)
 
 
 def read_json(file: File) -> object:
     """Parse a JSON file; raise a `DamagedError` if it is too large or invalid."""
     if file.size > MAX_JSON:
-        raise DamagedError(
-            file.path, f"its {file.size} bytes of JSON are more than any model needs"
-        )
+        raise DamagedError(file.path, f"is above the limit of {MAX_JSON} bytes for JSON")
     return parse_json(file.read(), file.path)
 
 

@@ -102,7 +102,7 @@ _Scopes = Mapping[str, Mapping[str, str]]
 
 
 def _weights_by_group(store: Hdf5, root: str) -> _Groups:
-    """Return the groups below `root`, with weights in the order of the groups' `weight_names`."""
+    """Return the groups below `root`; each lists weights in the order of `weight_names`."""
     prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
@@ -133,9 +133,9 @@ def _weights_by_group(store: Hdf5, root: str) -> _Groups:
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
     """Return the groups, renamed if an architecture lacks a layer with a group's name.
 
-    As in Keras, the first group gets the name of the first layer, and so on, because default names
-    differ from session to session. Only functional models have groups for input layers. If the
-    numbers of groups and layers differ, return the groups unchanged.
+    Default names differ from session to session, so Keras pairs the groups with the layers by
+    order. Only functional models have groups for input layers; other input layers are skipped. If
+    the numbers of groups and layers differ, return the groups unchanged.
     """
     names = [name for name in groups if name != _TOP_LEVEL]
     known = {layer.own_name for layer in described}

@@ -37,7 +37,7 @@ _MAX_NAME: Final = 4096
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in a SavedModel's Keras metadata, and True if sorted in network order.
+    """Return the layers in a SavedModel's Keras metadata, and True if in network order.
 
     `meta_graph` is None if `saved_model.pb` is missing; `nodes` is the bundle's object graph.
     """
@@ -118,8 +118,7 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
 def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tuple[Layer, ...]:
     """Return an architecture's layers, each with the variables whose full names match the layer.
 
-    Omit a layer without variables if another layer has the same own name. Other evidence may still
-    find the omitted layer.
+    Omit an unmatched layer with an ambiguous own name: other evidence may still find the layer.
     """
     layers = [*walk(described)]
     uses = Counter(layer.own_name for layer in layers)

@@ -52,8 +52,8 @@ class Weights:
     """The contents of a weights file, or of all its shards.
 
     Attributes:
-        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path; without the groups
-            of the optimizer and the metrics. Group paths are spelled as in Keras 3.
+        groups: path of a layer's group, spelled as in Keras 3 -> label (`0`, `1`, ...) -> dataset
+            path. Groups of the optimizer and of metrics are omitted.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
@@ -111,7 +111,7 @@ def read_weights(file: File) -> Weights:
 
 
 def shard_names(file: File) -> tuple[str, list[str]]:
-    """Return the names of the index and its shards; for an unsharded file, the name and `[]`."""
+    """Return the names of the index and its shards, or the file's name and `[]` if unsharded."""
     index = _index_of(file)
     if index is None:
         return file.name, []
@@ -132,18 +132,18 @@ def _is_index(file: File) -> bool:
 
 
 def _parse_index(index: File) -> dict[str, list[str]]:
-    """Return path of a group `vars` -> the names of the files that contain its variables."""
+    """Return path of a group `vars` -> names of the files that contain the group's variables."""
     parsed = read_json(index)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict):
-        raise DamagedError(index.path, "its weight_map is not an object")
+        raise DamagedError(index.path, "its weight_map is not a JSON object")
     shards: dict[str, list[str]] = {}
     for group, files in entries.items():
         names = [files] if isinstance(files, str) else files
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DamagedError(index.path, f"its weight_map does not list files for {group!r}")
         if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
-            raise DamagedError(index.path, "names a file outside of its folder")
+            raise DamagedError(index.path, "its weight_map lists a file outside of the folder")
         shards[group.lstrip("/")] = names
     return shards
 
@@ -250,9 +250,9 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Iterable[str],
 ) -> None:
-    """Match layers and groups by name, if only one unmatched layer and group have the name.
+    """Match a layer and a group by name if no other unmatched layer or group has the name.
 
-    Pairs are added to `matches`, which maps the index of a layer to the path of a group.
+    Add the pairs to `matches`, which maps the index of a layer to the path of a group.
     `group_names` maps the path of a group to the name of a layer.
     """
     free = {*groups} & group_names.keys() - matches.values()
@@ -275,9 +275,9 @@ def _nearest(path: str, known: Container[str]) -> str:
 def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
     """Return group path -> layer name, prefixed by the names of enclosing models and layers.
 
-    If the file stores no layer names, path components are used instead. If it stores names, a group
-    without a name is a list or a dictionary, and its path component is omitted. `known` maps the
-    paths of matched groups to layer names.
+    `known` maps the paths of matched groups to layer names. If the file stores no layer names, use
+    the path components. If the file stores names, omit the components of groups without a name,
+    which are lists or dictionaries.
     """
     names = {"": ""}
 

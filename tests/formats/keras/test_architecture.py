@@ -135,7 +135,7 @@ def test_an_architecture_in_the_file_takes_precedence(
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"\x89PNG....", BnstatError, "holds no architecture"),
+        (b"\x89PNG....", BnstatError, "does not contain the architecture"),
         (b"{", DamagedError, "not valid JSON"),
         (b"{}", BnstatError, "lists no layers"),
         (b'{"class_name": "Sequential", "config": {"layers": []}}', BnstatError, "lists no layers"),
