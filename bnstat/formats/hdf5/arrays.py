@@ -286,7 +286,8 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     if kind == _ENUMERATION:
         members = int.from_bytes(bits[:2], "little")
         is_bool = (size, members) == (1, 2)
-        return ("bool", order) if is_bool else _element(objects, body.take(body.left))
+        # The base type is an integer; another enumeration is refused, since 8 bytes are too few.
+        return ("bool", order) if is_bool else _element(objects, body.take(8))
     if kind == _OPAQUE:
         return ("bfloat16" if size == 2 else "opaque"), "<"
     return _NOT_NUMERIC.get(kind, "unknown"), "<"

@@ -191,7 +191,8 @@ class Hdf5:
                 )
             elif links is not None:
                 groups[path] = messages
-                if path.count("/") >= _MAX_DEPTH:
+                # Keras on Windows joined the parts of a path with backslashes.
+                if path.count("/") + path.count("\\") >= _MAX_DEPTH:
                     raise DamagedError(self._path, f"groups are nested deeper than {_MAX_DEPTH}")
                 for name, child in sorted(links, reverse=True):
                     if child not in seen:

@@ -30,6 +30,8 @@ from bnstat.storage.local import LocalFile
 from bnstat.text import MAX_JSON, parse_json
 
 _MAX_DEPTH: Final = 64
+MAX_NAME: Final = 1000
+"""Characters of the name that enclosing models give to all layers inside."""
 _MAX_INPUTS: Final = 10_000
 """The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
@@ -81,8 +83,8 @@ def snake_case(class_name: str) -> str:
 
 def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -> tuple[Layer, ...]:
     """Return the layers directly inside `outer`, which was serialized as `model`."""
-    if depth > _MAX_DEPTH:
-        raise DamagedError(where, f"models are nested deeper than {_MAX_DEPTH}")
+    if depth > _MAX_DEPTH or len(outer.name) + len(outer.key) > MAX_NAME:
+        raise DamagedError(where, "models are nested too deeply, or their names are too long")
     frozen = {"trainable": False} if outer.config.get("trainable") is False else {}
     layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
@@ -224,11 +226,10 @@ def match_scopes(
 
 
 def endings(path: str) -> Iterator[str]:
-    """Yield `a/b/c`, `b/c` and `c` for `a/b/c`."""
-    yield path
-    while "/" in path:
-        path = path.partition("/")[2]
-        yield path
+    """Yield `a/b/c`, `b/c` and `c` for `a/b/c`; of a long path, the last 64 endings."""
+    parts = path.rsplit("/", _MAX_DEPTH)
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])
 
 
 MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
 from bnstat.formats.keras.config import (
+    MAX_NAME,
     describe,
     input_tensors,
     inside,
@@ -29,9 +30,6 @@ from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder
 from bnstat.text import parse_json
-
-_MAX_NAME: Final = 4096
-"""Characters of a layer's full name, which cycles in the object graph could make endless."""
 
 
 def keras_layers(
@@ -107,7 +105,8 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
         item = metadata.get(node_id)
         if item is not None and node_id != 0:
             own_name = str(layer_from_config(item)[1].get("name"))
-            scope = inside(scope, own_name)[-_MAX_NAME:]
+            # Cycles in the object graph could make a name endless.
+            scope = inside(scope, own_name)[-MAX_NAME:]
             if scope not in taken:
                 taken.add(scope)
                 names[node_id] = scope

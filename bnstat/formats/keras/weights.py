@@ -32,6 +32,7 @@ from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras import index_of_shard
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
+    MAX_NAME,
     architecture_beside,
     read_json,
     walk,
@@ -168,7 +169,8 @@ def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> W
                 groups.setdefault(path, {})[label] = key
         for holder in store.groups:
             if _is_holder(holder) and (name := store.text(holder, "name")):
-                names.setdefault(_layer_path(holder), name)
+                # Every layer below repeats the name.
+                names.setdefault(_layer_path(holder), name[-MAX_NAME:])
     for path in groups:
         groups[path] = dict(sorted(groups[path].items(), key=lambda item: natural_key(item[0])))
     return Weights(variables, groups, names)

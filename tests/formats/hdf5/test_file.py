@@ -183,6 +183,18 @@ def test_an_empty_array_that_numpy_cannot_make(path: Path) -> None:
         Hdf5(LocalFile(path)).variables["a"].read()
 
 
+def test_an_enumeration_of_enumerations(path: Path) -> None:
+    kind = h5py.enum_dtype({f"m{index:05}": index for index in range(2000)}, basetype="i4")
+    write(path, data=np.zeros(3, "i4"), dtype=kind)
+    assert read(path).tolist() == [0, 0, 0]
+    data = path.read_bytes()
+    # The members follow the base type, of 12 bytes.
+    base = data.index(b"m00000") - 12
+    path.write_bytes(data[:base] + 1900 * data[base - 8 : base] + data[base + 8 * 1900 :])
+    with pytest.raises(DamagedError, match="cut short"):
+        read(path)
+
+
 @pytest.mark.parametrize("block", [0, 512, 4096])
 @pytest.mark.parametrize("version", ["earliest", "v108", "v110", "latest"])
 def test_every_version_and_user_block(version: str, block: int, path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.hdf5.file import Hdf5
+from bnstat.formats.keras.config import endings
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import (
     VARS,
@@ -33,6 +34,7 @@ from tests.formats.keras.files import (
     write_h5,
     write_weights,
 )
+from tests.fuzz import handmade
 
 
 @pytest.mark.parametrize("offset", [512, 1024, 2048])
@@ -62,6 +64,31 @@ def test_a_configuration_nested_too_deep_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DamagedError, match="nested"):
             contents_of(path)
+
+
+def test_long_names_of_models_are_not_repeated_for_every_layer(tmp_path: Path) -> None:
+    name = "a/" * 2000 + "m"
+    config = model(model(*(norm(f"{index}") for index in range(20)), name=name))
+    with pytest.raises(DamagedError, match="names are too long"):
+        contents_of(write_h5(tmp_path / "m.h5", config))
+
+    def fill(file: Any) -> None:
+        for path in ("layers", *(f"layers/outer/{index}" for index in range(200))):
+            handmade.numbered(file, f"{path}/vars")
+        file["layers/vars"].attrs["name"] = "b" * 50_000
+
+    found = contents_of(write_weights(tmp_path / "m.weights.h5", fill)).layers
+    assert len(found) == 202
+    assert sum(len(layer.name) for layer in found) < 1_000_000
+
+
+def test_one_name_with_very_many_parts(tmp_path: Path) -> None:
+    assert len([*endings("a/" * 20_000)]) < 100
+    write_weights(
+        tmp_path / "m.weights.h5", lambda file: handmade.numbered(file, "a\\" * 3000 + "/vars")
+    )
+    with pytest.raises(DamagedError, match="nested deeper"):
+        contents_of(tmp_path / "m.weights.h5")
 
 
 @pytest.mark.parametrize("config", [b"", b"{", b"\xff\xfe", b'{"class_name": "X", "config": '])
