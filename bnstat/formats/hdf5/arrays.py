@@ -103,7 +103,7 @@ class Dataset:
         dtype = self._stored_dtype()
         if dtype is None:
             raise UnsupportedError(
-                self.objects.path, f"{self.path} contains {self.dtype}, not numbers"
+                self.objects.file.path, f"{self.path} contains {self.dtype}, not numbers"
             )
         layout = self._layout()
         if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
@@ -115,7 +115,7 @@ class Dataset:
             data = b""
         elif layout.kind == _CONTIGUOUS and layout.address is not None:
             length = size if layout.length is None else min(size, layout.length)
-            data = self.objects.array_bytes(layout.address, length)
+            data = self.objects.file.read(layout.address, length)
         else:
             data = self._read_by_library(layout, dtype.itemsize)
         if len(data) < size:
@@ -136,11 +136,11 @@ class Dataset:
             return []
         if layout.kind == _CHUNKED:
             chunks = self._chunks(layout.address)
-            ranges = [self.objects.place(address, length, None) for address, length in chunks]
+            ranges = [self.objects.file.place(*chunk) for chunk in chunks]
         else:
             is_little_endian = self.order == "<" or dtype.itemsize == 1
             part = tuple(slice(0, size) for size in self.shape) if is_little_endian else None
-            ranges = [self.objects.place(layout.address, self.count * dtype.itemsize, part)]
+            ranges = [self.objects.file.place(layout.address, self.count * dtype.itemsize, part)]
         return [place for place in ranges if place is not None]
 
     def _stored_dtype(self) -> np.dtype[np.generic] | None:
@@ -210,14 +210,14 @@ class Dataset:
 
         if not hasattr(opened, "chunk_iter"):
             what = f"{self.path} has chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
-            raise UnsupportedError(self.objects.path, what, "install h5py from PyPI")
+            raise UnsupportedError(self.objects.file.path, what, "install h5py from PyPI")
         chunks: list[Any] = []
         opened.chunk_iter(chunks.append)
         settings = opened.get_create_plist()
         size = math.prod(settings.get_chunk()) * itemsize
-        if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * self.objects.size):
+        if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * self.objects.file.size):
             raise self._damage(f"claims chunks of {size} bytes")
-        if any(chunk.size > self.objects.size for chunk in chunks):
+        if any(chunk.size > self.objects.file.size for chunk in chunks):
             raise self._damage("has a chunk that is larger than the file")
         filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
         if h5z.FILTER_DEFLATE not in filters:
@@ -228,7 +228,7 @@ class Dataset:
         for chunk in chunks:
             if chunk.filter_mask >> position & 1:
                 continue
-            packed = self.objects.array_bytes(chunk.byte_offset, chunk.size)
+            packed = self.objects.file.read(chunk.byte_offset, chunk.size)
             # Checksums of an earlier filter may follow the elements.
             if len(zlib.decompressobj().decompress(packed, size + 5)) > size + 4:
                 raise self._damage(f"claims chunks of {size} bytes, but has larger ones")
@@ -321,38 +321,30 @@ class _OneDataset(File):
     """
 
     def __init__(self, objects: Objects, messages: list[Message], itemsize: int) -> None:
-        address = f"<{'Q' if objects.offset_size == 8 else 'I'}"
-        undefined = b"\xff" * objects.offset_size
-        self._objects = objects
-        start = objects.stored_size + -objects.stored_size % 8
+        address = "Q" if objects.offset_size == 8 else "I"
+        undefined = (1 << 8 * objects.offset_size) - 1
+        self._original = original = objects.file
+        start = original.size + -original.size % 8
         datatype = Message(Kind.DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
         header = _header([*messages, datatype])
-        link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, start)
-        links = Message(Kind.LINK_INFO, False, bytes(2) + 2 * undefined)
+        link = struct.pack(f"<3Bs{address}", 1, 0, len(_NAME), _NAME.encode(), start)
+        links = Message(Kind.LINK_INFO, False, struct.pack(f"<2x2{address}", undefined, undefined))
         root_header = _header([links, Message(Kind.LINK, False, link)])
-        self._tail = bytes(start - objects.stored_size) + header + root_header
-        self.name = self.path = objects.path
-        self.size = objects.stored_size + len(self._tail)
-        self._head = (
-            SIGNATURE
-            + bytes([1, 0, 0, 0, 0, objects.offset_size, objects.length_size, 0])
-            + struct.pack("<2HI2H", 4, 16, 0, objects.tree_width, 0)
-            + struct.pack(address, 0)
-            + undefined
-            + struct.pack(address, self.size)
-            + undefined
-            + struct.pack(address, 0)
-            + struct.pack(address, start + len(header))
-            + bytes(24)
-        )
+        self._tail = bytes(start - original.size) + header + root_header
+        self.name = self.path = original.path
+        self.size = original.size + len(self._tail)
+        sizes = objects.offset_size, objects.length_size
+        widths = 4, 16, objects.tree_width
+        addresses = 0, undefined, self.size, undefined, 0, start + len(header)
+        layout = f"<B4x2Bx2H4xH2x6{address}24x"
+        self._head = SIGNATURE + struct.pack(layout, 1, *sizes, *widths, *addresses)
 
     def _read(self, offset: int, length: int) -> bytes:
-        middle_end = self._objects.stored_size
-        end = offset + length
+        end, middle_end = offset + length, self._original.size
         data = self._head[offset:end]
-        middle = max(offset, len(self._head)), min(end, middle_end)
-        if middle[0] < middle[1]:
-            data += self._objects.array_bytes(middle[0], middle[1] - middle[0])
+        start = offset + len(data)
+        if start < min(end, middle_end):
+            data += self._original.read(start, min(end, middle_end) - start)
         return data + self._tail[max(0, offset - middle_end) : max(0, end - middle_end)]
 
 

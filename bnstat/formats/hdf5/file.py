@@ -128,8 +128,9 @@ class Hdf5:
         """Return the names in the root group, without walking the whole tree."""
         return {name for name, _ in self._root[1] or ()}
 
-    def has_attribute(self, group: str, name: str) -> bool:
-        return self._attribute(group, name) is not None
+    def attributes(self, group: str) -> Iterator[Attribute]:
+        messages = self._tree[0].get(group, []) if group else self._root[0]
+        return attributes(self._objects, messages)
 
     def text(self, group: str, name: str) -> str | None:
         """Return a string attribute of a group, or None if it is missing or not a single string."""
@@ -153,13 +154,8 @@ class Hdf5:
         return parts if index else None
 
     def _texts(self, group: str, name: str) -> list[str] | None:
-        attribute = self._attribute(group, name)
-        return attribute.texts() if attribute is not None else None
-
-    def _attribute(self, group: str, name: str) -> Attribute | None:
-        messages = self._tree[0].get(group, []) if group else self._root[0]
-        found = attributes(self._objects, messages)
-        return next((attribute for attribute in found if attribute.name == name), None)
+        found = (each.texts() for each in self.attributes(group) if each.name == name)
+        return next(found, None)
 
     @cached_property
     def _root(self) -> _Object:
@@ -226,7 +222,8 @@ class Hdf5:
                         found[header] = self._read_object(header)
                 except AbsentError as error:
                     absent.append(header)
-                    spans += error.spans
+                    for address, length in error.spans:
+                        spans.append((max(0, address - _BEFORE), _BEFORE + length + _WINDOW))
                     continue
                 if not is_root_enough:
                     children = {child for _, child in found[header][1] or ()} - seen
@@ -236,9 +233,7 @@ class Hdf5:
                     raise self._too_large()
             if not absent:
                 break
-            self._objects.fetch(
-                (max(0, address - _BEFORE), _BEFORE + length + _WINDOW) for address, length in spans
-            )
+            self._objects.file.prefetch(spans)
             waiting = absent
         return found
 
@@ -328,10 +323,8 @@ class Hdf5:
         if dataset.path not in self._counted:
             self._counted.add(dataset.path)
             self._claimed += dataset.count * _LARGEST_ELEMENT
-        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._objects.size):
-            raise DamagedError(
-                self._path,
-                f"{dataset.path} claims {dataset.count} elements, but "
-                f"the file has {self._objects.size} bytes",
-            )
+        size = self._objects.file.size
+        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * size):
+            what = f"{dataset.path} claims {dataset.count} elements, but the file has {size} bytes"
+            raise DamagedError(self._path, what)
         return dataset.read()

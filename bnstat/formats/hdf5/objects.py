@@ -62,7 +62,7 @@ from enum import IntEnum
 from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.storage.files import File, Range
+from bnstat.storage.files import File
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
@@ -175,26 +175,27 @@ class Objects:
     """A reader of the objects in one file; the address of a header identifies an object.
 
     Attributes:
-        stored_size: the file's size without the user block, which precedes the superblock.
+        file: the file from the superblock on, without the user block that may precede it.
         root: the address of the root group's header.
         tree_width: half of the maximum number of entries in a node of a chunk tree.
     """
 
     def __init__(self, file: File) -> None:
         """Read the superblock; raise a `DamagedError` if the file is not HDF5, or cut short."""
-        self.path = file.path
-        self.size = file.size
-        self._file = file
+        self.file = file
         self._makes_trips = True
-        file.allow_waste(max(int(self.size * _WASTE_RATIO), _WASTE_FLOOR))
+        file.allow_waste(max(int(file.size * _WASTE_RATIO), _WASTE_FLOOR))
         self._unread = _READ_RATIO * file.size + _READ_FLOOR
         self._global_heaps: dict[int, dict[int, tuple[int, int]]] = {}
         start = signature_offset(file)
         if start is None:
             raise self.damage("its signature is missing")
-        self._start = start
-        self.stored_size = file.size - start
-        head = self.cursor(8, min(128, file.size - start - 8))
+        if start:
+            from bnstat.storage.archive import Slice
+
+            self.file = Slice(file, start, file.size - start, file.name)
+            self.file.path = file.path
+        head = self.cursor(8, min(128, self.file.size - 8))
         version = head.number(1)
         if version > 3:
             raise self.unread(f"has version {version} of the HDF5 superblock")
@@ -210,17 +211,14 @@ class Objects:
         self.root = head.address()
         stored = end - base + start
         if stored > file.size:
-            raise DamagedError(
-                self.path,
-                f"is truncated: it has {file.size} of {stored} bytes",
-                "copy or download it again",
-            )
+            what = f"is truncated: it has {file.size} of {stored} bytes"
+            raise DamagedError(file.path, what, "copy or download it again")
 
     def damage(self, what: str) -> DamagedError:
-        return DamagedError(self.path, f"damaged HDF5: {what}")
+        return DamagedError(self.file.path, f"damaged HDF5: {what}")
 
     def unread(self, what: str) -> UnsupportedError:
-        return UnsupportedError(self.path, f"{what}, which bnstat does not read")
+        return UnsupportedError(self.file.path, f"{what}, which bnstat does not read")
 
     def parse(self, data: bytes) -> Cursor:
         return Cursor(data, self)
@@ -235,7 +233,7 @@ class Objects:
         self._unread -= length
         if self._unread < 0:
             raise self.damage("its structures overlap")
-        cursor = Cursor(self._file.read(self._start + address, length), self)
+        cursor = Cursor(self.file.read(address, length), self)
         if cursor.take(len(signature)) != signature:
             raise self.damage(f"{signature[:4].decode()} is missing")
         return cursor
@@ -249,9 +247,6 @@ class Objects:
         finally:
             self._makes_trips = True
 
-    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._file.prefetch([(self._start + address, length) for address, length in spans])
-
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
         """Raise an `AbsentError` if one of the spans (address and length) is not fetched yet.
 
@@ -259,16 +254,9 @@ class Objects:
         """
         if self._makes_trips:
             return
-        absent = [span for span in spans if not self._file.has(self._start + span[0], span[1])]
+        absent = [span for span in spans if not self.file.has(*span)]
         if absent:
             raise AbsentError(absent)
-
-    def array_bytes(self, address: int, length: int) -> bytes:
-        """Return `length` bytes at an address, without counting them for the limit of `cursor`."""
-        return self._file.read(self._start + address, length)
-
-    def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
         """Yield the messages of the object whose header starts at the address `header`."""

@@ -48,8 +48,8 @@ def matches(file: File) -> bool:
 
 def is_legacy(store: Hdf5) -> bool:
     """Return True if an HDF5 file has this format rather than Keras 3's `.weights.h5`."""
-    marks = ("layer_names", "layer_names0", "nb_layers", "model_config")
-    return _MODEL in store.members() or any(store.has_attribute("", mark) for mark in marks)
+    marks = {"layer_names", "layer_names0", "nb_layers", "model_config"}
+    return _MODEL in store.members() or any(each.name in marks for each in store.attributes(""))
 
 
 def open_contents(file: File, source: Source) -> Contents:
