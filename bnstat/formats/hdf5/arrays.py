@@ -40,7 +40,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -48,7 +48,7 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError, first_line
 from bnstat.formats.dtypes import as_shape, find_dtype
-from bnstat.formats.hdf5.objects import SIGNATURE, Kind, Message, Objects
+from bnstat.formats.hdf5.objects import SIGNATURE, Cursor, Kind, Message, Objects
 from bnstat.model import Array
 from bnstat.storage.files import File, Range
 
@@ -151,7 +151,7 @@ class Dataset:
         return self.objects.damage(f"{self.path} {what}")
 
     def _layout(self) -> _Layout:
-        body = self.objects.parse(self.messages[Kind.LAYOUT].body)
+        body = Cursor(self.messages[Kind.LAYOUT].body, self.objects)
         version = body.number(1)
         if version < 3:
             _, kind, _ = body.number(1), body.number(1), body.take(5)
@@ -164,23 +164,10 @@ class Dataset:
             return _Layout(kind, body.allocated())
         return _Layout(kind)
 
-    def _chunks(self, root: int) -> Iterator[tuple[int, int]]:
-        """Yield the address and the stored size of each chunk in a tree."""
-        pending: list[tuple[int, int | None]] = [(root, None)]
-        seen = {root}
-        while pending:
-            address, expected = pending.pop()
-            level, children = self.objects.tree_node(address, 1, 8 + 8 * (len(self.shape) + 1))
-            is_tree = expected in (None, level)
-            for child, key in children:
-                if level == 0:
-                    yield child, int.from_bytes(key[:4], "little")
-                else:
-                    is_tree = is_tree and child not in seen
-                    seen.add(child)
-                    pending.append((child, level - 1))
-            if not is_tree:
-                raise self._damage("has a cyclic or inconsistent tree of chunks")
+    def _chunks(self, root: int) -> list[tuple[int, int]]:
+        """Return the address and the stored size of each chunk in a tree."""
+        children = self.objects.tree(root, 1, 8 + 8 * (len(self.shape) + 1))
+        return [(address, int.from_bytes(key[:4], "little")) for address, key in children]
 
     def _read_by_library(self, layout: _Layout, itemsize: int) -> bytes:
         messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
@@ -190,8 +177,7 @@ class Dataset:
             raise self._damage("has a fill value of a size that differs from an element's")
         if layout.kind == _CHUNKED and layout.address is not None:
             # The library follows a tree that contains itself until the stack overflows.
-            for _ in self._chunks(layout.address):
-                pass
+            self._chunks(layout.address)
         import h5py
 
         copy = _OneDataset(self.objects, messages, itemsize)
@@ -273,7 +259,7 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
 
     h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type.
     """
-    body = objects.parse(datatype)
+    body = Cursor(datatype, objects)
     kind, bits = body.number(1) & 0x0F, body.take(3)
     size = body.number(4)
     order = ">" if bits[0] & 1 else "<"

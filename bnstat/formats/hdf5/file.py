@@ -32,6 +32,7 @@ from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
 from bnstat.formats.hdf5.objects import (
+    SMALLEST,
     AbsentError,
     Attribute,
     Cursor,
@@ -47,6 +48,7 @@ from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 
 _MAX_DEPTH: Final = 64
+_TOO_LARGE: Final = "has too many objects, or names that are too long"
 _MAX_OBJECTS: Final = 250_000
 _MAX_NAMES: Final = 128 << 20
 """Characters of all paths together; a group's name counts in the path of every descendant."""
@@ -58,10 +60,7 @@ _LARGEST_ELEMENT: Final = 8
 _SOFT: Final = 2
 _OTHER_FILE: Final = 64
 """Links of this type, and of higher, user-defined types, lead out of the file."""
-_HEAP: Final = 32
-_TREE: Final = 24
-_MEMBERS: Final = 8
-"""The minimum size of a heap and of a tree in bytes, and the members per node."""
+_MEMBERS: Final = 8  # per node of an old group
 _WINDOW: Final = 12 << 10
 """Bytes to fetch after an address: an object's parts and members usually follow its address."""
 _BEFORE: Final = 1 << 10
@@ -196,11 +195,8 @@ class Hdf5:
                         pending.append((f"{path}/{name}" if path else name, child))
                         characters += len(pending[-1][0])
                 if characters > _MAX_NAMES:
-                    raise self._too_large()
+                    raise DamagedError(self._path, _TOO_LARGE)
         return groups, variables
-
-    def _too_large(self) -> DamagedError:
-        return DamagedError(self._path, "has too many objects, or names that are too long")
 
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
@@ -222,7 +218,7 @@ class Hdf5:
                         found[header] = self._read_object(header)
                 except AbsentError as error:
                     absent.append(header)
-                    for address, length in error.spans:
+                    for address, length in error.args:
                         spans.append((max(0, address - _BEFORE), _BEFORE + length + _WINDOW))
                     continue
                 if not is_root_enough:
@@ -230,7 +226,7 @@ class Hdf5:
                     seen |= children
                     waiting += children
                 if len(seen) > _MAX_OBJECTS:
-                    raise self._too_large()
+                    raise DamagedError(self._path, _TOO_LARGE)
             if not absent:
                 break
             self._objects.file.prefetch(spans)
@@ -256,7 +252,7 @@ class Hdf5:
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
         links: list[tuple[str, int]] = []
         for message in messages:
-            body = self._objects.parse(message.body)
+            body = Cursor(message.body, self._objects)
             if message.kind == Kind.SYMBOL_TABLE:
                 links += self._old_links(body.address(), body.address())
             elif message.kind == Kind.LINK_INFO:
@@ -280,14 +276,14 @@ class Hdf5:
     def _old_links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         """Yield the name and header address of each hard link of a group in the old form."""
         objects = self._objects
-        objects.expect([(heap, _HEAP), (tree, _TREE)])
+        objects.expect([(heap, SMALLEST), (tree, SMALLEST)])
         head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size, b"HEAP")
         head.take(4)
         size, _ = head.length(), head.length()
         names = objects.cursor(head.address(), size).data
         address = "Q" if objects.offset_size == 8 else "I"
         entry = struct.Struct(f"<{address}{address}I20x")
-        nodes = list(self._nodes(tree))
+        nodes = [node for node, _ in objects.tree(tree, 0, objects.length_size)]
         objects.expect((node, 8 + _MEMBERS * entry.size) for node in nodes)
         for node in nodes:
             start = objects.cursor(node, 8, b"SNOD")
@@ -300,20 +296,6 @@ class Hdf5:
                     raise objects.damage("a member of a group has no name")
                 if kind != _SOFT:
                     yield decode(names[offset:end]), header
-
-    def _nodes(self, root: int) -> Iterator[int]:
-        objects = self._objects
-        pending, seen = [root], {root}
-        while pending:
-            address = pending.pop()
-            objects.expect((node, _TREE) for node in (address, *pending))
-            level, children = objects.tree_node(address, 0, objects.length_size)
-            fresh = [child for child in dict(children) if child not in seen]
-            seen.update(fresh)
-            if level == 0:
-                yield from fresh
-            else:
-                pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
         """Read a dataset, unless the datasets read so far claim too many bytes in total.

@@ -95,6 +95,8 @@ _READ_RATIO: Final = 8
 _READ_FLOOR: Final = 16 << 20
 """Structures may take `_READ_FLOOR` bytes plus this multiple of the file's size."""
 _TREE_WIDTH: Final = 32
+SMALLEST: Final = 24
+"""The minimum size in bytes of a tree's node and of a heap of names."""
 
 
 def signature_offset(file: File) -> int | None:
@@ -164,11 +166,7 @@ class Message:
 
 
 class AbsentError(Exception):
-    """The bytes at `spans` (address and length) must be fetched first."""
-
-    def __init__(self, spans: list[tuple[int, int]]) -> None:
-        self.spans = spans
-        super().__init__(spans)
+    """The bytes at `args`, spans of address and length, must be fetched first."""
 
 
 class Objects:
@@ -220,9 +218,6 @@ class Objects:
     def unread(self, what: str) -> UnsupportedError:
         return UnsupportedError(self.file.path, f"{what}, which bnstat does not read")
 
-    def parse(self, data: bytes) -> Cursor:
-        return Cursor(data, self)
-
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the `length` bytes at an address, positioned after the signature.
 
@@ -256,7 +251,7 @@ class Objects:
             return
         absent = [span for span in spans if not self.file.has(*span)]
         if absent:
-            raise AbsentError(absent)
+            raise AbsentError(*absent)
 
     def messages(self, header: int) -> Iterator[Message]:
         """Yield the messages of the object whose header starts at the address `header`."""
@@ -283,28 +278,37 @@ class Objects:
                     raise self.damage("an object header is cut short")
                 body = data[at - size : at]
                 if kind == Kind.CONTINUATION:
-                    block = self.parse(body)
+                    block = Cursor(body, self)
                     address, length = block.address(), block.length()
                     # Version 2 has "OCHK" before the messages and a checksum after them.
                     pending.append((address + 4, length - 8) if is_v2 else (address, length))
                 elif kind != Kind.EMPTY:
                     yield Message(kind, bool(flags & _SHARED), body)
 
-    def tree_node(
-        self, address: int, kind: int, key_size: int
-    ) -> tuple[int, list[tuple[int, bytes]]]:
-        """Return the level of a node of a version 1 tree, and the address and key of each child.
+    def tree(self, root: int, kind: int, key_size: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the address and the key of each child of the leaves of a version 1 tree.
 
         The type `kind` is 0 for the members of a group, and 1 for chunks.
         """
-        head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
-        level, count = head.number(1), head.number(2)
-        entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
-        children = []
-        for _ in range(count):
-            key = entries.take(key_size)
-            children.append((entries.address(), key))
-        return level, children
+        pending: list[tuple[int, int | None]] = [(root, None)]
+        seen = {root}
+        while pending:
+            self.expect((address, SMALLEST) for address, _ in pending)
+            address, expected = pending.pop()
+            head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
+            level, count = head.number(1), head.number(2)
+            entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
+            is_tree = expected in (None, level)
+            for _ in range(count):
+                key, child = entries.take(key_size), entries.address()
+                if level == 0:
+                    yield child, key
+                else:
+                    is_tree = is_tree and child not in seen
+                    seen.add(child)
+                    pending.append((child, level - 1))
+            if not is_tree:
+                raise self.damage("has a cyclic or inconsistent tree")
 
     def variable_text(self, values: Cursor) -> str:
         """Read a string's length and position in a global heap from `values`; return the string."""
@@ -338,7 +342,7 @@ class Objects:
 
     def dimensions(self, dataspace: bytes) -> tuple[int, ...] | None:
         """Return the shape in a dataspace message, or None if the dataspace has no elements."""
-        space = self.parse(dataspace)
+        space = Cursor(dataspace, self)
         version, rank, _ = space.number(1), space.number(1), space.number(1)
         if version == 1:
             space.take(5)
@@ -360,7 +364,7 @@ _MAX_DEPTH: Final = 32
 def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
     """Yield a cursor over each message that a `LINK_INFO` or `ATTRIBUTE_INFO` refers to."""
     kind, optional, position = _DENSE[info.kind]
-    body = objects.parse(info.body)
+    body = Cursor(info.body, objects)
     _, flags = body.number(1), body.number(1)
     body.take(optional if flags & 1 else 0)
     address, tree = body.allocated(), body.address()
@@ -433,7 +437,7 @@ class _Heap:
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
     def message(self, heap_id: bytes) -> Cursor:
-        body = self._objects.parse(heap_id)
+        body = Cursor(heap_id, self._objects)
         if body.number(1) >> 4 & 3 != _MANAGED:
             raise self._objects.unread("has names too long for their heap")
         offset, length = body.number(self._offset_size), body.number(self._length_size)
@@ -484,7 +488,7 @@ def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attrib
             for body in dense_messages(objects, message):
                 yield Attribute(objects, body)
         elif message.kind == Kind.ATTRIBUTE and not message.is_shared:
-            yield Attribute(objects, objects.parse(message.body))
+            yield Attribute(objects, Cursor(message.body, objects))
 
 
 class Attribute:

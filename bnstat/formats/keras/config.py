@@ -56,7 +56,7 @@ def describe(model: object, where: str) -> tuple[Layer, ...]:
     return _layers_of(model, Layer("", None, _arguments(model), {}), where, 0)
 
 
-def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the class name and the config of a layer, or `("", {})` for anything else.
 
     The name of a registered class includes the package: `Custom>X`. The config includes settings
@@ -96,15 +96,8 @@ def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -
             inputs = [(previous.name, "") for previous in layers[-1:]]
         else:
             inputs = [*input_tensors(config, outer.name)]
-        layer = Layer(
-            inside(outer.name, own_name),
-            class_name,
-            {**config, **frozen},
-            {},
-            inside(outer.key, place),
-            own_name,
-            tuple(inputs),
-        )
+        name, key = inside(outer.name, own_name), inside(outer.key, place)
+        layer = Layer(name, class_name, config | frozen, {}, key, own_name, tuple(inputs))
         layers.append(replace(layer, sublayers=_layers_of(serialized, layer, where, depth + 1)))
     return tuple(layers)
 
@@ -291,10 +284,9 @@ def architecture_beside(file: File) -> str | None:
     names = [f"{stem}.json", f"{re.sub(r'[._-]weights$', '', stem)}.json"]
     if stem == "model":
         names.append(CONFIG)
-    for sibling in map(file.sibling, dict.fromkeys(names)):
-        if sibling is None or sibling.size > MAX_JSON or not _starts_as_json(sibling):
-            continue
-        if b'"class_name"' in sibling.head(_HEAD):
+    for sibling in filter(None, map(file.sibling, dict.fromkeys(names))):
+        is_json = sibling.size <= MAX_JSON and _starts_as_json(sibling)
+        if is_json and b'"class_name"' in sibling.head(_HEAD):
             return sibling.path
     return None
 

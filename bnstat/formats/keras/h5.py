@@ -165,7 +165,11 @@ def _described_layers(top: Layer, weights: Mapping[str, str]) -> Iterator[Layer]
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
     matches = match_scopes(layers, scopes, is_first_best=True)
-    _pass_to_wrapped(layers, matches)
+    for index, layer in enumerate(layers):
+        # Keras 2 names the scope of a wrapped layer after the wrapper.
+        wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
+        if wraps_one and index in matches and index + 1 not in matches:
+            matches[index + 1] = matches.pop(index)
     _match_renamed(layers, matches, scopes)
     if not top.sublayers and not matches and len(scopes) == 1:
         [scope] = scopes
@@ -211,14 +215,6 @@ def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
             label = label[len(scope) + 1 :] if scope else label
         scopes.setdefault(scope, {})[label] = key
     return scopes
-
-
-def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
-    """Move a wrapper's scope to the wrapped layer; Keras 2 names the scope after the wrapper."""
-    for index, layer in enumerate(layers):
-        wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
-        if wraps_one and index in matches and index + 1 not in matches:
-            matches[index + 1] = matches.pop(index)
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:

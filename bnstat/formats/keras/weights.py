@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
 from typing import Final
 
 from bnstat.errors import DamagedError, NotFoundError
@@ -98,14 +100,13 @@ def read_weights(file: File) -> Weights:
         return _gather({file.name: file}, {})
     shards = _parse_index(index)
     files: dict[str, File] = {}
-    names_of_shards = sorted({name for names in shards.values() for name in names})
-    index.expect(names_of_shards)
-    for name in names_of_shards:
+    names = _file_names(shards)
+    index.expect(names)
+    for name in names:
         shard = index.part(name)
         if shard is None:
-            raise NotFoundError(
-                index.path, f"its shard {name} is missing", "copy it beside the index"
-            )
+            what = f"its shard {name} is missing"
+            raise NotFoundError(index.path, what, "copy the shard beside the index")
         shard.refuse_lfs_pointer()
         files[name] = shard
     return _gather(files, shards)
@@ -114,17 +115,19 @@ def read_weights(file: File) -> Weights:
 def shard_names(file: File) -> tuple[str, list[str]]:
     """Return the names of the index and its shards, or the file's name and `[]` if unsharded."""
     index = _index_of(file)
-    if index is None:
-        return file.name, []
-    return index.name, sorted({name for names in _parse_index(index).values() for name in names})
+    return (index.name, _file_names(_parse_index(index))) if index else (file.name, [])
+
+
+def _file_names(shards: Mapping[str, Sequence[str]]) -> list[str]:
+    return sorted({*chain.from_iterable(shards.values())})
 
 
 def _index_of(file: File) -> File | None:
     """Return the index that lists a shard, the file itself if an index, or None for other files."""
-    if not is_hdf5(file):
-        return file if _is_index(file) else None
-    index_name = index_of_shard(file.name)
-    index = file.sibling(index_name) if index_name is not None else None
+    index: File | None = file
+    if is_hdf5(file):
+        name = index_of_shard(file.name)
+        index = file.sibling(name) if name is not None else None
     return index if index is not None and _is_index(index) else None
 
 
@@ -219,21 +222,22 @@ def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
         for layer in layers
         if weights.names.get(layer.key, layer.own_name) == layer.own_name
     }
-    names = _full_names(weights, known)
+    full_names = _full_names(weights, known)
+    own_names = {path: name for path, name in weights.names.items() if path in weights.groups}
     matches = {
         index: layer.key
         for index, layer in enumerate(layers)
         if layer.key in known and layer.key in weights.groups
     }
-    _match_names(matches, [layer.name for layer in layers], names, weights.groups)
-    _match_names(matches, [layer.own_name for layer in layers], weights.names, weights.groups)
+    _match_names(matches, [layer.name for layer in layers], full_names)
+    _match_names(matches, [layer.own_name for layer in layers], own_names)
 
     unmatched: dict[str, list[Layer]] = {}
     for path in sorted(weights.groups.keys() - set(matches.values()), key=natural_key):
-        own_name = weights.names.get(path) or names[path].rpartition("/")[2]
-        unmatched.setdefault(_nearest(path, known), []).append(
-            Layer(names[path], None, {}, weights.groups[path], path, own_name)
-        )
+        name = full_names[path]
+        own_name = own_names.get(path) or name.rpartition("/")[2]
+        layer = Layer(name, None, {}, weights.groups[path], path, own_name)
+        unmatched.setdefault(_nearest(path, known), []).append(layer)
     with_variables = {(layers[index].own_name, layers[index].class_name) for index in matches}
     joined: list[Layer] = []
     for index, layer in enumerate(layers):
@@ -246,25 +250,18 @@ def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
     return (*joined, *unmatched.get("", ()))
 
 
-def _match_names(
-    matches: dict[int, str],
-    layer_names: Sequence[str],
-    group_names: Mapping[str, str],
-    groups: Iterable[str],
-) -> None:
+def _match_names(matches: dict[int, str], layers: Sequence[str], groups: Mapping[str, str]) -> None:
     """Match a layer and a group by name if no other unmatched layer or group has the name.
 
-    Add the pairs to `matches`, which maps the index of a layer to the path of a group.
-    `group_names` maps the path of a group to the name of a layer.
+    Add the pairs to `matches`: index of a layer -> path of a group. `groups` is path -> name.
     """
-    free = {*groups} & group_names.keys() - matches.values()
-    names = {index: name for index, name in enumerate(layer_names) if index not in matches}
-    by_name = {group_names[path]: path for path in free}
-    of_groups = Counter(group_names[path] for path in free)
-    of_layers = Counter(names.values())
+    names = {index: name for index, name in enumerate(layers) if index not in matches}
+    free = {path: groups[path] for path in groups.keys() - matches.values()}
+    path_of = {name: path for path, name in free.items()}
+    of_groups, of_layers = Counter(free.values()), Counter(names.values())
     for index, name in names.items():
         if of_groups[name] == of_layers[name] == 1:
-            matches[index] = by_name[name]
+            matches[index] = path_of[name]
 
 
 def _nearest(path: str, known: Container[str]) -> str:
@@ -281,21 +278,16 @@ def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
     the path components. If the file stores names, omit the components of groups without a name,
     which are lists or dictionaries.
     """
-    names = {"": ""}
 
+    @cache
     def full_name(path: str) -> str:
-        if path not in names:
-            parent, _, part = path.rpartition("/")
-            if path in known:
-                names[path] = known[path]
-            else:
-                own_name = weights.names.get(path)
-                if own_name is None and (path in weights.groups or not weights.names):
-                    own_name = "" if part == "layers" else part
-                names[path] = "/".join(filter(None, (full_name(parent), own_name)))
-        return names[path]
+        if not path or path in known:
+            return known.get(path, "")
+        parent, _, part = path.rpartition("/")
+        own_name = weights.names.get(path)
+        if own_name is None and (path in weights.groups or not weights.names):
+            own_name = "" if part == "layers" else part
+        return "/".join(filter(None, (full_name(parent), own_name)))
 
-    for path in weights.groups:
-        full_name(path)
-    names[""] = weights.names.get("", "model")
-    return names
+    top = weights.names.get("", "model")
+    return {path: full_name(path) if path else top for path in weights.groups}
