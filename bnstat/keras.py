@@ -95,12 +95,6 @@ def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[s
             yield f"{start}{rule} {layers[0][0].name}: {_more(len(layers) - _NAMED)}"
 
 
-def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield the lines that report BN003 at the end of training."""
-    early = (finding for finding in findings if finding.rule == _WARMING_UP)
-    return _described([[finding] for finding in early if finding.severity in _REPORTED])
-
-
 def describe(finding: Finding) -> str:
     """Describe a finding in one line."""
     layer = "" if finding.layer is None else f"{finding.layer}: "
@@ -243,14 +237,13 @@ class Watch(_callback()):  # type: ignore[misc]
         self.stopped_by = find_gravest(self._findings, self._fail_on)
         if self.stopped_by is not None:
             self.model.stop_training = True
-            self._print(
-                f"training stops after {name} because of fail_on={self._fail_on!r}: "
-                + describe(self.stopped_by)
-            )
+            reason = f"fail_on={self._fail_on!r}: {describe(self.stopped_by)}"
+            self._print(f"training stops after {name} because of {reason}")
 
     def on_train_end(self, logs: Any = None) -> None:
         """Print the findings of BN003 and close TensorBoard's file; later checks open a new one."""
-        for line in warming_up(self._findings):
+        early = (finding for finding in self._findings if finding.rule == _WARMING_UP)
+        for line in _described([[each] for each in early if each.severity in _REPORTED]):
             self._print(f"at the end: {line}")
         if self._events is not None:
             self._events.close()
@@ -267,11 +260,7 @@ class Watch(_callback()):  # type: ignore[misc]
                 self._print(f"no batch-norm layer in {model.source.path}: nothing to watch")
             return
         self._recorder.add(name, model)
-        self._findings = [
-            finding
-            for subject in (model, self.history)
-            for finding in check(subject, **self._rules)
-        ]
+        self._findings = [*check(model, **self._rules), *check(self.history, **self._rules)]
         for line in self._news.lines(self._findings):
             self._print(f"{name}: {line}")
         self._write(model, epoch)

@@ -102,9 +102,8 @@ class Dataset:
         """Read the array in the machine's byte order."""
         dtype = self._stored_dtype()
         if dtype is None:
-            raise UnsupportedError(
-                self.objects.file.path, f"{self.path} contains {self.dtype}, not numbers"
-            )
+            what = f"{self.path} contains {self.dtype}, not numbers"
+            raise UnsupportedError(self.objects.file.path, what)
         layout = self._layout()
         if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
             raise self.objects.unread(f"{self.path} refers to data outside of the file")
@@ -221,13 +220,7 @@ class Dataset:
 
 
 class _Layout(NamedTuple):
-    """The kind of storage that a dataset uses, and the position of the bytes.
-
-    Attributes:
-        kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
-        address: where contiguous bytes or a chunk tree start; None if nothing was allocated.
-        length: the number of contiguous bytes; None if not recorded.
-    """
+    """Where a dataset's bytes are; `address` is None if unallocated, `length` if not recorded."""
 
     kind: int
     address: int | None = None
@@ -255,10 +248,7 @@ def is_outside(message: Message) -> bool:
 
 
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
-    """Return the dtype (or a word such as `text`) and the byte order of a datatype message.
-
-    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type.
-    """
+    """Return the dtype (or a word such as `text`) and the byte order of a datatype message."""
     body = Cursor(datatype, objects)
     kind, bits = body.number(1) & 0x0F, body.take(3)
     size = body.number(4)
@@ -275,6 +265,7 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
         # The base type is an integer; another enumeration is refused, since 8 bytes are too few.
         return ("bool", order) if is_bool else _element(objects, body.take(8))
     if kind == _OPAQUE:
+        # h5py stores bfloat16, which older versions of HDF5 lack, as an opaque type.
         return ("bfloat16" if size == 2 else "opaque"), "<"
     return _NOT_NUMERIC.get(kind, "unknown"), "<"
 

@@ -54,7 +54,8 @@ _MAX_NAMES: Final = 128 << 20
 """Characters of all paths together; a group's name counts in the path of every descendant."""
 _BOMB_FLOOR: Final = 64 << 20
 _BOMB_RATIO: Final = 50
-"""All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size."""
+"""All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size, because
+compressed arrays, and arrays that share bytes, can claim more than the file's size."""
 _LARGEST_ELEMENT: Final = 8
 
 _SOFT: Final = 2
@@ -176,14 +177,9 @@ class Hdf5:
                 self._outside.add(path)
             dataset = find_dataset(self._objects, path, messages)
             if dataset is not None:
-                variables[path] = Variable(
-                    key=path,
-                    name=path.removesuffix(":0"),
-                    dtype=dataset.dtype,
-                    shape=dataset.shape,
-                    reader=partial(self._read, dataset),
-                    finder=dataset.extents,
-                )
+                name, read = path.removesuffix(":0"), partial(self._read, dataset)
+                kind = dataset.dtype, dataset.shape
+                variables[path] = Variable(path, name, *kind, read, dataset.extents)
             elif links is not None:
                 groups[path] = messages
                 # Keras on Windows joined the parts of a path with backslashes.
@@ -202,8 +198,7 @@ class Hdf5:
         """Return header address -> object, for all objects or only the root.
 
         First read the objects whose bytes are available. Then fetch the bytes of all remaining
-        objects together, and repeat. A level of the tree thus takes about one request to a remote
-        file.
+        objects together, and repeat. Each level of a remote tree thus takes about one request.
         """
         found: dict[int, _Object] = {}
         seen = {self._objects.root}
@@ -234,16 +229,11 @@ class Hdf5:
         return found
 
     def _read_object(self, header: int) -> _Object:
-        """Read an object's header and members.
-
-        The string attributes of a remote group are read too, so that the group's bytes are fetched
-        in one request.
-        """
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
             return messages, None
         if not self._is_fetched:
-            # Damage is reported when an attribute is used.
+            # One request then fetches the group with its texts. Their damage is reported upon use.
             with suppress(BnstatError):
                 for attribute in attributes(self._objects, messages):
                     attribute.texts()
@@ -298,10 +288,7 @@ class Hdf5:
                     yield decode(names[offset:end]), header
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset, unless the datasets read so far claim too many bytes in total.
-
-        Compressed datasets, or datasets that share bytes, can claim more than the file's size.
-        """
+        """Read a dataset, unless the datasets read so far claim too many bytes in total."""
         if dataset.path not in self._counted:
             self._counted.add(dataset.path)
             self._claimed += dataset.count * _LARGEST_ELEMENT

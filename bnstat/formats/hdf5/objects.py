@@ -17,8 +17,7 @@ Fields in brackets are present only if a flag is set.
 
 In files written for HDF5 1.8 and later only, objects with many links or attributes use "dense
 storage"; so do groups with many links if a name is not ASCII. A "fractal heap" then contains the
-messages, and a tree contains their heap ids. A heap offset counts the bytes of all blocks in
-sequence.
+messages, and a tree contains their heap ids. A heap offset counts the bytes of all blocks.
 
     tree               "BTHD", version, type, size of a node (u32), size of a record (u16),
                        depth (u16), 2 unused, root's address, number of the root's records (u16),
@@ -153,12 +152,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of an object header.
-
-    Attributes:
-        kind: a `Kind`, or the number of another type.
-        is_shared: True if `body` only refers to a message elsewhere.
-    """
+    """A message of an object header; if `is_shared`, the body refers to a message elsewhere."""
 
     kind: int
     is_shared: bool
@@ -221,8 +215,7 @@ class Objects:
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the `length` bytes at an address, positioned after the signature.
 
-        The number of bytes that all cursors read is limited, because thousands of structures of a
-        damaged file may share one large block.
+        All cursors together read a limited number of bytes, since structures may share a block.
         """
         self.expect([(address, length)])
         self._unread -= length
@@ -243,10 +236,7 @@ class Objects:
             self._makes_trips = True
 
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Raise an `AbsentError` if one of the spans (address and length) is not fetched yet.
-
-        Outside of `trips(False)`, do nothing, because bytes are fetched when they are read.
-        """
+        """Within `trips(False)`, raise an `AbsentError` if spans (address, length) are missing."""
         if self._makes_trips:
             return
         absent = [span for span in spans if not self.file.has(*span)]
@@ -431,9 +421,8 @@ class _Heap:
         if not (0 < self._first_size <= largest_block and self._width > 0):
             raise objects.damage("a heap of names has invalid sizes")
         self._offset_size = (self._offset_bits + 7) // 8
-        self._length_size = min(
-            (largest_block.bit_length() + 6) // 8, _width(max(1, largest_message))
-        )
+        sizes = (largest_block.bit_length() + 6) // 8, _width(max(1, largest_message))
+        self._length_size = min(sizes)
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
     def message(self, heap_id: bytes) -> Cursor:
@@ -519,9 +508,8 @@ class Attribute:
             # Keras stores an empty list of names as an empty array of floats.
             return [] if count == 0 else None
         if count * max(size, 1) > self._values.left:
-            raise self._objects.damage(
-                f"an attribute claims {count} elements, more than it contains"
-            )
+            what = f"an attribute claims {count} elements, more than it contains"
+            raise self._objects.damage(what)
         if kind == _VARIABLE:
             if bits != 1 or size != 8 + self._objects.offset_size:
                 return None

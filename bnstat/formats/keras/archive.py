@@ -68,15 +68,10 @@ def open_folder(folder: Folder, source: Source, weights: File | None = None) -> 
             "save the model again with weights_format='h5'",
         )
     config, metadata = folder.file(CONFIG), folder.file(_METADATA)
-    saved = read_json(metadata) if metadata is not None else None
+    saved = read_json(metadata) if metadata else None
     version = saved.get("keras_version") if isinstance(saved, dict) else None
+    library = writer(version) if isinstance(version, str) else None
+    described = describe(read_json(config), config.path) if config else ()
     stored = read_weights(weights)
-    return Contents(
-        source=replace(
-            source,
-            format="keras-archive",
-            writer=writer(version) if isinstance(version, str) else None,
-        ),
-        variables=stored.variables,
-        layers=join(describe(read_json(config), config.path) if config else (), stored),
-    )
+    source = replace(source, format="keras-archive", writer=library)
+    return Contents(source, stored.variables, layers=join(described, stored))

@@ -72,10 +72,7 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, dict[str, Any
 
 
 def snake_case(class_name: str) -> str:
-    """Convert a class name for paths: `BatchNormalization` -> `batch_normalization`.
-
-    Source: `to_snake_case` of keras/src/utils/naming.py.
-    """
+    """Convert a class name for paths, like Keras's `to_snake_case`: `MyNorm` -> `my_norm`."""
     name = re.sub(r"\W+", "", class_name.rpartition(">")[2])
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -157,9 +154,8 @@ def _is_serialized(value: object) -> TypeGuard[Mapping[str, Any]]:
 def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
     """Return True for a layer, False for an initializer, a dtype policy or an operation.
 
-    A functional model lists plain operations (`x + y`) among its layers. Operations have no
-    variables, and Keras does not count them in the paths of a weights file. `is_listed` is True for
-    an element of the argument `layers`.
+    Functional models list operations (`x + y`) among their layers, but paths in a weights file do
+    not count operations. `is_listed` is True for an element of the argument `layers`.
     """
     if not _is_serialized(value):
         return False
@@ -228,7 +224,6 @@ def endings(path: str) -> Iterator[str]:
 MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"
 """The note for layers whose default names differ because another session built them."""
 _WEIGHTS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
-_HEAD: Final = 4096
 _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a full .h5"
 
 
@@ -286,7 +281,7 @@ def architecture_beside(file: File) -> str | None:
         names.append(CONFIG)
     for sibling in filter(None, map(file.sibling, dict.fromkeys(names))):
         is_json = sibling.size <= MAX_JSON and _starts_as_json(sibling)
-        if is_json and b'"class_name"' in sibling.head(_HEAD):
+        if is_json and b'"class_name"' in sibling.head(4096):
             return sibling.path
     return None
 

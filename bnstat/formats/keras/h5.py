@@ -65,11 +65,8 @@ def open_contents(file: File, source: Source) -> Contents:
     config = store.text("", "model_config")
     described = describe(parse_json(config, file.path), file.path) if config else ()
     version = store.text("", "keras_version") or store.text(root, "keras_version")
-    contents = Contents(
-        source=replace(source, format="keras-h5", writer=writer(version)),
-        variables=variables,
-        layers=tuple(_layers(described, groups)),
-    )
+    source = replace(source, format="keras-h5", writer=writer(version))
+    contents = Contents(source, variables, layers=tuple(_layers(described, groups)))
     if described:
         return contents
 
@@ -143,9 +140,8 @@ def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
         return groups
     for layers in (described, [layer for layer in described if layer.class_name != _INPUT]):
         pairs = list(zip(layers, names, strict=False))
-        if len(layers) == len(names) and not any(
-            layer.class_name == _INPUT and groups[name] for layer, name in pairs
-        ):
+        is_shifted = any(layer.class_name == _INPUT and groups[name] for layer, name in pairs)
+        if len(layers) == len(names) and not is_shifted:
             return {layer.own_name: groups[name] for layer, name in pairs}
     return groups
 

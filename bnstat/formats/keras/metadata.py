@@ -48,18 +48,17 @@ def keras_layers(
     for node_id, name in _full_names(metadata, nodes).items():
         class_name, config = layer_from_config(metadata[node_id])
         variables = {
-            label: key
+            label: stored
             for label, child in nodes[node_id].children.items()
-            if (key := nodes[child].key) is not None
+            if (stored := nodes[child].key) is not None
         }
         own_name = str(config.get("name") or name)
         if name in described:
             inputs = described[name].inputs
         else:
             inputs = tuple(input_tensors(config, name.removesuffix(own_name).rstrip("/")))
-        layers.append(
-            Layer(name, class_name, config, variables, f"object {node_id}", own_name, inputs)
-        )
+        key = f"object {node_id}"
+        layers.append(Layer(name, class_name, config, variables, key, own_name, inputs))
     rank = {name: rank for rank, name in enumerate(described)}
     is_in_order = any(layer.name in rank for layer in layers)
     return sorted(layers, key=lambda layer: rank.get(layer.name, len(rank))), is_in_order

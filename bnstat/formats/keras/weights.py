@@ -3,8 +3,7 @@ r"""Keras 3's `.weights.h5`, of Keras 2.12 and later, alone or sharded over seve
 Every layer is a group, whose path is the layer's attribute path in the model. Its variables are the
 datasets `vars/0`, `vars/1`, ... of that group: trainable variables first, then the others, each in
 creation order and without names. Groups are called by the layer's class and a count, or by the
-attribute that holds the layer. Since Keras 3.6, the attribute `name` of `vars` is the layer's own
-name.
+attribute that holds the layer. Since Keras 3.6, `vars` has an attribute `name`: the layer's name.
 
 Keras 2.12 writes `_layer_checkpoint_dependencies` instead of `layers`. Before version 3, Keras on
 Windows joins the parts of a path with backslashes, which HDF5 takes for the name of one group:
@@ -23,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Final
 
@@ -78,19 +77,15 @@ def matches(file: File) -> bool:
 def open_contents(file: File, source: Source) -> Contents:
     """Return the variables and layers of a weights file; an index or a shard opens all shards."""
     weights = read_weights(file)
-    contents = Contents(
-        source=replace(source, format="keras-weights"),
-        variables=weights.variables,
+    source = replace(source, format="keras-weights")
+    return Contents(
+        source,
+        weights.variables,
         layers=join((), weights),
         layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
+        configured=partial(_configured, source, weights),
         beside=architecture_beside(file),
     )
-
-    def configured(described: Sequence[Layer]) -> Contents:
-        layers, notes = _join_architecture(described, weights)
-        return Contents(contents.source, contents.variables, layers=layers, notes=notes)
-
-    return replace(contents, configured=configured)
 
 
 def read_weights(file: File) -> Weights:
@@ -144,10 +139,9 @@ def _parse_index(index: File) -> dict[str, list[str]]:
     shards: dict[str, list[str]] = {}
     for group, files in entries.items():
         names = [files] if isinstance(files, str) else files
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DamagedError(index.path, f"its weight_map does not list files for {group!r}")
-        if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
-            raise DamagedError(index.path, "its weight_map lists a file outside of the folder")
+        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not is_list or any(re.search(r"[/\\]|^\.{,2}$", name) for name in names):
+            raise DamagedError(index.path, f"its weight_map has no valid file names for {group!r}")
         shards[group.lstrip("/")] = names
     return shards
 
@@ -155,8 +149,7 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
     """Merge the weights of several files.
 
-    `shards` maps a group to the names of the files from which the group's variables are taken.
-    Groups that are not in `shards` are taken from all files.
+    `shards` maps a group to the files that supply the group's variables, by default all files.
     """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -189,24 +182,21 @@ def _layer_path(holder: str) -> str:
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
 
-def _join_architecture(
-    described: Sequence[Layer], weights: Weights
-) -> tuple[tuple[Layer, ...], list[str]]:
-    """Return the layers of an architecture with their variables, and notes for the user.
+def _configured(source: Source, weights: Weights, described: Sequence[Layer]) -> Contents:
+    """Return the contents with the layers of an architecture.
 
     If the file has layer names that the architecture lacks, layers are matched by their paths, as
     Keras does when it loads weights.
     """
     names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
-    inside_custom_layers = {
-        name for path, name in weights.names.items() if path not in names and _nearest(path, names)
-    }
-    if {*stored.values()} <= {*names.values(), *inside_custom_layers}:
-        return join(described, weights), []
     others = {path: name for path, name in weights.names.items() if path not in names}
-    notes = [] if stored.keys().isdisjoint(names) else [MATCHED_BY_PLACE]
-    return join(described, replace(weights, names=others)), notes
+    inside_custom_layers = {name for path, name in others.items() if _nearest(path, names)}
+    notes = []
+    if not {*stored.values()} <= {*names.values(), *inside_custom_layers}:
+        notes = [] if stored.keys().isdisjoint(names) else [MATCHED_BY_PLACE]
+        weights = replace(weights, names=others)
+    return Contents(source, weights.variables, layers=join(described, weights), notes=notes)
 
 
 def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
@@ -224,11 +214,8 @@ def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
     }
     full_names = _full_names(weights, known)
     own_names = {path: name for path, name in weights.names.items() if path in weights.groups}
-    matches = {
-        index: layer.key
-        for index, layer in enumerate(layers)
-        if layer.key in known and layer.key in weights.groups
-    }
+    placed = known.keys() & weights.groups.keys()
+    matches = {index: layer.key for index, layer in enumerate(layers) if layer.key in placed}
     _match_names(matches, [layer.name for layer in layers], full_names)
     _match_names(matches, [layer.own_name for layer in layers], own_names)
 
