@@ -32,6 +32,7 @@ LAYERS = {
     "shared": {},
     "single": {},
     "wide": {"dtype": "float64"},
+    "half": {"dtype": "float16"},
     "narrow": {"dtype": "bfloat16"},
     "mixed": {"dtype": "mixed_float16"},
 }
@@ -54,7 +55,7 @@ def build(library: Any) -> Any:
     x = shared(layers.ReLU()(shared(nested(x))))
     x = layers.LayerNormalization(name="layer_norm")(x)
     x = bn("single")(layers.Conv2D(1, 1, name="to_one_channel")(x))
-    for name in ("wide", "narrow", "mixed"):
+    for name in ("wide", "half", "narrow", "mixed"):
         x = bn(name)(x)
     x = layers.Dense(2, name="head", dtype="float32")(layers.Flatten(dtype="float32")(x))
     model = library.Model(image, x, name="network")
@@ -85,11 +86,7 @@ FORMATS: dict[str, tuple[str, Callable[[Any, str], object], set[str]]] = {
     "keras3 folder": ("m", lambda m, p: keras.saving.save_model(m, p, zipped=False), ALL),
     "keras3 .h5": ("m.h5", lambda m, path: m.save(path), ALL),
     "keras3 .weights.h5": ("m.weights.h5", lambda m, path: m.save_weights(path), {"name"}),
-    "keras3 sharded weights": (
-        "m.weights.json",
-        lambda m, path: m.save_weights(path, max_shard_size=1e-6),
-        {"name"},
-    ),
+    "keras3 sharded": ("m.weights.json", lambda m, p: m.save_weights(p, None, 1e-6), {"name"}),
     "keras3 export": ("e", lambda m, path: m.export(path, verbose=False), GRAPH),
     "keras3 saved_model.save": ("s", tf.saved_model.save, GRAPH),
     "keras3 Checkpoint": ("c", checkpoint, OBJECTS),

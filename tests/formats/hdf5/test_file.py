@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.hdf5 import file as hdf5
-from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.hdf5.file import Hdf5
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
 from tests.builders.oracle import same_bits
@@ -90,19 +90,21 @@ def test_chunks_and_filters(storage: dict[str, Any], dtype: str, path: Path) -> 
         assert same_bits(read(path), native(data))
 
 
-def write_with(path: Path, settings: Any, data: np.ndarray[Any, Any]) -> None:
-    """Write an array of float32 with settings of h5py's low-level interface."""
+def write_with(path: Path, *calls: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+    """Write an array of float32 after calls of h5py's low-level settings; return the array."""
+    data = np.arange(5, dtype=np.float32)
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    for name, *arguments in calls:
+        getattr(settings, name)(*arguments)
     with h5py.File(path, "w") as file:
         space, kind = h5py.h5s.create_simple(data.shape), h5py.h5t.NATIVE_FLOAT
         dataset = h5py.h5d.create(file.id, b"a", kind, space, settings)
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data)
+    return data
 
 
 def test_a_small_array_in_the_header(path: Path) -> None:
-    data = np.arange(5, dtype=np.float32)
-    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    settings.set_layout(h5py.h5d.COMPACT)
-    write_with(path, settings, data)
+    data = write_with(path, ("set_layout", h5py.h5d.COMPACT))
     assert same_bits(read(path), data)
 
 
@@ -195,22 +197,36 @@ def test_an_enumeration_of_enumerations(path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("block", [0, 512, 4096])
+TEXTS: dict[str, tuple[object, list[str] | None]] = {
+    "text": ("é" * 100, ["é" * 100]),
+    "empty": ("", [""]),
+    "list": (["x", "", "yy"], ["x", "", "yy"]),
+    "fixed": (np.array([b"ab", b"c"]), ["ab", "c"]),
+    "number": (3, None),
+    "none": (np.zeros(0), []),
+}
+
+
+@pytest.mark.parametrize("block", [0, 512, 1024, 4096])
 @pytest.mark.parametrize("version", ["earliest", "v108", "v110", "latest"])
 def test_every_version_and_user_block(version: str, block: int, path: Path) -> None:
     data = np.arange(5, dtype=np.float32)
     with h5py.File(path, "w", libver=version, userblock_size=block) as file:
         file["layers/bn/vars/0"] = data
         file["layers"].create_group("ordered", track_order=True)["x"] = data
-        file["layers/bn/vars"].attrs["name"] = "bn"
         file.create_dataset("chunked", data=data, chunks=(2,), compression="gzip")
-    assert is_hdf5(LocalFile(path))
+        for name, (value, _) in TEXTS.items():
+            file.attrs[name] = file["layers/bn"].attrs[name] = value
     store = Hdf5(LocalFile(path))
     assert set(store.groups) == {"", "layers", "layers/bn", "layers/bn/vars", "layers/ordered"}
-    assert store.text("layers/bn/vars", "name") == "bn"
     assert store.members() == {"layers", "chunked"}
     for name in ("layers/bn/vars/0", "layers/ordered/x", "chunked"):
         assert same_bits(store.variables[name].read(), data)
+    for place in ("", "layers/bn"):
+        assert [store.texts(place, name) for name in TEXTS] == [each for _, each in TEXTS.values()]
+        assert store.texts(place, "missing") is None
+        assert store.text(place, "text") == "é" * 100
+        assert store.text(place, "list") is None
 
 
 @pytest.mark.parametrize(
@@ -231,11 +247,7 @@ def test_chunks_of_other_contents(libver: str, stored: bytes, message: str, path
 
 
 def test_chunks_whose_size_cannot_be_checked(path: Path) -> None:
-    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    settings.set_chunk((5,))
-    settings.set_deflate()
-    settings.set_shuffle()
-    write_with(path, settings, np.zeros(5, np.float32))
+    write_with(path, ("set_chunk", (5,)), ("set_deflate",), ("set_shuffle",))
     with pytest.raises(UnsupportedError, match="unusual order"):
         read(path)
 

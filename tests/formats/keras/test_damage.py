@@ -209,30 +209,6 @@ def test_what_is_not_read(tmp_path: Path) -> None:
                 variables[key].read()
 
 
-TEXTS: dict[str, tuple[object, list[str] | None]] = {
-    "text": ("é" * 100, ["é" * 100]),
-    "empty": ("", [""]),
-    "list": (["x", "", "yy"], ["x", "", "yy"]),
-    "fixed": (np.array([b"ab", b"c"]), ["ab", "c"]),
-    "number": (3, None),
-    "none": (np.zeros(0), []),
-}
-
-
-@pytest.mark.parametrize("version", ["earliest", "v108", "latest"])
-@pytest.mark.parametrize("block", [0, 512, 1024])
-def test_texts_are_read_as_h5py_reads_them(version: str, block: int, tmp_path: Path) -> None:
-    path = tmp_path / "m.h5"
-    with h5py.File(path, "w", libver=version, userblock_size=block) as file:
-        group = file.create_group("a/b")
-        for name, (value, _) in TEXTS.items():
-            file.attrs[name] = group.attrs[name] = value
-    store = Hdf5(LocalFile(path))
-    for place in ("", "a/b"):
-        assert [store.texts(place, name) for name in TEXTS] == [each for _, each in TEXTS.values()]
-        assert store.texts(place, "missing") is None
-
-
 def test_lists_that_keras_splits(tmp_path: Path) -> None:
     names = [f"layer_{index:05}" for index in range(5000)]
     path = tmp_path / "m.h5"
