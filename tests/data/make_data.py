@@ -47,9 +47,7 @@ def network(images: tf.Tensor, training: bool) -> tf.Tensor:
     settings = {"momentum": MOMENTUM, "epsilon": EPSILON, "training": training}
     for block, (filters, stride) in enumerate([(8, 1), (16, 2), (16, 1)], 1):
         with tf.variable_scope(f"block{block}"):
-            x = tf.layers.conv2d(
-                x, filters, 3, stride, "same", use_bias=False, name="conv", **start
-            )
+            x = tf.layers.conv2d(x, filters, 3, stride, "same", **plain)
             x = tf.nn.relu(tf.layers.batch_normalization(x, name="bn", **settings))
     return tf.layers.dense(tf.reduce_mean(x, [1, 2]), 10, name="logits", **start)
 
