@@ -13,6 +13,7 @@ from tests.formats.keras.files import layer, model, norm
 POLICY = {"class_name": "DTypePolicy", "config": {"name": "float32"}, "module": "keras"}
 OPERATION = {"class_name": "BatchNorm", "config": {"name": "op"}, "module": "keras.src.ops.nn"}
 ZEROS = {"class_name": "Zeros", "config": {}}
+CELLS = [layer("Cell", "a"), layer("Cell", "b")]
 NETWORKS = {
     "paths count per class and model": (
         model(
@@ -40,12 +41,8 @@ NETWORKS = {
     "wrapped layers are below the wrapper's attribute": (
         model(
             layer("TimeDistributed", "td", layer=norm("bn")),
-            layer(
-                "Bidirectional", "bi", layer=layer("LSTM", "f"), backward_layer=layer("LSTM", "b")
-            ),
-            layer(
-                "RNN", "rnn", cell=layer("S", "s", cells=[layer("Cell", "a"), layer("Cell", "b")])
-            ),
+            layer("Bidirectional", "bi", layer=layer("L", "f"), backward_layer=layer("L", "b")),
+            layer("RNN", "rnn", cell=layer("S", "s", cells=CELLS)),
         ),
         {
             "td": "layers/time_distributed",
@@ -145,14 +142,8 @@ def test_inputs_of_layers() -> None:
         (["x/c", "y/c"], {}),
     ],
 )
-def test_layers_match_the_scopes_that_are_certain(
-    scopes: list[str], expected: dict[str, str]
-) -> None:
-    network = model(
-        model(norm("bn"), name="a"),
-        model(norm("bn"), name="b"),
-        norm("c"),
-    )
+def test_layers_match_certain_scopes(scopes: list[str], expected: dict[str, str]) -> None:
+    network = model(model(norm("bn"), name="a"), model(norm("bn"), name="b"), norm("c"))
     layers = [*walk(describe(network, "file"))]
     matches = match_scopes(layers, scopes)
     assert {layers[index].name: scope for index, scope in matches.items()} == expected

@@ -41,13 +41,7 @@ GROUPS = {
         {"new_name": "new_name/old_name"},
     ),
     "layers of one name in models of models": (
-        [
-            model(
-                model(norm("bn"), name="left"),
-                model(norm("bn"), name="right"),
-                name="outer",
-            )
-        ],
+        [model(model(norm("bn"), name="left"), model(norm("bn"), name="right"), name="outer")],
         {"outer": [*scoped("right/bn"), *scoped("left/bn")]},
         {"outer/left/bn": "outer/left/bn", "outer/right/bn": "outer/right/bn"},
     ),

@@ -235,19 +235,6 @@ def test_a_subclassed_model(tmp_path: Path) -> None:
         assert_same(save(model, tmp_path, suffix), layers, configured=False)
 
 
-@LIBRARIES
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_frozen_layers_and_models(library: Any, suffix: str, tmp_path: Path) -> None:
-    new = library.layers.BatchNormalization
-    inner = library.Sequential([new(name="in_frozen")], name="inner")
-    frozen, free = new(name="frozen", trainable=False), new(name="free")
-    model = library.Sequential([library.Input((3,)), frozen, inner, free])
-    inner.trainable = False
-    found = batch_norms(contents_of(save(model, tmp_path, suffix)))
-    trainable = {name: layer.trainable for name, layer in found.items()}
-    assert trainable == {"frozen": False, "inner/in_frozen": False, "free": True}
-
-
 def test_a_folder_and_a_compressed_archive_have_the_same_layers(tmp_path: Path) -> None:
     model, layers = nested(keras)
     path = save(model, tmp_path, ".keras")
