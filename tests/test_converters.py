@@ -184,7 +184,6 @@ def test_the_cause_of_a_difference_is_found(
 def test_exports_have_the_names_of_their_counterparts(
     names: str, network: Any, ports: dict[str, Model], tmp_path: Path
 ) -> None:
-    """An export with the name map of `diff` has the names and values of the other file."""
     other, written = ports[names], tmp_path / "m.safetensors"
     load_file = pytest.importorskip("safetensors.numpy").load_file
     difference = bnstat.diff(ports["h5"], other, epsilon=EPSILON)

@@ -42,9 +42,6 @@ def spoil(folder: Path, prefix: str = "m") -> None:
     data.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
 
 
-# The networks in tests/data
-
-
 @pytest.mark.parametrize("network", ["digits", "digits_no_updates"])
 @pytest.mark.parametrize(
     ("part", "prefix"),
@@ -58,24 +55,11 @@ def test_the_networks_in_tests_data(network: str, part: str, prefix: str) -> Non
     assert_as_tensorflow_reads(model, DATA / network / prefix)
 
 
-def test_only_their_updates_differ() -> None:
-    right, wrong = (bnstat.load(DATA / name / "run") for name in ("digits", "digits_no_updates"))
-    for one, other in zip(right, wrong, strict=True):
-        np.testing.assert_array_equal(one.gamma, other.gamma)
-        np.testing.assert_array_equal(one.beta, other.beta)
-        np.testing.assert_array_equal(other.moving_mean, np.zeros(other.channels))
-        np.testing.assert_array_equal(other.moving_variance, np.ones(other.channels))
-        assert np.any(one.moving_mean)
-
-
 def test_the_data_is_small_and_can_be_moved() -> None:
     files = [path for path in DATA.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 1 << 20
     for network in ("digits", "digits_no_updates"):
         assert "/" not in (DATA / network / "run/checkpoint").read_text()
-
-
-# Paths and checkpoints
 
 
 def test_kinds_of_paths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +120,6 @@ def test_the_contents_of_a_file_without_recognizing_batch_norm(tmp_path: Path) -
     assert open_contents(str(tmp_path), step=1).source.checkpoint == "m-1"
 
 
-# Readers
-
-
 @pytest.mark.parametrize("reader", ["auto", "native", "tensorflow"])
 def test_readers(reader: Any) -> None:
     model = bnstat.load(RUN, reader=reader)
@@ -196,9 +177,6 @@ def test_tensorflows_reader_is_refused_for_remote_files() -> None:
     assert bnstat.load("memory://loading").keys() == ["a"]
     with pytest.raises(bnstat.BnstatError, match="TensorFlow's reader reads local files only"):
         bnstat.load("memory://loading", reader="tensorflow")
-
-
-# Which layers and values are read
 
 
 def test_eager_reading(tmp_path: Path) -> None:
@@ -268,9 +246,6 @@ def test_every_variable_is_explained() -> None:
     assert "optimizer" in verdicts["block1/bn/gamma/Momentum"].reason
     assert verdicts["block1/conv/kernel"].layer is None
     assert sum(verdict.layer is not None for verdict in verdicts.values()) == 12
-
-
-# Notes
 
 
 def test_storage_options_for_a_local_path_are_noted(tmp_path: Path) -> None:

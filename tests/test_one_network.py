@@ -74,13 +74,10 @@ def checkpoint(model: Any, path: str, **more: Any) -> None:
     tf.train.Checkpoint(model=model, **more).save(f"{path}/model")
 
 
-def checkpoint_with_optimizer(model: Any, path: str) -> None:
-    checkpoint(model, path, optimizer=model.optimizer)
-
-
 ALL = {"epsilon", "momentum", "axis", "trainable", "name", "order", "roles"}
 GRAPH = {"epsilon", "name", "order", "roles"}
 OBJECTS = {"name", "order", "roles"}
+WITH_OPTIMIZER = ("c", lambda m, path: checkpoint(m, path, optimizer=m.optimizer), OBJECTS)
 
 FORMATS: dict[str, tuple[str, Callable[[Any, str], object], set[str]]] = {
     "keras3 .keras": ("m.keras", lambda m, path: m.save(path), ALL),
@@ -91,7 +88,7 @@ FORMATS: dict[str, tuple[str, Callable[[Any, str], object], set[str]]] = {
     "keras3 export": ("e", lambda m, path: m.export(path, verbose=False), GRAPH),
     "keras3 saved_model.save": ("s", tf.saved_model.save, GRAPH),
     "keras3 Checkpoint": ("c", checkpoint, OBJECTS),
-    "keras3 Checkpoint with optimizer": ("co", checkpoint_with_optimizer, OBJECTS),
+    "keras3 Checkpoint with optimizer": WITH_OPTIMIZER,
     "keras3 frozen graph": ("f.pb", frozen_graph, {"epsilon"}),
     "tf-keras .keras": ("m.keras", lambda m, path: m.save(path), ALL),
     "tf-keras .h5": ("m.h5", lambda m, path: m.save(path), ALL),
@@ -101,7 +98,7 @@ FORMATS: dict[str, tuple[str, Callable[[Any, str], object], set[str]]] = {
     "tf-keras SavedModel": ("s", lambda m, path: m.save(path, save_format="tf"), ALL),
     "tf-keras export": ("e", lambda m, path: m.export(path), GRAPH),
     "tf-keras Checkpoint": ("c", checkpoint, OBJECTS),
-    "tf-keras Checkpoint with optimizer": ("co", checkpoint_with_optimizer, OBJECTS),
+    "tf-keras Checkpoint with optimizer": WITH_OPTIMIZER,
     "tf-keras frozen graph": ("f.pb", frozen_graph, {"epsilon"}),
 }
 """Format -> the file's name, how it is written, and the settings that it stores."""

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from bnstat.model import ROLES
 from tests.builders.oracle import Roles
 
 v1 = tf.compat.v1
@@ -59,8 +60,7 @@ def save_graph(
 
 
 def roles_of(values: Values, scope: str) -> Roles:
-    roles = ("gamma", "beta", "moving_mean", "moving_variance")
-    return {role: values[f"{scope}/{role}"] for role in roles if f"{scope}/{role}" in values}
+    return {role: values[f"{scope}/{role}"] for role in ROLES if f"{scope}/{role}" in values}
 
 
 def layers_of(values: Values, scopes: Iterable[str]) -> dict[str, Roles]:

@@ -35,13 +35,9 @@ def write_item(folder: Path, tree: Tree, layout: str = "ocdbt-zarr") -> Path:
         kind = {"dtype": tensorstore.dtype(array.dtype), "shape": array.shape}
         opened = tensorstore.open({"driver": driver, "kvstore": place}, create=True, **kind)
         opened.result().write(array).result()
-    metadata = {
-        str(path): {
-            "key_metadata": [{"key": key, "key_type": 2} for key in path],
-            "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
-        }
-        for path in tree
-    }
+    value = {"value_type": "np.ndarray", "skip_deserialize": False}
+    keys = {path: [{"key": key, "key_type": 2} for key in path] for path in tree}
+    metadata = {str(path): {"key_metadata": keys[path], "value_metadata": value} for path in tree}
     (folder / "_METADATA").write_text(json.dumps({"tree_metadata": metadata}))
     (folder / "_CHECKPOINT_METADATA").write_text("{}")
     return folder

@@ -16,7 +16,6 @@ from tests.builders.in_memory import Network, Norm
 
 @pytest.fixture
 def reported(monkeypatch):
-    """Return the lines that are printed."""
     lines = []
     monkeypatch.setattr(Watch, "_print", lambda self, line: lines.append(line))
     return lines
