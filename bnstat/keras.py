@@ -43,7 +43,7 @@ _Key = tuple[str, str | None]
 
 
 def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
-    """Return True if findings are more serious, in twice the channels, or ten times as large."""
+    """Return True if severity, channels (twice) or size (tenfold) exceed the reported findings."""
     severity, channels, size = _gravity(findings)
     old_severity, old_channels, old_size = _gravity(reported)
     is_wider = channels >= 2 * max(1, old_channels)
@@ -51,7 +51,7 @@ def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
 
 
 def _gravity(findings: Sequence[Finding]) -> tuple[int, int, float]:
-    """Return the most serious severity's index, the number of channels, and the largest number."""
+    """Return the index of the highest severity, the number of channels, and the largest size."""
     sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
     return (
         min(SEVERITIES.index(finding.severity) for finding in findings),
@@ -86,19 +86,13 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield a line for each of a rule's first three layers, then a line that counts the others."""
+    """Yield a line for each of the first three layers per rule, and one that counts the others."""
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:
             yield start + "; ".join([describe(first), *(other.message for other in others)])
         if len(layers) > _NAMED:
             yield f"{start}{rule} {layers[0][0].name}: {_more(len(layers) - _NAMED)}"
-
-
-def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
-    """Return the lines that report the findings of BN003 at the end of training."""
-    early = (finding for finding in findings if finding.rule == _WARMING_UP)
-    return _described([[finding] for finding in early if finding.severity in _REPORTED])
 
 
 def describe(finding: Finding) -> str:
@@ -191,7 +185,7 @@ class Watch(_callback()):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if every < 1:
-            raise ValueError(f"`every` must be at least 1, not {every}")
+            raise ValueError(f"every must be at least 1, not {every}")
         if fail_on not in (None, *SEVERITIES):
             raise ValueError(f"fail_on must be {', '.join(SEVERITIES)} or None, not {fail_on!r}")
         self._every = every
@@ -201,9 +195,7 @@ class Watch(_callback()):  # type: ignore[misc]
         self._rules: dict[str, Any] = {"select": tuple(select), "ignore": tuple(ignore)}
         find_rules((*select, *ignore))
         if self._path is not None and not self._path.endswith((".csv", ".json")):
-            raise UnsupportedError(
-                self._path, "bnstat writes a history only to a .csv or .json file"
-            )
+            raise UnsupportedError(self._path, "the history must be a .csv or .json file")
         if self._logdir is not None:
             import bnstat.output.tensorboard  # noqa: F401  # Fails now if it is not installed.
         self._watched: Any = None
@@ -245,14 +237,13 @@ class Watch(_callback()):  # type: ignore[misc]
         self.stopped_by = find_gravest(self._findings, self._fail_on)
         if self.stopped_by is not None:
             self.model.stop_training = True
-            self._print(
-                f"training stops after {name} because of fail_on={self._fail_on!r}: "
-                + describe(self.stopped_by)
-            )
+            reason = f"fail_on={self._fail_on!r}: {describe(self.stopped_by)}"
+            self._print(f"training stops after {name} because of {reason}")
 
     def on_train_end(self, logs: Any = None) -> None:
         """Print the findings of BN003 and close TensorBoard's file; later checks open a new one."""
-        for line in warming_up(self._findings):
+        early = (finding for finding in self._findings if finding.rule == _WARMING_UP)
+        for line in _described([[each] for each in early if each.severity in _REPORTED]):
             self._print(f"at the end: {line}")
         if self._events is not None:
             self._events.close()
@@ -269,11 +260,7 @@ class Watch(_callback()):  # type: ignore[misc]
                 self._print(f"no batch-norm layer in {model.source.path}: nothing to watch")
             return
         self._recorder.add(name, model)
-        self._findings = [
-            finding
-            for subject in (model, self.history)
-            for finding in check(subject, **self._rules)
-        ]
+        self._findings = [*check(model, **self._rules), *check(self.history, **self._rules)]
         for line in self._news.lines(self._findings):
             self._print(f"{name}: {line}")
         self._write(model, epoch)

@@ -101,13 +101,11 @@ def s3_requests(s3: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     import s3fs
 
     log: list[tuple[str, str]] = []
-    plain = s3fs.S3FileSystem._call_s3
+    plain, plain_pages = s3fs.S3FileSystem._call_s3, s3fs.S3FileSystem._iterdir
 
     async def counted(self, method, *rest, **more):  # type: ignore[no-untyped-def]
         log.append((method, more.get("Key", "")))
         return await plain(self, method, *rest, **more)
-
-    plain_pages = s3fs.S3FileSystem._iterdir
 
     def pages(self, bucket, *rest, **more):  # type: ignore[no-untyped-def]
         log.append(("list", str(rest)))

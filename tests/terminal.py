@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,24 +44,14 @@ def in_terminal(
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "NO_COLOR": "" if colours else "1",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        cwd=folder,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment,
-    )
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    command = [sys.executable, "-c", script, *arguments]
+    process = subprocess.Popen(command, cwd=folder, env=environment, **streams)
     os.close(terminal)
     shown = b""
-    while True:
-        try:
-            chunk = os.read(screen, 1 << 16)
-        except OSError:
-            break
-        if not chunk:
-            break
-        shown += chunk
+    with suppress(OSError):
+        while chunk := os.read(screen, 1 << 16):
+            shown += chunk
     process.wait()
     os.close(screen)
     text = shown.decode().replace("\r\n", "\n")

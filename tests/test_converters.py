@@ -97,11 +97,8 @@ def rewritten(content: bytes) -> bytes:
 
 def port(name: str) -> Any:
     """Return a parameter that is skipped if this port cannot be written here."""
-    needs_torch = name in ("pytorch", "safetensors", "pytorch-fused")
-    skip = pytest.mark.skipif(
-        needs_torch and find_spec("torch") is None, reason="torch is not installed"
-    )
-    return pytest.param(name, marks=skip)
+    is_missing = name in ("pytorch", "safetensors", "pytorch-fused") and not find_spec("torch")
+    return pytest.param(name, marks=pytest.mark.skipif(is_missing, reason="needs torch"))
 
 
 WHOLE = ("h5", "saved-model", "frozen", "onnx", "pytorch", "safetensors")
@@ -158,14 +155,10 @@ def test_ports_that_are_folded_in_part(ports: dict[str, Model]) -> None:
 
 
 CHANGES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[np.ndarray]]] = {
-    "channels": lambda gamma, mean, variance: (
-        gamma + np.float32(1e-3) * (np.arange(gamma.size) == 2), mean, variance
-    ),
+    "channels": lambda g, mean, v: (g + np.float32(1e-3) * (np.arange(g.size) == 2), mean, v),
     "swapped": lambda gamma, mean, variance: (gamma, variance, mean),
-    "unbiased-variance": lambda gamma, mean, variance: (
-        gamma, mean, variance * np.float32(32 / 31)
-    ),
-}  # fmt: skip
+    "unbiased-variance": lambda gamma, mean, v: (gamma, mean, v * np.float32(32 / 31)),
+}
 """Cause -> function that changes the gamma, mean and variance of a layer."""
 
 
@@ -191,7 +184,6 @@ def test_the_cause_of_a_difference_is_found(
 def test_exports_have_the_names_of_their_counterparts(
     names: str, network: Any, ports: dict[str, Model], tmp_path: Path
 ) -> None:
-    """An export with the name map of `diff` has the names and values of the other file."""
     other, written = ports[names], tmp_path / "m.safetensors"
     load_file = pytest.importorskip("safetensors.numpy").load_file
     difference = bnstat.diff(ports["h5"], other, epsilon=EPSILON)

@@ -19,35 +19,17 @@ from tests.fuzz import handmade, ports
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data/digits"
 HEAVY = {
-    "aiohttp",
-    "fsspec",
-    "h5py",
-    "jinja2",
-    "jsonschema",
-    "keras",
-    "ml_dtypes",
-    "tarfile",
-    "tensorflow",
-    "tf_keras",
-    "zipfile",
+    *("aiohttp", "fsspec", "h5py", "jinja2", "jsonschema", "keras", "ml_dtypes"),
+    *("tarfile", "tensorflow", "tf_keras", "zipfile"),
 }
 DISPLAY = {
-    "bnstat.keras",
-    "bnstat.output.notebook",
-    "matplotlib",
-    "pandas",
-    "polars",
-    "tensorboard",
+    *("bnstat.keras", "bnstat.output.notebook", "matplotlib", "pandas", "polars", "tensorboard")
 }
 """Modules that only notebooks and the callback import."""
 
 OF_GRAPHS = {
-    "bnstat.formats.hdf5",
-    "bnstat.formats.keras.config",
-    "bnstat.formats.protobuf.protos",
-    "bnstat.formats.tensorflow.graph_def",
-    "bnstat.formats.tensorflow.frozen_graph",
-    "bnstat.formats.tensorflow.saved_model",
+    *("bnstat.formats.hdf5", "bnstat.formats.keras.config", "bnstat.formats.protobuf.protos"),
+    *(f"bnstat.formats.tensorflow.{name}" for name in ("graph_def", "frozen_graph", "saved_model")),
 }
 """Modules that a checkpoint without a graph does not need."""
 
@@ -87,24 +69,18 @@ def run(*arguments: Any, refused: tuple[str, ...] = ()) -> tuple[int, set[str], 
     return code, set(modules), output
 
 
-COMMANDS = [
-    ("inspect",),
-    ("inspect", "--values"),
-    ("inspect", "--no-values"),
-    ("export", "--json"),
-    ("export", "--csv"),
-    ("check",),
-]
+INSPECT = ("inspect", "inspect --values", "inspect --no-values")
+COMMANDS = (*INSPECT, "export --json", "export --csv", "check")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> None:
-    code, modules, output = run(command[0], DATA / "run/model-100", *command[1:])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_checkpoint_by_names_needs_nothing_heavy(command: str) -> None:
+    code, modules, output = run(*command.split(), DATA / "run/model-100")
     assert code == 0
-    assert "block1/bn" in output or command == ("check",)
+    assert "block1/bn" in output or command == "check"
     assert not modules & (HEAVY | DISPLAY | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
     assert not modules & {*OF_GRAPHS, "bnstat.output.terminal.drawing"}
-    assert ("bnstat.checks.settings" in modules) == (command == ("check",))
+    assert ("bnstat.checks.settings" in modules) == (command == "check")
 
 
 OBJECTS = handmade.object_bundle(*handmade.bn_graph())
@@ -142,10 +118,10 @@ def test_a_checkpoint_with_a_graph_does_not_need_the_reader_of_hdf5() -> None:
     assert not modules & {*HEAVY, "bnstat.formats.hdf5", "bnstat.formats.keras.config"}
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_saved_model_needs_only_protobuf(command: tuple[str, ...]) -> None:
-    target = DATA / "saved_model/variables" if command == ("inspect",) else DATA / "saved_model"
-    code, modules, _ = run(command[0], target, *command[1:])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_saved_model_needs_only_protobuf(command: str) -> None:
+    target = DATA / ("saved_model/variables" if command == "inspect" else "saved_model")
+    code, modules, _ = run(*command.split(), target)
     assert code == 0
     assert "google.protobuf" in modules
     assert not modules & HEAVY
@@ -247,9 +223,7 @@ def test_tensorflow_that_is_not_installed(
 
 
 def test_importing_the_package_does_not_import_numpy() -> None:
-    script = (
-        "import bnstat; bnstat.BnstatError; import sys; print({'numpy', 'click'} & {*sys.modules})"
-    )
+    script = "import bnstat, sys; bnstat.BnstatError; print({'numpy', 'click'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n"
 

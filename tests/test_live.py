@@ -36,14 +36,7 @@ def test_objects_with_layers_are_loaded() -> None:
 
 @pytest.mark.parametrize(
     ("given", "axis"),
-    [
-        (np.int64(1), 1),
-        ([np.int32(1), 2], (1, 2)),
-        ((np.int64(3),), 3),
-        ([], ()),
-        ("x", None),
-        (None, None),
-    ],
+    [(np.int64(1), 1), ([np.int32(1), 2], (1, 2)), ((np.int64(3),), 3), ([], ()), ("x", None)],
 )
 def test_settings_may_have_any_number_type(given: Any, axis: Any) -> None:
     settings = {"epsilon": np.float32(0.5), "momentum": np.float64(0.25), "axis": given}
@@ -52,19 +45,12 @@ def test_settings_may_have_any_number_type(given: Any, axis: Any) -> None:
     assert type(layer.epsilon) is float
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("step", 3),
-        ("checkpoint", "m-3"),
-        ("reader", "native"),
-        ("patterns", [("gamma", "x")]),
-        ("include_shadows", True),
-        ("config", "m.json"),
-        ("max_download", 3),
-        ("storage_options", {}),
-    ],
-)
+OF_FILES = {"step": 3, "checkpoint": "m-3", "reader": "native", "patterns": [("gamma", "x")],
+            "include_shadows": True, "config": "m.json", "max_download": 3,
+            "storage_options": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), OF_FILES.items())
 def test_options_for_files_are_refused(name: str, value: Any) -> None:
     with pytest.raises(bnstat.BnstatError, match=f"{name}: not available for a model"):
         bnstat.load(Network(bn=Norm()), **{name: value})

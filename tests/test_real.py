@@ -84,12 +84,10 @@ def test_values(real: Path, slug: str) -> None:
                 continue
             array = model[_name(key, layer)].array(role)
             assert array is not None
-            wide = array.astype(np.float64)
-            found = {"min": wide.min(), "max": wide.max(), "mean": wide.mean(), "std": wide.std()}
-            assert found["min"] == layer[role]["min"]
-            assert found["max"] == layer[role]["max"]
-            for number in ("mean", "std"):
-                assert found[number] == pytest.approx(layer[role][number], rel=1e-12, abs=1e-15)
+            wide, truth = array.astype(np.float64), layer[role]
+            assert (wide.min(), wide.max()) == (truth["min"], truth["max"])
+            computed, expected = (wide.mean(), wide.std()), (truth["mean"], truth["std"])
+            assert computed == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("slug", with_configs())

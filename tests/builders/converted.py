@@ -26,35 +26,21 @@ def network() -> Any:
     def norm(name: str) -> Any:
         return layers.BatchNormalization(epsilon=EPSILON, name=name)
 
-    model = tf_keras.Sequential(
-        [
-            layers.Input(SHAPE),
-            layers.Conv2D(6, 3, name="conv"),
-            norm("conv_bn"),
-            layers.ReLU(),
-            layers.DepthwiseConv2D(3, use_bias=False, name="depthwise"),
-            norm("depthwise_bn"),
-            layers.Conv2D(12, 1, use_bias=False, name="pointwise"),
-            norm("pointwise_bn"),
-            layers.Conv2DTranspose(4, 2, name="transposed"),
-            norm("transposed_bn"),
-            layers.ReLU(),
-            norm("relu_bn"),
-            layers.Flatten(),
-            layers.Dense(7, name="dense"),
-            norm("dense_bn"),
-            layers.ReLU(),
-            layers.Dense(2, name="head"),
-        ]
-    )
+    model = tf_keras.Sequential([
+        *(layers.Input(SHAPE), layers.Conv2D(6, 3, name="conv"), norm("conv_bn"), layers.ReLU()),
+        *(layers.DepthwiseConv2D(3, use_bias=False, name="depthwise"), norm("depthwise_bn")),
+        *(layers.Conv2D(12, 1, use_bias=False, name="pointwise"), norm("pointwise_bn")),
+        *(layers.Conv2DTranspose(4, 2, name="transposed"), norm("transposed_bn")),
+        *(layers.ReLU(), norm("relu_bn"), layers.Flatten()),
+        *(layers.Dense(7, name="dense"), norm("dense_bn"), layers.ReLU()),
+        layers.Dense(2, name="head"),
+    ])  # fmt: skip
     random = np.random.default_rng(4)
-    model.set_weights(
-        [
-            random.uniform(0.4, 1.6, each.shape) if each.ndim == 1
-            else random.normal(0, 0.3, each.shape)
-            for each in model.get_weights()
-        ]
-    )  # fmt: skip
+
+    def values(shape: tuple[int, ...]) -> Any:
+        return random.uniform(0.4, 1.6, shape) if len(shape) == 1 else random.normal(0, 0.3, shape)
+
+    model.set_weights([values(each.shape) for each in model.get_weights()])
     return model
 
 

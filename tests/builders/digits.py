@@ -75,7 +75,6 @@ def save_graph_mode(folder: Path) -> None:
             batch = random.integers(len(images), size=64)
             session.run(step, {given: images[batch], wanted: labels[batch], training: True})
         saver.save(session, str(folder / "model"), 150)
-        frozen = v1.graph_util.convert_variables_to_constants(
-            session, session.graph_def, ["logits/BiasAdd"]
-        )
-        (folder / "frozen.pb").write_bytes(frozen.SerializeToString())
+        freeze = v1.graph_util.convert_variables_to_constants
+        constant = freeze(session, session.graph_def, ["logits/BiasAdd"])
+        (folder / "frozen.pb").write_bytes(constant.SerializeToString())

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from bnstat.model import ROLES
 from tests.builders.oracle import Roles
 
 v1 = tf.compat.v1
@@ -37,45 +38,33 @@ def save_graph(
         build()
         output = session.graph.get_operations()[-1].name
         keys = {f"v{at}": variable for at, variable in enumerate(v1.global_variables())}
-        saver = v1.train.Saver(
-            keys if numbered else None, sharded=sharded, write_version=write_version
-        )
+        form = {"sharded": sharded, "write_version": write_version}
+        saver = v1.train.Saver(keys if numbered else None, **form)
         session.run(v1.global_variables_initializer())
-        _randomise(session, v1.global_variables())
-        saver.save(
-            session,
-            str(prefix),
-            global_step=step,
-            write_meta_graph=write_meta_graph,
-            write_state=False,
-        )
+        random = np.random.default_rng(7)
+        for variable in v1.global_variables():
+            if variable.dtype.is_floating:
+                value = random.random(variable.shape.as_list()).astype(np.float32)
+                variable.load(value.astype(variable.dtype.base_dtype.as_numpy_dtype), session)
+        graph = {"write_meta_graph": write_meta_graph, "write_state": False}
+        saver.save(session, str(prefix), step, **graph)
         if saved_model is not None:
             builder = v1.saved_model.Builder(str(saved_model))
             builder.add_meta_graph_and_variables(session, ["serve"])
             builder.save()
         if frozen is not None:
-            graph_def = v1.graph_util.convert_variables_to_constants(
-                session, session.graph.as_graph_def(), [output]
-            )
+            freeze = v1.graph_util.convert_variables_to_constants
+            graph_def = freeze(session, session.graph.as_graph_def(), [output])
             frozen.write_bytes(graph_def.SerializeToString())
         return _values(session)
 
 
 def roles_of(values: Values, scope: str) -> Roles:
-    roles = ("gamma", "beta", "moving_mean", "moving_variance")
-    return {role: values[f"{scope}/{role}"] for role in roles if f"{scope}/{role}" in values}
+    return {role: values[f"{scope}/{role}"] for role in ROLES if f"{scope}/{role}" in values}
 
 
 def layers_of(values: Values, scopes: Iterable[str]) -> dict[str, Roles]:
     return {scope: roles_of(values, scope) for scope in scopes}
-
-
-def _randomise(session: Any, variables: Iterable[Any]) -> None:
-    random = np.random.default_rng(7)
-    for variable in variables:
-        if variable.dtype.is_floating:
-            value = random.random(variable.shape.as_list()).astype(np.float32)
-            variable.load(value.astype(variable.dtype.base_dtype.as_numpy_dtype), session)
 
 
 def _values(session: Any) -> Values:

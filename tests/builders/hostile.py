@@ -57,9 +57,8 @@ def graph(before: Sequence[Any], entering: str = INPUT, library: Any = None) -> 
     last = [f"^{before[-1].name}"] if before else []
     made.node.append(node("entering", "Identity", entering, *last, T=tf.float32))
     inputs = ["entering", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance"]
-    norm = node(
-        "bn/norm", "FusedBatchNormV3", *inputs, T=tf.float32, U=tf.float32, is_training=False
-    )
+    settings = {"T": tf.float32, "U": tf.float32, "is_training": False}
+    norm = node("bn/norm", "FusedBatchNormV3", *inputs, **settings)
     norm.attr["epsilon"].f = 1e-3
     norm.attr["data_format"].s = b"NHWC"
     made.node.append(norm)

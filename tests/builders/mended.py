@@ -43,9 +43,8 @@ Spans = set[int]
 def files(path: Path) -> dict[str, Path]:
     """Return the files of a folder or prefix by the rest of their name; a single file by `""`."""
     if path.is_dir():
-        return {
-            file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()
-        }
+        found = (file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file for file in found}
     return {file.name[len(path.name) :]: file for file in path.parent.glob(f"{path.name}*")}
 
 

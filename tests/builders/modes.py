@@ -10,17 +10,13 @@ SIDES = np.where(np.arange(128) % 2, 1.0, -1.0)
 
 
 def classifier(
-    path: Path,
-    gain: float = 6.0,
-    activation: str = "softmax",
-    scores: int = 2,
-    trainable: bool = True,
+    path: Path, gain: float = 6.0, activation: str = "softmax", scores: int = 2, **options: bool
 ) -> Path:
     """Write a network that classifies samples by the sign of what it normalizes."""
     import keras
 
     keras.backend.clear_session()
-    norm = keras.layers.BatchNormalization(name="bn", trainable=trainable)
+    norm = keras.layers.BatchNormalization(name="bn", **options)
     layers = [keras.Input((4,), name="x"), norm]
     model = keras.Sequential([*layers, keras.layers.Dense(scores, activation, name="score")])
     signs = [[-1.0, 1.0]] if scores == 2 else [[1.0]]

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from bnstat.model import ROLES
+
 Array = NDArray[np.generic]
 
 
@@ -42,9 +44,8 @@ def save_v1(path: Path | str, parts: Sequence[tuple[str, str, ArrayLike]]) -> Pa
 def save_shards(prefix: Path, shards: Sequence[Mapping[str, ArrayLike]]) -> Path:
     parts = []
     for number, tensors in enumerate(shards):
-        part = tf.raw_ops.ShardedFilename(
-            basename=f"{prefix}_temp/part", shard=number, num_shards=len(shards)
-        )
+        base = f"{prefix}_temp/part"
+        part = tf.raw_ops.ShardedFilename(basename=base, shard=number, num_shards=len(shards))
         (prefix.parent / f"{prefix.name}_temp").mkdir(exist_ok=True)
         save(part.numpy().decode(), tensors)
         parts.append(part)
@@ -55,10 +56,7 @@ def save_shards(prefix: Path, shards: Sequence[Mapping[str, ArrayLike]]) -> Path
 
 
 def layer(
-    seed: int,
-    channels: int = 4,
-    roles: Sequence[str] = ("gamma", "beta", "moving_mean", "moving_variance"),
-    dtype: str = "float32",
+    seed: int, channels: int = 4, roles: Sequence[str] = ROLES, dtype: str = "float32"
 ) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     return {role: random.random(channels).astype(dtype) for role in roles}

@@ -63,11 +63,8 @@ def assert_layers(model: Model, expected: Mapping[str, Roles]) -> None:
 def assert_as_tensorflow_reads(model: Model, prefix: Path | str) -> None:
     """Assert that each variable of a model has the bits that TensorFlow reads for its key."""
     reader = tf.train.load_checkpoint(str(prefix))
-    variables = [
-        variable
-        for layer in model
-        for variable in (*layer.variables.values(), *layer.extra.values())
-    ]
+    groups = [group for layer in model for group in (layer.variables, layer.extra)]
+    variables = [variable for group in groups for variable in group.values()]
     for variable in variables:
         assert same_bits(variable.read(), reader.get_tensor(variable.key)), variable.key
     assert len({variable.key for variable in variables}) == len(variables)

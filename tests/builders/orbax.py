@@ -28,24 +28,16 @@ def write_item(folder: Path, tree: Tree, layout: str = "ocdbt-zarr") -> Path:
     folder.mkdir(parents=True)
     for path, array in tree.items():
         name = ".".join(path)
-        base: Any = {"driver": "file", "path": f"{folder}/"}
-        kvstore = (
-            {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-            if store == "ocdbt"
-            else {**base, "path": f"{folder}/{name}/"}
-        )
-        opened = tensorstore.open(
-            {"driver": driver, "kvstore": kvstore},
-            dtype=tensorstore.dtype(array.dtype), shape=array.shape, create=True,
-        ).result()  # fmt: skip
-        opened.write(array).result()
-    metadata = {
-        str(path): {
-            "key_metadata": [{"key": key, "key_type": 2} for key in path],
-            "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
-        }
-        for path in tree
-    }
+        place: Any = {"driver": "file", "path": f"{folder}/{name}/"}
+        if store == "ocdbt":
+            base = {"driver": "file", "path": f"{folder}/"}
+            place = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+        kind = {"dtype": tensorstore.dtype(array.dtype), "shape": array.shape}
+        opened = tensorstore.open({"driver": driver, "kvstore": place}, create=True, **kind)
+        opened.result().write(array).result()
+    value = {"value_type": "np.ndarray", "skip_deserialize": False}
+    keys = {path: [{"key": key, "key_type": 2} for key in path] for path in tree}
+    metadata = {str(path): {"key_metadata": keys[path], "value_metadata": value} for path in tree}
     (folder / "_METADATA").write_text(json.dumps({"tree_metadata": metadata}))
     (folder / "_CHECKPOINT_METADATA").write_text("{}")
     return folder

@@ -99,7 +99,6 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815
 
     def status(self, code: int, **headers: str) -> bool:
-        """An answer without a body."""
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -140,7 +139,6 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """A server of that folder, in a thread."""
     server = Server(folder)
     threading.Thread(target=lambda: server.serve_forever(0.05), daemon=True).start()
     try:

@@ -42,32 +42,20 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def network(images: tf.Tensor, training: bool) -> tf.Tensor:
     """Three convolutions, each with batch norm, then global average pooling."""
-    x, weights = images, tf.glorot_uniform_initializer()
+    x, start = images, {"kernel_initializer": tf.glorot_uniform_initializer()}
+    plain = {"use_bias": False, "name": "conv", **start}
+    settings = {"momentum": MOMENTUM, "epsilon": EPSILON, "training": training}
     for block, (filters, stride) in enumerate([(8, 1), (16, 2), (16, 1)], 1):
         with tf.variable_scope(f"block{block}"):
-            x = tf.layers.conv2d(
-                x,
-                filters,
-                3,
-                stride,
-                "same",
-                use_bias=False,
-                kernel_initializer=weights,
-                name="conv",
-            )
-            x = tf.layers.batch_normalization(
-                x, momentum=MOMENTUM, epsilon=EPSILON, training=training, name="bn"
-            )
-            x = tf.nn.relu(x)
-    x = tf.reduce_mean(x, [1, 2])
-    return tf.layers.dense(x, 10, kernel_initializer=weights, name="logits")
+            x = tf.layers.conv2d(x, filters, 3, stride, "same", **plain)
+            x = tf.nn.relu(tf.layers.batch_normalization(x, name="bn", **settings))
+    return tf.layers.dense(tf.reduce_mean(x, [1, 2]), 10, name="logits", **start)
 
 
 def session() -> tf.Session:
     """One thread, so that sums come out the same every time."""
-    return tf.Session(
-        config=tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
-    )
+    threads = dict.fromkeys(("intra_op_parallelism_threads", "inter_op_parallelism_threads"), 1)
+    return tf.Session(config=tf.ConfigProto(**threads))
 
 
 def train(run: Path, run_updates: bool) -> None:
@@ -87,13 +75,8 @@ def train(run: Path, run_updates: bool) -> None:
         random = np.random.default_rng(2)
         for count in range(STEPS + 1):
             if count % SAVE_EVERY == 0:
-                saver.save(
-                    sess,
-                    str(run / "model"),
-                    step,
-                    write_meta_graph=count == STEPS,
-                    strip_default_attrs=True,
-                )
+                graph = {"write_meta_graph": count == STEPS, "strip_default_attrs": True}
+                saver.save(sess, str(run / "model"), step, **graph)
             batch = random.integers(len(train_images), size=BATCH)
             sess.run(minimize, {images: train_images[batch], labels: train_labels[batch]})
 

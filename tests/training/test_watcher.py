@@ -10,13 +10,12 @@ import pytest
 
 from bnstat.checks import Finding
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.keras import News, Watch, find_gravest, warming_up
+from bnstat.keras import News, Watch, find_gravest
 from tests.builders.in_memory import Network, Norm
 
 
 @pytest.fixture
 def reported(monkeypatch):
-    """Return the lines that are printed."""
     lines = []
     monkeypatch.setattr(Watch, "_print", lambda self, line: lines.append(line))
     return lines
@@ -210,12 +209,14 @@ def test_a_finding_that_ends_may_come_back(news):
     ]
 
 
-def test_warming_up_is_reported_at_the_end(news):
+def test_warming_up_is_reported_at_the_end(news, reported):
     early = [finding(f"bn{number}", rule="BN003", severity="warning") for number in range(5)]
     assert news.lines(early) == []
     assert find_gravest(early, "info") is None
-    assert list(warming_up(early))[-1] == "BN003 bn003: and 2 more layers"
-    assert list(warming_up([finding(rule="BN003", severity="info")])) == []
+    watch = Watch()
+    watch.findings.extend([*early, finding("bn5", rule="BN003", severity="info")])
+    watch.on_train_end()
+    assert reported[-1] == "at the end: BN003 bn003: and 2 more layers"
 
 
 def test_the_gravest_ends_a_training():

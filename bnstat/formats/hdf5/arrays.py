@@ -1,6 +1,7 @@
 """The arrays of HDF5 datasets: the ranges of the bytes, and reading.
 
-Messages of a dataset's header; fields are one byte unless a type or a meaning says otherwise:
+Messages of a dataset's header. A field without a size in parentheses is one byte, or an address,
+or as long as the superblock specifies for lengths:
 
     datatype           class and version, flags (3 bytes), size (u32), properties
     layout v1, v2      version, rank, class, 5 unused, then by class:
@@ -15,8 +16,7 @@ Messages of a dataset's header; fields are one byte unless a type or a meaning s
       2, chunked (v4)  only HDF5's library reads it
       3, virtual       parts of other datasets; never read
     fill, old          size (u32), the value
-    fill v1, v2        version, two bytes: when space is allocated, when the fill value is written;
-                       1 if a value is defined, size (u32), the value
+    fill v1, v2        version, 2 skipped, 1 if a value is defined, size (u32), the value
     fill v3            version, flags (0x20: a value is defined), size (u32), the value
 
 A node of a chunk tree:
@@ -27,11 +27,10 @@ A node of a chunk tree:
                        the chunk's first element (rank + 1 numbers, u64 each), address of the chunk
                        or of a node of the level below
 
-This module reads contiguous arrays, as Keras stores them. HDF5's own library reads the chunks of
-other tools, arrays in a header, and arrays that were never written, which consist of fill values.
-Damaged files can make the library crash or allocate without a bound, so it never opens the original
-file, but a minimal one: `_OneDataset` combines the bytes of the original with new headers, made of
-checked messages.
+This module reads contiguous arrays, as Keras stores them. HDF5's own library reads chunked arrays,
+arrays in a header, and arrays that were never written, whose elements are the fill value. Damaged
+files can make the library crash or allocate without a bound. The library therefore opens only a
+minimal file, `_OneDataset`: the bytes of the original, but with new headers of checked messages.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
@@ -41,7 +40,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -49,7 +48,7 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError, first_line
 from bnstat.formats.dtypes import as_shape, find_dtype
-from bnstat.formats.hdf5.objects import SIGNATURE, Kind, Message, Objects
+from bnstat.formats.hdf5.objects import SIGNATURE, Cursor, Kind, Message, Objects
 from bnstat.model import Array
 from bnstat.storage.files import File, Range
 
@@ -83,7 +82,7 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
-        dtype: the NumPy or ml_dtypes name, or another word for elements that are not numbers.
+        dtype: the NumPy or ml_dtypes name, or a word such as `text` if not numeric.
         order: the byte order in the file, `<` or `>`.
         messages: type -> message in the dataset's header.
     """
@@ -103,9 +102,8 @@ class Dataset:
         """Read the array in the machine's byte order."""
         dtype = self._stored_dtype()
         if dtype is None:
-            raise UnsupportedError(
-                self.objects.path, f"{self.path} holds {self.dtype}, not numbers"
-            )
+            what = f"{self.path} contains {self.dtype}, not numbers"
+            raise UnsupportedError(self.objects.file.path, what)
         layout = self._layout()
         if Kind.EXTERNAL in self.messages or layout.kind > _CHUNKED:
             raise self.objects.unread(f"{self.path} refers to data outside of the file")
@@ -116,7 +114,7 @@ class Dataset:
             data = b""
         elif layout.kind == _CONTIGUOUS and layout.address is not None:
             length = size if layout.length is None else min(size, layout.length)
-            data = self.objects.array_bytes(layout.address, length)
+            data = self.objects.file.read(layout.address, length)
         else:
             data = self._read_by_library(layout, dtype.itemsize)
         if len(data) < size:
@@ -137,11 +135,11 @@ class Dataset:
             return []
         if layout.kind == _CHUNKED:
             chunks = self._chunks(layout.address)
-            ranges = [self.objects.place(address, length, None) for address, length in chunks]
+            ranges = [self.objects.file.place(*chunk) for chunk in chunks]
         else:
             is_little_endian = self.order == "<" or dtype.itemsize == 1
             part = tuple(slice(0, size) for size in self.shape) if is_little_endian else None
-            ranges = [self.objects.place(layout.address, self.count * dtype.itemsize, part)]
+            ranges = [self.objects.file.place(layout.address, self.count * dtype.itemsize, part)]
         return [place for place in ranges if place is not None]
 
     def _stored_dtype(self) -> np.dtype[np.generic] | None:
@@ -152,7 +150,7 @@ class Dataset:
         return self.objects.damage(f"{self.path} {what}")
 
     def _layout(self) -> _Layout:
-        body = self.objects.parse(self.messages[Kind.LAYOUT].body)
+        body = Cursor(self.messages[Kind.LAYOUT].body, self.objects)
         version = body.number(1)
         if version < 3:
             _, kind, _ = body.number(1), body.number(1), body.take(5)
@@ -165,23 +163,10 @@ class Dataset:
             return _Layout(kind, body.allocated())
         return _Layout(kind)
 
-    def _chunks(self, root: int) -> Iterator[tuple[int, int]]:
-        """Yield the address and the stored size of each chunk in a tree."""
-        pending: list[tuple[int, int | None]] = [(root, None)]
-        seen = {root}
-        while pending:
-            address, expected = pending.pop()
-            level, children = self.objects.tree_node(address, 1, 8 + 8 * (len(self.shape) + 1))
-            is_tree = expected in (None, level)
-            for child, key in children:
-                if level == 0:
-                    yield child, int.from_bytes(key[:4], "little")
-                else:
-                    is_tree = is_tree and child not in seen
-                    seen.add(child)
-                    pending.append((child, level - 1))
-            if not is_tree:
-                raise self._damage("has a cyclic or inconsistent tree of chunks")
+    def _chunks(self, root: int) -> list[tuple[int, int]]:
+        """Return the address and the stored size of each chunk in a tree."""
+        children = self.objects.tree(root, 1, 8 + 8 * (len(self.shape) + 1))
+        return [(address, int.from_bytes(key[:4], "little")) for address, key in children]
 
     def _read_by_library(self, layout: _Layout, itemsize: int) -> bytes:
         messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
@@ -191,8 +176,7 @@ class Dataset:
             raise self._damage("has a fill value of a size that differs from an element's")
         if layout.kind == _CHUNKED and layout.address is not None:
             # The library follows a tree that contains itself until the stack overflows.
-            for _ in self._chunks(layout.address):
-                pass
+            self._chunks(layout.address)
         import h5py
 
         copy = _OneDataset(self.objects, messages, itemsize)
@@ -206,19 +190,19 @@ class Dataset:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Raise an error if a chunk of h5py's `DatasetID` is too large, stored or decompressed."""
+        """Raise an error if a chunk of `opened` is too large, either stored or decompressed."""
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):
             what = f"{self.path} has chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
-            raise UnsupportedError(self.objects.path, what, "install h5py from PyPI")
+            raise UnsupportedError(self.objects.file.path, what, "install h5py from PyPI")
         chunks: list[Any] = []
         opened.chunk_iter(chunks.append)
         settings = opened.get_create_plist()
         size = math.prod(settings.get_chunk()) * itemsize
-        if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * self.objects.size):
+        if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * self.objects.file.size):
             raise self._damage(f"claims chunks of {size} bytes")
-        if any(chunk.size > self.objects.size for chunk in chunks):
+        if any(chunk.size > self.objects.file.size for chunk in chunks):
             raise self._damage("has a chunk that is larger than the file")
         filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
         if h5z.FILTER_DEFLATE not in filters:
@@ -229,20 +213,14 @@ class Dataset:
         for chunk in chunks:
             if chunk.filter_mask >> position & 1:
                 continue
-            packed = self.objects.array_bytes(chunk.byte_offset, chunk.size)
+            packed = self.objects.file.read(chunk.byte_offset, chunk.size)
             # Checksums of an earlier filter may follow the elements.
             if len(zlib.decompressobj().decompress(packed, size + 5)) > size + 4:
                 raise self._damage(f"claims chunks of {size} bytes, but has larger ones")
 
 
 class _Layout(NamedTuple):
-    """The kind of storage that a dataset uses, and the position of the bytes.
-
-    Attributes:
-        kind: `_COMPACT` (in the header), `_CONTIGUOUS`, `_CHUNKED` or `_VIRTUAL`.
-        address: where contiguous bytes or a chunk tree start; None if nothing was allocated.
-        length: the number of contiguous bytes; None if not recorded.
-    """
+    """Where a dataset's bytes are; `address` is None if unallocated, `length` if not recorded."""
 
     kind: int
     address: int | None = None
@@ -270,11 +248,8 @@ def is_outside(message: Message) -> bool:
 
 
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
-    """Return the dtype (or a word such as `text`) and the byte order of a datatype message.
-
-    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type.
-    """
-    body = objects.parse(datatype)
+    """Return the dtype (or a word such as `text`) and the byte order of a datatype message."""
+    body = Cursor(datatype, objects)
     kind, bits = body.number(1) & 0x0F, body.take(3)
     size = body.number(4)
     order = ">" if bits[0] & 1 else "<"
@@ -287,8 +262,10 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     if kind == _ENUMERATION:
         members = int.from_bytes(bits[:2], "little")
         is_bool = (size, members) == (1, 2)
-        return ("bool", order) if is_bool else _element(objects, body.take(body.left))
+        # The base type is an integer; another enumeration is refused, since 8 bytes are too few.
+        return ("bool", order) if is_bool else _element(objects, body.take(8))
     if kind == _OPAQUE:
+        # h5py stores bfloat16, which older versions of HDF5 lack, as an opaque type.
         return ("bfloat16" if size == 2 else "opaque"), "<"
     return _NOT_NUMERIC.get(kind, "unknown"), "<"
 
@@ -321,38 +298,30 @@ class _OneDataset(File):
     """
 
     def __init__(self, objects: Objects, messages: list[Message], itemsize: int) -> None:
-        address = f"<{'Q' if objects.offset_size == 8 else 'I'}"
-        undefined = b"\xff" * objects.offset_size
-        self._objects = objects
-        start = objects.stored_size + -objects.stored_size % 8
+        address = "Q" if objects.offset_size == 8 else "I"
+        undefined = (1 << 8 * objects.offset_size) - 1
+        self._original = original = objects.file
+        start = original.size + -original.size % 8
         datatype = Message(Kind.DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
         header = _header([*messages, datatype])
-        link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, start)
-        links = Message(Kind.LINK_INFO, False, bytes(2) + 2 * undefined)
+        link = struct.pack(f"<3Bs{address}", 1, 0, len(_NAME), _NAME.encode(), start)
+        links = Message(Kind.LINK_INFO, False, struct.pack(f"<2x2{address}", undefined, undefined))
         root_header = _header([links, Message(Kind.LINK, False, link)])
-        self._tail = bytes(start - objects.stored_size) + header + root_header
-        self.name = self.path = objects.path
-        self.size = objects.stored_size + len(self._tail)
-        self._head = (
-            SIGNATURE
-            + bytes([1, 0, 0, 0, 0, objects.offset_size, objects.length_size, 0])
-            + struct.pack("<2HI2H", 4, 16, 0, objects.tree_width, 0)
-            + struct.pack(address, 0)
-            + undefined
-            + struct.pack(address, self.size)
-            + undefined
-            + struct.pack(address, 0)
-            + struct.pack(address, start + len(header))
-            + bytes(24)
-        )
+        self._tail = bytes(start - original.size) + header + root_header
+        self.name = self.path = original.path
+        self.size = original.size + len(self._tail)
+        sizes = objects.offset_size, objects.length_size
+        widths = 4, 16, objects.tree_width
+        addresses = 0, undefined, self.size, undefined, 0, start + len(header)
+        layout = f"<B4x2Bx2H4xH2x6{address}24x"
+        self._head = SIGNATURE + struct.pack(layout, 1, *sizes, *widths, *addresses)
 
     def _read(self, offset: int, length: int) -> bytes:
-        middle_end = self._objects.stored_size
-        end = offset + length
+        end, middle_end = offset + length, self._original.size
         data = self._head[offset:end]
-        middle = max(offset, len(self._head)), min(end, middle_end)
-        if middle[0] < middle[1]:
-            data += self._objects.array_bytes(middle[0], middle[1] - middle[0])
+        start = offset + len(data)
+        if start < min(end, middle_end):
+            data += self._original.read(start, min(end, middle_end) - start)
         return data + self._tail[max(0, offset - middle_end) : max(0, end - middle_end)]
 
 

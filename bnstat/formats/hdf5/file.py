@@ -32,6 +32,7 @@ from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
 from bnstat.formats.hdf5.objects import (
+    SMALLEST,
     AbsentError,
     Attribute,
     Cursor,
@@ -47,21 +48,20 @@ from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 
 _MAX_DEPTH: Final = 64
+_TOO_LARGE: Final = "has too many objects, or names that are too long"
 _MAX_OBJECTS: Final = 250_000
 _MAX_NAMES: Final = 128 << 20
 """Characters of all paths together; a group's name counts in the path of every descendant."""
 _BOMB_FLOOR: Final = 64 << 20
 _BOMB_RATIO: Final = 50
-"""All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size."""
+"""All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size, because
+compressed arrays, and arrays that share bytes, can claim more than the file's size."""
 _LARGEST_ELEMENT: Final = 8
 
 _SOFT: Final = 2
 _OTHER_FILE: Final = 64
 """Links of this type, and of higher, user-defined types, lead out of the file."""
-_HEAP: Final = 32
-_TREE: Final = 24
-_MEMBERS: Final = 8
-"""The minimum size of a heap and of a tree in bytes, and the members per node."""
+_MEMBERS: Final = 8  # per node of an old group
 _WINDOW: Final = 12 << 10
 """Bytes to fetch after an address: an object's parts and members usually follow its address."""
 _BEFORE: Final = 1 << 10
@@ -121,15 +121,16 @@ class Hdf5:
 
     @property
     def outside(self) -> Set[str]:
-        """The paths of datasets, and the names of links, that refer to other datasets or files."""
+        """The datasets (paths) and the links (names) that refer to other datasets or files."""
         return self._outside if self._tree else set()
 
     def members(self) -> set[str]:
         """Return the names in the root group, without walking the whole tree."""
         return {name for name, _ in self._root[1] or ()}
 
-    def has_attribute(self, group: str, name: str) -> bool:
-        return self._attribute(group, name) is not None
+    def attributes(self, group: str) -> Iterator[Attribute]:
+        messages = self._tree[0].get(group, []) if group else self._root[0]
+        return attributes(self._objects, messages)
 
     def text(self, group: str, name: str) -> str | None:
         """Return a string attribute of a group, or None if it is missing or not a single string."""
@@ -153,13 +154,8 @@ class Hdf5:
         return parts if index else None
 
     def _texts(self, group: str, name: str) -> list[str] | None:
-        attribute = self._attribute(group, name)
-        return attribute.texts() if attribute is not None else None
-
-    def _attribute(self, group: str, name: str) -> Attribute | None:
-        messages = self._tree[0].get(group, []) if group else self._root[0]
-        found = attributes(self._objects, messages)
-        return next((attribute for attribute in found if attribute.name == name), None)
+        found = (each.texts() for each in self.attributes(group) if each.name == name)
+        return next(found, None)
 
     @cached_property
     def _root(self) -> _Object:
@@ -181,17 +177,13 @@ class Hdf5:
                 self._outside.add(path)
             dataset = find_dataset(self._objects, path, messages)
             if dataset is not None:
-                variables[path] = Variable(
-                    key=path,
-                    name=path.removesuffix(":0"),
-                    dtype=dataset.dtype,
-                    shape=dataset.shape,
-                    reader=partial(self._read, dataset),
-                    finder=dataset.extents,
-                )
+                name, read = path.removesuffix(":0"), partial(self._read, dataset)
+                kind = dataset.dtype, dataset.shape
+                variables[path] = Variable(path, name, *kind, read, dataset.extents)
             elif links is not None:
                 groups[path] = messages
-                if path.count("/") >= _MAX_DEPTH:
+                # Keras on Windows joined the parts of a path with backslashes.
+                if path.count("/") + path.count("\\") >= _MAX_DEPTH:
                     raise DamagedError(self._path, f"groups are nested deeper than {_MAX_DEPTH}")
                 for name, child in sorted(links, reverse=True):
                     if child not in seen:
@@ -199,18 +191,14 @@ class Hdf5:
                         pending.append((f"{path}/{name}" if path else name, child))
                         characters += len(pending[-1][0])
                 if characters > _MAX_NAMES:
-                    raise self._too_large()
+                    raise DamagedError(self._path, _TOO_LARGE)
         return groups, variables
-
-    def _too_large(self) -> DamagedError:
-        return DamagedError(self._path, "has too many objects, or names that are too long")
 
     def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
         """Return header address -> object, for all objects or only the root.
 
-        Objects whose bytes are available are read first. Then the bytes that the remaining objects
-        need are fetched together, and so on. A level of the tree thus takes about one round trip to
-        a remote file.
+        First read the objects whose bytes are available. Then fetch the bytes of all remaining
+        objects together, and repeat. Each level of a remote tree thus takes about one request.
         """
         found: dict[int, _Object] = {}
         seen = {self._objects.root}
@@ -225,33 +213,27 @@ class Hdf5:
                         found[header] = self._read_object(header)
                 except AbsentError as error:
                     absent.append(header)
-                    spans += error.spans
+                    for address, length in error.args:
+                        spans.append((max(0, address - _BEFORE), _BEFORE + length + _WINDOW))
                     continue
                 if not is_root_enough:
                     children = {child for _, child in found[header][1] or ()} - seen
                     seen |= children
                     waiting += children
                 if len(seen) > _MAX_OBJECTS:
-                    raise self._too_large()
+                    raise DamagedError(self._path, _TOO_LARGE)
             if not absent:
                 break
-            self._objects.fetch(
-                (max(0, address - _BEFORE), _BEFORE + length + _WINDOW) for address, length in spans
-            )
+            self._objects.file.prefetch(spans)
             waiting = absent
         return found
 
     def _read_object(self, header: int) -> _Object:
-        """Read an object's header and members.
-
-        The string attributes of a remote group are read too, so that the group's bytes are fetched
-        in one request.
-        """
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
             return messages, None
         if not self._is_fetched:
-            # Damage is reported when an attribute is used.
+            # One request then fetches the group with its texts. Their damage is reported upon use.
             with suppress(BnstatError):
                 for attribute in attributes(self._objects, messages):
                     attribute.texts()
@@ -260,7 +242,7 @@ class Hdf5:
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
         links: list[tuple[str, int]] = []
         for message in messages:
-            body = self._objects.parse(message.body)
+            body = Cursor(message.body, self._objects)
             if message.kind == Kind.SYMBOL_TABLE:
                 links += self._old_links(body.address(), body.address())
             elif message.kind == Kind.LINK_INFO:
@@ -284,14 +266,14 @@ class Hdf5:
     def _old_links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         """Yield the name and header address of each hard link of a group in the old form."""
         objects = self._objects
-        objects.expect([(heap, _HEAP), (tree, _TREE)])
+        objects.expect([(heap, SMALLEST), (tree, SMALLEST)])
         head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size, b"HEAP")
         head.take(4)
         size, _ = head.length(), head.length()
         names = objects.cursor(head.address(), size).data
         address = "Q" if objects.offset_size == 8 else "I"
         entry = struct.Struct(f"<{address}{address}I20x")
-        nodes = list(self._nodes(tree))
+        nodes = [node for node, _ in objects.tree(tree, 0, objects.length_size)]
         objects.expect((node, 8 + _MEMBERS * entry.size) for node in nodes)
         for node in nodes:
             start = objects.cursor(node, 8, b"SNOD")
@@ -305,32 +287,13 @@ class Hdf5:
                 if kind != _SOFT:
                     yield decode(names[offset:end]), header
 
-    def _nodes(self, root: int) -> Iterator[int]:
-        objects = self._objects
-        pending, seen = [root], {root}
-        while pending:
-            address = pending.pop()
-            objects.expect((node, _TREE) for node in (address, *pending))
-            level, children = objects.tree_node(address, 0, objects.length_size)
-            fresh = [child for child in dict(children) if child not in seen]
-            seen.update(fresh)
-            if level == 0:
-                yield from fresh
-            else:
-                pending += reversed(fresh)
-
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset; raise an error if all datasets read so far claim too many bytes.
-
-        Compressed datasets, or datasets that share bytes, can claim more than the file's size.
-        """
+        """Read a dataset, unless the datasets read so far claim too many bytes in total."""
         if dataset.path not in self._counted:
             self._counted.add(dataset.path)
             self._claimed += dataset.count * _LARGEST_ELEMENT
-        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._objects.size):
-            raise DamagedError(
-                self._path,
-                f"{dataset.path} claims {dataset.count} elements, but "
-                f"the file has {self._objects.size} bytes",
-            )
+        size = self._objects.file.size
+        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * size):
+            what = f"{dataset.path} claims {dataset.count} elements, but the file has {size} bytes"
+            raise DamagedError(self._path, what)
         return dataset.read()

@@ -15,9 +15,9 @@
 
 Fields in brackets are present only if a flag is set.
 
-Groups whose members' names are not ASCII, and all objects of files written for HDF5 1.8 and later
-only, use "dense storage" for many links or attributes. The messages are in the blocks of a "fractal
-heap". A heap offset counts the bytes of all blocks, one after the other. A tree lists the messages.
+In files written for HDF5 1.8 and later only, objects with many links or attributes use "dense
+storage"; so do groups with many links if a name is not ASCII. A "fractal heap" then contains the
+messages, and a tree contains their heap ids. A heap offset counts the bytes of all blocks.
 
     tree               "BTHD", version, type, size of a node (u32), size of a record (u16),
                        depth (u16), 2 unused, root's address, number of the root's records (u16),
@@ -61,7 +61,7 @@ from enum import IntEnum
 from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.storage.files import File, Range
+from bnstat.storage.files import File
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
@@ -94,6 +94,8 @@ _READ_RATIO: Final = 8
 _READ_FLOOR: Final = 16 << 20
 """Structures may take `_READ_FLOOR` bytes plus this multiple of the file's size."""
 _TREE_WIDTH: Final = 32
+SMALLEST: Final = 24
+"""The minimum size in bytes of a tree's node and of a heap of names."""
 
 
 def signature_offset(file: File) -> int | None:
@@ -150,12 +152,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of an object header.
-
-    Attributes:
-        kind: a `Kind`, or the number of another type.
-        is_shared: True if `body` only refers to a message elsewhere.
-    """
+    """A message of an object header; if `is_shared`, the body refers to a message elsewhere."""
 
     kind: int
     is_shared: bool
@@ -163,37 +160,34 @@ class Message:
 
 
 class AbsentError(Exception):
-    """The bytes at `spans` (address and length) must be fetched first."""
-
-    def __init__(self, spans: list[tuple[int, int]]) -> None:
-        self.spans = spans
-        super().__init__(spans)
+    """The bytes at `args`, spans of address and length, must be fetched first."""
 
 
 class Objects:
     """A reader of the objects in one file; the address of a header identifies an object.
 
     Attributes:
-        stored_size: the file's size without the user block, which precedes the superblock.
+        file: the file from the superblock on, without the user block that may precede it.
         root: the address of the root group's header.
         tree_width: half of the maximum number of entries in a node of a chunk tree.
     """
 
     def __init__(self, file: File) -> None:
         """Read the superblock; raise a `DamagedError` if the file is not HDF5, or cut short."""
-        self.path = file.path
-        self.size = file.size
-        self._file = file
+        self.file = file
         self._makes_trips = True
-        file.allow_waste(max(int(self.size * _WASTE_RATIO), _WASTE_FLOOR))
+        file.allow_waste(max(int(file.size * _WASTE_RATIO), _WASTE_FLOOR))
         self._unread = _READ_RATIO * file.size + _READ_FLOOR
         self._global_heaps: dict[int, dict[int, tuple[int, int]]] = {}
         start = signature_offset(file)
         if start is None:
             raise self.damage("its signature is missing")
-        self._start = start
-        self.stored_size = file.size - start
-        head = self.cursor(8, min(128, file.size - start - 8))
+        if start:
+            from bnstat.storage.archive import Slice
+
+            self.file = Slice(file, start, file.size - start, file.name)
+            self.file.path = file.path
+        head = self.cursor(8, min(128, self.file.size - 8))
         version = head.number(1)
         if version > 3:
             raise self.unread(f"has version {version} of the HDF5 superblock")
@@ -209,65 +203,45 @@ class Objects:
         self.root = head.address()
         stored = end - base + start
         if stored > file.size:
-            raise DamagedError(
-                self.path,
-                f"is truncated: it has {file.size} of {stored} bytes",
-                "copy or download it again",
-            )
+            what = f"is truncated: it has {file.size} of {stored} bytes"
+            raise DamagedError(file.path, what, "copy or download it again")
 
     def damage(self, what: str) -> DamagedError:
-        return DamagedError(self.path, f"damaged HDF5: {what}")
+        return DamagedError(self.file.path, f"damaged HDF5: {what}")
 
     def unread(self, what: str) -> UnsupportedError:
-        return UnsupportedError(self.path, f"{what}, which bnstat does not read")
-
-    def parse(self, data: bytes) -> Cursor:
-        return Cursor(data, self)
+        return UnsupportedError(self.file.path, f"{what}, which bnstat does not read")
 
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the `length` bytes at an address, positioned after the signature.
 
-        The number of bytes that all cursors read is limited, because thousands of structures of a
-        damaged file may share one large block.
+        All cursors together read a limited number of bytes, since structures may share a block.
         """
         self.expect([(address, length)])
         self._unread -= length
         if self._unread < 0:
             raise self.damage("its structures overlap")
-        cursor = Cursor(self._file.read(self._start + address, length), self)
+        cursor = Cursor(self.file.read(address, length), self)
         if cursor.take(len(signature)) != signature:
             raise self.damage(f"{signature[:4].decode()} is missing")
         return cursor
 
     @contextmanager
     def trips(self, are_made: bool) -> Iterator[None]:
-        """In the `with` block, fetch missing bytes if `are_made`; if not, raise `AbsentError`."""
+        """Within the block, make `expect` raise an `AbsentError` unless `are_made`."""
         self._makes_trips = are_made
         try:
             yield
         finally:
             self._makes_trips = True
 
-    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._file.prefetch([(self._start + address, length) for address, length in spans])
-
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Raise an `AbsentError` if one of the spans (address and length) is not fetched yet.
-
-        Outside of `trips(False)`, do nothing, because bytes are fetched when they are read.
-        """
+        """Within `trips(False)`, raise an `AbsentError` if spans (address, length) are missing."""
         if self._makes_trips:
             return
-        absent = [span for span in spans if not self._file.has(self._start + span[0], span[1])]
+        absent = [span for span in spans if not self.file.has(*span)]
         if absent:
-            raise AbsentError(absent)
-
-    def array_bytes(self, address: int, length: int) -> bytes:
-        """Return `length` bytes at an address, without counting them for the limit of `cursor`."""
-        return self._file.read(self._start + address, length)
-
-    def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        return self._file.place(self._start + address, length, part)
+            raise AbsentError(*absent)
 
     def messages(self, header: int) -> Iterator[Message]:
         """Yield the messages of the object whose header starts at the address `header`."""
@@ -294,28 +268,37 @@ class Objects:
                     raise self.damage("an object header is cut short")
                 body = data[at - size : at]
                 if kind == Kind.CONTINUATION:
-                    block = self.parse(body)
+                    block = Cursor(body, self)
                     address, length = block.address(), block.length()
                     # Version 2 has "OCHK" before the messages and a checksum after them.
                     pending.append((address + 4, length - 8) if is_v2 else (address, length))
                 elif kind != Kind.EMPTY:
                     yield Message(kind, bool(flags & _SHARED), body)
 
-    def tree_node(
-        self, address: int, kind: int, key_size: int
-    ) -> tuple[int, list[tuple[int, bytes]]]:
-        """Return the level of a node of a version 1 tree, and the address and key of each child.
+    def tree(self, root: int, kind: int, key_size: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the address and the key of each child of the leaves of a version 1 tree.
 
         The type `kind` is 0 for the members of a group, and 1 for chunks.
         """
-        head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
-        level, count = head.number(1), head.number(2)
-        entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
-        children = []
-        for _ in range(count):
-            key = entries.take(key_size)
-            children.append((entries.address(), key))
-        return level, children
+        pending: list[tuple[int, int | None]] = [(root, None)]
+        seen = {root}
+        while pending:
+            self.expect((address, SMALLEST) for address, _ in pending)
+            address, expected = pending.pop()
+            head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
+            level, count = head.number(1), head.number(2)
+            entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
+            is_tree = expected in (None, level)
+            for _ in range(count):
+                key, child = entries.take(key_size), entries.address()
+                if level == 0:
+                    yield child, key
+                else:
+                    is_tree = is_tree and child not in seen
+                    seen.add(child)
+                    pending.append((child, level - 1))
+            if not is_tree:
+                raise self.damage("has a cyclic or inconsistent tree")
 
     def variable_text(self, values: Cursor) -> str:
         """Read a string's length and position in a global heap from `values`; return the string."""
@@ -349,7 +332,7 @@ class Objects:
 
     def dimensions(self, dataspace: bytes) -> tuple[int, ...] | None:
         """Return the shape in a dataspace message, or None if the dataspace has no elements."""
-        space = self.parse(dataspace)
+        space = Cursor(dataspace, self)
         version, rank, _ = space.number(1), space.number(1), space.number(1)
         if version == 1:
             space.take(5)
@@ -369,9 +352,9 @@ _MAX_DEPTH: Final = 32
 
 
 def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
-    """Yield the links or attributes in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message."""
+    """Yield a cursor over each message that a `LINK_INFO` or `ATTRIBUTE_INFO` refers to."""
     kind, optional, position = _DENSE[info.kind]
-    body = objects.parse(info.body)
+    body = Cursor(info.body, objects)
     _, flags = body.number(1), body.number(1)
     body.take(optional if flags & 1 else 0)
     address, tree = body.allocated(), body.address()
@@ -438,13 +421,12 @@ class _Heap:
         if not (0 < self._first_size <= largest_block and self._width > 0):
             raise objects.damage("a heap of names has invalid sizes")
         self._offset_size = (self._offset_bits + 7) // 8
-        self._length_size = min(
-            (largest_block.bit_length() + 6) // 8, _width(max(1, largest_message))
-        )
+        sizes = (largest_block.bit_length() + 6) // 8, _width(max(1, largest_message))
+        self._length_size = min(sizes)
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
     def message(self, heap_id: bytes) -> Cursor:
-        body = self._objects.parse(heap_id)
+        body = Cursor(heap_id, self._objects)
         if body.number(1) >> 4 & 3 != _MANAGED:
             raise self._objects.unread("has names too long for their heap")
         offset, length = body.number(self._offset_size), body.number(self._length_size)
@@ -495,7 +477,7 @@ def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attrib
             for body in dense_messages(objects, message):
                 yield Attribute(objects, body)
         elif message.kind == Kind.ATTRIBUTE and not message.is_shared:
-            yield Attribute(objects, objects.parse(message.body))
+            yield Attribute(objects, Cursor(message.body, objects))
 
 
 class Attribute:
@@ -526,9 +508,8 @@ class Attribute:
             # Keras stores an empty list of names as an empty array of floats.
             return [] if count == 0 else None
         if count * max(size, 1) > self._values.left:
-            raise self._objects.damage(
-                f"an attribute claims {count} elements, more than it contains"
-            )
+            what = f"an attribute claims {count} elements, more than it contains"
+            raise self._objects.damage(what)
         if kind == _VARIABLE:
             if bits != 1 or size != 8 + self._objects.offset_size:
                 return None

@@ -25,6 +25,4 @@ def index_of_shard(name: str) -> str | None:
 
 def is_keras_folder(folder: Folder) -> bool:
     """Return True if a folder contains a Keras model's configuration and weights."""
-    return folder.file(CONFIG) is not None and any(
-        folder.file(name) is not None for name in (*WEIGHTS, _PICKLED)
-    )
+    return bool(folder.file(CONFIG) and any(map(folder.file, (*WEIGHTS, _PICKLED))))

@@ -50,14 +50,14 @@ def open_contents(file: File, source: Source) -> Contents:
             "copy or download it again",
         ) from error
     if folder is None or not is_keras_folder(folder):
-        raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save it again")
+        raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save the model again")
     return open_folder(folder, source, stored_member(file, WEIGHTS[0]))
 
 
 def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
     """Return the variables and layers of a folder for which `is_keras_folder` is True.
 
-    `weights` is the member with the weights, if the folder is a zip that does not compress it.
+    `weights` is the uncompressed weights member of a zip; by default, search the folder.
     """
     for name in WEIGHTS:
         weights = weights or folder.file(name)
@@ -68,15 +68,10 @@ def open_folder(folder: Folder, source: Source, weights: File | None = None) -> 
             "save the model again with weights_format='h5'",
         )
     config, metadata = folder.file(CONFIG), folder.file(_METADATA)
-    saved = read_json(metadata) if metadata is not None else None
+    saved = read_json(metadata) if metadata else None
     version = saved.get("keras_version") if isinstance(saved, dict) else None
+    library = writer(version) if isinstance(version, str) else None
+    described = describe(read_json(config), config.path) if config else ()
     stored = read_weights(weights)
-    return Contents(
-        source=replace(
-            source,
-            format="keras-archive",
-            writer=writer(version) if isinstance(version, str) else None,
-        ),
-        variables=stored.variables,
-        layers=join(describe(read_json(config), config.path) if config else (), stored),
-    )
+    source = replace(source, format="keras-archive", writer=library)
+    return Contents(source, stored.variables, layers=join(described, stored))

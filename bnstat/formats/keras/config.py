@@ -30,6 +30,8 @@ from bnstat.storage.local import LocalFile
 from bnstat.text import MAX_JSON, parse_json
 
 _MAX_DEPTH: Final = 64
+MAX_NAME: Final = 1000
+"""Characters of the name that enclosing models give to all layers inside."""
 _MAX_INPUTS: Final = 10_000
 """The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
@@ -54,11 +56,11 @@ def describe(model: object, where: str) -> tuple[Layer, ...]:
     return _layers_of(model, Layer("", None, _arguments(model), {}), where, 0)
 
 
-def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the class name and the config of a layer; both are empty for anything else.
+def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the class name and the config of a layer, or `("", {})` for anything else.
 
-    The class name is prefixed by the package of a registered class: `Custom>X`. The config also has
-    the settings that the Keras metadata of a SavedModel stores beside the config: `trainable`, ...
+    The name of a registered class includes the package: `Custom>X`. The config includes settings
+    that the Keras metadata of a SavedModel stores beside the config, such as `trainable`.
     """
     if not _is_serialized(serialized):
         return "", {}
@@ -70,10 +72,7 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
 
 
 def snake_case(class_name: str) -> str:
-    """Convert a class name for paths: `BatchNormalization` -> `batch_normalization`.
-
-    Source: `to_snake_case` of keras/src/utils/naming.py.
-    """
+    """Convert a class name for paths, like Keras's `to_snake_case`: `MyNorm` -> `my_norm`."""
     name = re.sub(r"\W+", "", class_name.rpartition(">")[2])
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -81,8 +80,8 @@ def snake_case(class_name: str) -> str:
 
 def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -> tuple[Layer, ...]:
     """Return the layers directly inside `outer`, which was serialized as `model`."""
-    if depth > _MAX_DEPTH:
-        raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
+    if depth > _MAX_DEPTH or len(outer.name) + len(outer.key) > MAX_NAME:
+        raise DamagedError(where, "models are nested too deeply, or their names are too long")
     frozen = {"trainable": False} if outer.config.get("trainable") is False else {}
     layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
@@ -94,15 +93,8 @@ def _layers_of(model: Mapping[str, Any], outer: Layer, where: str, depth: int) -
             inputs = [(previous.name, "") for previous in layers[-1:]]
         else:
             inputs = [*input_tensors(config, outer.name)]
-        layer = Layer(
-            inside(outer.name, own_name),
-            class_name,
-            {**config, **frozen},
-            {},
-            inside(outer.key, place),
-            own_name,
-            tuple(inputs),
-        )
+        name, key = inside(outer.name, own_name), inside(outer.key, place)
+        layer = Layer(name, class_name, config | frozen, {}, key, own_name, tuple(inputs))
         layers.append(replace(layer, sublayers=_layers_of(serialized, layer, where, depth + 1)))
     return tuple(layers)
 
@@ -162,9 +154,8 @@ def _is_serialized(value: object) -> TypeGuard[Mapping[str, Any]]:
 def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
     """Return True for a layer, False for an initializer, a dtype policy or an operation.
 
-    A functional model lists plain operations (`x + y`) among its layers. Operations have no
-    variables, and Keras does not count them in the paths of a weights file. `is_listed` is True for
-    an element of the argument `layers`.
+    Functional models list operations (`x + y`) among their layers, but paths in a weights file do
+    not count operations. `is_listed` is True for an element of the argument `layers`.
     """
     if not _is_serialized(value):
         return False
@@ -224,17 +215,15 @@ def match_scopes(
 
 
 def endings(path: str) -> Iterator[str]:
-    """Yield `a/b/c`, `b/c` and `c` for `a/b/c`."""
-    yield path
-    while "/" in path:
-        path = path.partition("/")[2]
-        yield path
+    """Yield `a/b/c`, `b/c` and `c` for `a/b/c`; of a long path, the last 64 endings."""
+    parts = path.rsplit("/", _MAX_DEPTH)
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])
 
 
 MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"
 """The note for layers whose default names differ because another session built them."""
 _WEIGHTS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
-_HEAD: Final = 4096
 _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a full .h5"
 
 
@@ -268,15 +257,13 @@ def _serialized_model(file: File) -> object:
         member = folder.file(CONFIG) if folder is not None else None
         if member is not None:
             return read_json(member)
-    raise BnstatError(file.path, "holds no architecture of a Keras model", _HINT)
+    raise BnstatError(file.path, "does not contain the architecture of a Keras model", _HINT)
 
 
 def read_json(file: File) -> object:
     """Parse a JSON file; raise a `DamagedError` if it is too large or invalid."""
     if file.size > MAX_JSON:
-        raise DamagedError(
-            file.path, f"its {file.size} bytes of JSON are more than any model needs"
-        )
+        raise DamagedError(file.path, f"is above the limit of {MAX_JSON} bytes for JSON")
     return parse_json(file.read(), file.path)
 
 
@@ -292,10 +279,9 @@ def architecture_beside(file: File) -> str | None:
     names = [f"{stem}.json", f"{re.sub(r'[._-]weights$', '', stem)}.json"]
     if stem == "model":
         names.append(CONFIG)
-    for sibling in map(file.sibling, dict.fromkeys(names)):
-        if sibling is None or sibling.size > MAX_JSON or not _starts_as_json(sibling):
-            continue
-        if b'"class_name"' in sibling.head(_HEAD):
+    for sibling in filter(None, map(file.sibling, dict.fromkeys(names))):
+        is_json = sibling.size <= MAX_JSON and _starts_as_json(sibling)
+        if is_json and b'"class_name"' in sibling.head(4096):
             return sibling.path
     return None
 

@@ -48,8 +48,8 @@ def matches(file: File) -> bool:
 
 def is_legacy(store: Hdf5) -> bool:
     """Return True if an HDF5 file has this format rather than Keras 3's `.weights.h5`."""
-    marks = ("layer_names", "layer_names0", "nb_layers", "model_config")
-    return _MODEL in store.members() or any(store.has_attribute("", mark) for mark in marks)
+    marks = {"layer_names", "layer_names0", "nb_layers", "model_config"}
+    return _MODEL in store.members() or any(each.name in marks for each in store.attributes(""))
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -65,11 +65,8 @@ def open_contents(file: File, source: Source) -> Contents:
     config = store.text("", "model_config")
     described = describe(parse_json(config, file.path), file.path) if config else ()
     version = store.text("", "keras_version") or store.text(root, "keras_version")
-    contents = Contents(
-        source=replace(source, format="keras-h5", writer=writer(version)),
-        variables=variables,
-        layers=tuple(_layers(described, groups)),
-    )
+    source = replace(source, format="keras-h5", writer=writer(version))
+    contents = Contents(source, variables, layers=tuple(_layers(described, groups)))
     if described:
         return contents
 
@@ -102,7 +99,7 @@ _Scopes = Mapping[str, Mapping[str, str]]
 
 
 def _weights_by_group(store: Hdf5, root: str) -> _Groups:
-    """Return the groups below `root`, with weights in the order of the groups' `weight_names`."""
+    """Return the groups below `root`; each lists weights in the order of `weight_names`."""
     prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
@@ -133,9 +130,9 @@ def _weights_by_group(store: Hdf5, root: str) -> _Groups:
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
     """Return the groups, renamed if an architecture lacks a layer with a group's name.
 
-    As in Keras, the first group gets the name of the first layer, and so on, because default names
-    differ from session to session. Only functional models have groups for input layers. If the
-    numbers of groups and layers differ, return the groups unchanged.
+    Default names differ from session to session, so Keras pairs the groups with the layers by
+    order. Only functional models have groups for input layers; other input layers are skipped. If
+    the numbers of groups and layers differ, return the groups unchanged.
     """
     names = [name for name in groups if name != _TOP_LEVEL]
     known = {layer.own_name for layer in described}
@@ -143,9 +140,8 @@ def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
         return groups
     for layers in (described, [layer for layer in described if layer.class_name != _INPUT]):
         pairs = list(zip(layers, names, strict=False))
-        if len(layers) == len(names) and not any(
-            layer.class_name == _INPUT and groups[name] for layer, name in pairs
-        ):
+        is_shifted = any(layer.class_name == _INPUT and groups[name] for layer, name in pairs)
+        if len(layers) == len(names) and not is_shifted:
             return {layer.own_name: groups[name] for layer, name in pairs}
     return groups
 
@@ -165,7 +161,11 @@ def _described_layers(top: Layer, weights: Mapping[str, str]) -> Iterator[Layer]
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
     matches = match_scopes(layers, scopes, is_first_best=True)
-    _pass_to_wrapped(layers, matches)
+    for index, layer in enumerate(layers):
+        # Keras 2 names the scope of a wrapped layer after the wrapper.
+        wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
+        if wraps_one and index in matches and index + 1 not in matches:
+            matches[index + 1] = matches.pop(index)
     _match_renamed(layers, matches, scopes)
     if not top.sublayers and not matches and len(scopes) == 1:
         [scope] = scopes
@@ -211,14 +211,6 @@ def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
             label = label[len(scope) + 1 :] if scope else label
         scopes.setdefault(scope, {})[label] = key
     return scopes
-
-
-def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
-    """Move a wrapper's scope to the wrapped layer; Keras 2 names the scope after the wrapper."""
-    for index, layer in enumerate(layers):
-        wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
-        if wraps_one and index in matches and index + 1 not in matches:
-            matches[index + 1] = matches.pop(index)
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:

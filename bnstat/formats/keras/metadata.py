@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
 from bnstat.formats.keras.config import (
+    MAX_NAME,
     describe,
     input_tensors,
     inside,
@@ -30,14 +31,11 @@ from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder
 from bnstat.text import parse_json
 
-_MAX_NAME: Final = 4096
-"""Characters of a layer's full name, which cycles in the object graph could make endless."""
-
 
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in a SavedModel's Keras metadata, and True if sorted in network order.
+    """Return the layers in a SavedModel's Keras metadata, and True if in network order.
 
     `meta_graph` is None if `saved_model.pb` is missing; `nodes` is the bundle's object graph.
     """
@@ -50,18 +48,17 @@ def keras_layers(
     for node_id, name in _full_names(metadata, nodes).items():
         class_name, config = layer_from_config(metadata[node_id])
         variables = {
-            label: key
+            label: stored
             for label, child in nodes[node_id].children.items()
-            if (key := nodes[child].key) is not None
+            if (stored := nodes[child].key) is not None
         }
         own_name = str(config.get("name") or name)
         if name in described:
             inputs = described[name].inputs
         else:
             inputs = tuple(input_tensors(config, name.removesuffix(own_name).rstrip("/")))
-        layers.append(
-            Layer(name, class_name, config, variables, f"object {node_id}", own_name, inputs)
-        )
+        key = f"object {node_id}"
+        layers.append(Layer(name, class_name, config, variables, key, own_name, inputs))
     rank = {name: rank for rank, name in enumerate(described)}
     is_in_order = any(layer.name in rank for layer in layers)
     return sorted(layers, key=lambda layer: rank.get(layer.name, len(rank))), is_in_order
@@ -107,7 +104,8 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
         item = metadata.get(node_id)
         if item is not None and node_id != 0:
             own_name = str(layer_from_config(item)[1].get("name"))
-            scope = inside(scope, own_name)[-_MAX_NAME:]
+            # Cycles in the object graph could make a name endless.
+            scope = inside(scope, own_name)[-MAX_NAME:]
             if scope not in taken:
                 taken.add(scope)
                 names[node_id] = scope
@@ -118,8 +116,7 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
 def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tuple[Layer, ...]:
     """Return an architecture's layers, each with the variables whose full names match the layer.
 
-    Omit a layer without variables if another layer has the same own name. Other evidence may still
-    find the omitted layer.
+    Omit an unmatched layer with an ambiguous own name: other evidence may still find the layer.
     """
     layers = [*walk(described)]
     uses = Counter(layer.own_name for layer in layers)

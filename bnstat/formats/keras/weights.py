@@ -3,8 +3,7 @@ r"""Keras 3's `.weights.h5`, of Keras 2.12 and later, alone or sharded over seve
 Every layer is a group, whose path is the layer's attribute path in the model. Its variables are the
 datasets `vars/0`, `vars/1`, ... of that group: trainable variables first, then the others, each in
 creation order and without names. Groups are called by the layer's class and a count, or by the
-attribute that holds the layer. Since Keras 3.6, the attribute `name` of `vars` is the layer's own
-name.
+attribute that holds the layer. Since Keras 3.6, `vars` has an attribute `name`: the layer's name.
 
 Keras 2.12 writes `_layer_checkpoint_dependencies` instead of `layers`. Before version 3, Keras on
 Windows joins the parts of a path with backslashes, which HDF5 takes for the name of one group:
@@ -21,8 +20,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
 from typing import Final
 
 from bnstat.errors import DamagedError, NotFoundError
@@ -32,6 +33,7 @@ from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras import index_of_shard
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
+    MAX_NAME,
     architecture_beside,
     read_json,
     walk,
@@ -52,8 +54,8 @@ class Weights:
     """The contents of a weights file, or of all its shards.
 
     Attributes:
-        groups: path of a layer's group -> label (`0`, `1`, ...) -> dataset path; without the groups
-            of the optimizer and the metrics. Group paths are spelled as in Keras 3.
+        groups: path of a layer's group, spelled as in Keras 3 -> label (`0`, `1`, ...) -> dataset
+            path. Groups of the optimizer and of metrics are omitted.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
@@ -75,19 +77,15 @@ def matches(file: File) -> bool:
 def open_contents(file: File, source: Source) -> Contents:
     """Return the variables and layers of a weights file; an index or a shard opens all shards."""
     weights = read_weights(file)
-    contents = Contents(
-        source=replace(source, format="keras-weights"),
-        variables=weights.variables,
+    source = replace(source, format="keras-weights")
+    return Contents(
+        source,
+        weights.variables,
         layers=join((), weights),
         layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
+        configured=partial(_configured, source, weights),
         beside=architecture_beside(file),
     )
-
-    def configured(described: Sequence[Layer]) -> Contents:
-        layers, notes = _join_architecture(described, weights)
-        return Contents(contents.source, contents.variables, layers=layers, notes=notes)
-
-    return replace(contents, configured=configured)
 
 
 def read_weights(file: File) -> Weights:
@@ -97,33 +95,34 @@ def read_weights(file: File) -> Weights:
         return _gather({file.name: file}, {})
     shards = _parse_index(index)
     files: dict[str, File] = {}
-    names_of_shards = sorted({name for names in shards.values() for name in names})
-    index.expect(names_of_shards)
-    for name in names_of_shards:
+    names = _file_names(shards)
+    index.expect(names)
+    for name in names:
         shard = index.part(name)
         if shard is None:
-            raise NotFoundError(
-                index.path, f"its shard {name} is missing", "copy it beside the index"
-            )
+            what = f"its shard {name} is missing"
+            raise NotFoundError(index.path, what, "copy the shard beside the index")
         shard.refuse_lfs_pointer()
         files[name] = shard
     return _gather(files, shards)
 
 
 def shard_names(file: File) -> tuple[str, list[str]]:
-    """Return the names of the index and its shards; for an unsharded file, the name and `[]`."""
+    """Return the names of the index and its shards, or the file's name and `[]` if unsharded."""
     index = _index_of(file)
-    if index is None:
-        return file.name, []
-    return index.name, sorted({name for names in _parse_index(index).values() for name in names})
+    return (index.name, _file_names(_parse_index(index))) if index else (file.name, [])
+
+
+def _file_names(shards: Mapping[str, Sequence[str]]) -> list[str]:
+    return sorted({*chain.from_iterable(shards.values())})
 
 
 def _index_of(file: File) -> File | None:
     """Return the index that lists a shard, the file itself if an index, or None for other files."""
-    if not is_hdf5(file):
-        return file if _is_index(file) else None
-    index_name = index_of_shard(file.name)
-    index = file.sibling(index_name) if index_name is not None else None
+    index: File | None = file
+    if is_hdf5(file):
+        name = index_of_shard(file.name)
+        index = file.sibling(name) if name is not None else None
     return index if index is not None and _is_index(index) else None
 
 
@@ -132,18 +131,17 @@ def _is_index(file: File) -> bool:
 
 
 def _parse_index(index: File) -> dict[str, list[str]]:
-    """Return path of a group `vars` -> the names of the files that contain its variables."""
+    """Return path of a group `vars` -> names of the files that contain the group's variables."""
     parsed = read_json(index)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict):
-        raise DamagedError(index.path, "its weight_map is not an object")
+        raise DamagedError(index.path, "its weight_map is not a JSON object")
     shards: dict[str, list[str]] = {}
     for group, files in entries.items():
         names = [files] if isinstance(files, str) else files
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DamagedError(index.path, f"its weight_map does not list files for {group!r}")
-        if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
-            raise DamagedError(index.path, "names a file outside of its folder")
+        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not is_list or any(re.search(r"[/\\]|^\.{,2}$", name) for name in names):
+            raise DamagedError(index.path, f"its weight_map has no valid file names for {group!r}")
         shards[group.lstrip("/")] = names
     return shards
 
@@ -151,8 +149,7 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
     """Merge the weights of several files.
 
-    `shards` maps a group to the names of the files from which the group's variables are taken.
-    Groups that are not in `shards` are taken from all files.
+    `shards` maps a group to the files that supply the group's variables, by default all files.
     """
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
@@ -168,7 +165,8 @@ def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> W
                 groups.setdefault(path, {})[label] = key
         for holder in store.groups:
             if _is_holder(holder) and (name := store.text(holder, "name")):
-                names.setdefault(_layer_path(holder), name)
+                # Every layer below repeats the name.
+                names.setdefault(_layer_path(holder), name[-MAX_NAME:])
     for path in groups:
         groups[path] = dict(sorted(groups[path].items(), key=lambda item: natural_key(item[0])))
     return Weights(variables, groups, names)
@@ -184,24 +182,21 @@ def _layer_path(holder: str) -> str:
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
 
-def _join_architecture(
-    described: Sequence[Layer], weights: Weights
-) -> tuple[tuple[Layer, ...], list[str]]:
-    """Return the layers of an architecture with their variables, and notes for the user.
+def _configured(source: Source, weights: Weights, described: Sequence[Layer]) -> Contents:
+    """Return the contents with the layers of an architecture.
 
     If the file has layer names that the architecture lacks, layers are matched by their paths, as
     Keras does when it loads weights.
     """
     names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
-    inside_custom_layers = {
-        name for path, name in weights.names.items() if path not in names and _nearest(path, names)
-    }
-    if {*stored.values()} <= {*names.values(), *inside_custom_layers}:
-        return join(described, weights), []
     others = {path: name for path, name in weights.names.items() if path not in names}
-    notes = [] if stored.keys().isdisjoint(names) else [MATCHED_BY_PLACE]
-    return join(described, replace(weights, names=others)), notes
+    inside_custom_layers = {name for path, name in others.items() if _nearest(path, names)}
+    notes = []
+    if not {*stored.values()} <= {*names.values(), *inside_custom_layers}:
+        notes = [] if stored.keys().isdisjoint(names) else [MATCHED_BY_PLACE]
+        weights = replace(weights, names=others)
+    return Contents(source, weights.variables, layers=join(described, weights), notes=notes)
 
 
 def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
@@ -217,21 +212,19 @@ def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
         for layer in layers
         if weights.names.get(layer.key, layer.own_name) == layer.own_name
     }
-    names = _full_names(weights, known)
-    matches = {
-        index: layer.key
-        for index, layer in enumerate(layers)
-        if layer.key in known and layer.key in weights.groups
-    }
-    _match_names(matches, [layer.name for layer in layers], names, weights.groups)
-    _match_names(matches, [layer.own_name for layer in layers], weights.names, weights.groups)
+    full_names = _full_names(weights, known)
+    own_names = {path: name for path, name in weights.names.items() if path in weights.groups}
+    placed = known.keys() & weights.groups.keys()
+    matches = {index: layer.key for index, layer in enumerate(layers) if layer.key in placed}
+    _match_names(matches, [layer.name for layer in layers], full_names)
+    _match_names(matches, [layer.own_name for layer in layers], own_names)
 
     unmatched: dict[str, list[Layer]] = {}
     for path in sorted(weights.groups.keys() - set(matches.values()), key=natural_key):
-        own_name = weights.names.get(path) or names[path].rpartition("/")[2]
-        unmatched.setdefault(_nearest(path, known), []).append(
-            Layer(names[path], None, {}, weights.groups[path], path, own_name)
-        )
+        name = full_names[path]
+        own_name = own_names.get(path) or name.rpartition("/")[2]
+        layer = Layer(name, None, {}, weights.groups[path], path, own_name)
+        unmatched.setdefault(_nearest(path, known), []).append(layer)
     with_variables = {(layers[index].own_name, layers[index].class_name) for index in matches}
     joined: list[Layer] = []
     for index, layer in enumerate(layers):
@@ -244,25 +237,18 @@ def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
     return (*joined, *unmatched.get("", ()))
 
 
-def _match_names(
-    matches: dict[int, str],
-    layer_names: Sequence[str],
-    group_names: Mapping[str, str],
-    groups: Iterable[str],
-) -> None:
-    """Match layers and groups by name, if only one unmatched layer and group have the name.
+def _match_names(matches: dict[int, str], layers: Sequence[str], groups: Mapping[str, str]) -> None:
+    """Match a layer and a group by name if no other unmatched layer or group has the name.
 
-    Pairs are added to `matches`, which maps the index of a layer to the path of a group.
-    `group_names` maps the path of a group to the name of a layer.
+    Add the pairs to `matches`: index of a layer -> path of a group. `groups` is path -> name.
     """
-    free = {*groups} & group_names.keys() - matches.values()
-    names = {index: name for index, name in enumerate(layer_names) if index not in matches}
-    by_name = {group_names[path]: path for path in free}
-    of_groups = Counter(group_names[path] for path in free)
-    of_layers = Counter(names.values())
+    names = {index: name for index, name in enumerate(layers) if index not in matches}
+    free = {path: groups[path] for path in groups.keys() - matches.values()}
+    path_of = {name: path for path, name in free.items()}
+    of_groups, of_layers = Counter(free.values()), Counter(names.values())
     for index, name in names.items():
         if of_groups[name] == of_layers[name] == 1:
-            matches[index] = by_name[name]
+            matches[index] = path_of[name]
 
 
 def _nearest(path: str, known: Container[str]) -> str:
@@ -275,25 +261,20 @@ def _nearest(path: str, known: Container[str]) -> str:
 def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
     """Return group path -> layer name, prefixed by the names of enclosing models and layers.
 
-    If the file stores no layer names, path components are used instead. If it stores names, a group
-    without a name is a list or a dictionary, and its path component is omitted. `known` maps the
-    paths of matched groups to layer names.
+    `known` maps the paths of matched groups to layer names. If the file stores no layer names, use
+    the path components. If the file stores names, omit the components of groups without a name,
+    which are lists or dictionaries.
     """
-    names = {"": ""}
 
+    @cache
     def full_name(path: str) -> str:
-        if path not in names:
-            parent, _, part = path.rpartition("/")
-            if path in known:
-                names[path] = known[path]
-            else:
-                own_name = weights.names.get(path)
-                if own_name is None and (path in weights.groups or not weights.names):
-                    own_name = "" if part == "layers" else part
-                names[path] = "/".join(filter(None, (full_name(parent), own_name)))
-        return names[path]
+        if not path or path in known:
+            return known.get(path, "")
+        parent, _, part = path.rpartition("/")
+        own_name = weights.names.get(path)
+        if own_name is None and (path in weights.groups or not weights.names):
+            own_name = "" if part == "layers" else part
+        return "/".join(filter(None, (full_name(parent), own_name)))
 
-    for path in weights.groups:
-        full_name(path)
-    names[""] = weights.names.get("", "model")
-    return names
+    top = weights.names.get("", "model")
+    return {path: full_name(path) if path else top for path in weights.groups}

@@ -46,7 +46,6 @@ def batch_norms(contents: Contents) -> dict[str, Sighting]:
 
 
 def read_all(path: Path) -> dict[str, list[Any]]:
-    """Return every array of every batch-norm layer."""
     contents = contents_of(path)
     return {
         name: [contents.variables[key].read().tolist() for key in layer.roles.values()]

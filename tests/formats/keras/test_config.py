@@ -13,6 +13,7 @@ from tests.formats.keras.files import layer, model, norm
 POLICY = {"class_name": "DTypePolicy", "config": {"name": "float32"}, "module": "keras"}
 OPERATION = {"class_name": "BatchNorm", "config": {"name": "op"}, "module": "keras.src.ops.nn"}
 ZEROS = {"class_name": "Zeros", "config": {}}
+CELLS = [layer("Cell", "a"), layer("Cell", "b")]
 NETWORKS = {
     "paths count per class and model": (
         model(
@@ -40,12 +41,8 @@ NETWORKS = {
     "wrapped layers are below the wrapper's attribute": (
         model(
             layer("TimeDistributed", "td", layer=norm("bn")),
-            layer(
-                "Bidirectional", "bi", layer=layer("LSTM", "f"), backward_layer=layer("LSTM", "b")
-            ),
-            layer(
-                "RNN", "rnn", cell=layer("S", "s", cells=[layer("Cell", "a"), layer("Cell", "b")])
-            ),
+            layer("Bidirectional", "bi", layer=layer("L", "f"), backward_layer=layer("L", "b")),
+            layer("RNN", "rnn", cell=layer("S", "s", cells=CELLS)),
         ),
         {
             "td": "layers/time_distributed",
@@ -89,15 +86,10 @@ def test_snake_case_is_that_of_keras(name: str, spelled: str) -> None:
 
 
 def test_one_layer_from_metadata() -> None:
-    metadata = {
-        "name": "bn",
-        "trainable": False,
-        "class_name": "MyNorm",
-        "registered_name": "pkg>MyNorm",
-        "config": {"epsilon": 0.5},
-    }
-    expected = {"name": "bn", "trainable": False, "epsilon": 0.5}
-    assert layer_from_config(metadata) == ("pkg>MyNorm", expected)
+    outside, config = {"name": "bn", "trainable": False}, {"epsilon": 0.5}
+    classes = {"class_name": "MyNorm", "registered_name": "pkg>MyNorm"}
+    found = layer_from_config({**outside, **classes, "config": config})
+    assert found == ("pkg>MyNorm", outside | config)
     assert layer_from_config({"class_name": "BatchNormalization"}) == ("", {})
 
 
@@ -118,20 +110,10 @@ def test_inputs_of_layers() -> None:
         called("keras_3", {"args": [[tensor("a"), tensor("twice")]], "kwargs": {"mask": None}}),
         model(called("p"), called("q"), kind="Sequential", name="s"),
     )
-    inputs = {
-        layer.name: sorted({name for name, _ in layer.inputs})
-        for layer in walk(describe(network, "file"))
-    }
-    assert inputs == {
-        "a": [],
-        "inner": ["a"],
-        "inner/x": [],
-        "inner/y": ["inner/x"],
-        "twice": ["a", "inner"],
-        "keras_3": ["a", "twice"],
-        "s": [],
-        "s/p": [],
-        "s/q": ["s/p"],
+    layers = walk(describe(network, "file"))
+    assert {(layer.name, source) for layer in layers for source, _ in layer.inputs} == {
+        *(("inner", "a"), ("inner/y", "inner/x"), ("s/q", "s/p")),
+        *(("twice", "a"), ("twice", "inner"), ("keras_3", "a"), ("keras_3", "twice")),
     }
 
 
@@ -145,14 +127,8 @@ def test_inputs_of_layers() -> None:
         (["x/c", "y/c"], {}),
     ],
 )
-def test_layers_match_the_scopes_that_are_certain(
-    scopes: list[str], expected: dict[str, str]
-) -> None:
-    network = model(
-        model(norm("bn"), name="a"),
-        model(norm("bn"), name="b"),
-        norm("c"),
-    )
+def test_layers_match_certain_scopes(scopes: list[str], expected: dict[str, str]) -> None:
+    network = model(model(norm("bn"), name="a"), model(norm("bn"), name="b"), norm("c"))
     layers = [*walk(describe(network, "file"))]
     matches = match_scopes(layers, scopes)
     assert {layers[index].name: scope for index, scope in matches.items()} == expected

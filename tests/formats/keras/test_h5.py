@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bnstat.formats.keras.h5 import writer
+from bnstat.model import ROLES
 from tests.formats.keras.files import (
     LABELS,
     batch_norms,
@@ -41,13 +42,7 @@ GROUPS = {
         {"new_name": "new_name/old_name"},
     ),
     "layers of one name in models of models": (
-        [
-            model(
-                model(norm("bn"), name="left"),
-                model(norm("bn"), name="right"),
-                name="outer",
-            )
-        ],
+        [model(model(norm("bn"), name="left"), model(norm("bn"), name="right"), name="outer")],
         {"outer": [*scoped("right/bn"), *scoped("left/bn")]},
         {"outer/left/bn": "outer/left/bn", "outer/right/bn": "outer/right/bn"},
     ),
@@ -62,7 +57,7 @@ def test_layers_and_their_groups(tmp_path: Path, case: str) -> None:
     assert places == {name: f"model_weights/{place}" for name, place in expected.items()}
     for layer in found.values():
         assert layer.evidence == "config"
-        assert list(layer.roles) == ["gamma", "beta", "moving_mean", "moving_variance"]
+        assert tuple(layer.roles) == ROLES
 
 
 def test_names_with_slashes(tmp_path: Path) -> None:
@@ -99,11 +94,7 @@ def test_keras_0_numbers_layers_and_weights(tmp_path: Path) -> None:
     assert list(found) == ["layer_2", "layer_10"]
     layer = found["layer_2"]
     # Before 1.0, Keras stored the standard deviation instead of the variance.
-    assert layer.roles == {
-        "gamma": "layer_2/param_0",
-        "beta": "layer_2/param_1",
-        "moving_mean": "layer_2/param_2",
-    }
+    assert layer.roles == {role: f"layer_2/param_{at}" for at, role in enumerate(ROLES[:3])}
     assert layer.extra == {"running_std": "layer_2/param_3"}
     assert any("standard deviation" in note for note in layer.notes)
 

@@ -37,34 +37,23 @@ def test_the_format_and_the_writer_of_a_real_file(real: Path, name: str) -> None
 # The names of layers in the networks behind `written`, in network order.
 FUNCTIONAL = ["batch_normalization", "bn2", "bn3", "bn4", "inner/batch_normalization_1"]
 WRAPPED = "time_distributed/batch_normalization_2"
+SEVENTH = "sequential/batch_normalization_7"
 SUBCLASSED = [f"blk/batch_normalization_{k}" for k in (3, 4, 5, 6)]
 WRITTEN = {
     "k2.4.4/m.h5": ["bnA", "inner/batch_normalization", "batch_normalization_1"],
     "k212/m.keras": ["bnA", "inner/batch_normalization"],
-    "k215/m.h5": [*FUNCTIONAL, WRAPPED],
-    "k215/m.keras": [*FUNCTIONAL, WRAPPED],
     "k215/w.h5": [*FUNCTIONAL, "time_distributed"],
-    "k215/sub.h5": [*SUBCLASSED, "blk/custom", "sequential/batch_normalization_7"],
+    "k215/sub.h5": [*SUBCLASSED, "blk/custom", SEVENTH],
     "k215/sub.keras": [
-        "blk/batch_normalization",
-        "blk/batch_normalization_1",
-        "blk/batch_normalization_2",
-        "blk/batch_normalization_3",
-        "blk/shared",
-        "seq/batch_normalization",
+        *(f"blk/batch_normalization{end}" for end in ("", "_1", "_2", "_3")),
+        *("blk/shared", "seq/batch_normalization"),
     ],
-    "k3_2.21_keras3.15/m.h5": [*FUNCTIONAL, WRAPPED],
-    "k3_2.21_keras3.15/m.keras": [*FUNCTIONAL, WRAPPED],
-    "k3_2.21_keras3.15/w.weights.h5": [*FUNCTIONAL, WRAPPED],
-    "k3_2.21_keras3.15/shard.weights.json": [*FUNCTIONAL, WRAPPED],
-    "k3_2.21_keras3.15/shard_00001.weights.h5": [*FUNCTIONAL, WRAPPED],
-    "k3_2.21_keras3.15/sub.weights.h5": [
-        "blk/custom",
-        *SUBCLASSED,
-        "sequential/batch_normalization_7",
-    ],
+    "k3_2.21_keras3.15/sub.weights.h5": ["blk/custom", *SUBCLASSED, SEVENTH],
     "names_1.15.5/k/m.h5": ["batch_normalization"],
 }
+KERAS_3 = ("m.h5", "m.keras", "w.weights.h5", "shard.weights.json", "shard_00001.weights.h5")
+for _name in ("k215/m.h5", "k215/m.keras", *(f"k3_2.21_keras3.15/{name}" for name in KERAS_3)):
+    WRITTEN[_name] = [*FUNCTIONAL, WRAPPED]
 
 
 @pytest.mark.parametrize("name", WRITTEN)

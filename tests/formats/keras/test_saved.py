@@ -125,34 +125,6 @@ def test_keras_2_in_hdf5(suffix: str, tmp_path: Path) -> None:
     assert_same(save(model, tmp_path, suffix), found, configured=suffix == ".h5")
 
 
-@LIBRARIES
-@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
-def test_optimizer_weights_are_not_layers(library: Any, suffix: str, tmp_path: Path) -> None:
-    bn = library.layers.BatchNormalization(name="batch_normalization")
-    model = library.Sequential([library.Input((3,)), bn])
-    model.compile(library.optimizers.Adam(amsgrad=True), "mse")
-    model.fit(np.zeros((2, 3), "float32"), np.zeros((2, 3), "float32"), verbose=0)
-    path = save(model, tmp_path, suffix)
-    assert_same(path, {bn.name: bn}, configured="weights" not in suffix)
-    contents = contents_of(path)
-    layered = {key for layer in contents.layers for key in layer.variables.values()}
-    optimizer = {key for key in contents.variables if key.startswith("optimizer")}
-    assert optimizer
-    assert not layered & optimizer
-
-
-@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "mixed_bfloat16"])
-def test_every_dtype_is_kept(dtype: str, suffix: str, tmp_path: Path) -> None:
-    bn = keras.layers.BatchNormalization(name="bn", dtype=dtype)
-    model = keras.Sequential([keras.Input((5,)), bn])
-    randomize({"bn": bn})
-    path = save(model, tmp_path, suffix)
-    assert_same(path, {"bn": bn}, configured="weights" not in suffix)
-    dtypes = {variable.dtype for variable in contents_of(path).variables.values()}
-    assert dtypes == {"float32" if dtype.startswith("mixed") else dtype}
-
-
 def renormalized() -> tuple[Any, Layers]:
     bn = keras.layers.BatchNormalization(name="bn", renorm=True, scale=False)
     return keras.Sequential([keras.Input((5,)), bn]), {"bn": bn}
@@ -186,11 +158,7 @@ def subclass() -> tuple[Any, Layers]:
 @pytest.mark.parametrize(
     ("build", "suffixes"),
     [
-        pytest.param(
-            renormalized,
-            [".keras", ".h5"],
-            marks=pytest.mark.skipif(not KERAS_RENORMALIZES, reason="it came with Keras 3.14"),
-        ),
+        *([(renormalized, [".keras", ".h5"])] if KERAS_RENORMALIZES else []),
         (shared, [".keras"]),
         (with_operations, [".keras", ".h5"]),
         (subclass, [".keras", ".h5"]),
@@ -261,19 +229,6 @@ def test_a_subclassed_model(tmp_path: Path) -> None:
     randomize(layers)
     for suffix in (".keras", ".weights.h5"):
         assert_same(save(model, tmp_path, suffix), layers, configured=False)
-
-
-@LIBRARIES
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_frozen_layers_and_models(library: Any, suffix: str, tmp_path: Path) -> None:
-    new = library.layers.BatchNormalization
-    inner = library.Sequential([new(name="in_frozen")], name="inner")
-    frozen, free = new(name="frozen", trainable=False), new(name="free")
-    model = library.Sequential([library.Input((3,)), frozen, inner, free])
-    inner.trainable = False
-    found = batch_norms(contents_of(save(model, tmp_path, suffix)))
-    trainable = {name: layer.trainable for name, layer in found.items()}
-    assert trainable == {"frozen": False, "inner/in_frozen": False, "free": True}
 
 
 def test_a_folder_and_a_compressed_archive_have_the_same_layers(tmp_path: Path) -> None:
