@@ -129,8 +129,8 @@ def load(
         track: a function that wraps the iterable of layers while `eager` reads their arrays.
         max_download: the largest number of bytes to download, if the path is a URL.
         storage_options: options for fsspec's driver of the URL, such as an endpoint.
-        access: an `Access` to remote files that is used instead of a new one; it replaces
-            `max_download` and `storage_options`.
+        access: an existing `Access` to remote files, in place of `max_download` and
+            `storage_options`.
         config: a file with the model's architecture, for Keras weights that do not contain it:
             the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It
             provides the layers' names, roles, epsilon, momentum, axis and order. It is ignored
@@ -199,7 +199,7 @@ def loaded(model: object) -> Model:
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return a stored model's name and file times, which differ after a job replaced the model."""
+    """Return a stored model's name and file times, to notice that a job replaced the model."""
     return stored.name, stored.modified, stored.times()
 
 
@@ -314,20 +314,14 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
 
 def _open(path: str, stored: StoredModel, reader: Reader, values: bool) -> Contents:
     source = Source(redact(path), "", stored.name, stored.step)
-    if is_url(path) and reader == "tensorflow":
-        raise BnstatError(
-            source.path, "TensorFlow's reader reads local files only", "leave --reader out"
-        )
-    if reader == "tensorflow" and not stored.is_tensorflow:
-        raise BnstatError(
-            source.path,
-            "TensorFlow's reader reads only checkpoints and SavedModels",
-            "leave --reader out",
-        )
+    has_tensorflow = stored.is_tensorflow and not is_url(path)
+    if reader == "tensorflow" and not has_tensorflow:
+        reason = "TensorFlow's reader reads only local checkpoints and SavedModels"
+        raise BnstatError(source.path, reason, "omit --reader")
     try:
         return stored.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:
-        if reader != "auto" or is_url(path) or not stored.is_tensorflow:
+        if reader != "auto" or not has_tensorflow:
             raise
         try:
             contents = stored.open(source, Reading(values, tensorflow=True))

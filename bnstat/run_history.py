@@ -204,7 +204,7 @@ class Recorder:
 
 
 class _Layout:
-    """The segments of a checkpoint's vector, one for each role of each layer; none is empty.
+    """The segments of a checkpoint's vector, one for each role of each layer; no segment is empty.
 
     Attributes:
         shapes: (layer, role) of each segment in order -> the array's shape.
@@ -217,7 +217,7 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` in the layout `other`; a segment of a new key or shape is `missing`."""
+        """Return `values` in the layout `other`; fill new or reshaped segments with `missing`."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
@@ -249,7 +249,7 @@ class _Layout:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """Indices of means, the means' variances, betas, and the betas' gammas (-1 for none)."""
+        """Indices of pairs: each mean and its variance, each beta and its gamma (-1: no gamma)."""
         indices = {key: index for index, key in enumerate(self.shapes)}
         means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():

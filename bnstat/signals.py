@@ -109,7 +109,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Send a signal again if Python discarded the signal's exception, such as in a destructor."""
+    """Send a signal again if Python discarded its exception, as it does in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         number: int = signal.SIGINT
     elif isinstance(unraisable.exc_value, Ended):

@@ -215,7 +215,7 @@ class Batches(Generic[Item, Result]):
 
     A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
     time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
-    kills the worker has the result None.
+    kills the worker has the result None. Finished batches are lists of (item, result) pairs.
     """
 
     def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
@@ -226,13 +226,13 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item for a batch of `at_least` items; yield finished lists of (item, result)."""
+        """Queue an item for a batch of at least `at_least` items; yield finished batches."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
             yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)
 
     def flush(self, limit: int = 0) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Start the next batch, and yield finished batches until at most `limit` are running."""
+        """Start a batch of the queued items; yield finished batches until `limit` are running."""
         if self._next:
             self._running[self._engine.submit(self._work, self._next)] = self._next
             self._next = []
@@ -256,7 +256,7 @@ class Batches(Generic[Item, Result]):
             yield from self._run_alone(batch)
 
     def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Run a batch again whose worker died, then item by item; yield lists of (item, result)."""
+        """Rerun a batch whose worker died. If another worker dies, rerun each item alone."""
         value = self._value(self._engine.submit(self._work, batch))
         if value is not None:
             yield list(zip(batch, value[0], strict=True))

@@ -72,7 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True if unreadable, or if `worst` is at least `fail_on` (None: `warning`)."""
+        """Return True for a read error or if `worst` reaches `fail_on` (None: `warning`)."""
         if self.worst is None:
             return self.trouble is not None
         return SEVERITIES.index(self.worst) <= SEVERITIES.index(fail_on or "warning")
@@ -243,7 +243,7 @@ class State:
         return [Record(candidate.path, **fields) for fields in json.loads(row[0])]
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
-        """Store the records of candidates, except of candidates with a possibly temporary error."""
+        """Store the records of candidates; omit a candidate with an error that may be temporary."""
         rows = [
             (
                 _key(candidate.path),

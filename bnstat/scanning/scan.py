@@ -141,7 +141,7 @@ def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]
 
 
 def _architecture(path: str | None) -> str:
-    """Return a string that changes with the architecture in the file of `--config`."""
+    """Return the architecture in a file as a string, or the error message; empty without a file."""
     if path is None:
         return ""
     from bnstat.formats.keras.config import read_architecture

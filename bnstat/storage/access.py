@@ -72,7 +72,7 @@ class Access:
 
     Attributes:
         options: passed to the driver unchanged, such as an endpoint or a key.
-        listed: URL of a folder -> all files in and below the folder, if it was listed before.
+        listed: URL of a folder -> all files in and below this folder, from an earlier listing.
         drivers: scheme and options in the URL -> fsspec's file system.
         stores: scheme and options in the URL -> the `RemoteStore` in use.
         notes: remarks about servers, one line each.
@@ -92,7 +92,7 @@ class Access:
         self._reads = _Reads()
 
     def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
-        """Return an `Access` with the same drivers that uses `files` as the listing of `folder`."""
+        """Return an `Access` with the same drivers, and `files` as the listing of `folder`."""
         other = Access(self.options, self._limit)
         other.listed = {folder: files}
         other.drivers = self.drivers
@@ -121,17 +121,17 @@ class Access:
             self._downloaded += size
 
     def add_reads(self, files: Iterable[File]) -> None:
-        """Check that remote files are unchanged: now or, within `reading`, when its block ends."""
+        """Check remote files for changes: at once or, in `reading`, at the end of the block."""
         self._reads.unchecked.update(files)
         if not self._reads.blocks:
             self._check_reads()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Check only at the end of the block that the files read by this thread are unchanged.
+        """Delay checks for changed files, in this thread, to the end of the block.
 
-        Without a block, each read is followed by a check, which costs a round trip. ChangedError
-        replaces errors about damage or an unknown format, because the change may be the cause.
+        Outside of a block, each read is followed by a check, which costs a round trip. If a file
+        changed, `ChangedError` replaces an error about damage or an unknown format.
         """
         self._reads.blocks += 1
         try:
@@ -156,7 +156,7 @@ class Access:
 
 
 class _Reads(local):
-    """Per thread, the remote files to check, and the number of nested blocks of `reading`."""
+    """The remote files that one thread must check, and its nesting depth of `reading`."""
 
     def __init__(self) -> None:
         self.unchecked: set[File] = set()

@@ -2,7 +2,7 @@
 
 Stored members of a zip and members of a plain tar are ranges of the archive. `zipfile` itself would
 reread a member from the start for every backward seek, which is slow for HDF5. Compressed members
-are unpacked into unnamed temporary files, which end with the process. Archives with an extreme
+are unpacked into unnamed temporary files, which the system deletes. Archives with an extreme
 compression ratio are refused. Links, devices and members that point out of the archive are ignored.
 
     zip  each member is a local header, its name, extra bytes, then its data
@@ -161,7 +161,7 @@ class Slice(File):
 
 
 class _Unpacked(File):
-    """Decompressed `chunks` in a temporary file; `packed` is the number of compressed bytes."""
+    """A temporary file with the decompressed `chunks` of `packed` compressed bytes."""
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
         self.name = name
@@ -284,7 +284,7 @@ class _ArchiveFolder(Folder):
 
 
 def _clean_path(name: str) -> str:
-    """Return a member's path with `/` as separator; empty if too long or outside the archive."""
+    """Return a member's path with `/` as separator; empty if the path is long or leads out."""
     if len(name) > _LONGEST_PATH:
         return ""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]

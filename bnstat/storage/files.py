@@ -27,8 +27,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 class Range(NamedTuple):
     """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
-    If the bytes store elements of an array, row-major and little-endian, `part` is the part of the
-    array, as one slice per dimension.
+    `part` is the part of an array that the bytes store, as one slice per dimension; None if the
+    bytes are not the elements of this part, row-major and little-endian.
     """
 
     file: File
@@ -212,7 +212,7 @@ class Entry(NamedTuple):
 
     @property
     def version(self) -> str:
-        """A value that changes with the content: the tag, or else the time; empty if unknown."""
+        """The tag or, without a tag, the time of the last change; empty if both are unknown."""
         return self.tag or (f"at {self.modified}" if self.modified else "")
 
 
@@ -265,7 +265,7 @@ class Folder(ABC):
 
 
 class Spot(NamedTuple):
-    """The location of a path: a `folder`, or the files in `parent` with the name or prefix `name`.
+    """A location: the folder `folder`, or the file or checkpoint prefix `name` in `parent`.
 
     On a web server, both folders are set, because a URL does not show whether it is a folder;
     `parent` must be tried first.

@@ -1,6 +1,6 @@
 """Files and folders on disk.
 
-A file is opened once, so that bnstat can finish a checkpoint that a training job deletes meanwhile.
+A file is opened once, so that bnstat can read on after a training job deleted the file.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class RemoteFile(File):
         self.store.prefetch({self: spans})
 
     def to_fetch(self, spans: Sequence[tuple[int, int]]) -> list[Span]:
-        """Return the spans to fetch for (offset, length) pairs: missing bytes, and small gaps."""
+        """Return the missing bytes of (offset, length) pairs as spans, joined across small gaps."""
         if self.size <= _SMALL:
             return self.fetched.missing([(0, self.size)])
         missing = self.fetched.missing(
@@ -255,7 +255,7 @@ class RemoteStore:
         return self._listings[path]
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return relative path -> entry, by `ask` (`ls` or `find`); None if not a folder."""
+        """Return relative path -> entry, listed by `ask`; None if `path` is not a folder."""
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -290,7 +290,7 @@ class RemoteStore:
         self._listings.update(folders)
 
     def file(self, folder: Folder, path: str, entry: Entry) -> RemoteFile:
-        """Return the file at `path`; reuse the object of an earlier call while it is referenced."""
+        """Return the file at `path`; while a caller holds this file, always the same object."""
         file = self._files.get((path, entry))
         if file is None:
             file = self._files[path, entry] = RemoteFile(self, folder, path, entry)
@@ -302,8 +302,8 @@ class RemoteStore:
     def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
         """Fetch ranges of files in parallel; `wanted` maps file -> spans not fetched yet.
 
-        A file that is fetched whole in one piece comes from one version of the file. A partly
-        fetched file is compared with the listing, at the end of a block of `Access.reading`.
+        `Access.add_reads` checks the files for changes, except a file that is fetched in one piece,
+        because one response contains one version.
         """
         pieces: list[Piece] = []
         for file, spans in wanted.items():

@@ -291,7 +291,7 @@ class WebFolder(Folder):
         )
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """Return the matching names, but only of files that were requested before and exist."""
+        """Return the matching names of files that were requested before and exist."""
         return sorted(
             name
             for name, file in self._files.items()

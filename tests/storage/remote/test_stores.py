@@ -170,7 +170,7 @@ def test_a_scan(store: Store) -> None:
 
 
 def test_tensorflows_reader_does_not_read_urls(store: Store) -> None:
-    with pytest.raises(BnstatError, match="reads local files only"):
+    with pytest.raises(BnstatError, match="reads only local checkpoints"):
         store.load("run", reader="tensorflow")
 
 
