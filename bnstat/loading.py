@@ -81,11 +81,9 @@ class Options:
                 return replace(contents, notes=[*contents.notes, note])
             configured = contents.configured(layers)
             if (reason := find_misfit(configured)) is not None:
-                raise BnstatError(
-                    path,
-                    f"the architecture does not fit {contents.source.path}: {reason}",
-                    "pass the architecture that these weights were saved from",
-                )
+                what = f"the architecture does not fit {contents.source.path}: {reason}"
+                hint = "pass the architecture that these weights were saved from"
+                raise BnstatError(path, what, hint)
             return replace(configured, configured=None)
 
         return configure
@@ -165,9 +163,8 @@ def load(
             "config": config is not None,
         }
         if given := ", ".join(name for name, is_given in for_files.items() if is_given):
-            raise BnstatError(
-                live.source.path, f"{given}: not available for a model in memory", "omit this"
-            )
+            what = f"{given}: not available for a model in memory"
+            raise BnstatError(live.source.path, what, "omit this")
         if eager and values:
             options.read(live)
         return narrow(live, layers)
@@ -187,9 +184,8 @@ def load(
             try:
                 _, model = options.open(text, newest, access)
             except BnstatError:
-                raise ChangedError(
-                    redact(text), "changes faster than it can be read", "try again"
-                ) from error
+                what = "changes faster than it can be read"
+                raise ChangedError(redact(text), what, "try again") from error
     return narrow(model, layers)
 
 
@@ -304,11 +300,8 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
         return model
     for glob in globs:
         if not any(matches(layer.name, [glob]) for layer in model):
-            raise NotFoundError(
-                model.source.path,
-                f"no batch-norm layer matches {glob!r}",
-                near_names(glob, model.keys()),
-            )
+            hint = near_names(glob, model.keys())
+            raise NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
     return model.select([layer for layer in model if matches(layer.name, globs)])
 
 

@@ -208,9 +208,8 @@ class State:
             (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
             if application != _APPLICATION_ID and (application or tables):
                 self._base.execute("rollback")
-                raise BnstatError(
-                    path, "is a database of another program", "pass another file to --state"
-                )
+                hint = "pass another file to --state"
+                raise BnstatError(path, "is a database of another program", hint)
             self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
             self._base.execute(_TABLE)
             self._base.execute("commit")
@@ -225,9 +224,8 @@ class State:
         try:
             yield
         except self._database_error as error:
-            raise BnstatError(
-                self._path, f"the results of the scan cannot be stored: {error}"
-            ) from error
+            what = f"the results of the scan cannot be stored: {error}"
+            raise BnstatError(self._path, what) from error
 
     def records_of(self, candidate: Candidate) -> list[Record] | None:
         """Return the stored records of a candidate; None for a new or changed candidate."""
@@ -244,16 +242,14 @@ class State:
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
         """Store the records of candidates; omit a candidate with an error that may be temporary."""
-        rows = [
-            (
-                _key(candidate.path),
-                candidate.signature,
-                self._options,
-                json.dumps([_without_path(record) for record in records]),
-            )
-            for candidate, records in examined
-            if candidate.signature and all(record.trouble in _LASTING for record in records)
-        ]
+        rows = []
+        for candidate, records in examined:
+            if candidate.signature and all(record.trouble in _LASTING for record in records):
+                fields = [asdict(record) for record in records]
+                for each in fields:
+                    del each["path"]
+                row = (_key(candidate.path), candidate.signature, self._options, json.dumps(fields))
+                rows.append(row)
         with self._errors():
             self._base.execute("begin immediate")
             self._base.executemany("insert or replace into models values (?, ?, ?, ?)", rows)
@@ -275,7 +271,3 @@ class State:
 
 def _key(path: str) -> bytes:
     return os.fsencode(path if is_url(path) else os.path.abspath(path))
-
-
-def _without_path(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in asdict(record).items() if name != "path"}

@@ -63,9 +63,8 @@ class ScanOptions:
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
-            raise BnstatError(
-                "storage options", "apply only to URLs, and no root is a URL", "omit them"
-            )
+            what = "apply only to URLs, and no root is a URL"
+            raise BnstatError("storage options", what, "omit them")
         config = None
         if config_file is not None:
             config = read(config_file)
@@ -219,9 +218,8 @@ def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[
     except BnstatError as error:
         return [of_error(path, error)]
     except MemoryError:
-        return [
-            Record(path, trouble="memory", reason="there is not enough memory to read this model")
-        ]
+        reason = "there is not enough memory to read this model"
+        return [Record(path, trouble="memory", reason=reason)]
     except Exception as error:
         return [Record(path, trouble="bug", reason=f"this is a bug of bnstat: {error!r}")]
 

@@ -18,10 +18,12 @@ from bnstat.errors import (
     NotFoundError,
     UnknownFormatError,
     UnsupportedError,
+    first_line,
 )
 
 if TYPE_CHECKING:
-    from bnstat.storage.files import Entry, File
+    from bnstat.storage.files import Entry
+    from bnstat.storage.stores import RemoteFile, RemoteStore
 
 
 MAX_DOWNLOAD = 256_000_000
@@ -84,7 +86,7 @@ class Access:
         self.options = dict(options or {})
         self.listed: Mapping[str, Sequence[Entry]] = {}
         self.drivers: dict[tuple[Any, ...], Any] = {}
-        self.stores: dict[tuple[Any, ...], Any] = {}
+        self.stores: dict[tuple[Any, ...], RemoteStore] = {}
         self.notes: list[str] = []
         self._limit = max_download
         self._downloaded = 0
@@ -120,9 +122,9 @@ class Access:
                 )
             self._downloaded += size
 
-    def add_reads(self, files: Iterable[File]) -> None:
+    def add_reads(self, store: RemoteStore, files: Iterable[RemoteFile]) -> None:
         """Check remote files for changes: at once or, in `reading`, at the end of the block."""
-        self._reads.unchecked.update(files)
+        self._reads.unchecked.setdefault(store, set()).update(files)
         if not self._reads.blocks:
             self._check_reads()
 
@@ -147,11 +149,8 @@ class Access:
             self._reads.blocks -= 1
 
     def _check_reads(self) -> None:
-        by_store: dict[Any, list[File]] = {}
-        while self._reads.unchecked:
-            file = self._reads.unchecked.pop()
-            by_store.setdefault(file.store, []).append(file)
-        for store, files in by_store.items():
+        unchecked, self._reads.unchecked = self._reads.unchecked, {}
+        for store, files in unchecked.items():
             store.check_unchanged(files)
 
 
@@ -159,7 +158,7 @@ class _Reads(local):
     """The remote files that one thread must check, and its nesting depth of `reading`."""
 
     def __init__(self) -> None:
-        self.unchecked: set[File] = set()
+        self.unchecked: dict[RemoteStore, set[RemoteFile]] = {}
         self.blocks = 0
 
 
@@ -235,12 +234,10 @@ def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
     """Return a `BnstatError` for a driver's error; `where` is the redacted URL for the message."""
     if isinstance(error, BnstatError):
         return error
-    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in causes and len(causes) < _MAX_CAUSES:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for cause in causes:
+    for _ in range(_MAX_CAUSES):
+        if cause is None:
+            break
         if (status := _http_status(cause)) is not None and status >= 400:
             other = (BnstatError, f"the server reports an error ({status})", _AGAIN)
             of_status, problem, hint = _STATUS.get(status, other)
@@ -249,10 +246,10 @@ def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
             if kind.__name__ in _MESSAGES:
                 of_kind = NotFoundError if kind is FileNotFoundError else BnstatError
                 return of_kind(where, *_MESSAGES[kind.__name__])
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, TypeError):
         return BnstatError(where, "the driver does not accept these storage options")
-    first_line = str(error).strip().partition("\n")[0]
-    reason = _URL.sub(lambda match: redact(match[0]), first_line)
+    reason = _URL.sub(lambda match: redact(match[0]), first_line(error))
     message = f"cannot be read: {type(error).__name__}: {reason}"
     return BnstatError(where, message[:_MAX_LENGTH])
 

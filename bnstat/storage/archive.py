@@ -53,18 +53,12 @@ _MAX_DIRECTORY: Final = 64 << 20
 _ENCRYPTED: Final = 1
 _EXTRA: Final = 128
 """Bytes to fetch between a member's name and its data: PyTorch aligns data to 64."""
-_MEMBER_HEADER: Final = 1 << 10
-"""Bytes to fetch that cover a member's header before the data."""
 
 _TEXT: Final = ("utf-8", "surrogateescape")
 _BLOCK: Final = 512
 _PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_DESCRIBES_NEXT: Final = (
-    *_PAX,
-    tarfile.XGLTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+_DESCRIBING: Final = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+"""Types of headers that describe the next member."""
 _MAX_DESCRIPTION: Final = 1 << 20
 """Bytes of a header that describes the next member, as in libarchive."""
 _MAX_RECORDS: Final = 10 * MAX_MEMBERS
@@ -75,7 +69,8 @@ _MORE_AT: Final = 482
 _STILL_MORE_AT: Final = 504
 """Byte offsets of the flag for another block of a sparse map: in the header, and in a block."""
 
-_DAMAGE = (
+_UNPACK: Final = "unpack the archive and pass the folder"
+_DAMAGE: Final = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -91,10 +86,10 @@ _DAMAGE = (
 
 def open_archive(file: File) -> Folder | None:
     """Return the archive as a folder; None if the file is not an archive."""
-    head = file.head(512)
+    head = file.head(_BLOCK)
+    members: dict[str, _Entry] = {}
     try:
         if head.startswith(_LOCAL_SIGNATURE):
-            members = {}
             for info in zip_members(file):
                 name = _clean_path(info.filename)
                 if name and not info.is_dir():
@@ -104,20 +99,18 @@ def open_archive(file: File) -> Folder | None:
         if is_packed:
             head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _BLOCK)
         # An empty tar is a block of zeros.
-        if head[257:262] == b"ustar" or (is_packed and not head.strip(b"\0")):
-            file.prefetch([(0, file.size)])
-            members = {}
-            plain = _gunzipped(file) if is_packed else file
-            for name, offset, size in _tar_members(plain):
-                if path := _clean_path(name):
-                    last = path.rpartition("/")[2]
-                    members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
-            return _ArchiveFolder(file, members, sorted(members))
+        if head[257:262] != b"ustar" and not (is_packed and not head.strip(b"\0")):
+            return None
+        file.prefetch([(0, file.size)])
+        plain = _gunzipped(file) if is_packed else file
+        for name, offset, size in _tar_members(plain):
+            if path := _clean_path(name):
+                last = path.rpartition("/")[2]
+                members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
+        return _ArchiveFolder(file, members, sorted(members))
     except _DAMAGE as error:
-        raise DamagedError(
-            file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
-        ) from error
-    return None
+        reason = f"is a truncated or damaged archive ({error})"
+        raise DamagedError(file.path, reason, "copy or download it again") from error
 
 
 def _gunzipped(file: File) -> File:
@@ -181,11 +174,8 @@ class _Unpacked(File):
 
 def _refuse_growth(file: File, packed: int, unpacked: int) -> None:
     if unpacked > _MAX_RATIO * packed + _CHUNK:
-        raise BnstatError(
-            file.path,
-            f"grows more than {_MAX_RATIO} times when it is decompressed",
-            "unpack it yourself if you trust it",
-        )
+        reason = f"grows more than {_MAX_RATIO} times when it is decompressed"
+        raise BnstatError(file.path, reason, "unpack it yourself if you trust it")
 
 
 class _Entry(NamedTuple):
@@ -342,44 +332,33 @@ def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
     header = archive.read(info.header_offset, _LOCAL_HEADER.size)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     if signature != _LOCAL_SIGNATURE:
-        raise DamagedError(
-            archive.path, f"the directory of the zip has a wrong offset for {info.filename}"
-        )
+        reason = f"the directory of the zip has a wrong offset for {info.filename}"
+        raise DamagedError(archive.path, reason)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return Slice(archive, start, info.compress_size, info.filename)
 
 
 def fetch_starts(archive: File, members: Iterable[zipfile.ZipInfo], length: int) -> None:
     """Fetch the headers and the first `length` bytes of a zip's members together."""
-    archive.prefetch(
-        [
-            (
-                info.header_offset,
-                _LOCAL_HEADER.size + len(info.filename) + _EXTRA + min(length, info.compress_size),
-            )
-            for info in members
-        ]
-    )
+    spans = []
+    for info in members:
+        header = _LOCAL_HEADER.size + len(info.filename) + _EXTRA
+        spans.append((info.header_offset, header + min(length, info.compress_size)))
+    archive.prefetch(spans)
 
 
 def _unzip(file: File, info: zipfile.ZipInfo) -> File:
     # LZMA would take as much memory as the file asks for.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UnsupportedError(
-            file.path,
-            f"bnstat does not read the compression method of {info.filename}",
-            "unpack the archive and pass the folder",
-        )
+        reason = f"bnstat does not read the compression method of {info.filename}"
+        raise UnsupportedError(file.path, reason, _UNPACK)
     if (stored := _stored_slice(file, info)) is not None:
         return stored
-    file.prefetch([(info.header_offset, info.compress_size + _MEMBER_HEADER)])
+    fetch_starts(file, [info], info.compress_size)
     packed = packed_slice_of(file, info)
     if packed is None:
-        raise DamagedError(
-            f"{file.path}/{info.filename}",
-            "this member of the zip is encrypted",
-            "unpack the archive and pass the folder",
-        )
+        where = f"{file.path}/{info.filename}"
+        raise DamagedError(where, "this member of the zip is encrypted", _UNPACK)
     _refuse_growth(file, packed.size, info.file_size)
     return _Unpacked(file, info.filename, _inflate(packed, info), packed.size)
 
@@ -395,9 +374,8 @@ def _inflate(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
             yield piece
             data = inflater.unconsumed_tail
     if size != info.file_size or checksum != info.CRC:
-        raise DamagedError(
-            packed.path, "cannot be unpacked (the size or checksum of the data is wrong)"
-        )
+        reason = "cannot be unpacked (the size or checksum of the data is wrong)"
+        raise DamagedError(packed.path, reason)
 
 
 def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
@@ -412,7 +390,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
         while has_more:
             has_more = file.read(position, _BLOCK)[_STILL_MORE_AT]
             position += _BLOCK
-        is_member = info.type not in _DESCRIBES_NEXT
+        is_member = info.type not in _DESCRIBING
         size = int(described.get("size", info.size)) if is_member else info.size
         # A negative size would lead back to a header that was read before.
         if size < 0 or not (is_member or size <= _MAX_DESCRIPTION):

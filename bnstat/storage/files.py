@@ -56,16 +56,11 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 def prefetch(ranges: Iterable[Range]) -> None:
     """Fetch ranges that will be read next; each store fetches the ranges of its files together."""
-    wanted: dict[File, list[tuple[int, int]]] = {}
-    for extent in ranges:
-        if extent.file.local_path is None:
-            wanted.setdefault(extent.file, []).append((extent.offset, extent.length))
     stores: dict[Store, dict[File, list[tuple[int, int]]]] = {}
-    for file, spans in wanted.items():
-        if file.store is None:
-            file.prefetch(spans)
-        else:
-            stores.setdefault(file.store, {})[file] = spans
+    for file, offset, length, _ in ranges:
+        if file.store is not None:
+            files = stores.setdefault(file.store, {})
+            files.setdefault(file, []).append((offset, length))
     for store, files in stores.items():
         store.prefetch(files)
 
@@ -121,14 +116,10 @@ class File(ABC):
         if length is None:
             length = self.size - offset
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise DamagedError(
-                self.path,
-                f"truncated: bytes {offset} to {offset + length} are needed, "
-                f"but the file has {self.size}",
-                "it is a git-lfs pointer: run `git lfs pull`, or download the real file"
-                if self.is_lfs_pointer()
-                else "copy or download it again",
-            )
+            self.refuse_lfs_pointer()
+            needed = f"truncated: bytes {offset} to {offset + length} are needed"
+            what = f"{needed}, but the file has {self.size}"
+            raise DamagedError(self.path, what, "copy or download it again")
         data = self._read(offset, length)
         if len(data) != length:
             raise DamagedError(self.path, "got shorter while it was read", "try again")
@@ -163,11 +154,8 @@ class File(ABC):
 
     def refuse_lfs_pointer(self) -> None:
         if self.is_lfs_pointer():
-            raise DamagedError(
-                self.path,
-                "is a git-lfs pointer, not the file itself",
-                "run `git lfs pull` where it was cloned, or download the real file",
-            )
+            hint = "run `git lfs pull` where it was cloned, or download the real file"
+            raise DamagedError(self.path, "is a git-lfs pointer, not the file itself", hint)
 
 
 class _Stream(io.RawIOBase):

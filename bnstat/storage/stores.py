@@ -17,14 +17,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.storage.access import (
-    WEB,
-    Access,
-    missing_driver,
-    redact,
-    scheme_of,
-    to_bnstat_error,
-)
+from bnstat.storage.access import WEB, Access, missing_driver, redact, scheme_of, to_bnstat_error
 from bnstat.storage.files import Entry, File, Folder, Spot
 
 _MAX_THREADS: Final = 64
@@ -324,7 +317,7 @@ class RemoteStore:
                 raise ChangedError(file.path, "changed while it was read", "try again later")
         for piece, data in zip(pieces, results, strict=True):
             piece.file.fetched.add(piece.start, data)
-        self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
+        self.access.add_reads(self, {piece.file for piece in pieces if not piece.is_whole})
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Raise a `ChangedError` if a file differs from its listing, with one request per file."""
@@ -493,15 +486,12 @@ _S3_OPTIONS: Final = {
 
 def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
     """Return the store of a URL, and the URL's path as the driver expects it."""
-    scheme = scheme_of(url) or ""
+    scheme, where = scheme_of(url) or "", redact(url)
     library = _DRIVERS.get(scheme)
     if library is None:
-        schemes = [f"{name}://" for name in (*_DRIVERS, *WEB)]
-        raise BnstatError(
-            redact(url),
-            f"{scheme}:// is not a supported scheme",
-            f"URLs start with {', '.join(schemes[:-1])} or {schemes[-1]}",
-        )
+        *schemes, last = [f"{name}://" for name in (*_DRIVERS, *WEB)]
+        hint = f"URLs start with {', '.join(schemes)} or {last}"
+        raise BnstatError(where, f"{scheme}:// is not a supported scheme", hint)
     try:
         import fsspec
 
@@ -510,11 +500,8 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         options: dict[str, Any] = {**kind._get_kwargs_from_urls(url), **of_account}
         for name, value in options.items():
             if access.options.get(name, value) != value:
-                raise BnstatError(
-                    redact(url),
-                    f"{name} is {value!r} in the URL, but differs in the storage options",
-                    f"remove {name} from the storage options",
-                )
+                what = f"{name} is {value!r} in the URL, but differs in the storage options"
+                raise BnstatError(where, what, f"remove {name} from the storage options")
         key = (scheme, *sorted(options.items()))
         if key not in access.drivers:
             defaults = _S3_OPTIONS if library == "s3fs" else {}
@@ -524,7 +511,7 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
             account = fs.service_client.account_name if host and fs.connection_string else None
             if account not in (None, options.get("account_name")):
                 raise BnstatError(
-                    redact(url),
+                    where,
                     f"the URL is for the account {options['account_name']!r}, but the connection "
                     f"string is for {account!r}",
                     "remove the connection string from the storage options, or unset "
@@ -537,13 +524,11 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
     except ImportError as error:
         raise missing_driver(url, library) from error
     except (TypeError, ValueError) as error:
-        raise BnstatError(
-            redact(url),
-            "the driver does not accept this address or these storage options",
-            "pass the driver's options with --storage-option KEY=VALUE or environment variables",
-        ) from error
+        what = "the driver does not accept this address or these storage options"
+        hint = "pass the driver's options with --storage-option KEY=VALUE or environment variables"
+        raise BnstatError(where, what, hint) from error
     except Exception as error:
-        raise to_bnstat_error(error, redact(url)) from error
+        raise to_bnstat_error(error, where) from error
 
 
 _BLOB: Final = "blob.core.windows.net"

@@ -101,11 +101,8 @@ class WebStore(RemoteStore):
                     results.cancel()
                     with suppress(asyncio.CancelledError):
                         await results
-                    raise BnstatError(
-                        where,
-                        f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds",
-                        "try again later",
-                    )
+                    what = f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds"
+                    raise BnstatError(where, what, "try again later")
 
         result: list[Any] = sync(self._fs.loop, gather)
         return result
@@ -129,12 +126,10 @@ class WebStore(RemoteStore):
             return _entry(response, size), data
         size = response.content_length
         if max(len(data), size or 0) > limit:
-            raise BnstatError(
-                redact(url),
-                "the server cannot send a part of a file, and the whole file is too large"
-                + (f" ({size:,} bytes)" if size is not None else ""),
-                "download the file and pass its path, or serve it with ranges",
-            )
+            what = "the server cannot send a part of a file, and the whole file is too large"
+            length = f" ({size:,} bytes)" if size is not None else ""
+            hint = "download the file and pass its path, or serve it with ranges"
+            raise BnstatError(redact(url), what + length, hint)
         return _entry(response, len(data)), data
 
     async def _piece(self, piece: Piece) -> bytes:
@@ -150,32 +145,21 @@ class WebStore(RemoteStore):
         is_range = content is not None and content[:2] == (piece.start, piece.end)
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
-            raise BnstatError(
-                redact(url),
-                "the server sends other bytes than requested",
-                "download the file and pass its path",
-            )
+            what = "the server sends other bytes than requested"
+            raise BnstatError(redact(url), what, "download the file and pass its path")
         _refuse_incomplete(response, data, length, url)
         return data
 
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
         """Return the response and its body: the range, or up to `limit` bytes of a whole file."""
         session = await self._fs.set_session()
-        options = {**self._fs.kwargs}
-        headers = {
-            **options.pop("headers", {}),
-            "Range": f"bytes={start}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
+        options = {**self._fs.kwargs, "max_redirects": _MAX_REDIRECTS}
+        ours = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        options["headers"] = options.get("headers", {}) | ours
         for attempt in range(1, _ATTEMPTS + 1):
             wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
             try:
-                async with session.get(
-                    self._fs.encode_url(url),
-                    headers=headers,
-                    max_redirects=_MAX_REDIRECTS,
-                    **options,
-                ) as response:
+                async with session.get(self._fs.encode_url(url), **options) as response:
                     self._received += _MIN_BYTES
                     if response.status not in _TEMPORARY or attempt == _ATTEMPTS:
                         most = end - start if response.status == 206 else limit
@@ -215,9 +199,8 @@ def _refuse_failure(response: Any, url: str) -> None:
     if response.url.scheme != "https" and url.startswith("https:"):
         raise BnstatError(redact(url), "the server redirects to an insecure address")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise BnstatError(
-            redact(url), "the server compresses the file, which bnstat did not request"
-        )
+        what = "the server compresses the file, which bnstat did not request"
+        raise BnstatError(redact(url), what)
 
 
 def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> None:

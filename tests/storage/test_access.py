@@ -174,4 +174,4 @@ def test_own_errors_stay_and_long_messages_are_cut() -> None:
     own = DamagedError("a", "is damaged")
     assert to_bnstat_error(own, WHERE) is own
     assert len(line_of(Exception("x" * 5000))) == len(WHERE) + 2 + 300
-    assert line_of(Exception("")).endswith("cannot be read: Exception: ")
+    assert line_of(Exception("")).endswith("cannot be read: Exception: Exception")
