@@ -185,18 +185,14 @@ def numpy_of(variable: Any) -> Array:
 
 def _layer(name: str, holder: Any, roles: Mapping[str, Any]) -> BatchNorm:
     trainable = getattr(holder, "trainable", None)
+    variables = {}
+    for role, variable in roles.items():
+        key, shape = f"{name}/{role}", tuple(variable.shape)
+        dtype = str(getattr(variable.dtype, "name", variable.dtype))
+        variables[role] = Variable(key, key, dtype, shape, partial(numpy_of, variable))
     return BatchNorm(
         name,
-        {
-            role: Variable(
-                f"{name}/{role}",
-                f"{name}/{role}",
-                str(getattr(variable.dtype, "name", variable.dtype)),
-                tuple(variable.shape),
-                partial(numpy_of, variable),
-            )
-            for role, variable in roles.items()
-        },
+        variables,
         evidence="config",
         epsilon=_number(holder, "epsilon", "eps", "_eps"),
         momentum=_number(holder, "momentum"),

@@ -35,14 +35,8 @@ class Options:
     track: Track = iter
     config: str | PathLike[str] | None = None
 
-    def open(
-        self, path: str, stored: StoredModel, access: Access | None = None
-    ) -> tuple[Contents, Model]:
-        """Open a stored model, and return its contents and its batch-norm layers.
-
-        The returned contents include the notes of `access`.
-        """
-        access = access or Access()
+    def open(self, path: str, stored: StoredModel, access: Access) -> tuple[Contents, Model]:
+        """Open a stored model; return the contents, with the notes of `access`, and the layers."""
         configure = self.configure
         with access.reading():
             contents = _open(path, stored, self.reader, self.values)
@@ -284,11 +278,9 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
             return error
 
 
-def open_contents(
-    path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
-) -> Contents:
+def open_contents(path: str, checkpoint: str | None = None, step: int | None = None) -> Contents:
     """Return the contents of a model without looking for batch norm; arguments as for `load`."""
-    return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
+    return _open(path, locate(path).choose(path, checkpoint, step), "auto", True)
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:

@@ -207,10 +207,9 @@ def delaying_signals() -> Iterator[None]:
     Signals are not masked, because another thread would receive masked signals.
     """
     received: list[int] = []
-    handlers = {}
-    if _is_main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
-    # Python cannot restore a handler that was not set from Python.
+    numbers = (signal.SIGINT, *_ENDING) if _is_main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    # None is a handler that was not set from Python, so Python cannot restore this handler.
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     for number in handlers:
         signal.signal(number, lambda sent, _: received.append(sent))

@@ -167,8 +167,7 @@ class Tally:
 
     def by_finding(self) -> list[tuple[str, str, int]]:
         """Return (code, name, number of models) for each rule with findings."""
-        counts = [(rule.code, rule.name, self.rules[rule.code]) for rule in RULES]
-        return [count for count in counts if count[2]]
+        return [(rule.code, rule.name, count) for rule in RULES if (count := self.rules[rule.code])]
 
 
 _APPLICATION_ID: Final = 0x626E7374

@@ -22,7 +22,7 @@ from bnstat.scanning.record import Record, State, of_error, of_model
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
 from bnstat.storage.files import Folder, Spot, ahead
-from bnstat.storage.local import LocalFolder, find
+from bnstat.storage.local import find
 
 _REMOTE_BATCH: Final = 32
 """The smallest batch of remote models, which threads read concurrently."""
@@ -229,14 +229,10 @@ def _examined(
 ) -> Iterator[Record]:
     kind: str | None = "model"
     if candidate.file:
-        folder: Folder | None = LocalFolder(os.path.dirname(candidate.path) or ".")
-        if candidate.folder:
-            folder = find(candidate.folder, access).folder
-        if folder is None:
-            raise NotFoundError(candidate.folder, "no longer exists")
+        folder = find(candidate.folder or os.path.dirname(candidate.path) or ".", access).folder
         # As long as this file is referenced, the bytes that were fetched are not fetched again.
-        file = folder.file(candidate.file)
-        if file is None:
+        file = None if folder is None else folder.file(candidate.file)
+        if folder is None or file is None:
             raise BnstatError(path, "no longer exists, or cannot be opened")
         kind = kind_of(folder, file)
     if kind == "archive":

@@ -173,11 +173,8 @@ def format_size(size: int) -> str:
 
 def missing_driver(url: str, library: str) -> BnstatError:
     """Return an error that the driver is not installed; the hint names the library to install."""
-    return BnstatError(
-        redact(url),
-        f"the driver for {scheme_of(url)}:// is not installed",
-        f"pip install {library}",
-    )
+    what = f"the driver for {scheme_of(url)}:// is not installed"
+    return BnstatError(redact(url), what, f"pip install {library}")
 
 
 _CREDENTIALS: Final = "check the credentials that the driver uses"

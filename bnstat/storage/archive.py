@@ -28,13 +28,13 @@ import zipfile
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from threading import Lock
 from typing import IO, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.storage.files import File, Folder, Range
+from bnstat.storage.files import File, Folder, Part, Range
 from bnstat.storage.local import Handle
 
 MAX_MEMBERS: Final = 100_000
@@ -147,9 +147,7 @@ class Slice(File):
     def refuse_changed(self) -> None:
         self._file.refuse_changed()
 
-    def place(
-        self, offset: int, length: int, part: tuple[slice, ...] | None = None
-    ) -> Range | None:
+    def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
         return self._file.place(self._start + offset, length, part)
 
 
@@ -189,32 +187,26 @@ class _Entry(NamedTuple):
 class _Member(File):
     """A file in an archive, which is unpacked when it is first read."""
 
-    def __init__(self, folder: _ArchiveFolder, archive: File, name: str, entry: _Entry) -> None:
+    def __init__(self, folder: _ArchiveFolder, name: str, entry: _Entry) -> None:
         self.name = name
         self.path = f"{folder.path}/{name}"
         self.size = entry.size
         self._folder = folder
-        self._archive = archive
         self._entry = entry
+        self._opened: File | None = None
         self._lock = Lock()
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
             with self._lock:
-                unpacked = self._unpacked
-            return unpacked.read(offset, length)
+                self._opened = self._opened or self._entry.open()
+            return self._opened.read(offset, length)
         except _DAMAGE as error:
             raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
 
-    @cached_property
-    def _unpacked(self) -> File:
-        return self._entry.open()
-
-    def place(
-        self, offset: int, length: int, part: tuple[slice, ...] | None = None
-    ) -> Range | None:
+    def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
         info = self._entry.info
-        stored = None if info is None else _stored_slice(self._archive, info)
+        stored = None if info is None else _stored_slice(self._folder.archive, info)
         return None if stored is None else stored.place(offset, length, part)
 
     def sibling(self, name: str) -> File | None:
@@ -229,7 +221,7 @@ class _ArchiveFolder(Folder):
     ) -> None:
         self.path = f"{archive.path}/{inside}".rstrip("/")
         self.name = inside.rpartition("/")[2]
-        self._archive = archive
+        self.archive = archive
         self._members = members
         self._paths = paths
         self._inside = inside
@@ -248,14 +240,14 @@ class _ArchiveFolder(Folder):
     def expect(self, names: Iterable[str]) -> None:
         entries = (self._members.get(self._below(name)) for name in names)
         infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
-        fetch_starts(self._archive, infos, self._archive.size)
+        fetch_starts(self.archive, infos, self.archive.size)
 
     def file(self, name: str) -> File | None:
         path = self._below(name)
         if path not in self._members:
             return None
         above, _, last = path.rpartition("/")
-        return _Member(self._at(above), self._archive, last, self._members[path])
+        return _Member(self._at(above), last, self._members[path])
 
     def folder(self, name: str) -> Folder | None:
         paths, path = self._paths, self._below(name)
@@ -267,7 +259,7 @@ class _ArchiveFolder(Folder):
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
 
     def _at(self, inside: str) -> _ArchiveFolder:
-        return _ArchiveFolder(self._archive, self._members, self._paths, inside)
+        return _ArchiveFolder(self.archive, self._members, self._paths, inside)
 
     def _below(self, name: str) -> str:
         return f"{self._inside}/{name}" if self._inside else name
@@ -313,11 +305,8 @@ class _BoundedStream:
 
 def stored_member(archive: File, name: str) -> Slice | None:
     """Return a member as a range of the zip; None if missing, compressed or encrypted."""
-    try:
-        members = zip_members(archive)
-    except _DAMAGE as error:
-        raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
-    info = next((info for info in reversed(members) if info.filename == name), None)
+    members = reversed(zip_members(archive))
+    info = next((info for info in members if info.filename == name), None)
     return None if info is None else _stored_slice(archive, info)
 
 

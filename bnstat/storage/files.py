@@ -9,17 +9,21 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar, cast
 
 from bnstat.errors import DamagedError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from bnstat.storage.stores import RemoteStore
+
 
 T = TypeVar("T")
 R = TypeVar("R")
+Part = tuple[slice, ...]
+"""A part of an array, as one slice per dimension."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -27,14 +31,14 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 class Range(NamedTuple):
     """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
-    `part` is the part of an array that the bytes store, as one slice per dimension; None if the
-    bytes are not the elements of this part, row-major and little-endian.
+    `part` is the part of an array that the bytes store, with row-major and little-endian elements;
+    None if the bytes are not such elements.
     """
 
     file: File
     offset: int
     length: int
-    part: tuple[slice, ...] | None = None
+    part: Part | None = None
 
     def read(self) -> bytes:
         return self.file.read(self.offset, self.length)
@@ -56,7 +60,7 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 def prefetch(ranges: Iterable[Range]) -> None:
     """Fetch ranges that will be read next; each store fetches the ranges of its files together."""
-    stores: dict[Store, dict[File, list[tuple[int, int]]]] = {}
+    stores: dict[RemoteStore, dict[File, list[tuple[int, int]]]] = {}
     for file, offset, length, _ in ranges:
         if file.store is not None:
             files = stores.setdefault(file.store, {})
@@ -65,20 +69,13 @@ def prefetch(ranges: Iterable[Range]) -> None:
         store.prefetch(files)
 
 
-class Store(Protocol):
-    """A remote store, which fetches ranges of many files together."""
-
-    def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
-
-
 class File(ABC):
     """A file that is read by ranges; `path` is for messages, and `store` is None on disk."""
 
     name: str
     path: str
     size: int
-    store: Store | None = None
+    store: RemoteStore | None = None
 
     @abstractmethod
     def _read(self, offset: int, length: int) -> bytes: ...
@@ -138,9 +135,7 @@ class File(ABC):
     def refuse_changed(self) -> None:  # noqa: B027
         """Raise a `ChangedError` if the file is remote and was replaced since it was listed."""
 
-    def place(
-        self, offset: int, length: int, part: tuple[slice, ...] | None = None
-    ) -> Range | None:
+    def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
         """Return the `Range` that stores these bytes unchanged; None if they are compressed."""
         return Range(self, offset, length, part)
 

@@ -154,11 +154,8 @@ class RemoteFile(File):
         """Return the missing bytes of (offset, length) pairs as spans, joined across small gaps."""
         if self.size <= _SMALL:
             return self.fetched.missing([(0, self.size)])
-        missing = self.fetched.missing(
-            (offset, min(offset + length, self.size))
-            for offset, length in spans
-            if 0 <= offset < self.size
-        )
+        inside = [(at, min(at + size, self.size)) for at, size in spans if 0 <= at < self.size]
+        missing = self.fetched.missing(inside)
         joined = bridged(missing, (self._may_waste - self._wasted) // 2)
         self._wasted += sum(end - start for start, end in joined)
         self._wasted -= sum(end - start for start, end in missing)
@@ -290,6 +287,7 @@ class RemoteStore:
         return file
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
+        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
         self.fetch({f: f.to_fetch(s) for f, s in wanted.items() if isinstance(f, RemoteFile)})
 
     def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:

@@ -50,7 +50,7 @@ _BROKEN_OFF: Final = (
 )
 _OUTSIDE: Final = {"", ".", ".."}
 """Parts of paths that may lead out of a folder."""
-_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
@@ -70,12 +70,9 @@ class WebStore(RemoteStore):
     def url(self, path: str) -> str:
         return redact(path)
 
-    def heads(self, urls: Sequence[str], limit: int) -> list[Head | BaseException | None]:
-        """Return, for each URL, a `Head`, the exception of the request, or None if nothing exists.
-
-        `limit` is the largest file to download if the server ignores ranges.
-        """
-        return self._gather([self._head(url, limit) for url in urls], self.url(urls[0]))
+    def heads(self, urls: Sequence[str]) -> list[Head | BaseException | None]:
+        """Return for each URL a `Head`, the exception of the request, or None for no file."""
+        return self._gather(list(map(self._head, urls)), self.url(urls[0]))
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Do nothing, because the tag in every response is checked."""
@@ -107,8 +104,8 @@ class WebStore(RemoteStore):
         result: list[Any] = sync(self._fs.loop, gather)
         return result
 
-    async def _head(self, url: str, limit: int) -> Head | None:
-        limit = min(_MAX_WHOLE, limit)
+    async def _head(self, url: str) -> Head | None:
+        limit = min(_MAX_WHOLE, self.access.left)
         response, data = await self._request(url, 0, _HEAD, limit)
         if response.status in _ABSENT or _is_folder(response):
             return None
@@ -213,9 +210,7 @@ def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> Non
 def _content_range(response: Any) -> tuple[int, int, int] | None:
     """Return (start, end, file size) from the header `Content-Range`; None if not valid."""
     match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if match is None or match[1] is None:
-        return None
-    return int(match[1]), int(match[2]) + 1, int(match[3])
+    return None if match is None else (int(match[1]), int(match[2]) + 1, int(match[3]))
 
 
 def _entry(response: Any, size: int) -> Entry:
@@ -267,19 +262,14 @@ class WebFolder(Folder):
         self._files: dict[str, RemoteFile | None] = {}
 
     def names(self) -> list[str]:
-        raise NotFoundError(
-            self.path,
-            "no such model, and web servers do not list their files",
-            "pass a file's URL, such as a checkpoint's .index, or the checkpoint's prefix",
-        )
+        what = "no such model, and web servers do not list their files"
+        hint = "pass a file's URL, such as a checkpoint's .index, or the checkpoint's prefix"
+        raise NotFoundError(self.path, what, hint)
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
         """Return the matching names of files that were requested before and exist."""
-        return sorted(
-            name
-            for name, file in self._files.items()
-            if file is not None and name.startswith(prefix) and name.endswith(suffix)
-        )
+        names = sorted(name for name, file in self._files.items() if file is not None)
+        return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
     def file(self, name: str) -> File | None:
         self.expect([name])
@@ -296,8 +286,7 @@ class WebFolder(Folder):
         base = f"{self._host}/{self._inside}".rstrip("/")
         urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
         access = self._store.access
-        heads = self._store.heads(urls, access.left)
-        for name, url, head in zip(new, urls, heads, strict=True):
+        for name, url, head in zip(new, urls, self._store.heads(urls), strict=True):
             if isinstance(head, BaseException):
                 raise to_bnstat_error(head, redact(url)) from head
             self._files[name] = None

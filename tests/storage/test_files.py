@@ -15,7 +15,7 @@ from threading import Barrier
 import pytest
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.storage import files, local
+from bnstat.storage import local
 from bnstat.storage.access import Access
 from bnstat.storage.archive import Slice
 from bnstat.storage.files import File, Range, ahead, prefetch
@@ -225,7 +225,7 @@ def test_a_file_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.Mo
     assert LocalFolder(str(tmp_path)).file("gone") is None
 
 
-class Store(files.Store):
+class Store:
     """A store that records prefetches."""
 
     def __init__(self) -> None:

@@ -109,7 +109,7 @@ def piece(*responses: Response | Exception, **options: Any) -> Any:
 
 
 def head(*responses: Response | Exception, most: int = 1 << 30) -> Any:
-    (result,) = web.WebStore(Server(*responses), Access()).heads([URL], most)
+    (result,) = web.WebStore(Server(*responses), Access(None, most)).heads([URL])
     if isinstance(result, BaseException):
         raise result
     return result
@@ -183,7 +183,7 @@ class TestPieces:
 class TestHeads:
     def test_the_size_and_the_tag_are_read(self) -> None:
         server = Server(Response(404))
-        assert web.WebStore(server, Access()).heads([URL], 0) == [None]
+        assert web.WebStore(server, Access()).heads([URL]) == [None]
         assert server.asked[0]["Range"] == "bytes=0-4095"
         date = "Thu, 01 Jan 1970 00:01:00 GMT"
         result = head(Response(206, b"abc", "0-2/3", Last_Modified=date))
