@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,14 +14,10 @@ import pytest
 from tests.builders.signals import heeded
 from tests.fuzz import handmade
 from tests.hardening.support import ROOT, command, layers, write
+from tests.terminal import in_terminal
 
 DIGITS = ROOT / "tests" / "data" / "digits" / "run"
-CODES = {
-    signal.SIGINT: 130,
-    signal.SIGTERM: -signal.SIGTERM,
-    signal.SIGHUP: -signal.SIGHUP,
-}
-"""Signal -> exit code."""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM, signal.SIGHUP: -signal.SIGHUP}
 C_LOCALE = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 COMMANDS = (
     "inspect {0}",
@@ -202,33 +193,7 @@ def test_names_outside_the_locale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 @pytest.mark.parametrize("line", COMMANDS[::3] + COMMANDS[4:])
 def test_no_table_is_wider_than_the_terminal(line: str, columns: int) -> None:
-    lines = at_terminal(line.format(DIGITS).split(), columns)
-    assert lines
+    lines = in_terminal(line.format(DIGITS).split(), columns).split("\n")
     table = lines[lines.index("") :]
     if columns >= 40:
         assert max(map(len, table)) <= columns
-
-
-def at_terminal(arguments: list[str], columns: int) -> list[str]:
-    """Return the lines that a command writes to a terminal of that width."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
-    environment.pop("COLUMNS", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnstat", *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=environment,
-    )
-    os.close(slave)
-    output = bytearray()
-    with suppress(OSError):  # Linux raises it at the end.
-        while piece := os.read(master, 65536):
-            output += piece
-    os.close(master)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode in (0, 1), stderr
-    return output.decode().replace("\r\n", "\n").split("\n")

@@ -26,23 +26,15 @@ def h5(path: Path, *names: str) -> Path:
     return path
 
 
-def linked(model: Path, folder: Path) -> None:
-    """Fill a folder with hard links to the files of another, or else with copies."""
-    shutil.copytree(model, folder, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def copied(model: Path, folder: Path) -> None:
+    shutil.copytree(model, folder, dirs_exist_ok=True)
 
 
 def store(folder: Path, copies: int) -> Path:
     """Fill a folder with copies of the five checkpoints of a run and its SavedModel."""
     for number in range(copies):
-        linked(RUN, folder / f"{number}/run")
-        linked(SAVED, folder / f"{number}/saved_model")
+        copied(RUN, folder / f"{number}/run")
+        copied(SAVED, folder / f"{number}/saved_model")
     return folder
 
 

@@ -15,7 +15,7 @@ from bnstat.scanning import scan
 from bnstat.scanning.record import State
 from bnstat.scanning.scan import ScanOptions, open_state
 from bnstat.scanning.walk import Choice
-from tests.scanning.stores import RUN, h5, linked, scanned, summary
+from tests.scanning.stores import RUN, copied, h5, scanned, summary
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def scan_with_state(
 
 def test_only_changed_models_are_read_again(tmp_path: Path, examined: list[str]) -> None:
     root, state = tmp_path / "store", tmp_path / "state.db"
-    linked(RUN, root / "run")
+    copied(RUN, root / "run")
     h5(root / "one.h5")
     (root / "other").write_text("no model")
     first = scan_with_state(root, state)
@@ -106,7 +106,7 @@ def test_troubles_that_may_pass_are_not_kept(tmp_path: Path, examined: list[str]
     root = tmp_path / "store"
     content = h5(root / "one.h5").read_bytes()
     (root / "one.h5").write_bytes(content[:-100])
-    linked(RUN, root / "run")
+    copied(RUN, root / "run")
     (root / "run/model-0.data-00000-of-00001").unlink()
     scan_with_state(root, tmp_path / "state.db")
     del examined[:]
@@ -159,7 +159,7 @@ def test_another_file_is_refused(content: bytes | None, message: str, tmp_path: 
 
 def test_models_that_no_longer_exist_are_forgotten(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    linked(RUN, root / "run")
+    copied(RUN, root / "run")
     gone, other = h5(root / "gone.h5"), h5(tmp_path / "store-beside/other.h5")
     path = str(tmp_path / "state.db")
 

@@ -19,7 +19,7 @@ from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
 from bnstat.storage.local import find
 from tests.builders.server import serving
-from tests.scanning.stores import DATA, h5, linked, scanned, store
+from tests.scanning.stores import DATA, copied, h5, scanned, store
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models in one file, in several, in folders, in an archive, and a damaged one."""
     root = tmp_path_factory.mktemp("far") / "store"
     store(root, 1)
-    linked(DATA / "digits_no_updates/saved_model", root / "bad")
+    copied(DATA / "digits_no_updates/saved_model", root / "bad")
     h5(root / "deep/er/one.h5", "a", "b")
     with ZipFile(root / "both.zip", "w") as archive:
         for name in ("run", "saved_model"):

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import bnstat
@@ -297,12 +296,11 @@ def test_encrypted_members(name: str) -> None:
         content(folder_in(file), name)
 
 
-def test_damaged_archives() -> None:
+def test_an_archive_that_needs_a_newer_version() -> None:
     newer = two_members()
     newer[directory_entry(newer, b"stored") + 6] = 99
-    for data in (bytes(two_members())[:-30], bytes(newer)):
-        with pytest.raises(DamagedError, match="m: is a truncated or damaged archive"):
-            open_archive(MemoryFile(data, "m"))
+    with pytest.raises(DamagedError, match="m: is a truncated or damaged archive"):
+        open_archive(MemoryFile(bytes(newer), "m"))
 
 
 def pack(path: Path, kind: str, source: Path, inside: str = "") -> Path:
@@ -341,21 +339,13 @@ def test_runs_of_checkpoints(tmp_path: Path, kind: str) -> None:
 
 
 @KINDS
-def test_truncated_or_damaged_models(tmp_path: Path, kind: str) -> None:
+def test_truncated_models(tmp_path: Path, kind: str) -> None:
     path = pack(tmp_path / "m", kind, DIGITS / "saved_model")
     whole = path.read_bytes()
     for cut in (600, len(whole) // 2, len(whole) * 3 // 4):
         path.write_bytes(whole[:cut])
         with pytest.raises(BnstatError):
             bnstat.load(path, eager=True)
-    for position in np.random.default_rng(1).integers(len(whole), size=40):
-        changed = bytearray(whole)
-        changed[position] ^= 0x55
-        path.write_bytes(changed)
-        try:
-            bnstat.load(path, eager=True)
-        except BnstatError:
-            continue
 
 
 @pytest.mark.parametrize(

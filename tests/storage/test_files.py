@@ -126,6 +126,14 @@ def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile
         LocalFolder(str(tmp_path / "nothing")).entries()
 
 
+@pytest.mark.parametrize(
+    "name", ["../ten", "/ten", "a/../../ten", "..\\ten", "C:\\ten", "C:ten", "..", ".", "", "a\0b"]
+)
+def test_parts_outside_of_the_folder_are_refused(name: str, file: LocalFile) -> None:
+    with pytest.raises(DamagedError, match="ten: names a file outside of its folder"):
+        file.part(name)
+
+
 def found(path: str) -> tuple[str | None, str, str | None]:
     parent, name, folder = find(path, Access())
     return parent and parent.path, name, folder and folder.path

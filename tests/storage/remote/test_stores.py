@@ -169,11 +169,6 @@ def test_a_scan(store: Store) -> None:
     assert [record.layers for record in far] == [record.layers for record in scanned(DATA)]
 
 
-def test_tensorflows_reader_does_not_read_urls(store: Store) -> None:
-    with pytest.raises(BnstatError, match="reads only local checkpoints"):
-        store.load("run", reader="tensorflow")
-
-
 @pytest.mark.parametrize("kind", [S3, "gcs", "azure"])
 def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.FixtureRequest) -> None:
     store: Store = request.getfixturevalue(kind)
@@ -242,7 +237,3 @@ def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
     assert len([asked for asked in digits.asked if "/tree/" in asked.path]) == 1
     entries = find(f"{on_hub.url}/run", Access(on_hub.options)).folder.entries()
     assert all(entry.tag for entry in entries)
-
-
-def test_file_urls_are_local_paths() -> None:
-    same(bnstat.load(f"file://{DATA}/run"), bnstat.load(DATA / "run"))
