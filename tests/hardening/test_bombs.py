@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 import tracemalloc
@@ -45,15 +44,6 @@ def test_a_zip_of_overlapping_members(tmp_path: Path, judged: Judge) -> None:
             whole.filelist[-1].filename = f"{number}.h5"
     assert len(zipfile.ZipFile(path).infolist()) == 1000
     assert judged(path).startswith("error")
-
-
-@pytest.mark.slow
-def test_a_gzip_bomb(tmp_path: Path, judged: Judge) -> None:
-    path = tmp_path / "m.tar.gz"
-    with gzip.open(path, "wb") as stream:
-        for _ in range(16):
-            stream.write(bytes(MOST))
-    assert judged(path) == "error: BnstatError"
 
 
 def test_an_archive_of_many_folders(tmp_path: Path) -> None:
@@ -170,13 +160,6 @@ def test_a_tar_of_a_sparse_terabyte(major: str, tmp_path: Path, judged: Judge) -
 
 def test_headers_of_tars_are_read(tmp_path: Path) -> None:
     """Long names, other letters, and sizes in extended headers."""
-
-    def read(name: str) -> bytes:
-        folder = archive.open_archive(LocalFile(str(path)))
-        member = folder and folder.file(name)
-        assert member is not None
-        return member.read()
-
     path = tmp_path / "m.tar"
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         names = ["a/" * 90 + "x", *(["b\u00e4"] if form != tarfile.USTAR_FORMAT else [])]
@@ -185,9 +168,10 @@ def test_headers_of_tars_are_read(tmp_path: Path) -> None:
                 info = tarfile.TarInfo(name)
                 info.size = 3
                 whole.addfile(info, io.BytesIO(b"123"))
-        assert [read(name) for name in names] == [b"123"] * len(names)
+        folder = archive.open_archive(LocalFile(str(path)))
+        assert [folder.file(name).read() for name in names] == [b"123"] * len(names)
     path.write_bytes(_tar((b"x", _pax([("size", "5"), ("path", "c")])), (b"0", b"12345")))
-    assert read("c") == b"12345"
+    assert archive.open_archive(LocalFile(str(path))).file("c").read() == b"12345"
 
 
 def _tar_header(name: str, size: bytes) -> bytes:

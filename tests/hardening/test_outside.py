@@ -19,19 +19,10 @@ from tests.hardening.support import exported, layers, write
 
 # Links out of a model
 
-SECRET = "a secret of this machine"
 
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    """A file that no model may reach."""
-    weights = handmade.hdf5(handmade.weights)
-    return write(tmp_path / "outside", {"secret.txt": SECRET.encode(), "secret.h5": weights})
-
-
-def test_a_state_file_that_names_other_folders(outside: Path, tmp_path: Path) -> None:
+def test_a_state_file_that_names_other_folders(tmp_path: Path) -> None:
     tensors = {f"bn/{role}": np.full(3, 31337.0) for role in handmade.ROLES}
-    write(outside, handmade.bundle(tensors))
+    outside = write(tmp_path / "outside", handmade.bundle(tensors))
     state = f'model_checkpoint_path: "{outside}/m"\nall_model_checkpoint_paths: "../outside/m"\n'
     folder = write(
         tmp_path / "run", {**handmade.bundle(layers(), prefix="n"), "checkpoint": state.encode()}

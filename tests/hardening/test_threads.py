@@ -20,8 +20,8 @@ from bnstat.loading import open_contents
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
-from tests.fuzz import handmade
 from tests.fuzz.seeds import FORMATS, seeds
+from tests.storage.test_archive import PACKERS
 
 THREADS = 8
 ROUNDS = 3
@@ -95,13 +95,7 @@ def _compare(shared: Contents, expected: dict[str, Any], turn: int, thread: int)
         assert read(shared, key) == expected[key], key
 
 
-PACKED: dict[str, Callable[[dict[str, bytes]], bytes]] = {
-    "plain": lambda files: b"".join(files.values()),
-    "stored": lambda files: handmade.zipped(list(files.items())),
-    "deflated": lambda files: handmade.zipped(list(files.items()), 8),
-    "tar": lambda files: handmade.tar(files, "w"),
-    "tar.gz": lambda files: handmade.tar(files, "w:gz"),
-}
+PACKED = {"plain": lambda files: b"".join(files.values()), **PACKERS}
 
 
 @pytest.mark.parametrize("has_positioned_reads", [True, False])

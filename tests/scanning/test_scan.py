@@ -14,6 +14,7 @@ from bnstat.scanning.scan import ScanOptions
 from tests.cli.files import write_h5
 from tests.output.models import layer
 from tests.scanning.stores import DATA, RUN, SAVED, copied, h5, scanned, summary
+from tests.storage.test_archive import pack
 
 BAD = DATA / "digits_no_updates/saved_model"
 
@@ -86,9 +87,7 @@ def test_other_files_get_no_record(tmp_path: Path) -> None:
 
 
 def test_models_in_archives(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
-        for file in RUN.iterdir():
-            archive.write(file, f"run/{file.name}")
+    pack(tmp_path / "run.zip", "stored", RUN, "run/")
     records = scanned(tmp_path)
     assert {record.checkpoint for record in records} == {f"model-{n}" for n in range(0, 500, 100)}
     assert {record.path for record in records} == {str(tmp_path / "run.zip")}

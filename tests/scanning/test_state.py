@@ -15,6 +15,7 @@ from bnstat.scanning import scan
 from bnstat.scanning.record import State
 from bnstat.scanning.scan import ScanOptions, open_state
 from bnstat.scanning.walk import Choice
+from tests.fuzz import handmade
 from tests.scanning.stores import RUN, copied, h5, scanned, summary
 
 
@@ -69,36 +70,22 @@ def test_the_same_model_by_another_path(tmp_path: Path, examined: list[str], mon
 
 
 def test_other_options_read_again(tmp_path: Path, examined: list[str]) -> None:
-    root, state, config = tmp_path / "store", tmp_path / "state.db", tmp_path / "m.json"
-    h5(root / "one.h5")
+    root, state, unzipped = tmp_path / "store", tmp_path / "state.db", tmp_path / "unzipped"
+    unzipped.mkdir()
+    h5(root / "one.h5", "bn0")
     scan_with_state(root, state)
     scan_with_state(root, state, ScanOptions(reading={"reader": "native"}))
     assert len(examined) == 2
-    examined.clear()
-
-    def architecture(*names: str) -> str:
-        layers = [
-            {"class_name": "BatchNormalization", "config": {"name": name, "epsilon": 0.001}}
-            for name in names
-        ]
-        return json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
-
-    options = ScanOptions(reading={"config": str(config)})
-    for text, times in (
-        (architecture("bn"), 1),
-        (architecture("bn"), 1),
-        (architecture("bn", "other"), 2),
-        ("no architecture", 3),
-        (architecture("bn"), 4),
+    one = json.dumps(handmade.config(1))
+    two = one.replace("0.001", "0.002")
+    alone, inside = tmp_path / "m.json", unzipped / "config.json"
+    for file, text, times in (
+        *((alone, one, 3), (alone, one, 3), (alone, two, 4), (alone, "no architecture", 5)),
+        *((alone, one, 6), (inside, one, 7), (inside, one, 7), (inside, two, 8)),
     ):
-        config.write_text(text)
-        scan_with_state(root, state, options)
-        assert len(examined) == times
-    (tmp_path / "unzipped").mkdir()
-    options = ScanOptions(reading={"config": str(tmp_path / "unzipped")})
-    for name, times in (("bn", 5), ("bn", 5), ("other", 6)):
-        (tmp_path / "unzipped/config.json").write_text(architecture(name))
-        scan_with_state(root, state, options)
+        file.write_text(text)
+        config = file if file == alone else unzipped
+        scan_with_state(root, state, ScanOptions(reading={"config": str(config)}))
         assert len(examined) == times
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
@@ -20,6 +19,7 @@ from bnstat.storage.access import Access
 from bnstat.storage.local import find
 from tests.builders.server import serving
 from tests.scanning.stores import DATA, copied, h5, scanned, store
+from tests.storage.test_archive import pack
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(root, 1)
     copied(DATA / "digits_no_updates/saved_model", root / "bad")
     h5(root / "deep/er/one.h5", "a", "b")
-    with ZipFile(root / "both.zip", "w") as archive:
-        for name in ("run", "saved_model"):
-            for path in (root / "0" / name).rglob("*"):
-                archive.write(path, path.relative_to(root / "0"))
+    pack(root / "both.zip", "stored", root / "0")
     whole = h5(root / "cut.h5").read_bytes()
     (root / "cut.h5").write_bytes(whole[: len(whole) // 2])
     (root / "notes.txt").write_text("nothing")

@@ -338,16 +338,6 @@ def test_runs_of_checkpoints(tmp_path: Path, kind: str) -> None:
         assert_same(packed, plain)
 
 
-@KINDS
-def test_truncated_models(tmp_path: Path, kind: str) -> None:
-    path = pack(tmp_path / "m", kind, DIGITS / "saved_model")
-    whole = path.read_bytes()
-    for cut in (600, len(whole) // 2, len(whole) * 3 // 4):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(BnstatError):
-            bnstat.load(path, eager=True)
-
-
 @pytest.mark.parametrize(
     ("kind", "names"),
     [

@@ -93,10 +93,8 @@ def test_unusable_drivers(
 
 
 def test_unknown_schemes() -> None:
-    message = (
-        "gopher://host/a: gopher:// is not a supported scheme; URLs start with s3://, s3a://, "
-    )
-    with pytest.raises(BnstatError, match=f"^{message}.*, memory://, http:// or https://$"):
+    message = "^gopher://host/a: gopher:// is not a supported scheme; URLs start with s3://, .*"
+    with pytest.raises(BnstatError, match=f"{message}, memory://, http:// or https://$"):
         connect("gopher://host/a", Access())
 
 
