@@ -19,6 +19,7 @@ from tests.terminal import in_terminal
 DIGITS = ROOT / "tests" / "data" / "digits" / "run"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM, signal.SIGHUP: -signal.SIGHUP}
 C_LOCALE = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+ASCII = {**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"}
 COMMANDS = (
     "inspect {0}",
     "export --json {0}",
@@ -52,9 +53,8 @@ def test_signals_while_writing_leave_nothing(
     script = [sys.executable, "-m", "bnstat", "export", str(large), "-o", "-"]
     if where == "file":
         script = _interrupted_while_writing(large, str(tmp_path / "x.json"))
-    process = subprocess.Popen(
-        script, stdout=written, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heeded
-    )
+    options = {"stderr": subprocess.PIPE, "cwd": ROOT, "preexec_fn": heeded}
+    process = subprocess.Popen(script, stdout=written, **options)
     os.close(written)
     assert os.read(read, 1)
     process.send_signal(number)
@@ -172,9 +172,7 @@ def test_ctrl_c_at_the_start() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_plain_locale(line: str) -> None:
     """No output fails for a character outside the locale."""
-    result = command(
-        *line.format(DIGITS).split(), env={**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"}
-    )
+    result = command(*line.format(DIGITS).split(), env=ASCII)
     assert result.returncode in (0, 1)
     assert result.stdout
     assert b"Traceback" not in result.stderr
@@ -184,7 +182,7 @@ def test_the_plain_locale(line: str) -> None:
 
 def test_names_outside_the_locale(tmp_path: Path) -> None:
     folder = write(tmp_path, handmade.bundle(layers("блок")))
-    result = command("inspect", folder, env={**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"})
+    result = command("inspect", folder, env=ASCII)
     assert result.returncode == 0
     assert rb"\u0431\u043b\u043e\u043a" in result.stdout
     assert "блок" in command("export", folder, env=C_LOCALE).stdout.decode()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -106,14 +106,8 @@ def test_two_scans_share_a_state(tmp_path: Path) -> None:
     first = h5(root / "0.h5")
     for number in range(1, 100):
         os.link(first, root / f"{number}.h5")
-    results: list[dict[str, object]] = []
-    threads = [
-        Thread(target=lambda: results.append(scan_with_state(root, state))) for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: scan_with_state(root, state), range(2)))
     assert results == [{f"{number}.h5": 1 for number in range(100)}] * 2
     base = sqlite3.connect(state)
     assert base.execute("pragma integrity_check").fetchone() == ("ok",)

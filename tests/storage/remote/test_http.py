@@ -65,12 +65,6 @@ def test_secrets_are_sent_and_never_printed(digits: Server) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_the_limit_on_downloads(digits: Server) -> None:
-    with pytest.raises(BnstatError, match="--max-download"):
-        bnstat.load(f"{digits.url}/run/model-100", eager=True, max_download=1000)
-    assert digits.sent <= 4096
-
-
 def fails(status: int, **headers: str) -> Fault:
     return lambda handler: handler.status(status, **headers)
 

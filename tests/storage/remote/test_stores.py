@@ -23,20 +23,10 @@ from tests.builders import hub
 from tests.builders.server import Server
 from tests.scanning.stores import scanned
 from tests.storage.remote.conftest import DATA
+from tests.storage.remote.test_http import PLACES as PLACES_OF_MODELS
 from tests.storage.remote.test_http import same
 
-PLACES = [
-    "run",
-    "run/",
-    "run/model-100",
-    "run/model-100.index",
-    "run/model-100.data-00000-of-00001",
-    "run/model-400.meta",
-    "run/checkpoint",
-    "saved_model",
-    "saved_model/variables",
-    "saved_model/saved_model.pb",
-]
+PLACES = ["run", "run/", "run/model-400.meta", "run/checkpoint", *PLACES_OF_MODELS]
 AZURITE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
