@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from threading import RLock
@@ -360,13 +361,11 @@ def to_entry(info: Mapping[str, Any]) -> Entry:
 def _seconds(info: Mapping[str, Any]) -> float:
     for key in _TIMES:
         value = info.get(key)
-        if isinstance(value, str):
-            try:
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, str):
                 value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            except ValueError:
-                continue
-        if isinstance(value, datetime):
-            return value.timestamp()
+            if isinstance(value, datetime):
+                return value.timestamp()
         if isinstance(value, (int, float)):
             return float(value)
     return 0.0

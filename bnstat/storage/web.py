@@ -152,7 +152,7 @@ class WebStore(RemoteStore):
         session = await self._fs.set_session()
         options = {**self._fs.kwargs, "max_redirects": _MAX_REDIRECTS}
         ours = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        options["headers"] = options.get("headers", {}) | ours
+        options["headers"] = {**options.get("headers", {}), **ours}
         for attempt in range(1, _ATTEMPTS + 1):
             wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
             try:
@@ -162,7 +162,7 @@ class WebStore(RemoteStore):
                         most = end - start if response.status == 206 else limit
                         return response, await self._body(response, most)
                     retry_after = response.headers.get("Retry-After", "")
-                    if retry_after.isdigit():
+                    if retry_after.isdecimal():
                         wait = max(wait, float(retry_after))
             except aiohttp.ClientConnectorError:
                 raise
@@ -216,7 +216,7 @@ def _content_range(response: Any) -> tuple[int, int, int] | None:
 def _entry(response: Any, size: int) -> Entry:
     try:
         modified = parsedate_to_datetime(response.headers["Last-Modified"]).timestamp()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         modified = 0.0
     return Entry("", False, size, _tag(response), modified=modified)
 

@@ -438,6 +438,7 @@ NOON = datetime(2024, 5, 6, 12, tzinfo=timezone.utc)
         ({"updated": "2024-05-06T14:00:00+02:00"}, NOON.timestamp()),
         ({"modified": 12.5}, 12.5),
         ({"updated": "yesterday", "mtime": 3}, 3.0),
+        ({"updated": "0001-01-01T00:00:00", "modified": datetime.min, "created": 4}, 4.0),
         ({"LastModified": None, "created": 4}, 4.0),
         ({"mtime": 1, "created": 2}, 1.0),
         ({}, 0.0),
