@@ -15,8 +15,8 @@ class BnstatError(Exception):
     """The base class of bnstat's errors.
 
     Args:
-        where: the file, folder, checkpoint key or option. The message contains it escaped and, if
-            it is longer than 1000 characters, without its middle.
+        where: the file, folder, checkpoint key or option. In the message, `where` is escaped and
+            shortened to 1000 characters.
         what: the problem. Characters that could act on a terminal are escaped.
         hint: what to try; may be empty.
     """

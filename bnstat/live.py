@@ -38,8 +38,8 @@ def is_session(thing: object) -> bool:
 class SessionVariable:
     """A variable in a session; the slices of a partitioned variable are joined.
 
-    The methods raise `BnstatError` if the session is closed. `parts` maps the name of each slice's
-    op to the slice's indices in the whole variable; empty if the variable is not partitioned.
+    The methods raise `BnstatError` if the session is closed. For a partitioned variable, `parts`
+    maps the name of a slice's op to the indices of this slice in the whole variable.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -133,7 +133,7 @@ _DEEPEST = 100
 
 
 class LiveModel(NamedTuple):
-    """A model in memory, and its variable objects by key, with the methods `numpy` and `assign`.
+    """A model in memory, and key -> variable object with the methods `numpy` and `assign`.
 
     A key is `LAYER/ROLE` or, in a session, the name in a checkpoint of a `Saver`.
     """
@@ -185,18 +185,14 @@ def numpy_of(variable: Any) -> Array:
 
 def _layer(name: str, holder: Any, roles: Mapping[str, Any]) -> BatchNorm:
     trainable = getattr(holder, "trainable", None)
+    variables = {}
+    for role, variable in roles.items():
+        key, shape = f"{name}/{role}", tuple(variable.shape)
+        dtype = str(getattr(variable.dtype, "name", variable.dtype))
+        variables[role] = Variable(key, key, dtype, shape, partial(numpy_of, variable))
     return BatchNorm(
         name,
-        {
-            role: Variable(
-                f"{name}/{role}",
-                f"{name}/{role}",
-                str(getattr(variable.dtype, "name", variable.dtype)),
-                tuple(variable.shape),
-                partial(numpy_of, variable),
-            )
-            for role, variable in roles.items()
-        },
+        variables,
         evidence="config",
         epsilon=_number(holder, "epsilon", "eps", "_eps"),
         momentum=_number(holder, "momentum"),

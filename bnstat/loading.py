@@ -35,14 +35,8 @@ class Options:
     track: Track = iter
     config: str | PathLike[str] | None = None
 
-    def open(
-        self, path: str, stored: StoredModel, access: Access | None = None
-    ) -> tuple[Contents, Model]:
-        """Open a stored model, and return its contents and its batch-norm layers.
-
-        The returned contents include the notes of `access`.
-        """
-        access = access or Access()
+    def open(self, path: str, stored: StoredModel, access: Access) -> tuple[Contents, Model]:
+        """Open a stored model; return the contents, with the notes of `access`, and the layers."""
         configure = self.configure
         with access.reading():
             contents = _open(path, stored, self.reader, self.values)
@@ -81,11 +75,9 @@ class Options:
                 return replace(contents, notes=[*contents.notes, note])
             configured = contents.configured(layers)
             if (reason := find_misfit(configured)) is not None:
-                raise BnstatError(
-                    path,
-                    f"the architecture does not fit {contents.source.path}: {reason}",
-                    "pass the architecture that these weights were saved from",
-                )
+                what = f"the architecture does not fit {contents.source.path}: {reason}"
+                hint = "pass the architecture that these weights were saved from"
+                raise BnstatError(path, what, hint)
             return replace(configured, configured=None)
 
         return configure
@@ -129,8 +121,8 @@ def load(
         track: a function that wraps the iterable of layers while `eager` reads their arrays.
         max_download: the largest number of bytes to download, if the path is a URL.
         storage_options: options for fsspec's driver of the URL, such as an endpoint.
-        access: an `Access` to remote files that is used instead of a new one; it replaces
-            `max_download` and `storage_options`.
+        access: an existing `Access` to remote files, in place of `max_download` and
+            `storage_options`.
         config: a file with the model's architecture, for Keras weights that do not contain it:
             the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It
             provides the layers' names, roles, epsilon, momentum, axis and order. It is ignored
@@ -165,9 +157,8 @@ def load(
             "config": config is not None,
         }
         if given := ", ".join(name for name, is_given in for_files.items() if is_given):
-            raise BnstatError(
-                live.source.path, f"{given}: not available for a model in memory", "omit this"
-            )
+            what = f"{given}: not available for a model in memory"
+            raise BnstatError(live.source.path, what, "omit this")
         if eager and values:
             options.read(live)
         return narrow(live, layers)
@@ -187,9 +178,8 @@ def load(
             try:
                 _, model = options.open(text, newest, access)
             except BnstatError:
-                raise ChangedError(
-                    redact(text), "changes faster than it can be read", "try again"
-                ) from error
+                what = "changes faster than it can be read"
+                raise ChangedError(redact(text), what, "try again") from error
     return narrow(model, layers)
 
 
@@ -199,7 +189,7 @@ def loaded(model: object) -> Model:
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return a stored model's name and file times, which differ after a job replaced the model."""
+    """Return a stored model's name and file times, to notice that a job replaced the model."""
     return stored.name, stored.modified, stored.times()
 
 
@@ -288,11 +278,9 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
             return error
 
 
-def open_contents(
-    path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
-) -> Contents:
+def open_contents(path: str, checkpoint: str | None = None, step: int | None = None) -> Contents:
     """Return the contents of a model without looking for batch norm; arguments as for `load`."""
-    return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
+    return _open(path, locate(path).choose(path, checkpoint, step), "auto", True)
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:
@@ -304,30 +292,21 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
         return model
     for glob in globs:
         if not any(matches(layer.name, [glob]) for layer in model):
-            raise NotFoundError(
-                model.source.path,
-                f"no batch-norm layer matches {glob!r}",
-                near_names(glob, model.keys()),
-            )
+            hint = near_names(glob, model.keys())
+            raise NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
     return model.select([layer for layer in model if matches(layer.name, globs)])
 
 
 def _open(path: str, stored: StoredModel, reader: Reader, values: bool) -> Contents:
     source = Source(redact(path), "", stored.name, stored.step)
-    if is_url(path) and reader == "tensorflow":
-        raise BnstatError(
-            source.path, "TensorFlow's reader reads local files only", "leave --reader out"
-        )
-    if reader == "tensorflow" and not stored.is_tensorflow:
-        raise BnstatError(
-            source.path,
-            "TensorFlow's reader reads only checkpoints and SavedModels",
-            "leave --reader out",
-        )
+    has_tensorflow = stored.is_tensorflow and not is_url(path)
+    if reader == "tensorflow" and not has_tensorflow:
+        reason = "TensorFlow's reader reads only local checkpoints and SavedModels"
+        raise BnstatError(source.path, reason, "omit --reader")
     try:
         return stored.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:
-        if reader != "auto" or is_url(path) or not stored.is_tensorflow:
+        if reader != "auto" or not has_tensorflow:
             raise
         try:
             contents = stored.open(source, Reading(values, tensorflow=True))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from os import PathLike
 from typing import Final
@@ -162,7 +161,7 @@ class Recorder:
         values = _joined([*arrays.values()])
         with np.errstate(all="ignore"):
             measures = _summarize(layout, values)
-            measures |= self._compare(layout, values, measures)
+            measures |= self._compare(layout, values, layout.units(measures))
         self._layout, self._values = layout, values
         self._rows.append((layout, measures))
         self._checkpoints.append(Checkpoint(name, model.source.step))
@@ -179,9 +178,7 @@ class Recorder:
         tracks = {key: Track(*key, *numbers[index]) for key, index in indices.items()}
         return History(tuple(self._checkpoints), tuple(self._skipped), tracks)
 
-    def _compare(
-        self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
-    ) -> dict[str, Floats]:
+    def _compare(self, layout: _Layout, values: Floats, units: Floats) -> dict[str, Floats]:
         """Return measure (`change`, `turn`) -> one number for each segment; see `Track`."""
         former = self._layout.fit(self._values, layout, missing=np.nan)
         last = self._layout.fit(self._last_differences, layout, missing=0)
@@ -199,12 +196,12 @@ class Recorder:
         squares = layout.sums(differences * differences)
         rms = np.sqrt(squares / layout.counts(finite))
         turn = layout.sums(differences * last) / np.sqrt(squares * layout.sums(last * last))
-        change = np.maximum(rms / layout.units(summary), _LEAST)
+        change = np.maximum(rms / units, _LEAST)
         return {"change": np.where(unmoved, 0, change), "turn": turn}
 
 
 class _Layout:
-    """The segments of a checkpoint's vector, one for each role of each layer; none is empty.
+    """The segments of a checkpoint's vector, one for each role of each layer; no segment is empty.
 
     Attributes:
         shapes: (layer, role) of each segment in order -> the array's shape.
@@ -217,14 +214,13 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` in the layout `other`; a segment of a new key or shape is `missing`."""
+        """Return `values` in the layout `other`; fill new or reshaped segments with `missing`."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
         fitted = np.full(int(other.sizes.sum()), missing, np.float64)
-        for (key, shape), start, size in zip(
-            other.shapes.items(), other.starts.tolist(), other.sizes.tolist(), strict=True
-        ):
+        places = zip(other.shapes.items(), other.starts.tolist(), other.sizes.tolist(), strict=True)
+        for (key, shape), start, size in places:
             if self.shapes.get(key) == shape:
                 fitted[start : start + size] = values[starts[key] : starts[key] + size]
         return fitted
@@ -240,26 +236,16 @@ class _Layout:
 
     def units(self, summary: Mapping[str, Floats]) -> Floats:
         """Return the unit by which the change of each segment is divided; see `Track.change`."""
-        means, variances, betas, gammas = self._partners
         own = np.sqrt(summary["mean"] ** 2 + summary["std"] ** 2)
         units = own.copy()
-        units[means] = np.sqrt(summary["mean"][variances])
-        units[betas] = np.where(gammas < 0, 1, own[gammas])
-        return units
-
-    @cached_property
-    def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """Indices of means, the means' variances, betas, and the betas' gammas (-1 for none)."""
         indices = {key: index for index, key in enumerate(self.shapes)}
-        means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():
             if role == "moving_mean" and (layer, "moving_variance") in indices:
-                means.append(index)
-                variances.append(indices[layer, "moving_variance"])
+                units[index] = np.sqrt(summary["mean"][indices[layer, "moving_variance"]])
             elif role == "beta":
-                betas.append(index)
-                gammas.append(indices.get((layer, "gamma"), -1))
-        return tuple(np.array(each, np.intp) for each in (means, variances, betas, gammas))
+                gamma = indices.get((layer, "gamma"))
+                units[index] = 1 if gamma is None else own[gamma]
+        return units
 
 
 def _joined(arrays: list[Array]) -> Floats:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -58,8 +59,6 @@ def _unhandled() -> list[int]:
 
 
 def _is_main_thread() -> bool:
-    import threading
-
     return threading.current_thread() is threading.main_thread()
 
 
@@ -69,8 +68,6 @@ def _interrupt_system_calls() -> None:
     Python handles a signal that arrives just before a system call only after the call, and a write
     to a full pipe may never return.
     """
-    import threading
-
     main = threading.get_ident()
     # A signal with a handler in Python interrupts system calls; without one it would be ignored.
     signal.signal(_HARMLESS, lambda number, frame: None)
@@ -88,8 +85,6 @@ def _watch(react: Callable[[int], None]) -> tuple[int, int]:
 
     Return the descriptor whose closing ends the thread, and the previous wakeup descriptor.
     """
-    import threading
-
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -109,7 +104,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Send a signal again if Python discarded the signal's exception, such as in a destructor."""
+    """Send a signal again if Python discarded its exception, as it does in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         number: int = signal.SIGINT
     elif isinstance(unraisable.exc_value, Ended):
@@ -118,15 +113,11 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
     else:
         sys.__unraisablehook__(unraisable)
         return
-    import threading
-
     threading.Thread(target=_send, args=(number,), daemon=True).start()
 
 
 def _send(number: int) -> None:
     """Wait until the main thread has left `_send_again`, then send a signal to this process."""
-    import threading
-
     is_inside = True
     while is_inside:
         time.sleep(_AGAIN_SECONDS)
@@ -142,8 +133,6 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
     If a signal handler raises, its exception is raised here, and the thread continues.
     """
-    import threading
-
     if not _is_main_thread():
         return call()
     results: list[Result] = []
@@ -166,8 +155,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
 def is_call_running() -> bool:
     """Return True if a call of `interruptible` still runs, so that a normal exit would abort."""
-    threading = sys.modules.get("threading")
-    return threading is not None and any(each.name == _THREAD for each in threading.enumerate())
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 @contextmanager
@@ -204,16 +192,12 @@ def exiting_on_signals() -> Iterator[None]:
     """Raise `SystemExit` on SIGTERM and SIGHUP in the block, unless they have a handler already."""
     numbers = _unhandled() if _is_main_thread() else []
     for number in numbers:
-        signal.signal(number, _exit)
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _exit(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 @contextmanager
@@ -223,10 +207,9 @@ def delaying_signals() -> Iterator[None]:
     Signals are not masked, because another thread would receive masked signals.
     """
     received: list[int] = []
-    handlers = {}
-    if _is_main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
-    # Python cannot restore a handler that was not set from Python.
+    numbers = (signal.SIGINT, *_ENDING) if _is_main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    # None is a handler that was not set from Python, so Python cannot restore this handler.
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     for number in handlers:
         signal.signal(number, lambda sent, _: received.append(sent))

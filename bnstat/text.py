@@ -16,9 +16,8 @@ def parse_json(text: str | bytes, where: str) -> Any:
     import json
 
     if len(text) > MAX_JSON:
-        raise DamagedError(
-            where, f"contains {len(text)} bytes of JSON, but bnstat reads at most {MAX_JSON}"
-        )
+        what = f"contains {len(text)} bytes of JSON, but bnstat reads at most {MAX_JSON}"
+        raise DamagedError(where, what)
     try:
         return json.loads(text)
     except RecursionError:

@@ -175,7 +175,7 @@ def test_tensorflows_reader_is_refused_for_remote_files() -> None:
     for name, content in handmade.bundle(layer("a")).items():
         files.pipe(f"/loading/{name}", content)
     assert bnstat.load("memory://loading").keys() == ["a"]
-    with pytest.raises(bnstat.BnstatError, match="TensorFlow's reader reads local files only"):
+    with pytest.raises(bnstat.BnstatError, match="reads only local checkpoints"):
         bnstat.load("memory://loading", reader="tensorflow")
 
 

@@ -17,7 +17,7 @@ from bnstat.mending.pairing import Applied, fit, with_twins
 from bnstat.mending.writers import write_arrays
 from bnstat.model import ROLES, Array, Model, is_same
 from bnstat.signals import exiting_on_signals
-from bnstat.storage.access import refuse_url
+from bnstat.storage.access import Access, refuse_url
 
 
 def apply(
@@ -77,14 +77,14 @@ def apply(
         eager=True,
         config=config,
     )
-    _, model = options.open(path, locate(path).choose(path, checkpoint, step))
+    _, model = options.open(path, locate(path).choose(path, checkpoint, step), Access())
     plan = planned(model.source, output, in_place)
     fitted, changes = fit(model, values_of(values), roles, layers)
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
     with exiting_on_signals(), drafted(plan) as draft:
-        contents, _ = options.open(draft, locate(draft).default)
+        contents, _ = options.open(draft, locate(draft).default, Access())
         write_arrays(contents, with_twins(contents, arrays))
-        _, copy = options.open(draft, locate(draft).default)
+        _, copy = options.open(draft, locate(draft).default, Access())
         verify(copy, model, arrays)
     touched = {change.layer for change in changes}
     return Applied(

@@ -7,14 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from time import monotonic
@@ -33,7 +26,7 @@ _BATCH_SECONDS: Final = 0.1
 _LARGEST_BATCH: Final = 256
 
 
-class Engine:
+class Engine(AbstractContextManager["Engine"]):
     """Runs jobs in this process, one after the other; subclasses run jobs elsewhere.
 
     Attributes:
@@ -56,8 +49,11 @@ class Engine:
     def check(self) -> None:
         """Raise a `BnstatError` if the engine cannot finish any job."""
 
+    def __exit__(self, *_: object) -> None:
+        pass
 
-class Processes(Engine, AbstractContextManager["Processes"]):
+
+class Processes(Engine):
     """Runs jobs in processes on this machine. If a process dies, all processes are replaced."""
 
     name = "--jobs"
@@ -65,19 +61,15 @@ class Processes(Engine, AbstractContextManager["Processes"]):
     dead_worker = BrokenExecutor
 
     def __init__(self, workers: int) -> None:
-        from multiprocessing import active_children
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import active_children, get_context
 
         self.workers = workers
         self._others = set(active_children())
-        self._pool = self._start()
-
-    def _start(self) -> Executor:
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
-
         # A forked worker could inherit locks that other threads hold.
         context = get_context("spawn")
-        return ProcessPoolExecutor(self.workers, context, initializer=_prepare_worker)
+        self._start = partial(ProcessPoolExecutor, workers, context, initializer=_prepare_worker)
+        self._pool = self._start()
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
         with _interrupts_blocked():
@@ -88,7 +80,7 @@ class Processes(Engine, AbstractContextManager["Processes"]):
                 self._pool = self._start()
                 return self._pool.submit(work, job)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         """End the processes; after an error, even while jobs are running."""
         from multiprocessing import active_children
 
@@ -161,18 +153,12 @@ class Dask(Engine):
             raise BnstatError(self.name, _GONE)
 
 
-@contextmanager
-def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Yield an engine: a Dask cluster at `url` or, if None, `jobs` processes (0: one per core)."""
+def open_engine(url: str | None, jobs: int) -> AbstractContextManager[Engine]:
+    """Return an engine: a Dask cluster at `url` or, if None, `jobs` processes (0: one per core)."""
     workers = jobs or os.cpu_count() or 1
     if url is not None:
-        with _dask(url, workers) as cluster:
-            yield cluster
-    elif workers == 1:
-        yield Engine()
-    else:
-        with Processes(workers) as processes:
-            yield processes
+        return _dask(url, workers)
+    return Processes(workers) if workers > 1 else Engine()
 
 
 @contextmanager
@@ -215,7 +201,7 @@ class Batches(Generic[Item, Result]):
 
     A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
     time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
-    kills the worker has the result None.
+    kills the worker has the result None. Finished batches are lists of (item, result) pairs.
     """
 
     def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
@@ -226,13 +212,13 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item for a batch of `at_least` items; yield finished lists of (item, result)."""
+        """Queue an item for a batch of at least `at_least` items; yield finished batches."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
             yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)
 
     def flush(self, limit: int = 0) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Start the next batch, and yield finished batches until at most `limit` are running."""
+        """Start a batch of the queued items; yield finished batches until `limit` are running."""
         if self._next:
             self._running[self._engine.submit(self._work, self._next)] = self._next
             self._next = []
@@ -256,7 +242,7 @@ class Batches(Generic[Item, Result]):
             yield from self._run_alone(batch)
 
     def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Run a batch again whose worker died, then item by item; yield lists of (item, result)."""
+        """Rerun a batch whose worker died. If another worker dies, rerun each item alone."""
         value = self._value(self._engine.submit(self._work, batch))
         if value is not None:
             yield list(zip(batch, value[0], strict=True))
@@ -283,9 +269,7 @@ class Batches(Generic[Item, Result]):
             raise BnstatError(self._engine.name, what) from error
 
 
-def _timed(
-    work: Callable[[list[Item]], list[Result]], batch: list[Item]
-) -> tuple[list[Result], float]:
+def _timed(work: Callable[[Item], Result], job: Item) -> tuple[Result, float]:
     start = monotonic()
-    results = work(batch)
-    return results, monotonic() - start
+    result = work(job)
+    return result, monotonic() - start

@@ -72,7 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True if unreadable, or if `worst` is at least `fail_on` (None: `warning`)."""
+        """Return True for a read error or if `worst` reaches `fail_on` (None: `warning`)."""
         if self.worst is None:
             return self.trouble is not None
         return SEVERITIES.index(self.worst) <= SEVERITIES.index(fail_on or "warning")
@@ -167,8 +167,7 @@ class Tally:
 
     def by_finding(self) -> list[tuple[str, str, int]]:
         """Return (code, name, number of models) for each rule with findings."""
-        counts = [(rule.code, rule.name, self.rules[rule.code]) for rule in RULES]
-        return [count for count in counts if count[2]]
+        return [(rule.code, rule.name, count) for rule in RULES if (count := self.rules[rule.code])]
 
 
 _APPLICATION_ID: Final = 0x626E7374
@@ -208,9 +207,8 @@ class State:
             (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
             if application != _APPLICATION_ID and (application or tables):
                 self._base.execute("rollback")
-                raise BnstatError(
-                    path, "is a database of another program", "pass another file to --state"
-                )
+                hint = "pass another file to --state"
+                raise BnstatError(path, "is a database of another program", hint)
             self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
             self._base.execute(_TABLE)
             self._base.execute("commit")
@@ -225,9 +223,8 @@ class State:
         try:
             yield
         except self._database_error as error:
-            raise BnstatError(
-                self._path, f"the results of the scan cannot be stored: {error}"
-            ) from error
+            what = f"the results of the scan cannot be stored: {error}"
+            raise BnstatError(self._path, what) from error
 
     def records_of(self, candidate: Candidate) -> list[Record] | None:
         """Return the stored records of a candidate; None for a new or changed candidate."""
@@ -243,17 +240,15 @@ class State:
         return [Record(candidate.path, **fields) for fields in json.loads(row[0])]
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
-        """Store the records of candidates, except of candidates with a possibly temporary error."""
-        rows = [
-            (
-                _key(candidate.path),
-                candidate.signature,
-                self._options,
-                json.dumps([_without_path(record) for record in records]),
-            )
-            for candidate, records in examined
-            if candidate.signature and all(record.trouble in _LASTING for record in records)
-        ]
+        """Store the records of candidates; omit a candidate with an error that may be temporary."""
+        rows = []
+        for candidate, records in examined:
+            if candidate.signature and all(record.trouble in _LASTING for record in records):
+                fields = [asdict(record) for record in records]
+                for each in fields:
+                    del each["path"]
+                row = (_key(candidate.path), candidate.signature, self._options, json.dumps(fields))
+                rows.append(row)
         with self._errors():
             self._base.execute("begin immediate")
             self._base.executemany("insert or replace into models values (?, ?, ?, ?)", rows)
@@ -275,7 +270,3 @@ class State:
 
 def _key(path: str) -> bytes:
     return os.fsencode(path if is_url(path) else os.path.abspath(path))
-
-
-def _without_path(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in asdict(record).items() if name != "path"}

@@ -22,7 +22,7 @@ from bnstat.scanning.record import Record, State, of_error, of_model
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
 from bnstat.storage.files import Folder, Spot, ahead
-from bnstat.storage.local import LocalFolder, find
+from bnstat.storage.local import find
 
 _REMOTE_BATCH: Final = 32
 """The smallest batch of remote models, which threads read concurrently."""
@@ -63,9 +63,8 @@ class ScanOptions:
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
-            raise BnstatError(
-                "storage options", "apply only to URLs, and no root is a URL", "omit them"
-            )
+            what = "apply only to URLs, and no root is a URL"
+            raise BnstatError("storage options", what, "omit them")
         config = None
         if config_file is not None:
             config = read(config_file)
@@ -141,7 +140,7 @@ def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]
 
 
 def _architecture(path: str | None) -> str:
-    """Return a string that changes with the architecture in the file of `--config`."""
+    """Return the architecture in a file as a string, or the error message; empty without a file."""
     if path is None:
         return ""
     from bnstat.formats.keras.config import read_architecture
@@ -219,9 +218,8 @@ def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[
     except BnstatError as error:
         return [of_error(path, error)]
     except MemoryError:
-        return [
-            Record(path, trouble="memory", reason="there is not enough memory to read this model")
-        ]
+        reason = "there is not enough memory to read this model"
+        return [Record(path, trouble="memory", reason=reason)]
     except Exception as error:
         return [Record(path, trouble="bug", reason=f"this is a bug of bnstat: {error!r}")]
 
@@ -231,14 +229,10 @@ def _examined(
 ) -> Iterator[Record]:
     kind: str | None = "model"
     if candidate.file:
-        folder: Folder | None = LocalFolder(os.path.dirname(candidate.path) or ".")
-        if candidate.folder:
-            folder = find(candidate.folder, access).folder
-        if folder is None:
-            raise NotFoundError(candidate.folder, "no longer exists")
+        folder = find(candidate.folder or os.path.dirname(candidate.path) or ".", access).folder
         # As long as this file is referenced, the bytes that were fetched are not fetched again.
-        file = folder.file(candidate.file)
-        if file is None:
+        file = None if folder is None else folder.file(candidate.file)
+        if folder is None or file is None:
             raise BnstatError(path, "no longer exists, or cannot be opened")
         kind = kind_of(folder, file)
     if kind == "archive":

@@ -131,7 +131,7 @@ class _Walk:
                     waiting.append(_Stop(folder, f"{path}/", real, bool(entry.link)))
 
     def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if the walk visits the folder by another path; if not, note a link."""
+        """Return True if the walk visits the folder by another path; remember a new link."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):
@@ -168,7 +168,7 @@ class _Walk:
         ]
 
     def _newest_versions(self, folder: Folder, below: list[Entry]) -> list[Entry]:
-        """Return the subfolders `below`; with `choice.newest`, without older numbered versions."""
+        """Return the subfolders to walk; `choice.newest` leaves out older numbered versions."""
         if not self.choice.newest:
             return below
         versions = []
@@ -206,7 +206,7 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Return the groups except older checkpoints, as ordered by the run's list or by the step."""
+    """Return the groups without older checkpoints. The run's list decides, or else the step."""
     run = models_within(folder)
     checkpoints = {model.name for model in run.models} if run is not None else set()
     newest = run.default.name if run is not None else None

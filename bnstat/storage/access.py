@@ -18,10 +18,12 @@ from bnstat.errors import (
     NotFoundError,
     UnknownFormatError,
     UnsupportedError,
+    first_line,
 )
 
 if TYPE_CHECKING:
-    from bnstat.storage.files import Entry, File
+    from bnstat.storage.files import Entry
+    from bnstat.storage.stores import RemoteFile, RemoteStore
 
 
 MAX_DOWNLOAD = 256_000_000
@@ -72,7 +74,7 @@ class Access:
 
     Attributes:
         options: passed to the driver unchanged, such as an endpoint or a key.
-        listed: URL of a folder -> all files in and below the folder, if it was listed before.
+        listed: URL of a folder -> all files in and below this folder, from an earlier listing.
         drivers: scheme and options in the URL -> fsspec's file system.
         stores: scheme and options in the URL -> the `RemoteStore` in use.
         notes: remarks about servers, one line each.
@@ -84,7 +86,7 @@ class Access:
         self.options = dict(options or {})
         self.listed: Mapping[str, Sequence[Entry]] = {}
         self.drivers: dict[tuple[Any, ...], Any] = {}
-        self.stores: dict[tuple[Any, ...], Any] = {}
+        self.stores: dict[tuple[Any, ...], RemoteStore] = {}
         self.notes: list[str] = []
         self._limit = max_download
         self._downloaded = 0
@@ -92,7 +94,7 @@ class Access:
         self._reads = _Reads()
 
     def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
-        """Return an `Access` with the same drivers that uses `files` as the listing of `folder`."""
+        """Return an `Access` with the same drivers, and `files` as the listing of `folder`."""
         other = Access(self.options, self._limit)
         other.listed = {folder: files}
         other.drivers = self.drivers
@@ -120,18 +122,18 @@ class Access:
                 )
             self._downloaded += size
 
-    def add_reads(self, files: Iterable[File]) -> None:
-        """Check that remote files are unchanged: now or, within `reading`, when its block ends."""
-        self._reads.unchecked.update(files)
+    def add_reads(self, store: RemoteStore, files: Iterable[RemoteFile]) -> None:
+        """Check remote files for changes: at once or, in `reading`, at the end of the block."""
+        self._reads.unchecked.setdefault(store, set()).update(files)
         if not self._reads.blocks:
             self._check_reads()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Check only at the end of the block that the files read by this thread are unchanged.
+        """Delay checks for changed files, in this thread, to the end of the block.
 
-        Without a block, each read is followed by a check, which costs a round trip. ChangedError
-        replaces errors about damage or an unknown format, because the change may be the cause.
+        Outside of a block, each read is followed by a check, which costs a round trip. If a file
+        changed, `ChangedError` replaces an error about damage or an unknown format.
         """
         self._reads.blocks += 1
         try:
@@ -147,19 +149,16 @@ class Access:
             self._reads.blocks -= 1
 
     def _check_reads(self) -> None:
-        by_store: dict[Any, list[File]] = {}
-        while self._reads.unchecked:
-            file = self._reads.unchecked.pop()
-            by_store.setdefault(file.store, []).append(file)
-        for store, files in by_store.items():
+        unchecked, self._reads.unchecked = self._reads.unchecked, {}
+        for store, files in unchecked.items():
             store.check_unchanged(files)
 
 
 class _Reads(local):
-    """Per thread, the remote files to check, and the number of nested blocks of `reading`."""
+    """The remote files that one thread must check, and its nesting depth of `reading`."""
 
     def __init__(self) -> None:
-        self.unchecked: set[File] = set()
+        self.unchecked: dict[RemoteStore, set[RemoteFile]] = {}
         self.blocks = 0
 
 
@@ -174,11 +173,8 @@ def format_size(size: int) -> str:
 
 def missing_driver(url: str, library: str) -> BnstatError:
     """Return an error that the driver is not installed; the hint names the library to install."""
-    return BnstatError(
-        redact(url),
-        f"the driver for {scheme_of(url)}:// is not installed",
-        f"pip install {library}",
-    )
+    what = f"the driver for {scheme_of(url)}:// is not installed"
+    return BnstatError(redact(url), what, f"pip install {library}")
 
 
 _CREDENTIALS: Final = "check the credentials that the driver uses"
@@ -235,12 +231,10 @@ def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
     """Return a `BnstatError` for a driver's error; `where` is the redacted URL for the message."""
     if isinstance(error, BnstatError):
         return error
-    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in causes and len(causes) < _MAX_CAUSES:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for cause in causes:
+    for _ in range(_MAX_CAUSES):
+        if cause is None:
+            break
         if (status := _http_status(cause)) is not None and status >= 400:
             other = (BnstatError, f"the server reports an error ({status})", _AGAIN)
             of_status, problem, hint = _STATUS.get(status, other)
@@ -249,10 +243,10 @@ def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
             if kind.__name__ in _MESSAGES:
                 of_kind = NotFoundError if kind is FileNotFoundError else BnstatError
                 return of_kind(where, *_MESSAGES[kind.__name__])
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, TypeError):
         return BnstatError(where, "the driver does not accept these storage options")
-    first_line = str(error).strip().partition("\n")[0]
-    reason = _URL.sub(lambda match: redact(match[0]), first_line)
+    reason = _URL.sub(lambda match: redact(match[0]), first_line(error))
     message = f"cannot be read: {type(error).__name__}: {reason}"
     return BnstatError(where, message[:_MAX_LENGTH])
 

@@ -2,7 +2,7 @@
 
 Stored members of a zip and members of a plain tar are ranges of the archive. `zipfile` itself would
 reread a member from the start for every backward seek, which is slow for HDF5. Compressed members
-are unpacked into unnamed temporary files, which end with the process. Archives with an extreme
+are unpacked into unnamed temporary files, which the system deletes. Archives with an extreme
 compression ratio are refused. Links, devices and members that point out of the archive are ignored.
 
     zip  each member is a local header, its name, extra bytes, then its data
@@ -28,13 +28,13 @@ import zipfile
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from threading import Lock
 from typing import IO, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.storage.files import File, Folder, Range
+from bnstat.storage.files import File, Folder, Part, Range
 from bnstat.storage.local import Handle
 
 MAX_MEMBERS: Final = 100_000
@@ -53,18 +53,12 @@ _MAX_DIRECTORY: Final = 64 << 20
 _ENCRYPTED: Final = 1
 _EXTRA: Final = 128
 """Bytes to fetch between a member's name and its data: PyTorch aligns data to 64."""
-_MEMBER_HEADER: Final = 1 << 10
-"""Bytes to fetch that cover a member's header before the data."""
 
 _TEXT: Final = ("utf-8", "surrogateescape")
 _BLOCK: Final = 512
 _PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_DESCRIBES_NEXT: Final = (
-    *_PAX,
-    tarfile.XGLTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+_DESCRIBING: Final = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+"""Types of headers that describe the next member."""
 _MAX_DESCRIPTION: Final = 1 << 20
 """Bytes of a header that describes the next member, as in libarchive."""
 _MAX_RECORDS: Final = 10 * MAX_MEMBERS
@@ -75,7 +69,8 @@ _MORE_AT: Final = 482
 _STILL_MORE_AT: Final = 504
 """Byte offsets of the flag for another block of a sparse map: in the header, and in a block."""
 
-_DAMAGE = (
+_UNPACK: Final = "unpack the archive and pass the folder"
+_DAMAGE: Final = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -91,10 +86,10 @@ _DAMAGE = (
 
 def open_archive(file: File) -> Folder | None:
     """Return the archive as a folder; None if the file is not an archive."""
-    head = file.head(512)
+    head = file.head(_BLOCK)
+    members: dict[str, _Entry] = {}
     try:
         if head.startswith(_LOCAL_SIGNATURE):
-            members = {}
             for info in zip_members(file):
                 name = _clean_path(info.filename)
                 if name and not info.is_dir():
@@ -104,20 +99,18 @@ def open_archive(file: File) -> Folder | None:
         if is_packed:
             head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _BLOCK)
         # An empty tar is a block of zeros.
-        if head[257:262] == b"ustar" or (is_packed and not head.strip(b"\0")):
-            file.prefetch([(0, file.size)])
-            members = {}
-            plain = _gunzipped(file) if is_packed else file
-            for name, offset, size in _tar_members(plain):
-                if path := _clean_path(name):
-                    last = path.rpartition("/")[2]
-                    members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
-            return _ArchiveFolder(file, members, sorted(members))
+        if head[257:262] != b"ustar" and not (is_packed and not head.strip(b"\0")):
+            return None
+        file.prefetch([(0, file.size)])
+        plain = _gunzipped(file) if is_packed else file
+        for name, offset, size in _tar_members(plain):
+            if path := _clean_path(name):
+                last = path.rpartition("/")[2]
+                members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
+        return _ArchiveFolder(file, members, sorted(members))
     except _DAMAGE as error:
-        raise DamagedError(
-            file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
-        ) from error
-    return None
+        reason = f"is a truncated or damaged archive ({error})"
+        raise DamagedError(file.path, reason, "copy or download it again") from error
 
 
 def _gunzipped(file: File) -> File:
@@ -154,14 +147,12 @@ class Slice(File):
     def refuse_changed(self) -> None:
         self._file.refuse_changed()
 
-    def place(
-        self, offset: int, length: int, part: tuple[slice, ...] | None = None
-    ) -> Range | None:
+    def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
         return self._file.place(self._start + offset, length, part)
 
 
 class _Unpacked(File):
-    """Decompressed `chunks` in a temporary file; `packed` is the number of compressed bytes."""
+    """A temporary file with the decompressed `chunks` of `packed` compressed bytes."""
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
         self.name = name
@@ -181,11 +172,8 @@ class _Unpacked(File):
 
 def _refuse_growth(file: File, packed: int, unpacked: int) -> None:
     if unpacked > _MAX_RATIO * packed + _CHUNK:
-        raise BnstatError(
-            file.path,
-            f"grows more than {_MAX_RATIO} times when it is decompressed",
-            "unpack it yourself if you trust it",
-        )
+        reason = f"grows more than {_MAX_RATIO} times when it is decompressed"
+        raise BnstatError(file.path, reason, "unpack it yourself if you trust it")
 
 
 class _Entry(NamedTuple):
@@ -199,32 +187,26 @@ class _Entry(NamedTuple):
 class _Member(File):
     """A file in an archive, which is unpacked when it is first read."""
 
-    def __init__(self, folder: _ArchiveFolder, archive: File, name: str, entry: _Entry) -> None:
+    def __init__(self, folder: _ArchiveFolder, name: str, entry: _Entry) -> None:
         self.name = name
         self.path = f"{folder.path}/{name}"
         self.size = entry.size
         self._folder = folder
-        self._archive = archive
         self._entry = entry
+        self._opened: File | None = None
         self._lock = Lock()
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
             with self._lock:
-                unpacked = self._unpacked
-            return unpacked.read(offset, length)
+                self._opened = self._opened or self._entry.open()
+            return self._opened.read(offset, length)
         except _DAMAGE as error:
             raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
 
-    @cached_property
-    def _unpacked(self) -> File:
-        return self._entry.open()
-
-    def place(
-        self, offset: int, length: int, part: tuple[slice, ...] | None = None
-    ) -> Range | None:
+    def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
         info = self._entry.info
-        stored = None if info is None else _stored_slice(self._archive, info)
+        stored = None if info is None else _stored_slice(self._folder.archive, info)
         return None if stored is None else stored.place(offset, length, part)
 
     def sibling(self, name: str) -> File | None:
@@ -239,7 +221,7 @@ class _ArchiveFolder(Folder):
     ) -> None:
         self.path = f"{archive.path}/{inside}".rstrip("/")
         self.name = inside.rpartition("/")[2]
-        self._archive = archive
+        self.archive = archive
         self._members = members
         self._paths = paths
         self._inside = inside
@@ -258,14 +240,14 @@ class _ArchiveFolder(Folder):
     def expect(self, names: Iterable[str]) -> None:
         entries = (self._members.get(self._below(name)) for name in names)
         infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
-        fetch_starts(self._archive, infos, self._archive.size)
+        fetch_starts(self.archive, infos, self.archive.size)
 
     def file(self, name: str) -> File | None:
         path = self._below(name)
         if path not in self._members:
             return None
         above, _, last = path.rpartition("/")
-        return _Member(self._at(above), self._archive, last, self._members[path])
+        return _Member(self._at(above), last, self._members[path])
 
     def folder(self, name: str) -> Folder | None:
         paths, path = self._paths, self._below(name)
@@ -277,14 +259,14 @@ class _ArchiveFolder(Folder):
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
 
     def _at(self, inside: str) -> _ArchiveFolder:
-        return _ArchiveFolder(self._archive, self._members, self._paths, inside)
+        return _ArchiveFolder(self.archive, self._members, self._paths, inside)
 
     def _below(self, name: str) -> str:
         return f"{self._inside}/{name}" if self._inside else name
 
 
 def _clean_path(name: str) -> str:
-    """Return a member's path with `/` as separator; empty if too long or outside the archive."""
+    """Return a member's path with `/` as separator; empty if the path is long or leads out."""
     if len(name) > _LONGEST_PATH:
         return ""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -323,11 +305,8 @@ class _BoundedStream:
 
 def stored_member(archive: File, name: str) -> Slice | None:
     """Return a member as a range of the zip; None if missing, compressed or encrypted."""
-    try:
-        members = zip_members(archive)
-    except _DAMAGE as error:
-        raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
-    info = next((info for info in reversed(members) if info.filename == name), None)
+    members = reversed(zip_members(archive))
+    info = next((info for info in members if info.filename == name), None)
     return None if info is None else _stored_slice(archive, info)
 
 
@@ -342,44 +321,33 @@ def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
     header = archive.read(info.header_offset, _LOCAL_HEADER.size)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     if signature != _LOCAL_SIGNATURE:
-        raise DamagedError(
-            archive.path, f"the directory of the zip has a wrong offset for {info.filename}"
-        )
+        reason = f"the directory of the zip has a wrong offset for {info.filename}"
+        raise DamagedError(archive.path, reason)
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return Slice(archive, start, info.compress_size, info.filename)
 
 
 def fetch_starts(archive: File, members: Iterable[zipfile.ZipInfo], length: int) -> None:
     """Fetch the headers and the first `length` bytes of a zip's members together."""
-    archive.prefetch(
-        [
-            (
-                info.header_offset,
-                _LOCAL_HEADER.size + len(info.filename) + _EXTRA + min(length, info.compress_size),
-            )
-            for info in members
-        ]
-    )
+    spans = []
+    for info in members:
+        header = _LOCAL_HEADER.size + len(info.filename) + _EXTRA
+        spans.append((info.header_offset, header + min(length, info.compress_size)))
+    archive.prefetch(spans)
 
 
 def _unzip(file: File, info: zipfile.ZipInfo) -> File:
     # LZMA would take as much memory as the file asks for.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UnsupportedError(
-            file.path,
-            f"bnstat does not read the compression method of {info.filename}",
-            "unpack the archive and pass the folder",
-        )
+        reason = f"bnstat does not read the compression method of {info.filename}"
+        raise UnsupportedError(file.path, reason, _UNPACK)
     if (stored := _stored_slice(file, info)) is not None:
         return stored
-    file.prefetch([(info.header_offset, info.compress_size + _MEMBER_HEADER)])
+    fetch_starts(file, [info], info.compress_size)
     packed = packed_slice_of(file, info)
     if packed is None:
-        raise DamagedError(
-            f"{file.path}/{info.filename}",
-            "this member of the zip is encrypted",
-            "unpack the archive and pass the folder",
-        )
+        where = f"{file.path}/{info.filename}"
+        raise DamagedError(where, "this member of the zip is encrypted", _UNPACK)
     _refuse_growth(file, packed.size, info.file_size)
     return _Unpacked(file, info.filename, _inflate(packed, info), packed.size)
 
@@ -395,9 +363,8 @@ def _inflate(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
             yield piece
             data = inflater.unconsumed_tail
     if size != info.file_size or checksum != info.CRC:
-        raise DamagedError(
-            packed.path, "cannot be unpacked (the size or checksum of the data is wrong)"
-        )
+        reason = "cannot be unpacked (the size or checksum of the data is wrong)"
+        raise DamagedError(packed.path, reason)
 
 
 def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
@@ -412,7 +379,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
         while has_more:
             has_more = file.read(position, _BLOCK)[_STILL_MORE_AT]
             position += _BLOCK
-        is_member = info.type not in _DESCRIBES_NEXT
+        is_member = info.type not in _DESCRIBING
         size = int(described.get("size", info.size)) if is_member else info.size
         # A negative size would lead back to a header that was read before.
         if size < 0 or not (is_member or size <= _MAX_DESCRIPTION):

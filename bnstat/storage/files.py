@@ -9,17 +9,21 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar, cast
 
 from bnstat.errors import DamagedError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from bnstat.storage.stores import RemoteStore
+
 
 T = TypeVar("T")
 R = TypeVar("R")
+Part = tuple[slice, ...]
+"""A part of an array, as one slice per dimension."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -27,14 +31,14 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 class Range(NamedTuple):
     """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
-    If the bytes store elements of an array, row-major and little-endian, `part` is the part of the
-    array, as one slice per dimension.
+    `part` is the part of an array that the bytes store, with row-major and little-endian elements;
+    None if the bytes are not such elements.
     """
 
     file: File
     offset: int
     length: int
-    part: tuple[slice, ...] | None = None
+    part: Part | None = None
 
     def read(self) -> bytes:
         return self.file.read(self.offset, self.length)
@@ -56,25 +60,13 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 def prefetch(ranges: Iterable[Range]) -> None:
     """Fetch ranges that will be read next; each store fetches the ranges of its files together."""
-    wanted: dict[File, list[tuple[int, int]]] = {}
-    for extent in ranges:
-        if extent.file.local_path is None:
-            wanted.setdefault(extent.file, []).append((extent.offset, extent.length))
-    stores: dict[Store, dict[File, list[tuple[int, int]]]] = {}
-    for file, spans in wanted.items():
-        if file.store is None:
-            file.prefetch(spans)
-        else:
-            stores.setdefault(file.store, {})[file] = spans
+    stores: dict[RemoteStore, dict[File, list[tuple[int, int]]]] = {}
+    for file, offset, length, _ in ranges:
+        if file.store is not None:
+            files = stores.setdefault(file.store, {})
+            files.setdefault(file, []).append((offset, length))
     for store, files in stores.items():
         store.prefetch(files)
-
-
-class Store(Protocol):
-    """A remote store, which fetches ranges of many files together."""
-
-    def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
 
 
 class File(ABC):
@@ -83,7 +75,7 @@ class File(ABC):
     name: str
     path: str
     size: int
-    store: Store | None = None
+    store: RemoteStore | None = None
 
     @abstractmethod
     def _read(self, offset: int, length: int) -> bytes: ...
@@ -121,14 +113,10 @@ class File(ABC):
         if length is None:
             length = self.size - offset
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise DamagedError(
-                self.path,
-                f"truncated: bytes {offset} to {offset + length} are needed, "
-                f"but the file has {self.size}",
-                "it is a git-lfs pointer: run `git lfs pull`, or download the real file"
-                if self.is_lfs_pointer()
-                else "copy or download it again",
-            )
+            self.refuse_lfs_pointer()
+            needed = f"truncated: bytes {offset} to {offset + length} are needed"
+            what = f"{needed}, but the file has {self.size}"
+            raise DamagedError(self.path, what, "copy or download it again")
         data = self._read(offset, length)
         if len(data) != length:
             raise DamagedError(self.path, "got shorter while it was read", "try again")
@@ -147,9 +135,7 @@ class File(ABC):
     def refuse_changed(self) -> None:  # noqa: B027
         """Raise a `ChangedError` if the file is remote and was replaced since it was listed."""
 
-    def place(
-        self, offset: int, length: int, part: tuple[slice, ...] | None = None
-    ) -> Range | None:
+    def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
         """Return the `Range` that stores these bytes unchanged; None if they are compressed."""
         return Range(self, offset, length, part)
 
@@ -163,11 +149,8 @@ class File(ABC):
 
     def refuse_lfs_pointer(self) -> None:
         if self.is_lfs_pointer():
-            raise DamagedError(
-                self.path,
-                "is a git-lfs pointer, not the file itself",
-                "run `git lfs pull` where it was cloned, or download the real file",
-            )
+            hint = "run `git lfs pull` where it was cloned, or download the real file"
+            raise DamagedError(self.path, "is a git-lfs pointer, not the file itself", hint)
 
 
 class _Stream(io.RawIOBase):
@@ -212,7 +195,7 @@ class Entry(NamedTuple):
 
     @property
     def version(self) -> str:
-        """A value that changes with the content: the tag, or else the time; empty if unknown."""
+        """The tag or, without a tag, the time of the last change; empty if both are unknown."""
         return self.tag or (f"at {self.modified}" if self.modified else "")
 
 
@@ -265,7 +248,7 @@ class Folder(ABC):
 
 
 class Spot(NamedTuple):
-    """The location of a path: a `folder`, or the files in `parent` with the name or prefix `name`.
+    """A location: the folder `folder`, or the file or checkpoint prefix `name` in `parent`.
 
     On a web server, both folders are set, because a URL does not show whether it is a folder;
     `parent` must be tried first.

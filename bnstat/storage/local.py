@@ -1,6 +1,6 @@
 """Files and folders on disk.
 
-A file is opened once, so that bnstat can finish a checkpoint that a training job deletes meanwhile.
+A file is opened once, so that bnstat can read on after a training job deleted the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TypeVar
 
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.storage.access import WEB, Access, is_url, missing_driver, scheme_of
+from bnstat.storage.access import WEB, Access, missing_driver, scheme_of
 from bnstat.storage.files import Entry, File, Folder, Spot
 
 T = TypeVar("T")
@@ -88,11 +88,9 @@ class LocalFile(File):
         is_beside = os.path.dirname(target) == os.path.dirname(os.path.realpath(self.path))
         if is_beside or target.startswith(os.path.join(folder, "")):
             return part
-        raise BnstatError(
-            part.path,
-            f"is a link that leads out of the model's folder, to {target}",
-            "replace the link by a copy of the file if you trust the model",
-        )
+        what = f"is a link that leads out of the model's folder, to {target}"
+        hint = "replace the link by a copy of the file if you trust the model"
+        raise BnstatError(part.path, what, hint)
 
 
 class LocalFolder(Folder):
@@ -172,14 +170,14 @@ def find(path: str, access: Access, recursive: bool = False) -> Spot:
     """Return the location of a path or URL; if `recursive`, list all of a remote folder first."""
     scheme = scheme_of(path)
     if scheme in ("file", "local"):
-        path = path.partition("://")[2].removeprefix("localhost")
-    if is_url(path) and scheme in WEB:
+        path, scheme = path.partition("://")[2].removeprefix("localhost"), None
+    if scheme in WEB:
         try:
             from bnstat.storage.web import find_on_web
         except ImportError as error:
             raise missing_driver(path, "aiohttp") from error
         return find_on_web(path, access)
-    if is_url(path):
+    if scheme is not None:
         from bnstat.storage.stores import connect
 
         store, inside = connect(path, access)

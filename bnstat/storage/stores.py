@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from threading import RLock
@@ -17,14 +18,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.storage.access import (
-    WEB,
-    Access,
-    missing_driver,
-    redact,
-    scheme_of,
-    to_bnstat_error,
-)
+from bnstat.storage.access import WEB, Access, missing_driver, redact, scheme_of, to_bnstat_error
 from bnstat.storage.files import Entry, File, Folder, Spot
 
 _MAX_THREADS: Final = 64
@@ -158,14 +152,11 @@ class RemoteFile(File):
         self.store.prefetch({self: spans})
 
     def to_fetch(self, spans: Sequence[tuple[int, int]]) -> list[Span]:
-        """Return the spans to fetch for (offset, length) pairs: missing bytes, and small gaps."""
+        """Return the missing bytes of (offset, length) pairs as spans, joined across small gaps."""
         if self.size <= _SMALL:
             return self.fetched.missing([(0, self.size)])
-        missing = self.fetched.missing(
-            (offset, min(offset + length, self.size))
-            for offset, length in spans
-            if 0 <= offset < self.size
-        )
+        inside = [(at, min(at + size, self.size)) for at, size in spans if 0 <= at < self.size]
+        missing = self.fetched.missing(inside)
         joined = bridged(missing, (self._may_waste - self._wasted) // 2)
         self._wasted += sum(end - start for start, end in joined)
         self._wasted -= sum(end - start for start, end in missing)
@@ -255,7 +246,7 @@ class RemoteStore:
         return self._listings[path]
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return relative path -> entry, by `ask` (`ls` or `find`); None if not a folder."""
+        """Return relative path -> entry, listed by `ask`; None if `path` is not a folder."""
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -290,20 +281,21 @@ class RemoteStore:
         self._listings.update(folders)
 
     def file(self, folder: Folder, path: str, entry: Entry) -> RemoteFile:
-        """Return the file at `path`; reuse the object of an earlier call while it is referenced."""
+        """Return the file at `path`; while a caller holds this file, always the same object."""
         file = self._files.get((path, entry))
         if file is None:
             file = self._files[path, entry] = RemoteFile(self, folder, path, entry)
         return file
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
+        """Fetch ranges together; `wanted` maps file -> (offset, length) pairs."""
         self.fetch({f: f.to_fetch(s) for f, s in wanted.items() if isinstance(f, RemoteFile)})
 
     def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
         """Fetch ranges of files in parallel; `wanted` maps file -> spans not fetched yet.
 
-        A file that is fetched whole in one piece comes from one version of the file. A partly
-        fetched file is compared with the listing, at the end of a block of `Access.reading`.
+        `Access.add_reads` checks the files for changes, except a file that is fetched in one piece,
+        because one response contains one version.
         """
         pieces: list[Piece] = []
         for file, spans in wanted.items():
@@ -324,7 +316,7 @@ class RemoteStore:
                 raise ChangedError(file.path, "changed while it was read", "try again later")
         for piece, data in zip(pieces, results, strict=True):
             piece.file.fetched.add(piece.start, data)
-        self.access.add_reads({piece.file for piece in pieces if not piece.is_whole})
+        self.access.add_reads(self, {piece.file for piece in pieces if not piece.is_whole})
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Raise a `ChangedError` if a file differs from its listing, with one request per file."""
@@ -369,13 +361,11 @@ def to_entry(info: Mapping[str, Any]) -> Entry:
 def _seconds(info: Mapping[str, Any]) -> float:
     for key in _TIMES:
         value = info.get(key)
-        if isinstance(value, str):
-            try:
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, str):
                 value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-            except ValueError:
-                continue
-        if isinstance(value, datetime):
-            return value.timestamp()
+            if isinstance(value, datetime):
+                return value.timestamp()
         if isinstance(value, (int, float)):
             return float(value)
     return 0.0
@@ -493,15 +483,12 @@ _S3_OPTIONS: Final = {
 
 def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
     """Return the store of a URL, and the URL's path as the driver expects it."""
-    scheme = scheme_of(url) or ""
+    scheme, where = scheme_of(url) or "", redact(url)
     library = _DRIVERS.get(scheme)
     if library is None:
-        schemes = [f"{name}://" for name in (*_DRIVERS, *WEB)]
-        raise BnstatError(
-            redact(url),
-            f"{scheme}:// is not a supported scheme",
-            f"URLs start with {', '.join(schemes[:-1])} or {schemes[-1]}",
-        )
+        *schemes, last = [f"{name}://" for name in (*_DRIVERS, *WEB)]
+        hint = f"URLs start with {', '.join(schemes)} or {last}"
+        raise BnstatError(where, f"{scheme}:// is not a supported scheme", hint)
     try:
         import fsspec
 
@@ -510,11 +497,8 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         options: dict[str, Any] = {**kind._get_kwargs_from_urls(url), **of_account}
         for name, value in options.items():
             if access.options.get(name, value) != value:
-                raise BnstatError(
-                    redact(url),
-                    f"{name} is {value!r} in the URL, but differs in the storage options",
-                    f"remove {name} from the storage options",
-                )
+                what = f"{name} is {value!r} in the URL, but differs in the storage options"
+                raise BnstatError(where, what, f"remove {name} from the storage options")
         key = (scheme, *sorted(options.items()))
         if key not in access.drivers:
             defaults = _S3_OPTIONS if library == "s3fs" else {}
@@ -524,7 +508,7 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
             account = fs.service_client.account_name if host and fs.connection_string else None
             if account not in (None, options.get("account_name")):
                 raise BnstatError(
-                    redact(url),
+                    where,
                     f"the URL is for the account {options['account_name']!r}, but the connection "
                     f"string is for {account!r}",
                     "remove the connection string from the storage options, or unset "
@@ -537,13 +521,11 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
     except ImportError as error:
         raise missing_driver(url, library) from error
     except (TypeError, ValueError) as error:
-        raise BnstatError(
-            redact(url),
-            "the driver does not accept this address or these storage options",
-            "pass the driver's options with --storage-option KEY=VALUE or environment variables",
-        ) from error
+        what = "the driver does not accept this address or these storage options"
+        hint = "pass the driver's options with --storage-option KEY=VALUE or environment variables"
+        raise BnstatError(where, what, hint) from error
     except Exception as error:
-        raise to_bnstat_error(error, redact(url)) from error
+        raise to_bnstat_error(error, where) from error
 
 
 _BLOB: Final = "blob.core.windows.net"

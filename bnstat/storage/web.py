@@ -50,7 +50,7 @@ _BROKEN_OFF: Final = (
 )
 _OUTSIDE: Final = {"", ".", ".."}
 """Parts of paths that may lead out of a folder."""
-_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
@@ -70,12 +70,9 @@ class WebStore(RemoteStore):
     def url(self, path: str) -> str:
         return redact(path)
 
-    def heads(self, urls: Sequence[str], limit: int) -> list[Head | BaseException | None]:
-        """Return, for each URL, a `Head`, the exception of the request, or None if nothing exists.
-
-        `limit` is the largest file to download if the server ignores ranges.
-        """
-        return self._gather([self._head(url, limit) for url in urls], self.url(urls[0]))
+    def heads(self, urls: Sequence[str]) -> list[Head | BaseException | None]:
+        """Return for each URL a `Head`, the exception of the request, or None for no file."""
+        return self._gather(list(map(self._head, urls)), self.url(urls[0]))
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Do nothing, because the tag in every response is checked."""
@@ -101,17 +98,14 @@ class WebStore(RemoteStore):
                     results.cancel()
                     with suppress(asyncio.CancelledError):
                         await results
-                    raise BnstatError(
-                        where,
-                        f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds",
-                        "try again later",
-                    )
+                    what = f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds"
+                    raise BnstatError(where, what, "try again later")
 
         result: list[Any] = sync(self._fs.loop, gather)
         return result
 
-    async def _head(self, url: str, limit: int) -> Head | None:
-        limit = min(_MAX_WHOLE, limit)
+    async def _head(self, url: str) -> Head | None:
+        limit = min(_MAX_WHOLE, self.access.left)
         response, data = await self._request(url, 0, _HEAD, limit)
         if response.status in _ABSENT or _is_folder(response):
             return None
@@ -129,12 +123,10 @@ class WebStore(RemoteStore):
             return _entry(response, size), data
         size = response.content_length
         if max(len(data), size or 0) > limit:
-            raise BnstatError(
-                redact(url),
-                "the server cannot send a part of a file, and the whole file is too large"
-                + (f" ({size:,} bytes)" if size is not None else ""),
-                "download the file and pass its path, or serve it with ranges",
-            )
+            what = "the server cannot send a part of a file, and the whole file is too large"
+            length = f" ({size:,} bytes)" if size is not None else ""
+            hint = "download the file and pass its path, or serve it with ranges"
+            raise BnstatError(redact(url), what + length, hint)
         return _entry(response, len(data)), data
 
     async def _piece(self, piece: Piece) -> bytes:
@@ -150,38 +142,27 @@ class WebStore(RemoteStore):
         is_range = content is not None and content[:2] == (piece.start, piece.end)
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
-            raise BnstatError(
-                redact(url),
-                "the server sends other bytes than requested",
-                "download the file and pass its path",
-            )
+            what = "the server sends other bytes than requested"
+            raise BnstatError(redact(url), what, "download the file and pass its path")
         _refuse_incomplete(response, data, length, url)
         return data
 
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
         """Return the response and its body: the range, or up to `limit` bytes of a whole file."""
         session = await self._fs.set_session()
-        options = {**self._fs.kwargs}
-        headers = {
-            **options.pop("headers", {}),
-            "Range": f"bytes={start}-{end - 1}",
-            "Accept-Encoding": "identity",
-        }
+        options = {**self._fs.kwargs, "max_redirects": _MAX_REDIRECTS}
+        ours = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        options["headers"] = {**options.get("headers", {}), **ours}
         for attempt in range(1, _ATTEMPTS + 1):
             wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
             try:
-                async with session.get(
-                    self._fs.encode_url(url),
-                    headers=headers,
-                    max_redirects=_MAX_REDIRECTS,
-                    **options,
-                ) as response:
+                async with session.get(self._fs.encode_url(url), **options) as response:
                     self._received += _MIN_BYTES
                     if response.status not in _TEMPORARY or attempt == _ATTEMPTS:
                         most = end - start if response.status == 206 else limit
                         return response, await self._body(response, most)
                     retry_after = response.headers.get("Retry-After", "")
-                    if retry_after.isdigit():
+                    if retry_after.isdecimal():
                         wait = max(wait, float(retry_after))
             except aiohttp.ClientConnectorError:
                 raise
@@ -215,9 +196,8 @@ def _refuse_failure(response: Any, url: str) -> None:
     if response.url.scheme != "https" and url.startswith("https:"):
         raise BnstatError(redact(url), "the server redirects to an insecure address")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise BnstatError(
-            redact(url), "the server compresses the file, which bnstat did not request"
-        )
+        what = "the server compresses the file, which bnstat did not request"
+        raise BnstatError(redact(url), what)
 
 
 def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> None:
@@ -230,15 +210,13 @@ def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> Non
 def _content_range(response: Any) -> tuple[int, int, int] | None:
     """Return (start, end, file size) from the header `Content-Range`; None if not valid."""
     match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if match is None or match[1] is None:
-        return None
-    return int(match[1]), int(match[2]) + 1, int(match[3])
+    return None if match is None else (int(match[1]), int(match[2]) + 1, int(match[3]))
 
 
 def _entry(response: Any, size: int) -> Entry:
     try:
         modified = parsedate_to_datetime(response.headers["Last-Modified"]).timestamp()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         modified = 0.0
     return Entry("", False, size, _tag(response), modified=modified)
 
@@ -284,19 +262,14 @@ class WebFolder(Folder):
         self._files: dict[str, RemoteFile | None] = {}
 
     def names(self) -> list[str]:
-        raise NotFoundError(
-            self.path,
-            "no such model, and web servers do not list their files",
-            "pass a file's URL, such as a checkpoint's .index, or the checkpoint's prefix",
-        )
+        what = "no such model, and web servers do not list their files"
+        hint = "pass a file's URL, such as a checkpoint's .index, or the checkpoint's prefix"
+        raise NotFoundError(self.path, what, hint)
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """Return the matching names, but only of files that were requested before and exist."""
-        return sorted(
-            name
-            for name, file in self._files.items()
-            if file is not None and name.startswith(prefix) and name.endswith(suffix)
-        )
+        """Return the matching names of files that were requested before and exist."""
+        names = sorted(name for name, file in self._files.items() if file is not None)
+        return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
     def file(self, name: str) -> File | None:
         self.expect([name])
@@ -313,8 +286,7 @@ class WebFolder(Folder):
         base = f"{self._host}/{self._inside}".rstrip("/")
         urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
         access = self._store.access
-        heads = self._store.heads(urls, access.left)
-        for name, url, head in zip(new, urls, heads, strict=True):
+        for name, url, head in zip(new, urls, self._store.heads(urls), strict=True):
             if isinstance(head, BaseException):
                 raise to_bnstat_error(head, redact(url)) from head
             self._files[name] = None

@@ -17,7 +17,7 @@ import pytest
 
 from tests.builders.signals import heeded
 from tests.cli.files import in_child
-from tests.scanning.stores import DATA, RUN, h5, linked, store
+from tests.scanning.stores import DATA, RUN, copied, h5, store
 from tests.terminal import ROOT, in_terminal
 
 SCHEMA = json.loads((ROOT / "bnstat/output/scan_schema.json").read_text())
@@ -28,8 +28,8 @@ BAD = DATA / "digits_no_updates/saved_model"
 def mixed(tmp_path: Path) -> Path:
     """A store with models that are sound, wrong, and broken, and names that do something."""
     root = tmp_path / "store"
-    linked(RUN, root / "run")
-    linked(BAD, root / "bad")
+    copied(RUN, root / "run")
+    copied(BAD, root / "bad")
     h5(root / "=1+1|<b>\x1b[31m\n.h5")
     whole = h5(root / "cut.h5").read_bytes()
     (root / "cut.h5").write_bytes(whole[: len(whole) // 2])

@@ -6,7 +6,9 @@ import io
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -72,28 +74,19 @@ def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
 
 
 def lines_run(work: Callable[[], object], module: ModuleType) -> int:
-    """Return how many lines of a module's code are run by some work, errors of bnstat included.
-
-    It measures work alike on every machine.
-    """
-    count = 0
+    """Return how many lines of a module's code some work runs, which is alike on every machine."""
+    counts: Counter[str] = Counter()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != module.__file__:
-            return None
-        count += event == "line"
-        return trace
+        counts[event] += 1
+        return trace if frame.f_code.co_filename == module.__file__ else None
 
     before = sys.gettrace()
     sys.settrace(trace)
-    try:
+    with suppress(bnstat.BnstatError):
         work()
-    except bnstat.BnstatError:
-        pass
-    finally:
-        sys.settrace(before)
-    return count
+    sys.settrace(before)
+    return counts["line"]
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import struct
 import tarfile
 import tracemalloc
 import zipfile
-import zlib
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -37,37 +35,15 @@ def test_a_zip_bomb(tmp_path: Path, judged: Judge) -> None:
 
 
 def test_a_zip_of_overlapping_members(tmp_path: Path, judged: Judge) -> None:
-    """A thousand entries for the same compressed megabyte."""
-    packed = zlib.compressobj(9, zlib.DEFLATED, -15)
-    raw = packed.compress(bytes(MOST)) + packed.flush()
-    name = b"x.h5"
-    local = b"PK\3\4" + bytes(22) + len(name).to_bytes(2, "little") + bytes(2) + name
-    local = local[:8] + b"\x08\0" + local[10:]
-    central = b""
-    for number in range(1000):
-        each = b"%d.h5" % number
-        entry = bytearray(b"PK\1\2" + bytes(42))
-        entry[10:12] = b"\x08\0"
-        entry[20:24] = len(raw).to_bytes(4, "little")
-        entry[24:28] = MOST.to_bytes(4, "little")
-        entry[28:30] = len(each).to_bytes(2, "little")
-        central += bytes(entry) + each
-    start = len(local) + len(raw)
-    end = b"PK\5\6" + bytes(4) + (1000).to_bytes(2, "little") * 2
-    end += len(central).to_bytes(4, "little") + start.to_bytes(4, "little") + bytes(2)
+    """A thousand entries for the same compressed bytes."""
     path = tmp_path / "m.zip"
-    path.write_bytes(local + raw + central + end)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as whole:
+        whole.writestr("x.h5", bytes(MOST))
+        for number in range(999):
+            whole.filelist.append(copy(whole.filelist[0]))
+            whole.filelist[-1].filename = f"{number}.h5"
     assert len(zipfile.ZipFile(path).infolist()) == 1000
     assert judged(path).startswith("error")
-
-
-@pytest.mark.slow
-def test_a_gzip_bomb(tmp_path: Path, judged: Judge) -> None:
-    path = tmp_path / "m.tar.gz"
-    with gzip.open(path, "wb") as stream:
-        for _ in range(16):
-            stream.write(bytes(MOST))
-    assert judged(path) == "error: BnstatError"
 
 
 def test_an_archive_of_many_folders(tmp_path: Path) -> None:
@@ -80,23 +56,18 @@ def test_an_archive_of_many_folders(tmp_path: Path) -> None:
     assert 0 < work[1] < 6 * work[0]
 
 
-def _crowded_zip(entries: int, unused: int = 0) -> bytes:
-    """A zip with one member that its directory lists many times."""
-    small = zipped([("config.json", b"{}")])
-    end = small.rindex(b"PK\x05\x06")
-    start = int.from_bytes(small[end + 16 : end + 20], "little")
-    directory = bytes(unused) + small[start:end] * entries
-    sizes = (entries, entries, len(directory), start)
-    zip64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *sizes)
-    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, start + len(directory), 1)
-    last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
-    return small[:start] + directory + zip64 + locator + last
+def _crowded_zip(path: Path, entries: int, comment: bytes = b"") -> Path:
+    """Write a zip with one member that its directory lists many times."""
+    with zipfile.ZipFile(path, "w") as whole:
+        whole.writestr("config.json", b"{}")
+        whole.filelist[0].comment = comment
+        whole.filelist *= entries
+    return path
 
 
 @pytest.mark.parametrize("suffix", ["zip", "keras", "npz", "pt"])
 def test_the_directory_is_limited_before_it_is_parsed(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"m.{suffix}"
-    path.write_bytes(_crowded_zip(100_001))
+    path = _crowded_zip(tmp_path / f"m.{suffix}", 100_001)
 
     def load() -> None:
         with pytest.raises(bnstat.BnstatError, match="more than 100000 files"):
@@ -106,8 +77,7 @@ def test_the_directory_is_limited_before_it_is_parsed(suffix: str, tmp_path: Pat
 
 
 def test_a_long_directory(tmp_path: Path) -> None:
-    path = tmp_path / "m.zip"
-    path.write_bytes(_crowded_zip(1, unused=65 << 20))
+    path = _crowded_zip(tmp_path / "m.zip", 1100, comment=bytes(64_000))
     with pytest.raises(bnstat.BnstatError, match="directory of more than 64 MB"):
         bnstat.load(path)
 
@@ -190,13 +160,6 @@ def test_a_tar_of_a_sparse_terabyte(major: str, tmp_path: Path, judged: Judge) -
 
 def test_headers_of_tars_are_read(tmp_path: Path) -> None:
     """Long names, other letters, and sizes in extended headers."""
-
-    def read(name: str) -> bytes:
-        folder = archive.open_archive(LocalFile(str(path)))
-        member = folder and folder.file(name)
-        assert member is not None
-        return member.read()
-
     path = tmp_path / "m.tar"
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         names = ["a/" * 90 + "x", *(["b\u00e4"] if form != tarfile.USTAR_FORMAT else [])]
@@ -205,9 +168,10 @@ def test_headers_of_tars_are_read(tmp_path: Path) -> None:
                 info = tarfile.TarInfo(name)
                 info.size = 3
                 whole.addfile(info, io.BytesIO(b"123"))
-        assert [read(name) for name in names] == [b"123"] * len(names)
+        folder = archive.open_archive(LocalFile(str(path)))
+        assert [folder.file(name).read() for name in names] == [b"123"] * len(names)
     path.write_bytes(_tar((b"x", _pax([("size", "5"), ("path", "c")])), (b"0", b"12345")))
-    assert read("c") == b"12345"
+    assert archive.open_archive(LocalFile(str(path))).file("c").read() == b"12345"
 
 
 def _tar_header(name: str, size: bytes) -> bytes:

@@ -55,23 +55,20 @@ def test_every_flipped_byte_of_a_checkpoint_is_caught(
     assert unseen <= len(FLIPS) * 60
 
 
-@pytest.mark.parametrize("files", CHECKPOINTS.values(), ids=CHECKPOINTS)
-def test_truncated_checkpoints(files: dict[str, bytes], tmp_path: Path) -> None:
-    folder = write(tmp_path, files)
-    for name, content in files.items():
-        for length in range(len(content)):
+KERAS = ("legacy.h5", "legacy-latest.h5", "weights.weights.h5", "m.keras")
+KERAS_FILES = {**handmade.hdf5_files(), "m.keras": handmade.keras_archive()}
+TRUNCATED = {**CHECKPOINTS, **{name: {name: KERAS_FILES[name]} for name in KERAS}}
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_truncated_files(kind: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, TRUNCATED[kind])
+    model, step = (folder / kind, 13) if kind in KERAS else (folder / "m", 1)
+    for name, content in TRUNCATED[kind].items():
+        for length in range(0, len(content), step):
             (folder / name).write_bytes(content[:length])
-            assert refused(folder / "m"), f"{name} of {length} bytes"
+            assert refused(model), f"{name} of {length} bytes"
         (folder / name).write_bytes(content)
-
-
-@pytest.mark.parametrize("name", ["legacy.h5", "legacy-latest.h5", "weights.weights.h5", "m.keras"])
-def test_truncated_keras_files(name: str, tmp_path: Path) -> None:
-    content = {**handmade.hdf5_files(), "m.keras": handmade.keras_archive()}[name]
-    path = tmp_path / name
-    for length in range(0, len(content), 13):
-        path.write_bytes(content[:length])
-        assert refused(path), f"{length} of {len(content)} bytes"
 
 
 TWO_SHARDS = CHECKPOINTS["in two shards"]
@@ -99,15 +96,6 @@ def test_wrong_shards(wrong: dict[str, bytes | None], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TWO_SHARDS))
-def test_a_folder_instead_of_a_file(name: str, tmp_path: Path) -> None:
-    folder = write(tmp_path, TWO_SHARDS)
-    (folder / name).unlink()
-    (folder / name).mkdir()
-    assert refused(folder / "m")
-    assert refused(folder)
-
-
-@pytest.mark.parametrize("name", sorted(TWO_SHARDS))
 def test_a_pipe_instead_of_a_file_does_not_block(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path, TWO_SHARDS)
     (folder / name).unlink()
@@ -116,16 +104,16 @@ def test_a_pipe_instead_of_a_file_does_not_block(name: str, tmp_path: Path) -> N
         assert_one_error(command("inspect", target))
 
 
-@pytest.mark.parametrize("name", ["m.index", SECOND, "checkpoint"])
-def test_a_symlink_that_leads_to_itself(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*sorted(TWO_SHARDS), "checkpoint"])
+def test_a_folder_or_a_link_to_itself_instead_of_a_file(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path, TWO_SHARDS)
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(name)
-    if name == "checkpoint":
-        assert exported(folder).startswith("{")
-    else:
-        assert refused(folder)
     assert refused(folder / name)
+    assert refused(folder) is (name != "checkpoint")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert refused(folder / "m") is refused(folder) is (name != "checkpoint")
 
 
 def test_folders_linked_in_a_circle(tmp_path: Path) -> None:
@@ -141,17 +129,12 @@ def test_folders_linked_in_a_circle(tmp_path: Path) -> None:
 def test_unreadable_files(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path, TWO_SHARDS)
     (folder / name).chmod(0)
-    result = command("inspect", folder / "m", prefix=_without_privileges())
-    assert_one_error(result, f" {folder / name}: cannot be opened: Permission denied".encode())
-
-
-def _without_privileges() -> list[str]:
-    """Return a command prefix that takes root's privileges away."""
-    if os.geteuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
+    is_root = os.geteuid() == 0
+    if is_root and shutil.which("setpriv") is None:
         pytest.skip("root can read everything")
-    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if is_root else []
+    result = command("inspect", folder / "m", prefix=prefix)
+    assert_one_error(result, f" {folder / name}: cannot be opened: Permission denied".encode())
 
 
 # Files written with -o are complete or missing

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,15 +14,12 @@ import pytest
 from tests.builders.signals import heeded
 from tests.fuzz import handmade
 from tests.hardening.support import ROOT, command, layers, write
+from tests.terminal import in_terminal
 
 DIGITS = ROOT / "tests" / "data" / "digits" / "run"
-CODES = {
-    signal.SIGINT: 130,
-    signal.SIGTERM: -signal.SIGTERM,
-    signal.SIGHUP: -signal.SIGHUP,
-}
-"""Signal -> exit code."""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM, signal.SIGHUP: -signal.SIGHUP}
 C_LOCALE = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+ASCII = {**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"}
 COMMANDS = (
     "inspect {0}",
     "export --json {0}",
@@ -61,9 +53,8 @@ def test_signals_while_writing_leave_nothing(
     script = [sys.executable, "-m", "bnstat", "export", str(large), "-o", "-"]
     if where == "file":
         script = _interrupted_while_writing(large, str(tmp_path / "x.json"))
-    process = subprocess.Popen(
-        script, stdout=written, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heeded
-    )
+    options = {"stderr": subprocess.PIPE, "cwd": ROOT, "preexec_fn": heeded}
+    process = subprocess.Popen(script, stdout=written, **options)
     os.close(written)
     assert os.read(read, 1)
     process.send_signal(number)
@@ -181,9 +172,7 @@ def test_ctrl_c_at_the_start() -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_plain_locale(line: str) -> None:
     """No output fails for a character outside the locale."""
-    result = command(
-        *line.format(DIGITS).split(), env={**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"}
-    )
+    result = command(*line.format(DIGITS).split(), env=ASCII)
     assert result.returncode in (0, 1)
     assert result.stdout
     assert b"Traceback" not in result.stderr
@@ -193,7 +182,7 @@ def test_the_plain_locale(line: str) -> None:
 
 def test_names_outside_the_locale(tmp_path: Path) -> None:
     folder = write(tmp_path, handmade.bundle(layers("блок")))
-    result = command("inspect", folder, env={**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"})
+    result = command("inspect", folder, env=ASCII)
     assert result.returncode == 0
     assert rb"\u0431\u043b\u043e\u043a" in result.stdout
     assert "блок" in command("export", folder, env=C_LOCALE).stdout.decode()
@@ -202,33 +191,7 @@ def test_names_outside_the_locale(tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 @pytest.mark.parametrize("line", COMMANDS[::3] + COMMANDS[4:])
 def test_no_table_is_wider_than_the_terminal(line: str, columns: int) -> None:
-    lines = at_terminal(line.format(DIGITS).split(), columns)
-    assert lines
+    lines = in_terminal(line.format(DIGITS).split(), columns).split("\n")
     table = lines[lines.index("") :]
     if columns >= 40:
         assert max(map(len, table)) <= columns
-
-
-def at_terminal(arguments: list[str], columns: int) -> list[str]:
-    """Return the lines that a command writes to a terminal of that width."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
-    environment.pop("COLUMNS", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnstat", *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=environment,
-    )
-    os.close(slave)
-    output = bytearray()
-    with suppress(OSError):  # Linux raises it at the end.
-        while piece := os.read(master, 65536):
-            output += piece
-    os.close(master)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode in (0, 1), stderr
-    return output.decode().replace("\r\n", "\n").split("\n")

@@ -18,10 +18,9 @@ from bnstat.errors import BnstatError
 from bnstat.formats.contents import Contents
 from bnstat.loading import open_contents
 from bnstat.storage.archive import open_archive
-from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
-from tests.fuzz import handmade
 from tests.fuzz.seeds import FORMATS, seeds
+from tests.storage.test_archive import PACKERS
 
 THREADS = 8
 ROUNDS = 3
@@ -45,8 +44,7 @@ def together(work: Callable[[int], None]) -> None:
         work(number)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for done in [pool.submit(start, number) for number in range(THREADS)]:
-            done.result()
+        list(pool.map(start, range(THREADS)))
 
 
 def read(contents: Contents, key: str) -> tuple[object, ...] | str:
@@ -95,13 +93,7 @@ def _compare(shared: Contents, expected: dict[str, Any], turn: int, thread: int)
         assert read(shared, key) == expected[key], key
 
 
-PACKED: dict[str, Callable[[dict[str, bytes]], bytes]] = {
-    "plain": lambda files: b"".join(files.values()),
-    "stored": lambda files: handmade.zipped(list(files.items())),
-    "deflated": lambda files: handmade.zipped(list(files.items()), 8),
-    "tar": lambda files: handmade.tar(files, "w"),
-    "tar.gz": lambda files: handmade.tar(files, "w:gz"),
-}
+PACKED = {"plain": lambda files: b"".join(files.values()), **PACKERS}
 
 
 @pytest.mark.parametrize("has_positioned_reads", [True, False])
@@ -116,7 +108,10 @@ def test_every_piece_of_a_file(
     files = {name: random.bytes(50_000) for name in ("a", "b", "c")}
     path = tmp_path / "m"
     path.write_bytes(PACKED[kind](files))
-    contents, expected = _files(path, kind, files)
+    file = LocalFile(str(path))
+    folder = open_archive(file)
+    contents = [file] if folder is None else [folder.file(name) for name in files]
+    expected = [path.read_bytes()] if folder is None else list(files.values())
 
     def compare(thread: int) -> None:
         order = Random(thread)
@@ -133,13 +128,3 @@ def test_every_piece_of_a_file(
             stream.close()
 
     together(compare)
-
-
-def _files(path: Path, kind: str, files: dict[str, bytes]) -> tuple[list[File], list[bytes]]:
-    file = LocalFile(str(path))
-    if kind == "plain":
-        return [file], [path.read_bytes()]
-    folder = open_archive(file)
-    assert folder is not None
-    members = [file for name in files if (file := folder.file(name)) is not None]
-    return members, list(files.values())

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,7 @@ def test_workers_that_die_of_anything_end_the_scan(monkeypatch: pytest.MonkeyPat
 
 def run(engine: Engine, work: Callable[[Any], Any], items: Any) -> Iterator[tuple[int, Any]]:
     batches = Batches(engine, work)
-    for item in items:
-        for batch in batches.add(item):
-            yield from batch
-    for batch in batches.flush():
+    for batch in chain(*map(batches.add, items), batches.flush()):
         yield from batch
 
 

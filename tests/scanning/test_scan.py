@@ -13,14 +13,15 @@ from bnstat.errors import BnstatError, NotFoundError
 from bnstat.scanning.scan import ScanOptions
 from tests.cli.files import write_h5
 from tests.output.models import layer
-from tests.scanning.stores import DATA, RUN, SAVED, h5, linked, scanned, summary
+from tests.scanning.stores import DATA, RUN, SAVED, copied, h5, scanned, summary
+from tests.storage.test_archive import pack
 
 BAD = DATA / "digits_no_updates/saved_model"
 
 
 def test_every_model_of_a_store(tmp_path: Path) -> None:
-    linked(RUN, tmp_path / "run")
-    linked(SAVED, tmp_path / "saved")
+    copied(RUN, tmp_path / "run")
+    copied(SAVED, tmp_path / "saved")
     h5(tmp_path / "a/b/one.h5", "bn", "other")
     steps = {f"run/model-{step}": 3 for step in range(0, 500, 100)}
     assert summary(scanned(tmp_path), tmp_path) == {"a/b/one.h5": 2, "saved": 3, **steps}
@@ -52,7 +53,7 @@ def test_a_missing_root_ends_the_scan_before_it_begins(tmp_path: Path) -> None:
 def test_unreadable_models_get_records(tmp_path: Path) -> None:
     content = h5(tmp_path / "whole.h5").read_bytes()
     (tmp_path / "cut.h5").write_bytes(content[: len(content) // 2])
-    linked(RUN, tmp_path / "run")
+    copied(RUN, tmp_path / "run")
     (tmp_path / "run/model-100.data-00000-of-00001").unlink()
     (tmp_path / "run/model-200.index").unlink()
     (tmp_path / "lfs.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
@@ -86,13 +87,9 @@ def test_other_files_get_no_record(tmp_path: Path) -> None:
 
 
 def test_models_in_archives(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
-        for file in RUN.iterdir():
-            archive.write(file, f"run/{file.name}")
-    records = scanned(tmp_path)
-    assert {record.checkpoint for record in records} == {f"model-{n}" for n in range(0, 500, 100)}
-    assert {record.path for record in records} == {str(tmp_path / "run.zip")}
-    assert {record.layers for record in records} == {3}
+    pack(tmp_path / "run.zip", "stored", RUN, "run/")
+    records = [(record.path, record.checkpoint, record.layers) for record in scanned(tmp_path)]
+    assert records == [(str(tmp_path / "run.zip"), f"model-{n}", 3) for n in range(0, 500, 100)]
 
 
 def test_paths_are_recorded_unchanged(tmp_path: Path) -> None:
@@ -110,7 +107,7 @@ def test_a_model_without_batch_norm_does_not_fail(tmp_path: Path) -> None:
 
 
 def test_settings_are_read_from_above_the_roots_only(tmp_path: Path) -> None:
-    linked(BAD, tmp_path / "store/model")
+    copied(BAD, tmp_path / "store/model")
     (tmp_path / "store/model/bnstat.toml").write_text("ignore = ['BN001']\n")
 
     def findings() -> list[dict[str, int]]:

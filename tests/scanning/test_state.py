@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from bnstat.scanning import scan
 from bnstat.scanning.record import State
 from bnstat.scanning.scan import ScanOptions, open_state
 from bnstat.scanning.walk import Choice
-from tests.scanning.stores import RUN, h5, linked, scanned, summary
+from tests.fuzz import handmade
+from tests.scanning.stores import RUN, copied, h5, scanned, summary
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def scan_with_state(
 
 def test_only_changed_models_are_read_again(tmp_path: Path, examined: list[str]) -> None:
     root, state = tmp_path / "store", tmp_path / "state.db"
-    linked(RUN, root / "run")
+    copied(RUN, root / "run")
     h5(root / "one.h5")
     (root / "other").write_text("no model")
     first = scan_with_state(root, state)
@@ -69,36 +70,22 @@ def test_the_same_model_by_another_path(tmp_path: Path, examined: list[str], mon
 
 
 def test_other_options_read_again(tmp_path: Path, examined: list[str]) -> None:
-    root, state, config = tmp_path / "store", tmp_path / "state.db", tmp_path / "m.json"
-    h5(root / "one.h5")
+    root, state, unzipped = tmp_path / "store", tmp_path / "state.db", tmp_path / "unzipped"
+    unzipped.mkdir()
+    h5(root / "one.h5", "bn0")
     scan_with_state(root, state)
     scan_with_state(root, state, ScanOptions(reading={"reader": "native"}))
     assert len(examined) == 2
-    examined.clear()
-
-    def architecture(*names: str) -> str:
-        layers = [
-            {"class_name": "BatchNormalization", "config": {"name": name, "epsilon": 0.001}}
-            for name in names
-        ]
-        return json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
-
-    options = ScanOptions(reading={"config": str(config)})
-    for text, times in (
-        (architecture("bn"), 1),
-        (architecture("bn"), 1),
-        (architecture("bn", "other"), 2),
-        ("no architecture", 3),
-        (architecture("bn"), 4),
+    one = json.dumps(handmade.config(1))
+    two = one.replace("0.001", "0.002")
+    alone, inside = tmp_path / "m.json", unzipped / "config.json"
+    for file, text, times in (
+        *((alone, one, 3), (alone, one, 3), (alone, two, 4), (alone, "no architecture", 5)),
+        *((alone, one, 6), (inside, one, 7), (inside, one, 7), (inside, two, 8)),
     ):
-        config.write_text(text)
-        scan_with_state(root, state, options)
-        assert len(examined) == times
-    (tmp_path / "unzipped").mkdir()
-    options = ScanOptions(reading={"config": str(tmp_path / "unzipped")})
-    for name, times in (("bn", 5), ("bn", 5), ("other", 6)):
-        (tmp_path / "unzipped/config.json").write_text(architecture(name))
-        scan_with_state(root, state, options)
+        file.write_text(text)
+        config = file if file == alone else unzipped
+        scan_with_state(root, state, ScanOptions(reading={"config": str(config)}))
         assert len(examined) == times
 
 
@@ -106,7 +93,7 @@ def test_troubles_that_may_pass_are_not_kept(tmp_path: Path, examined: list[str]
     root = tmp_path / "store"
     content = h5(root / "one.h5").read_bytes()
     (root / "one.h5").write_bytes(content[:-100])
-    linked(RUN, root / "run")
+    copied(RUN, root / "run")
     (root / "run/model-0.data-00000-of-00001").unlink()
     scan_with_state(root, tmp_path / "state.db")
     del examined[:]
@@ -119,14 +106,8 @@ def test_two_scans_share_a_state(tmp_path: Path) -> None:
     first = h5(root / "0.h5")
     for number in range(1, 100):
         os.link(first, root / f"{number}.h5")
-    results: list[dict[str, object]] = []
-    threads = [
-        Thread(target=lambda: results.append(scan_with_state(root, state))) for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: scan_with_state(root, state), range(2)))
     assert results == [{f"{number}.h5": 1 for number in range(100)}] * 2
     base = sqlite3.connect(state)
     assert base.execute("pragma integrity_check").fetchone() == ("ok",)
@@ -159,7 +140,7 @@ def test_another_file_is_refused(content: bytes | None, message: str, tmp_path: 
 
 def test_models_that_no_longer_exist_are_forgotten(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    linked(RUN, root / "run")
+    copied(RUN, root / "run")
     gone, other = h5(root / "gone.h5"), h5(tmp_path / "store-beside/other.h5")
     path = str(tmp_path / "state.db")
 

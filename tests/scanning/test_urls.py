@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
@@ -19,7 +18,8 @@ from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
 from bnstat.storage.local import find
 from tests.builders.server import serving
-from tests.scanning.stores import DATA, h5, linked, scanned, store
+from tests.scanning.stores import DATA, copied, h5, scanned, store
+from tests.storage.test_archive import pack
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models in one file, in several, in folders, in an archive, and a damaged one."""
     root = tmp_path_factory.mktemp("far") / "store"
     store(root, 1)
-    linked(DATA / "digits_no_updates/saved_model", root / "bad")
+    copied(DATA / "digits_no_updates/saved_model", root / "bad")
     h5(root / "deep/er/one.h5", "a", "b")
-    with ZipFile(root / "both.zip", "w") as archive:
-        for name in ("run", "saved_model"):
-            for path in (root / "0" / name).rglob("*"):
-                archive.write(path, path.relative_to(root / "0"))
+    pack(root / "both.zip", "stored", root / "0")
     whole = h5(root / "cut.h5").read_bytes()
     (root / "cut.h5").write_bytes(whole[: len(whole) // 2])
     (root / "notes.txt").write_text("nothing")
@@ -182,11 +179,8 @@ def test_an_object_that_may_not_be_read_gets_a_record(
     plain = type(fs).cat_ranges
 
     def refusing(self, paths, *rest, **more):  # type: ignore[no-untyped-def]
-        contents = plain(self, paths, *rest, **more)
-        return [
-            PermissionError(path) if "locked" in path else content
-            for path, content in zip(paths, contents, strict=True)
-        ]
+        pairs = zip(paths, plain(self, paths, *rest, **more), strict=True)
+        return [PermissionError() if "locked" in path else content for path, content in pairs]
 
     monkeypatch.setattr(type(fs), "cat_ranges", refusing)
     records = scanned("memory://models")

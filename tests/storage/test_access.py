@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError, ChangedError, DamagedError, NotFoundError
-from bnstat.storage.access import (
-    Access,
-    is_url,
-    redact,
-    refuse_url,
-    scheme_of,
-    to_bnstat_error,
-)
+from bnstat.storage.access import Access, is_url, redact, refuse_url, scheme_of, to_bnstat_error
 
 
 @pytest.mark.parametrize(
@@ -61,10 +54,8 @@ def test_urls_are_refused_where_files_on_disk_are_needed() -> None:
 def test_downloads_are_counted_together() -> None:
     access = Access(max_download=1000)
     access.take("a", 600)
-    with pytest.raises(
-        BnstatError,
-        match=r"b: .* limit of 1 kB .*600 bytes downloaded, 401 bytes more",
-    ):
+    message = r"b: .* limit of 1 kB .*600 bytes downloaded, 401 bytes more"
+    with pytest.raises(BnstatError, match=message):
         access.take("b", 401)
     access.take("c", 400)
     assert access.left == 0
@@ -111,18 +102,18 @@ def test_kinds(error: BaseException, what: str) -> None:
     assert "\n" not in line_of(error)
 
 
-STATUSES = [
-    (401, BnstatError, "the server requires credentials (401); check the credentials"),
-    (403, BnstatError, "access is denied (403); check the credentials"),
-    (404, NotFoundError, "no such file or folder (404)"),
-    (412, ChangedError, "changed while it was read; try again later"),
-    (429, BnstatError, "the server reports too many requests (429); try again later"),
-    (400, BnstatError, "the server reports an error (400); try again later"),
-    (503, BnstatError, "the server reports an error (503); try again later"),
-]
-
-
-@pytest.mark.parametrize(("status", "kind", "what"), STATUSES)
+@pytest.mark.parametrize(
+    ("status", "kind", "what"),
+    [
+        (401, BnstatError, "the server requires credentials (401); check the credentials"),
+        (403, BnstatError, "access is denied (403); check the credentials"),
+        (404, NotFoundError, "no such file or folder (404)"),
+        (412, ChangedError, "changed while it was read; try again later"),
+        (429, BnstatError, "the server reports too many requests (429); try again later"),
+        (400, BnstatError, "the server reports an error (400); try again later"),
+        (503, BnstatError, "the server reports an error (503); try again later"),
+    ],
+)
 @pytest.mark.parametrize("form", ["boto", "aiohttp", "httpx", "answer", "gcs"])
 def test_statuses(status: int, kind: type[BnstatError], what: str, form: str) -> None:
     answer = {"ResponseMetadata": {"HTTPStatusCode": status}}
@@ -174,4 +165,4 @@ def test_own_errors_stay_and_long_messages_are_cut() -> None:
     own = DamagedError("a", "is damaged")
     assert to_bnstat_error(own, WHERE) is own
     assert len(line_of(Exception("x" * 5000))) == len(WHERE) + 2 + 300
-    assert line_of(Exception("")).endswith("cannot be read: Exception: ")
+    assert line_of(Exception("")).endswith("cannot be read: Exception: Exception")

@@ -9,8 +9,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import Mock, call
 
-import numpy as np
 import pytest
 
 import bnstat
@@ -95,7 +95,8 @@ def test_a_compressed_member_is_fetched_with_its_header() -> None:
         assert one.read() == FILES["a/one"]
     with zipfile.ZipFile(io.BytesIO(packed.read())) as whole:
         info = whole.getinfo("a/one")
-    assert packed.fetched == [(info.header_offset, info.compress_size + 1024)]
+    header = 30 + len(info.filename) + 128
+    assert packed.fetched == [(info.header_offset, header + info.compress_size)]
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])
@@ -232,23 +233,8 @@ def test_truncated_archives(kind: str) -> None:
         open_archive(cut)
 
 
-class Remote(MemoryFile):
-    """A file that records calls."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data, "whole")
-        self.asked: list[tuple[int, ...]] = []
-
-    def has(self, offset: int, length: int) -> bool:
-        self.asked.append((offset, length))
-        return offset < 5
-
-    def allow_waste(self, size: int) -> None:
-        self.asked.append((size,))
-
-
 def test_slices() -> None:
-    whole = Remote(b"0123456789")
+    whole = MemoryFile(b"0123456789", "whole")
     part = Slice(whole, 3, 7, "part")
     assert (part.name, part.path, part.size) == ("part", "whole/part", 7)
     assert (part.read(), part.sibling("part")) == (b"3456789", None)
@@ -256,9 +242,11 @@ def test_slices() -> None:
         part.read(7, 1)
     with pytest.raises(DamagedError, match="whole: truncated"):
         Slice(whole, 3, 8, "part")
+    whole.has, whole.allow_waste = Mock(side_effect=[True, False]), Mock()
     assert (part.has(1, 2), part.has(2, 2)) == (True, False)
     part.allow_waste(99)
-    assert whole.asked == [(4, 2), (5, 2), (99,)]
+    assert whole.has.mock_calls == [call(4, 2), call(5, 2)]
+    assert whole.allow_waste.mock_calls == [call(99)]
 
 
 def two_members() -> bytearray:
@@ -290,18 +278,16 @@ def test_encrypted_members(name: str) -> None:
     data[directory_entry(data, name.encode()) + 8] |= 1
     file = MemoryFile(bytes(data), "m")
     assert stored_member(file, name) is None
-    with pytest.raises(
-        DamagedError, match=f"m/{name}: this member of the zip is encrypted; unpack the archive"
-    ):
+    message = f"m/{name}: this member of the zip is encrypted; unpack the archive"
+    with pytest.raises(DamagedError, match=message):
         content(folder_in(file), name)
 
 
-def test_damaged_archives() -> None:
+def test_an_archive_that_needs_a_newer_version() -> None:
     newer = two_members()
     newer[directory_entry(newer, b"stored") + 6] = 99
-    for data in (b"", bytes(two_members())[:-30], bytes(newer)):
-        with pytest.raises(DamagedError, match="m: is a damaged archive"):
-            stored_member(MemoryFile(data, "m"), "stored")
+    with pytest.raises(DamagedError, match="m: is a truncated or damaged archive"):
+        open_archive(MemoryFile(bytes(newer), "m"))
 
 
 def pack(path: Path, kind: str, source: Path, inside: str = "") -> Path:
@@ -337,24 +323,6 @@ def test_runs_of_checkpoints(tmp_path: Path, kind: str) -> None:
         plain, packed = bnstat.load(DIGITS / "run", **options), bnstat.load(path, **options)
         assert packed.source.checkpoint == plain.source.checkpoint
         assert_same(packed, plain)
-
-
-@KINDS
-def test_truncated_or_damaged_models(tmp_path: Path, kind: str) -> None:
-    path = pack(tmp_path / "m", kind, DIGITS / "saved_model")
-    whole = path.read_bytes()
-    for cut in (600, len(whole) // 2, len(whole) * 3 // 4):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(BnstatError):
-            bnstat.load(path, eager=True)
-    for position in np.random.default_rng(1).integers(len(whole), size=40):
-        changed = bytearray(whole)
-        changed[position] ^= 0x55
-        path.write_bytes(changed)
-        try:
-            bnstat.load(path, eager=True)
-        except BnstatError:
-            continue
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import os
 import stat
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
+from unittest.mock import Mock
 
 import pytest
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.storage import files, local
+from bnstat.storage import local
 from bnstat.storage.access import Access
 from bnstat.storage.archive import Slice
 from bnstat.storage.files import File, Range, ahead, prefetch
@@ -126,6 +127,14 @@ def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile
         LocalFolder(str(tmp_path / "nothing")).entries()
 
 
+@pytest.mark.parametrize(
+    "name", ["../ten", "/ten", "a/../../ten", "..\\ten", "C:\\ten", "C:ten", "..", ".", "", "a\0b"]
+)
+def test_parts_outside_of_the_folder_are_refused(name: str, file: LocalFile) -> None:
+    with pytest.raises(DamagedError, match="ten: names a file outside of its folder"):
+        file.part(name)
+
+
 def found(path: str) -> tuple[str | None, str, str | None]:
     parent, name, folder = find(path, Access())
     return parent and parent.path, name, folder and folder.path
@@ -183,7 +192,7 @@ def test_pointers() -> None:
     pointer = MemoryFile(POINTER)
     with pytest.raises(DamagedError, match="git-lfs pointer"):
         pointer.refuse_lfs_pointer()
-    with pytest.raises(DamagedError, match="it is a git-lfs pointer: run `git lfs pull`"):
+    with pytest.raises(DamagedError, match="not the file itself; run `git lfs pull`"):
         pointer.read(0, 2000)
     assert MemoryFile(POINTER.ljust(1023)).is_lfs_pointer()
     # A longer file with this start is a real file.
@@ -225,27 +234,16 @@ def test_a_file_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.Mo
     assert LocalFolder(str(tmp_path)).file("gone") is None
 
 
-class Store(files.Store):
-    """A store that records prefetches."""
-
-    def __init__(self) -> None:
-        self.wanted: list[dict[File, list[tuple[int, int]]]] = []
-
-    def prefetch(self, files: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        self.wanted.append({file: list(spans) for file, spans in files.items()})
-
-
 def test_a_store_prefetches_all_its_files_at_once() -> None:
-    store, elsewhere = Store(), Store()
-    one, other, third, alone = (MemoryFile(TEN) for _ in range(4))
+    store, elsewhere = Mock(), Mock()
+    one, other, third, on_disk = (MemoryFile(TEN) for _ in range(4))
     one.store = other.store = store
     third.store = elsewhere
-    prefetch([Range(file, at, 2) for at in (5, 0) for file in (one, third, alone, other)])
+    prefetch([Range(file, at, 2) for at in (5, 0) for file in (one, third, on_disk, other)])
     spans = [(5, 2), (0, 2)]
-    assert store.wanted == [{one: spans, other: spans}]
-    assert elsewhere.wanted == [{third: spans}]
-    assert alone.fetched == spans
-    assert one.fetched == other.fetched == third.fetched == alone.reads == []
+    store.prefetch.assert_called_once_with({one: spans, other: spans})
+    elsewhere.prefetch.assert_called_once_with({third: spans})
+    assert one.fetched == other.fetched == third.fetched == on_disk.fetched == []
 
 
 class TestAhead:

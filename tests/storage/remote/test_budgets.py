@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -14,6 +13,8 @@ from bnstat.storage.stores import RemoteFile, RemoteStore, Span
 from tests.builders import tables
 from tests.builders.bundles import save_norm
 from tests.builders.server import Server
+from tests.cli.files import write_h5
+from tests.output.models import layer
 from tests.storage.remote.test_http import same
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -63,22 +64,6 @@ def test_an_index_of_100000_variables_is_downloaded_once(server: Server) -> None
     assert len(server.asked) <= 6
 
 
-def write_h5(path: Path, layers: int, kernel: int) -> None:
-    """Write weights like Keras 2: one group per layer."""
-    with h5py.File(path, "w") as file:
-        names = []
-        for number in range(layers):
-            group = file.create_group(f"conv_{number}")
-            group.attrs["weight_names"] = [f"conv_{number}/kernel:0".encode()]
-            group.create_dataset(f"conv_{number}/kernel:0", data=np.zeros(kernel, np.float32))
-            norm = file.create_group(f"bn_{number}")
-            norm.attrs["weight_names"] = [f"bn_{number}/{role}:0".encode() for role in ROLES]
-            for role in ROLES:
-                norm.create_dataset(f"bn_{number}/{role}:0", data=np.full(64, number, np.float32))
-            names += [f"conv_{number}".encode(), f"bn_{number}".encode()]
-        file.attrs["layer_names"] = names
-
-
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Record for each fetch whether anything was missing."""
@@ -94,7 +79,12 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def test_hdf5_is_fetched_level_by_level(server: Server, trips: list[bool]) -> None:
-    write_h5(server.folder / "m.h5", 96, 200_000)
+    layers = []
+    for number in range(96):
+        layers.append(layer(f"conv_{number}", {"kernel": np.zeros(200_000, np.float32)}))
+        norm = {role: np.full(CHANNELS, number, np.float32) for role in ROLES}
+        layers.append(layer(f"bn_{number}", norm))
+    write_h5(server.folder / "m.h5", *layers)
     size = (server.folder / "m.h5").stat().st_size
     model = bnstat.load(f"{server.url}/m.h5", eager=True)
     same(model, bnstat.load(server.folder / "m.h5"))

@@ -93,13 +93,9 @@ def test_unusable_drivers(
 
 
 def test_unknown_schemes() -> None:
-    with pytest.raises(BnstatError) as caught:
+    message = "^gopher://host/a: gopher:// is not a supported scheme; URLs start with s3://, .*"
+    with pytest.raises(BnstatError, match=f"{message}, memory://, http:// or https://$"):
         connect("gopher://host/a", Access())
-    text = str(caught.value)
-    assert text.startswith(
-        "gopher://host/a: gopher:// is not a supported scheme; URLs start with s3://, "
-    )
-    assert text.endswith(", memory://, http:// or https://")
 
 
 class Blobs(MemoryFileSystem):  # type: ignore[misc]

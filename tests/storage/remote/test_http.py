@@ -65,12 +65,6 @@ def test_secrets_are_sent_and_never_printed(digits: Server) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_the_limit_on_downloads(digits: Server) -> None:
-    with pytest.raises(BnstatError, match="--max-download"):
-        bnstat.load(f"{digits.url}/run/model-100", eager=True, max_download=1000)
-    assert digits.sent <= 4096
-
-
 def fails(status: int, **headers: str) -> Fault:
     return lambda handler: handler.status(status, **headers)
 
@@ -187,7 +181,7 @@ def test_a_server_that_drips_is_given_up(
     digits.other = drip
     url, entry = f"{digits.url}/m", Entry("m", False, 9999)
     file = impatient.file(WebFolder(impatient, digits.url), url, entry)
-    for request in (lambda: impatient.heads([url] * 3, 1 << 20), lambda: file.read(0, 4096)):
+    for request in (lambda: impatient.heads([url] * 3), lambda: file.read(0, 4096)):
         with pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2"):
             request()
     is_over.set()
@@ -202,6 +196,6 @@ def test_a_slow_server_that_sends_enough(
     monkeypatch.setattr(web, "_WINDOW", 0.02)
     monkeypatch.setattr(web, "_MIN_BYTES", 0)
     digits.delay = 0.1
-    (head,) = impatient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)
+    (head,) = impatient.heads([f"{digits.url}/run/checkpoint"])
     assert isinstance(head, tuple)
     assert head[1] == (DATA / "run/checkpoint").read_bytes()[:4096]

@@ -109,7 +109,7 @@ def piece(*responses: Response | Exception, **options: Any) -> Any:
 
 
 def head(*responses: Response | Exception, most: int = 1 << 30) -> Any:
-    (result,) = web.WebStore(Server(*responses), Access()).heads([URL], most)
+    (result,) = web.WebStore(Server(*responses), Access(None, most)).heads([URL])
     if isinstance(result, BaseException):
         raise result
     return result
@@ -183,13 +183,14 @@ class TestPieces:
 class TestHeads:
     def test_the_size_and_the_tag_are_read(self) -> None:
         server = Server(Response(404))
-        assert web.WebStore(server, Access()).heads([URL], 0) == [None]
+        assert web.WebStore(server, Access()).heads([URL]) == [None]
         assert server.asked[0]["Range"] == "bytes=0-4095"
         date = "Thu, 01 Jan 1970 00:01:00 GMT"
         result = head(Response(206, b"abc", "0-2/3", Last_Modified=date))
         assert result == (Entry("", False, 3, date, modified=60.0), b"abc")
-        result = head(Response(206, b"x" * 4096, "0-4095/9999", ETag="t", Last_Modified="never"))
-        assert result == (Entry("", False, 9999, "t"), b"x" * 4096)
+        for date in ("never", "Thu, 01 Jan 1970 00:01:00 +99999999999999"):
+            response = Response(206, b"x" * 4096, "0-4095/9999", ETag="t", Last_Modified=date)
+            assert head(response) == (Entry("", False, 9999, "t"), b"x" * 4096)
 
     @pytest.mark.parametrize(
         "response",
@@ -252,7 +253,7 @@ class TestRetries:
 
     @pytest.mark.parametrize(
         ("retry_after", "least", "most"),
-        [("3", 3, 3), ("3600", 5, 5), ("soon", 0.25, 0.375), ("", 0, 1)],
+        [("3", 3, 3), ("3600", 5, 5), ("soon", 0.25, 0.375), ("²", 0.25, 0.375), ("", 0, 1)],
     )
     def test_a_server_sets_the_delay(
         self, retry_after: str, least: float, most: float, waits: list[float]

@@ -297,9 +297,8 @@ class TestFetching:
         access = Access(max_download=100_000)
         big = folder(store, access).file("a/big")
         big.prefetch([(0, 60_000)])
-        with pytest.raises(
-            BnstatError, match=r"s3://top/a/big: reading this exceeds the download limit of 100 kB"
-        ):
+        message = "s3://top/a/big: reading this exceeds the download limit of 100 kB"
+        with pytest.raises(BnstatError, match=message):
             big.prefetch([(200_000, 50_000)])
         big.prefetch([(0, 60_000)])
         assert (len(store.requests), access.left) == (1, 40_000)
@@ -439,6 +438,7 @@ NOON = datetime(2024, 5, 6, 12, tzinfo=timezone.utc)
         ({"updated": "2024-05-06T14:00:00+02:00"}, NOON.timestamp()),
         ({"modified": 12.5}, 12.5),
         ({"updated": "yesterday", "mtime": 3}, 3.0),
+        ({"updated": "0001-01-01T00:00:00", "modified": datetime.min, "created": 4}, 4.0),
         ({"LastModified": None, "created": 4}, 4.0),
         ({"mtime": 1, "created": 2}, 1.0),
         ({}, 0.0),

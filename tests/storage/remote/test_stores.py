@@ -23,20 +23,10 @@ from tests.builders import hub
 from tests.builders.server import Server
 from tests.scanning.stores import scanned
 from tests.storage.remote.conftest import DATA
+from tests.storage.remote.test_http import PLACES as PLACES_OF_MODELS
 from tests.storage.remote.test_http import same
 
-PLACES = [
-    "run",
-    "run/",
-    "run/model-100",
-    "run/model-100.index",
-    "run/model-100.data-00000-of-00001",
-    "run/model-400.meta",
-    "run/checkpoint",
-    "saved_model",
-    "saved_model/variables",
-    "saved_model/saved_model.pb",
-]
+PLACES = ["run", "run/", "run/model-400.meta", "run/checkpoint", *PLACES_OF_MODELS]
 AZURITE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
@@ -164,16 +154,6 @@ def test_missing_folders_and_buckets(store: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_scan(store: Store) -> None:
-    far = scanned(store.url, options=ScanOptions(storage_options=store.options))
-    assert [record.layers for record in far] == [record.layers for record in scanned(DATA)]
-
-
-def test_tensorflows_reader_does_not_read_urls(store: Store) -> None:
-    with pytest.raises(BnstatError, match="reads local files only"):
-        store.load("run", reader="tensorflow")
-
-
 @pytest.mark.parametrize("kind", [S3, "gcs", "azure"])
 def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.FixtureRequest) -> None:
     store: Store = request.getfixturevalue(kind)
@@ -238,11 +218,8 @@ def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
         assert len(digits.asked) <= 12
         assert any(asked.range for asked in digits.asked)
     digits.asked.clear()
-    scanned(on_hub.url, options=ScanOptions(storage_options=on_hub.options))
+    records = scanned(on_hub.url, options=ScanOptions(storage_options=on_hub.options))
+    assert [record.layers for record in records] == [record.layers for record in scanned(DATA)]
     assert len([asked for asked in digits.asked if "/tree/" in asked.path]) == 1
     entries = find(f"{on_hub.url}/run", Access(on_hub.options)).folder.entries()
     assert all(entry.tag for entry in entries)
-
-
-def test_file_urls_are_local_paths() -> None:
-    same(bnstat.load(f"file://{DATA}/run"), bnstat.load(DATA / "run"))

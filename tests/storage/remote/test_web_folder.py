@@ -23,7 +23,7 @@ class Server(WebStore):
         self.files, self.sends_ranges = files, sends_ranges
         self.asked: list[list[str]] = []
 
-    def heads(self, paths: Sequence[str], most: int) -> list[Head | BaseException | None]:
+    def heads(self, paths: Sequence[str]) -> list[Head | BaseException | None]:
         self.asked.append(list(paths))
         return [
             (Entry("", False, len(data), modified=7.0), data[:4096] if self.sends_ranges else data)
