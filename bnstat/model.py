@@ -22,7 +22,7 @@ Array = NDArray[np.generic]
 
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without dimensions of size 1, which Sonnet adds to averages, not to gamma."""
+    """Return a shape without dimensions of size 1. Sonnet adds such dimensions to averages."""
     return tuple(size for size in shape if size != 1)
 
 
@@ -67,7 +67,7 @@ class Variable:
 
 
 class Slots(NamedTuple):
-    """An optimizer's averages, initially 0, of the gradients (or squares) of a bias and a beta."""
+    """An optimizer's averages of the gradients, or squared gradients, of a bias and a beta."""
 
     of_bias: Variable
     of_beta: Variable
@@ -80,8 +80,8 @@ class PrecedingBias(NamedTuple):
     Attributes:
         variable: the bias; it may have a number for each position and channel (channels last), for
             example in a dense layer whose output is reshaped.
-        is_proven: True if the file proves that the bias is added right before the layer, and has no
-            regularizer of its own; False if it was found by names or by the order of variables.
+        is_proven: True if the file proves that the bias is added right before the layer, and that
+            no regularizer acts on the bias. False if names or the order of variables suggest it.
         slots: the optimizer's averages for the bias and for beta, if stored.
     """
 
@@ -502,7 +502,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The layers in `incomplete` that may be batch norm: no variable has a known role."""
+        """The layers in `incomplete` that may be batch norm: the file records no role."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:

@@ -59,7 +59,7 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
         if changes:
             yield rule.finding(
                 f"no batch-norm variable changed in {history.checkpoints[last].name}: the weights "
-                "of the checkpoint before were saved again, or all batch norm is frozen",
+                "of the previous checkpoint were saved again, or all batch norm is frozen",
                 severity="info",
             )
         return

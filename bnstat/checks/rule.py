@@ -63,7 +63,7 @@ class Thresholds:
     """The thresholds of the rules. Each rule's documentation gives the source of the default.
 
     Attributes:
-        initial: the largest weight of the initial 0 and 1 that may be left in moving statistics.
+        initial: the largest share of the initial 0 and 1 that moving statistics may still contain.
         collapsed: a channel whose variance is at most this multiple of epsilon counts as constant.
         scale: the largest |gamma| / sqrt(variance + epsilon) that is not reported.
         outlier: the largest variance that is not reported, as a multiple of the layer's median.

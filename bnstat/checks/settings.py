@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings in a file: for all models, and `per_path` by glob, relative to `folder`."""
+    """The settings for all models, and `per_path`: glob, relative to `folder` -> settings."""
 
     folder: PurePath
     settings: Settings
@@ -124,7 +124,7 @@ def read(file: str) -> Config:
     """Return the configuration in a file."""
     config = _read(Path(file))
     if config is None:
-        raise BnstatError(file, "has no [tool.bnstat]")
+        raise BnstatError(file, "has no table [tool.bnstat]")
     return config
 
 

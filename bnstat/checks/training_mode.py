@@ -62,8 +62,8 @@ _FEWEST_OF_SUMS: Final = 64  # the minimum number of channels for a correlation 
 class Gradient(NamedTuple):
     """The gradient of a bias, compared with the gradient that inference mode would cause.
 
-    With g = the gradient of the bias, and e = the gradient of beta times the scale of the layer
-    (the gradient in inference mode), `ratio` is |g| / |e|, and `distance` is |g - e| / |e|.
+    `ratio` is |g| / |e|, and `distance` is |g - e| / |e|. Here, g is the gradient of the bias, and
+    e is the gradient in inference mode: the gradient of beta times the scale of the layer.
     """
 
     ratio: float
@@ -358,7 +358,7 @@ def _by_weights(comparison: _Comparison) -> TrainedWith:
 
 
 def _by_sums(comparison: _Comparison) -> TrainedWith:
-    """Return how a model was trained by the sums of biases that have a number for each position.
+    """Judge a model by its biases with a number for each position, summed over the positions.
 
     With the stored statistics, the gradient of beta is the bias's gradient summed over positions,
     apart from the factor gamma. With batch statistics, the sum of the bias's gradient is 0. An

@@ -53,8 +53,8 @@ _CAUSES: Final = {
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
     """Return True if gamma and beta still have initial values; None if the layer has neither.
 
-    If there is a beta, it alone decides: after training it is not exactly 0 in every channel,
-    whereas gamma may be initialized with any number.
+    Gamma is ignored if the layer has a beta. Training changes beta from the initial 0, whereas
+    gamma may be initialized with any number.
     """
     beta = numbers_of(layer, "beta")
     if beta is not None:
@@ -252,10 +252,10 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return momentum -> (layer, variance) pairs in which much of the initial 1 may be left.
+    """Return momentum -> (layer, variance) pairs, if much of the initial 1 may be left in them.
 
-    The part of the initial 1 that remains after all updates is at most the smallest variance of all
-    layers with the same momentum. A remainder below epsilon has no effect.
+    The remainder of the initial 1 is at most the smallest variance of all layers with the same
+    momentum. A remainder below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:
@@ -303,8 +303,8 @@ def _hardly_warmed_up(rule: Rule[Model], model: Model, thresholds: Thresholds) -
             needed = math.ceil(math.log(goal) / math.log(momentum))
             yield rule.finding(
                 f"{shown:.0%} {message} (momentum {momentum:g}, step {step}; {needed} steps "
-                f"reduce it to {thresholds.initial:.0%}), unless they were estimated (bnstat "
-                "recalibrate)",
+                f"reduce it to {thresholds.initial:.0%}), unless bnstat recalibrate estimated the "
+                "statistics",
                 layer=layer.name,
                 severity="warning" if least < min(1, trust * share) else "info",
                 share=share,

@@ -243,7 +243,7 @@ def _unequal_shapes(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[
 
 
 def _collision(layer: BatchNorm, model: Model) -> str:
-    """Return a note if variables of one layer have the shapes of two other layers; else ""."""
+    """Return a note that the file may mix two layers, if other layers have both shapes; else ""."""
     shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
     others = {squeezed(other.shape) for other in model.layers if other is not layer}
     if len(shapes) != 2 or not shapes <= others:
@@ -266,7 +266,7 @@ def _copied_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
         is_same = all(_is_equal(layer, original, role) for role in ("gamma", "beta"))
         yield rule.finding(
             f"has the same moving mean and variance as {original.name!r}"
-            + (", and the same gamma and beta" if is_same else ", but another gamma or beta"),
+            + (", and the same gamma and beta" if is_same else ", but different gamma or beta"),
             layer=layer.name,
             severity="info" if is_same or not _must_differ(layer, original, model) else "warning",
         )

@@ -156,7 +156,7 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if the file has a sighting's variables, and those with roles are float arrays."""
+    """Return True if the file has all variables, and non-empty float arrays for the roles."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")

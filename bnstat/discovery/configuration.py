@@ -14,8 +14,8 @@ A layer is batch norm
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
 moving mean, moving variance, and for batch renormalization three more (source: `build` of
-keras/src/layers/normalization/batch_normalization.py). Without a configuration, the first of three
-is gamma or beta, and the file does not record which.
+keras/src/layers/normalization/batch_normalization.py). If a layer has three variables and no
+configuration, the first variable is gamma or beta, and the file does not record which.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 
 
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
-    """Return the inputs of a functional model's layer, as pairs of "config" and a tensor's name.
+    """Return ("config", tensor name) for each input of a layer in a functional model.
 
-    Empty if the layer reads the input of a nested model, because any tensor may be passed there.
+    The result is empty if the layer reads the input of a nested model, which accepts any tensor.
     """
     is_nested = layer.own_name not in ("", layer.name)
     inputs = [(name, output) for name, output in layer.inputs if output]
@@ -127,7 +127,7 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
     """Return the sighting of a layer with named variables; `variables` maps label to variable.
 
-    If no label is `gamma`, the only label like `..._gamma` or `gamma_1` counts as `gamma`.
+    Without a label `gamma`, a single label such as `LAYER_gamma` or `gamma_1` counts as `gamma`.
     """
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():

@@ -15,12 +15,12 @@ Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
 Some names of layers are recorded only by the scopes of a graph. In Keras 3, the variables of all
 layers in the list `self.norms` of the layer `blk` are called `blk/gamma`. The graph contains the
-whole path of a layer, such as `blk/batch_normalization_1`, but in the form
-`functional_1/blk_1/batch_normalization_1_1`: tracing puts the model's name in front, and TensorFlow
-adds a number to each component, because Keras opens the scope of a layer twice, to build and to
-call it. The names of the variables (`blk/...`) show which component is the first of the path, and
-repeating TensorFlow's numbering shows which numbers were added. Keras 2 leaves nested models out of
-the names of variables, but the graph contains them.
+whole path of a layer (`blk/batch_normalization_1`), changed to
+`functional_1/blk_1/batch_normalization_1_1`. Tracing puts the model's name in front. TensorFlow
+numbers each component, because Keras opens a layer's scope twice: to build and to call the layer.
+bnstat finds the start of the path by the names of the variables (`blk/...`), and the added numbers
+by repeating TensorFlow's numbering. Keras 2 leaves nested models out of the names of variables, but
+the graph contains them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -124,7 +124,7 @@ class VariableNames:
     def find(
         self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
     ) -> str | None:
-        """Return the key of a scope's variable with an ending and, if given, a shape; else None."""
+        """Return the key of the first variable with one of the endings and the shape, or None."""
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
             if key is not None and (
@@ -215,7 +215,7 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return a scheme's ending of a count, `/count` or `.count`; a count shows data statistics."""
+    """Return `/count` or `.count`: the ending of a variable beside statistics of data."""
     # Of Keras's `Normalization`, or of observations and rewards in reinforcement learning.
     return scheme.variance[0] + "count"
 
@@ -303,7 +303,7 @@ _ORDERS: Final = (
 def with_scopes(
     keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return name -> key, with a scope of its own for each layer that tch-rs only numbers.
+    """Return name -> key, with tch-rs's numbers moved from the variables to their scopes.
 
     `features.running_mean__16` is renamed to `features__16.running_mean`.
     """
@@ -347,7 +347,7 @@ def with_scopes(
         return layers
 
     def count(layers: Mapping[str, Mapping[str, str]]) -> int:
-        """Return the number of variables in `layers` and in complete layers without numbers."""
+        """Count the variables in `layers`, and in other complete layers without numbers."""
         taken = {name for names in layers.values() for name in names.values()}
         plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in leaves)
         unnumbered = (names for names in plain if names <= keys.keys() and names.isdisjoint(taken))
@@ -421,7 +421,7 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> its last component as the author named it (`bn` for `bn_1`), or None.
+    """Return scope -> its last component without the number that TensorFlow added, or None.
 
     `scopes` are in the order in which Keras opened them.
     """

@@ -47,10 +47,11 @@ def from_objects(contents: Contents) -> list[Sighting]:
 
 
 def _name(scope: str, path: str, uses: int) -> str:
-    """Return the scope of a layer's variables if no other layer has this scope, else its path.
+    """Return the scope of a layer's variables if no other layer has this scope, else a path.
 
-    Keras 3 lists the layers of a network as `_operations`. A layer that is built when an outer
-    layer is called has the outer layer's scope, and is named by this scope and the end of its path.
+    Keras 3 lists the layers of a network as `_operations`. An inner layer that is built when its
+    outer layer is called has the scope of the outer layer. Its name is this scope, followed by the
+    inner layer's path below `_operations`.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1

@@ -234,7 +234,7 @@ def test_a_file_by_name(project: Path) -> None:
     with pytest.raises(BnstatError, match="cannot be read: Is a directory"):
         read(str(project))
     (project / "pyproject.toml").write_text("[tool.ruff]")
-    with pytest.raises(BnstatError, match=r"has no \[tool\.bnstat\]"):
+    with pytest.raises(BnstatError, match=r"has no table \[tool\.bnstat\]"):
         read(str(project / "pyproject.toml"))
     (project / "other.toml").write_text('per-path."models/*" = ["BN001"]')
     config = read(str(project / "other.toml"))

@@ -247,7 +247,7 @@ def test_the_share_and_the_steps_that_are_needed() -> None:
     (finding,) = find("BN003", norm(sound(momentum=half)), step=10)
     assert finding.message == (
         f"50% of the initial 0 and 1 is still in the moving statistics (momentum {half:g}, step "
-        "10; 34 steps reduce it to 10%), unless they were estimated (bnstat recalibrate)"
+        "10; 34 steps reduce it to 10%), unless bnstat recalibrate estimated the statistics"
     )
     part = 0.5 / float(np.median(sound().arrays["moving_variance"]))
     expected = {"share": 0.5, "part": part, "step": 10, "momentum": half, "steps_needed": 34}

@@ -205,7 +205,7 @@ def test_the_message_contains_the_name_of_the_original() -> None:
     (finding,) = find("BN013", norm(sound(), "a"), norm(sound()))
     assert (finding.layer, finding.message) == ("bn", message)
     (finding,) = find("BN013", norm(sound(), "a"), norm(sound(beta=sound(1).arrays["beta"])))
-    end = ", but another gamma or beta"
+    end = ", but different gamma or beta"
     assert finding.message == message.replace(", and the same gamma and beta", end)
 
 

@@ -4,8 +4,8 @@ In inference, a graph computes `gamma * (x - mean) / sqrt(variance + epsilon) + 
 (such as `FusedBatchNorm`) or by several ops that compute an equivalent formula, such as `x * s +
 (beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)` (`tf.nn.batch_normalization`).
 The results that a graph computes from `r = 1 / sqrt(variance + epsilon)` are expanded to sums of
-products of leaves: the root, variables, and other tensors. An expression that equals `x * r * gamma
-- mean * r * gamma + beta` normalizes `x`, whichever ops compute it.
+products of leaves: `r` (the root), variables, and other tensors. If an expression equals `x * r *
+gamma - mean * r * gamma + beta`, the graph normalizes `x`, whichever ops it uses.
 
 In training, a graph uses the mean and variance of the batch. The moving statistics are then the
 variables that ops update from these tensors (see `updates`). Layer, group and instance
@@ -95,8 +95,8 @@ class Norm(Sighting):
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers in a file's graphs, in network order.
 
-    A graph is skipped if earlier graphs show the moving variance, epsilon and, unless the file has
-    layer configurations, momentum of all its layers.
+    A graph is skipped if earlier graphs show all its layers with moving variance, epsilon and
+    momentum. Momentum is not required if the file has layer configurations.
     """
 
     def doubt(key: str) -> int | None:
@@ -145,8 +145,8 @@ def find_norms(
     """Return the batch normalizations of a graph, in network order.
 
     ONNX's `BatchNormalization` is included even if the file contains none of its inputs. `doubt`
-    returns, for the key of a variable, a number that is larger the less likely the variable is a
-    moving statistic; None if it is not one.
+    maps the key of a variable to 0 if the variable may be a moving statistic, to a larger number if
+    this is less likely, and to None if it is impossible.
     """
     updates = Updates(tensors, doubt)
     norms = {}
@@ -166,7 +166,7 @@ def find_norms(
 
 
 def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
-    """Remove the roles of variables whose size differs from the moving statistics."""
+    """Remove the roles of variables that have another size than the moving statistics."""
     sizes = {
         role: prod(variables[key].shape) for role, key in norm.roles.items() if key in variables
     }
@@ -365,7 +365,7 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
 
 
 class _Expansion:
-    """The expressions of the tensors that are computed from `root`, an op that is a square root."""
+    """The expressions of the tensors that a graph computes from the square root `root`."""
 
     def __init__(
         self, tensors: Tensors, root: str, after: frozenset[str], expand_differences: bool
@@ -378,7 +378,7 @@ class _Expansion:
         self._of_ops: dict[str, _Expression | None] = {}
 
     def of_op(self, name: str) -> _Expression | None:
-        """Return the expression of an op; None if it is too large or uses other arithmetic."""
+        """Return the expression of an op, or None if a normalization cannot contain it."""
         if name not in self._of_ops:
             self._of_ops[name] = None  # the expression of an op that depends on itself
             operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
@@ -413,7 +413,7 @@ class _Expansion:
 
 
 def _compute(op_type: str, operands: Sequence[_Expression]) -> _Expression | None:
-    """Return the result of an arithmetic op; None if it is too large for a normalization."""
+    """Return the result of an arithmetic op, or None if a normalization cannot contain it."""
     if op_type == "Neg":
         operands = [*operands, {(): -1}]
     elif len(operands) == 1 or op_type in ("RealDiv", "Div"):
@@ -441,7 +441,7 @@ def _compute(op_type: str, operands: Sequence[_Expression]) -> _Expression | Non
 
 
 def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
-    """Return the kind of statistics that a variance belongs to, judged by its stored sources."""
+    """Return "stored" if all sources of a variance are variables, "batch" if none is."""
     sources = () if variance is None else variance.sources
     stored = [tensors.variable(source) is not None for source in sources]
     if not any(stored):
@@ -496,15 +496,15 @@ def note_folded(contents: Contents) -> list[str]:
         is_convolution = op.type in _CONVOLUTIONS
         named[is_convolution] += any(NAMED_BATCH_NORM.search(key) is not None for key in keys)
         biased += is_convolution and len(keys) == 2
-    proof = "nothing of it is left to show (bnstat diff ORIGINAL FILE {} it)"
+    proof = "no layer is left to show (bnstat diff ORIGINAL FILE {})"
     if named.total():
         parts = [count(named[True], "convolution")] if named[True] else []
         parts += [count(named[False], "other operation")] if named[False] else []
         where = " and ".join(parts)
-        return [f"batch norm was folded into {where}, as names show: {proof.format('proves')}"]
+        return [f"batch norm was folded into {where}, as names show: {proof.format('proves this')}"]
     if biased:
         return [
             f"batch norm may have been folded into {count(biased, 'convolution')} with a bias: "
-            f"{proof.format('decides')}"
+            f"{proof.format('decides this')}"
         ]
     return []

@@ -109,7 +109,7 @@ class Tensors:
         return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
-        """Return the op that computes a tensor's values; None if a switch selects one of them."""
+        """Return the op that computes a tensor's values; None if a switch selects among ops."""
         sources = self.sources(tensor)
         return self.op(sources[0]) if len(sources) == 1 else None
 
@@ -159,7 +159,7 @@ class Tensors:
         """Return the tensors whose values `tensor` has; several if a switch selects one of them.
 
         Ops that only change the shape or dtype, or read a variable, are followed to their input.
-        The result is empty if the path is too long.
+        The result is empty if the search takes too many steps.
         """
         if tensor not in self._sources:
             ends = []

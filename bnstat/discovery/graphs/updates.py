@@ -4,10 +4,10 @@ A moving statistic is updated by `variable -= (variable - new) * (1 - momentum)`
 (`assign_moving_average`) or by `variable = variable * momentum + new * (1 - momentum)` (Keras 3),
 where `new` is a statistic of the batch.
 
-Some layers instead update an accumulator that starts at zero. The statistic is then set to, or
-moved towards, the accumulator divided by a correction for the zero: `biased / (1 - momentum **
-step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). An update of the
-accumulator counts as an update of the statistic.
+Some layers update an accumulator instead, which starts at zero. A quotient corrects for the zero:
+`biased / (1 - momentum ** step)` (zero debias, Sonnet 2) or `average / weight` (batch
+renormalization). The statistic is set to the quotient or moved towards the quotient. An update of
+the accumulator counts as an update of the statistic.
 
 Sources: tensorflow/python/training/moving_averages.py,
 tensorflow/python/layers/normalization.py (1.15), keras/src/layers/normalization,
@@ -58,7 +58,8 @@ class Updates:
     """The updates of variables by the ops of a graph.
 
     A variable follows a tensor if an op sets the variable to the tensor or moves it towards the
-    tensor. If several do, the variable with the smallest `doubt` is used (see `find_norms`).
+    tensor. If several variables follow a tensor, only the one with the smallest `doubt` counts (see
+    `find_norms`).
     """
 
     def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
@@ -101,7 +102,7 @@ class Updates:
 
     @cached_property
     def _stored(self) -> set[str]:
-        """All tensors whose average a variable keeps, even if the file lacks the variable."""
+        """All tensors that moving averages are updated with, even averages that the file lacks."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
 

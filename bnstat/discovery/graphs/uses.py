@@ -138,10 +138,10 @@ class _GraphUses:
         return norms
 
     def _is_fed(self, keys: Sequence[str]) -> bool:
-        """Return True if the value of a placeholder selects batch or stored statistics.
+        """Return True if placeholders select batch or stored statistics.
 
-        A placeholder with a default counts only if the default is True (training), because a run
-        then gets inference only if it feeds False.
+        A placeholder with the default False (inference) does not count, because a training step
+        that does not feed the placeholder uses the stored statistics.
         """
         switches: list[str] = []
         for key in keys:
@@ -200,7 +200,7 @@ class _GraphUses:
         return {*self._tensors.walk([*training], lambda name: before.get(name, ()))}
 
     def _ends(self) -> Iterator[str]:
-        """Yield the names of ops whose output no op takes, except ends of updates and summaries."""
+        """Yield the ops without consumers, except variables, updates, savers and summaries."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
