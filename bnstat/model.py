@@ -17,6 +17,7 @@ from bnstat.display import Displayed, notebook
 from bnstat.errors import AmbiguousError, BnstatError, DamagedError, NotFoundError
 from bnstat.errors import printable as printable
 from bnstat.storage.files import Range, prefetch
+from bnstat.text import count
 
 Array = NDArray[np.generic]
 
@@ -151,7 +152,7 @@ class Summary:
     @classmethod
     def of(cls, array: Array) -> Summary:
         values = as_float64(array).ravel()
-        count = values.size
+        size = values.size
         with np.errstate(over="ignore", invalid="ignore"):
             total = values.sum()
             # The sum of finite numbers is finite unless it overflows.
@@ -159,13 +160,13 @@ class Summary:
                 values = values[np.isfinite(values)]
                 total = values.sum()
             if not values.size:
-                return cls(count, count, math.nan, math.nan, math.nan, math.nan)
+                return cls(size, size, math.nan, math.nan, math.nan, math.nan)
             mean = float(total / values.size)
             deviations = values - mean
             deviations *= deviations
             std = math.sqrt(deviations.sum() / values.size)
-        bad = count - values.size
-        return cls(count, bad, mean, std, float(values.min()), float(values.max()))
+        bad = size - values.size
+        return cls(size, bad, mean, std, float(values.min()), float(values.max()))
 
 
 def as_float64(array: Array) -> NDArray[np.float64]:
@@ -299,8 +300,7 @@ class BatchNorm(Displayed):
             NotFoundError: the file does not contain the moving statistics.
             DamagedError: the shapes of the layer's variables are inconsistent.
         """
-        mean, variance = self._statistics()
-        epsilon = self._epsilon(epsilon)
+        mean, variance, epsilon = self._statistics(epsilon)
         dtype = np.result_type(_working_dtype(variance), np.float32)
 
         def fit(array: Array) -> Array:
@@ -338,8 +338,7 @@ class BatchNorm(Displayed):
             DamagedError: the shapes of the layer's variables are inconsistent.
             ValueError: `x` does not fit the layer.
         """
-        mean, variance = self._statistics()
-        epsilon = self._epsilon(epsilon)
+        mean, variance, epsilon = self._statistics(epsilon)
         values = np.asarray(x)
         shape = self._broadcast_shape(values.shape, axis)
         dtype = np.result_type(_working_dtype(variance), _working_dtype(values), np.float32)
@@ -366,7 +365,7 @@ class BatchNorm(Displayed):
         """
         return notebook().figure(self)
 
-    def _statistics(self) -> tuple[Array, Array]:
+    def _statistics(self, epsilon: float | None) -> tuple[Array, Array, float]:
         if self.undecided:
             keys = ", ".join(variable.key for variable in self.undecided)
             raise AmbiguousError(
@@ -385,17 +384,14 @@ class BatchNorm(Displayed):
         if len(set(map(squeezed, shapes))) > 1:
             listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
             raise DamagedError(self.name, f"its variables have different shapes: {listed}")
-        return mean, variance
-
-    def _epsilon(self, override: float | None) -> float:
-        epsilon = self.epsilon if override is None else override
+        epsilon = self.epsilon if epsilon is None else epsilon
         if epsilon is None:
             raise AmbiguousError(
                 self.name,
                 "the file does not store this layer's epsilon",
                 "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
             )
-        return epsilon
+        return mean, variance, epsilon
 
     def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
         """Return the shape that makes the layer's variables broadcast to an input."""
@@ -599,8 +595,7 @@ class Model(Displayed, Sequence[BatchNorm]):
         return item in self._by_name if isinstance(item, str) else item in self.layers
 
     def __repr__(self) -> str:
-        count = len(self.layers)
-        layers = "1 batch-norm layer" if count == 1 else f"{count} batch-norm layers"
+        layers = count(len(self.layers), "batch-norm layer")
         return f"<Model {self.source.path!r} ({self.source.format}): {layers}>"
 
     def to_frame(self, library: Literal["pandas", "polars"] | None = None) -> Any:

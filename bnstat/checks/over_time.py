@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.checks.rule import (
     SMALLEST_DEFAULT_EPSILON,
     Finding,
+    Numbers,
     Rule,
     Severity,
     Thresholds,
     as_rule,
 )
+from bnstat.model import ROLES
 from bnstat.run_history import History, Track
 from bnstat.text import count
 
 _INTERVALS: Final = 3
 
 
-def _last_change(history: History, layer: str, *roles: str) -> int | None:
+def _last_change(history: History, layer: str, roles: Sequence[str]) -> int | None:
     """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
     Return None if no role has a finite channel in the newest checkpoint.
@@ -47,10 +48,7 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
     if last < 1:
         return
     changes = {
-        layer: (
-            _last_change(history, layer, "gamma", "beta"),
-            _last_change(history, layer, "moving_mean", "moving_variance"),
-        )
+        layer: (_last_change(history, layer, ROLES[:2]), _last_change(history, layer, ROLES[2:]))
         for layer in history.layers
     }
     # A layer that is missing or not finite in the newest checkpoint shows nothing.
@@ -86,19 +84,15 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
             )
         else:
             severity = "warning"
-            message = (
-                f"moving mean and variance have not changed {since(statistics)}, although gamma "
-                "or beta has"
-            )
+            ago = since(statistics)
+            message = f"moving mean and variance have not changed {ago}, although gamma or beta has"
         yield rule.finding(message, layer=layer, severity=severity)
 
 
 def _at_start(history: History, layer: str) -> bool:
-    statistics = (("moving_mean", 0), ("moving_variance", 1))
-    tracks = [(history.tracks.get((layer, role)), initial) for role, initial in statistics]
-    return all(
-        track is not None and track.min[-1] == track.max[-1] == initial for track, initial in tracks
-    )
+    tracks = [history.tracks.get((layer, role)) for role in ROLES[2:]]
+    ends = [(track.min[-1], track.max[-1]) for track in tracks if track is not None]
+    return ends == [(0, 0), (1, 1)]
 
 
 def _statistics(history: History) -> Iterator[Track]:
@@ -110,9 +104,7 @@ def _statistics(history: History) -> Iterator[Track]:
 
 
 @as_rule("BN102", "still-drifting", "info", "statistics have not settled")
-def _still_drifting(
-    rule: Rule[History], history: History, thresholds: Thresholds
-) -> Iterator[Finding]:
+def _drifting(rule: Rule[History], history: History, thresholds: Thresholds) -> Iterator[Finding]:
     for track in _statistics(history):
         changes = track.change[-_INTERVALS:]
         turn = track.turn[-_INTERVALS + 1 :].mean()
@@ -132,8 +124,8 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
     for track in history.tracks.values():
         indices = np.flatnonzero(track.bad > 0)
         if indices.size and indices[0] > 0:
-            roles = broken.setdefault((track.layer, int(indices[0])), [])
-            roles.append(track.role.replace("_", " "))
+            role = track.role.replace("_", " ")
+            broken.setdefault((track.layer, int(indices[0])), []).append(role)
     for (layer, index), roles in broken.items():
         first = history.checkpoints[index].name
         what = f"{', '.join(roles[:-1])} and {roles[-1]} are" if roles[1:] else f"{roles[0]} is"
@@ -155,7 +147,7 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
             )
 
 
-def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
+def _slows_down(history: History, growth: Numbers) -> bool:
     """Return True if the growth per step (or per checkpoint, if steps are unknown) falls."""
     steps = [checkpoint.step for checkpoint in history.checkpoints[-_INTERVALS - 1 :]]
     stored = [step for step in steps if step is not None]
@@ -173,10 +165,9 @@ def _became_negative(rule: Rule[History], history: History, _: Thresholds) -> It
         if track.role != "moving_variance" or not negative.size:
             continue
         first = history.checkpoints[negative[0]].name
+        when = f"from {first} on"
         if (track.min[negative[0] :] >= 0).any():
             when = f"in {count(negative.size, 'checkpoint')}, first in {first}"
-        else:
-            when = f"from {first} on"
         least = float(track.min[negative].min())
         yield rule.finding(
             f"moving variance is negative {when}, down to {least:.3g}",

@@ -148,11 +148,10 @@ def _read(file: Path) -> Config | None:
     table = _Table(str(file), "tool.bnstat" if is_shared else "", values)
     table.check_keys(("select", "ignore", "fail-on", "thresholds", "per-path"))
     per_path = table.table("per-path")
+    rules = table.rules("select"), table.rules("ignore")
     return Config(
         PurePath(os.path.dirname(os.path.abspath(file))),
-        Settings(
-            table.rules("select"), table.rules("ignore"), table.thresholds(), table.severity()
-        ),
+        Settings(*rules, table.thresholds(), table.severity()),
         {glob: per_path.settings(glob) for glob in per_path.values},
     )
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.checks.rule import (
     Finding,
+    Numbers,
     Rule,
     Severity,
     Thresholds,
@@ -56,11 +56,9 @@ def _has_initial_weights(layer: BatchNorm) -> bool | None:
     Gamma is ignored if the layer has a beta. Training changes beta from the initial 0, whereas
     gamma may be initialized with any number.
     """
-    beta = numbers_of(layer, "beta")
-    if beta is not None:
+    if (beta := numbers_of(layer, "beta")) is not None:
         return bool((beta == 0).all())
-    gamma = numbers_of(layer, "gamma")
-    if gamma is not None:
+    if (gamma := numbers_of(layer, "gamma")) is not None:
         return bool((gamma == 1).all() or (gamma == 0).all())
     return None
 
@@ -75,9 +73,8 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
         return "no"
     if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
         return "no"
-    if not all(map(has_initial_statistics, model.layers)):
-        return "no"
-    if all(map(_has_initial_weights, model.layers)):
+    is_initial = all(map(has_initial_statistics, model.layers))
+    if not is_initial or all(map(_has_initial_weights, model.layers)):
         return "no"
     if any(map(_has_negative_zero, model.layers)) or all(map(_divides_by_one, model.layers)):
         return "surely"
@@ -103,11 +100,8 @@ class _Initial(NamedTuple):
 
 def _initial_layers(model: Model) -> _Initial:
     converted = rewritten(model)
-    layers = [
-        layer
-        for layer in model.layers
-        if has_initial_statistics(layer) and not _has_negative_zero(layer)
-    ]
+    layers = [layer for layer in model.layers if has_initial_statistics(layer)]
+    layers = [layer for layer in layers if not _has_negative_zero(layer)]
     number, total = len(layers), len(model.layers)
     if converted == "surely" or not layers:
         return _Initial((), "converted", "")
@@ -136,16 +130,10 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
     is_trained = initial.cause != "untrained"
     severity: Severity = "error" if initial.cause == "batch" else "warning"
     if is_trained or len(initial.layers) == len(model.layers) > 1:
-        yield rule.finding(
-            initial.message,
-            severity=severity if is_trained else "info",
-            layers=len(initial.layers),
-        )
-    trained = (
-        "gamma and beta are not initial"
-        if initial.cause == "converted"
-        else "the network was trained"
-    )
+        whole = severity if is_trained else "info"
+        yield rule.finding(initial.message, severity=whole, layers=len(initial.layers))
+    is_converted = initial.cause == "converted"
+    trained = "gamma and beta are not initial" if is_converted else "the network was trained"
     for layer in initial.layers:
         is_initial = not is_trained or _has_initial_weights(layer) is True
         yield rule.finding(
@@ -203,9 +191,8 @@ def _half_updated(rule: Rule[Model], model: Model, thresholds: Thresholds) -> It
         variance_is_initial = bool((statistics[1] == 1).all())
         if mean_is_initial == variance_is_initial or is_collapsed(layer, thresholds):
             continue
-        if variance_is_initial:
-            message = "moving mean was updated, but moving variance is exactly 1 in every channel"
-        else:
+        message = "moving mean was updated, but moving variance is exactly 1 in every channel"
+        if mean_is_initial:
             message = "moving variance was updated, but moving mean is exactly 0 in every channel"
         yield rule.finding(message, layer=layer.name)
 
@@ -225,7 +212,7 @@ _TRUST_IN_NAMES: Final = 1.5
 """The largest ratio (smallest variance / expected remainder of the initial 1) that confirms a step
 number: of the optimizer's count (first constant), or in a checkpoint's name (second constant)."""
 
-_Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
+_Layers = list[tuple[BatchNorm, Numbers]]
 
 
 def _steps(model: Model) -> tuple[int, float] | None:

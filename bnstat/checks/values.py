@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bnstat.checks.rule import (
     SMALLEST_DEFAULT_EPSILON,
     Finding,
+    Numbers,
     Rule,
     Thresholds,
     as_rule,
@@ -48,7 +49,7 @@ def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Find
             )
 
 
-def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
+def _variances(model: Model) -> Iterator[tuple[BatchNorm, Numbers]]:
     """Yield each layer that has a moving variance, and the variance as a flat array."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
@@ -97,9 +98,7 @@ def _collapsed_limit(layer: BatchNorm, thresholds: Thresholds) -> float:
 
 
 @as_rule("BN006", "collapsed-variance", "warning", "the moving variance of channels is near 0")
-def _collapsed_variance(
-    rule: Rule[Model], model: Model, thresholds: Thresholds
-) -> Iterator[Finding]:
+def _collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
     if len(dead) > 1:
         gammas = (numbers_of(layer, "gamma") for layer in dead)
@@ -149,9 +148,7 @@ def _exploding_scale(rule: Rule[Model], model: Model, thresholds: Thresholds) ->
 
 
 @as_rule("BN008", "outlying-variance", "info", "a moving variance is far above the median")
-def _outlying_variance(
-    rule: Rule[Model], model: Model, thresholds: Thresholds
-) -> Iterator[Finding]:
+def _outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer, variance in _variances(model):
         finite = np.isfinite(variance)
         alive = variance[finite & (variance > _collapsed_limit(layer, thresholds))]
@@ -173,7 +170,7 @@ def _outlying_variance(
 
 def _off_channels(
     model: Model, thresholds: Thresholds
-) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
+) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], Numbers]]:
     """Yield (layer, mask of channels with |gamma| near 0, |beta|) for each layer with a gamma."""
     for layer in model.layers:
         gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
@@ -211,11 +208,7 @@ def _constant_output(rule: Rule[Model], model: Model, thresholds: Thresholds) ->
 @as_rule("BN011", "missing-statistics", "error", "moving statistics are not in the file")
 def _missing_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     for layer in (*model.incomplete, *model.layers):
-        missing = [
-            role.replace("_", " ")
-            for role in ("moving_mean", "moving_variance")
-            if role not in layer.variables
-        ]
+        missing = [role.replace("_", " ") for role in ROLES[2:] if role not in layer.variables]
         if missing and layer.uses_batch_statistics:
             yield rule.finding(
                 "exported in training mode: the layer uses batch statistics and stores none",
@@ -234,21 +227,15 @@ def _missing_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Itera
 def _unequal_shapes(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     for layer in (*model.incomplete, *model.layers):
         shapes = {role: layer.variables[role].shape for role in ROLES if role in layer.variables}
-        if len(set(map(squeezed, shapes.values()))) > 1:
+        different = set(map(squeezed, shapes.values()))
+        if len(different) > 1:
             listed = ", ".join(f"{role.replace('_', ' ')} {list(shapes[role])}" for role in shapes)
-            yield rule.finding(
-                f"its variables have different shapes: {listed}{_collision(layer, model)}",
-                layer=layer.name,
-            )
-
-
-def _collision(layer: BatchNorm, model: Model) -> str:
-    """Return a note that the file may mix two layers, if other layers have both shapes; else ""."""
-    shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
-    others = {squeezed(other.shape) for other in model.layers if other is not layer}
-    if len(shapes) != 2 or not shapes <= others:
-        return ""
-    return "; other layers have both shapes: two layers may have been saved under one name"
+            message = f"its variables have different shapes: {listed}"
+            others = {squeezed(other.shape) for other in model.layers if other is not layer}
+            if len(different) == 2 and different <= others:
+                message += "; other layers have both shapes: two layers may have been saved under "
+                message += "one name"
+            yield rule.finding(message, layer=layer.name)
 
 
 @as_rule("BN013", "copied-statistics", "warning", "moving statistics of another layer")
@@ -294,11 +281,10 @@ def _undecided(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
     for layer in (*model.incomplete, *model.layers):
         if not layer.undecided:
             continue
-        number = len(layer.undecided)
-        message = (
-            f"{'the role' if number == 1 else 'the roles'} of {count(number, 'variable')} of shape "
-            f"{list(layer.shape)} {'is' if number == 1 else 'are'} not stored"
-        )
+        variables = f"{count(len(layer.undecided), 'variable')} of shape {list(layer.shape)}"
+        message = f"the roles of {variables} are not stored"
+        if len(layer.undecided) == 1:
+            message = f"the role of {variables} is not stored"
         if not layer.variables and layer.evidence == "name":
             message += "; the layer may not be batch norm"
         yield rule.finding(message, layer=layer.name)

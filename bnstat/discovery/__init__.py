@@ -32,8 +32,6 @@ from bnstat.model import (
 )
 from bnstat.text import count
 
-_FLOATS = ("float", "bfloat")
-
 _UNUSED_NAMES = (
     (re.compile(r"/(moving_mean|moving_variance)$"), "moving statistic without its counterpart"),
     (
@@ -162,11 +160,9 @@ def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
         return sighting.evidence in ("config", "graph")
     if any(key not in contents.variables for key in keys):
         return False
-    variables = (contents.variables[key] for key in sighting.roles.values())
-    return all(
-        variable.dtype.startswith(_FLOATS) and variable.shape and 0 not in variable.shape
-        for variable in variables
-    )
+    variables = [contents.variables[key] for key in sighting.roles.values()]
+    are_floats = all(variable.dtype.startswith(("float", "bfloat")) for variable in variables)
+    return are_floats and all(variable.shape and 0 not in variable.shape for variable in variables)
 
 
 def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
@@ -183,8 +179,8 @@ def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
         if not NAMED_FOR_ITS_ROLE.search(name):
             sighting.roles = {own: other for own, other in sighting.roles.items() if own != role}
             sighting.undecided += (key,)
-            shape = list(shapes[role])
-            sighting.notes += (f"{key} has shape {shape}, unlike the moving statistics",)
+            note = f"{key} has shape {list(shapes[role])}, unlike the moving statistics"
+            sighting.notes += (note,)
 
 
 def _explain(
@@ -193,15 +189,13 @@ def _explain(
     """Return, for each variable in stored order, the reason why it belongs to a layer or not."""
     taken: dict[str, Explanation] = {}
     for layer in (*layers, *incomplete):
-        reason = _why_used(layer)
+        reason, undecided = _why_used(layer), "the file does not record its role"
         for role, variable in layer.variables.items():
             taken[variable.key] = Explanation(variable.key, layer.name, role, reason)
         for label, variable in layer.extra.items():
             taken[variable.key] = Explanation(variable.key, layer.name, label, "an extra variable")
         for variable in layer.undecided:
-            taken[variable.key] = Explanation(
-                variable.key, layer.name, None, "the file does not record its role"
-            )
+            taken[variable.key] = Explanation(variable.key, layer.name, None, undecided)
     return [
         taken.get(key) or Explanation(key, None, None, _why_unused(key, contents.name_of(key)))
         for key in contents.variables

@@ -226,8 +226,7 @@ def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
     momentum = _number(config.get("momentum"))
     is_pytorch = "eps" in config
     if is_pytorch and momentum is not None:
-        # PyTorch's momentum is the share of the new value.
-        momentum = float(1 - Decimal(repr(momentum)))
+        momentum = complement(momentum)  # PyTorch's momentum is the share of the new value.
     return replace(
         sighting,
         evidence="config",
@@ -237,6 +236,11 @@ def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
         trainable=trainable if isinstance(trainable, bool) else None,
         notes=(*sighting.notes, *filter(None, [mode])),
     )
+
+
+def complement(share: float) -> float:
+    """Return `1 - share` in decimal arithmetic: 0.99 for 0.01."""
+    return float(1 - Decimal(repr(share)))
 
 
 def _number(value: object) -> float | None:
@@ -261,13 +265,8 @@ def find_misfit(contents: Contents) -> str | None:
 
     Return None if no mismatch is found. Some mismatches would only show if the model were built.
     """
-    # The layers that contain a layer with variables.
-    parents = {
-        place
-        for layer in contents.layers
-        if layer.variables
-        for place in _places_around(layer.name)
-    }
+    filled = [layer.name for layer in contents.layers if layer.variables]
+    parents = {place for name in filled for place in _places_around(name)}
     # Key or name of a described layer -> True if its configuration lists the layers inside it.
     lists_layers = {
         place: "layers" in layer.config
@@ -294,9 +293,8 @@ def find_misfit(contents: Contents) -> str | None:
                 return f"the weights have no variables for {layer.name} ({layer.class_name})"
             kernel = max(shapes, key=len, default=())
             if shapes and isinstance(width, int) and kernel[-1:] != (width,):
-                return (
-                    f"{layer.name} has {argument}={width}, but its kernel has shape {list(kernel)}"
-                )
+                shape = list(kernel)
+                return f"{layer.name} has {argument}={width}, but its kernel has shape {shape}"
     return None
 
 
@@ -310,9 +308,8 @@ def _misfit_of_norm(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> str | No
         return f"{layer.name} has {len(labels)} variables, but {len(shapes)} in the weights"
     channels = _channels(layer.config)
     if channels is not None and shapes[0] != (channels,):
-        return (
-            f"{layer.name} has {channels} channels, but its variables have shape {list(shapes[0])}"
-        )
+        shape = list(shapes[0])
+        return f"{layer.name} has {channels} channels, but its variables have shape {shape}"
     return None
 
 

@@ -142,14 +142,13 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, name, *reading) for reading in _readings(name))
         layers += islice(filter(None, candidates), 1)
-    moving = {
-        layer.name for layer in layers if layer.roles["moving_variance"] not in names.averages
-    }
+    averages = names.averages
+    moving = {layer.name for layer in layers if layer.roles["moving_variance"] not in averages}
     name_of = {key: name for name, key in names.keys.items()} if include_shadows else {}
     sightings = []
     for layer in layers:
         # A layer of averages is a shadow copy if a layer of this name has moving statistics.
-        is_copy = layer.roles["moving_variance"] in names.averages and layer.name in moving
+        is_copy = layer.roles["moving_variance"] in averages and layer.name in moving
         if include_shadows:
             shadows = {
                 role: shadow
@@ -314,23 +313,18 @@ def with_scopes(
             leaves.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
     numbers = {number for numbered in leaves.values() for _, number in numbered}
 
-    def name_at(scope: str, leaf: str, number: int) -> str | None:
-        names = [f"{scope}{leaf}__{number}"]
-        if number not in numbers and 0 <= number < len(keys):
-            names.append(f"{scope}{leaf}")
-        return next((name for name in names if name in keys), None)
-
     def layer_at(scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
         """Return leaf (`weight`) -> name, for the layer whose first variable has this number."""
-        names = {leaf: name_at(scope, leaf, start + order[leaf]) for leaf in order}
-        shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items() if name is not None}
+        names = {}
+        for leaf, number in zip(order, range(start, start + len(order)), strict=True):
+            if (numbered := f"{scope}{leaf}__{number}") in keys:
+                names[leaf] = numbered
+            elif f"{scope}{leaf}" in keys and number not in numbers and 0 <= number < len(keys):
+                names[leaf] = f"{scope}{leaf}"
+        shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items()}
         if not {_MEAN, _VARIANCE} <= shapes.keys():
             return {}
-        return {
-            leaf: name
-            for leaf, name in names.items()
-            if name is not None and shapes[leaf] == shapes[_MEAN]
-        }
+        return {leaf: name for leaf, name in names.items() if shapes[leaf] == shapes[_MEAN]}
 
     def layers_in(order: Mapping[str, int]) -> dict[str, dict[str, str]]:
         layers = {}

@@ -19,7 +19,7 @@ tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import prod
@@ -187,19 +187,16 @@ class _Search:
 
     def by_scopes(self) -> Iterator[_Pair]:
         """Search the scope around each layer for a single bias; skip scopes that layers share."""
-        layers: dict[str, list[BatchNorm]] = {}
+        layers: dict[str, list[BatchNorm]] = defaultdict(list)
         for layer in self.undecided.values():
             names = (self._contents.name_of(variable.key) for variable in layer.variables.values())
-            scope = common_scope(name.rpartition("/")[0] for name in names)
-            layers.setdefault(scope, []).append(layer)
-        own = {scope: found[0] for scope, found in layers.items() if scope and len(found) == 1}
-        keys_in: dict[str, list[str]] = {scope: [] for scope in own}
-        for key in self._contents.variables if own else ():
-            scope = self._contents.name_of(key).rpartition("/")[0]
-            if scope in own:
-                keys_in[scope].append(key)
-        for scope, layer in own.items():
-            if (bias := self._only_bias(keys_in[scope], layer)) is not None:
+            layers[common_scope(name.rpartition("/")[0] for name in names)].append(layer)
+        keys_in: dict[str, list[str]] = defaultdict(list)
+        for key in self._contents.variables if layers else ():
+            keys_in[self._contents.name_of(key).rpartition("/")[0]].append(key)
+        for scope, (layer, *others) in layers.items():
+            bias = self._only_bias(keys_in[scope], layer) if scope and not others else None
+            if bias is not None:
                 yield layer.name, bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
@@ -258,13 +255,10 @@ class _Search:
 
     def _bias_of(self, tensors: Tensors, tensor: str, layer: BatchNorm) -> str | None:
         op = tensors.producer(tensor)
-        if op is None:
-            return None
-        inputs = tensors.inputs(op.name)
-        if op.type in _ADDS_THIRD_INPUT:
-            inputs = inputs[2:3]
-        elif op.type not in SUMS or len(inputs) != 2:
-            return None
+        if op is not None and op.type in _ADDS_THIRD_INPUT:
+            inputs = tensors.inputs(op.name)[2:3]
+        else:
+            inputs = tensors.operands(tensor, SUMS) or ()
         keys = [key for tensor in inputs if (key := tensors.variable(tensor)) is not None]
         return keys[0] if len(keys) == 1 and self._is_vector(keys[0], layer) else None
 

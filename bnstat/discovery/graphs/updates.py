@@ -17,11 +17,11 @@ sonnet/src/moving_averages.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from functools import cached_property
 from math import isfinite
 from typing import NamedTuple
 
+from bnstat.discovery.configuration import complement
 from bnstat.discovery.graphs.tensors import SUMS, Leaf, Tensors
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
@@ -101,24 +101,15 @@ class Updates:
         return keys.pop() if len(keys) == 1 else None
 
     @cached_property
-    def _stored(self) -> set[str]:
+    def averaged(self) -> set[str]:
         """All tensors that moving averages are updated with, even averages that the file lacks."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
-
-    def follow(self, tensors: Sequence[str]) -> bool:
-        """Return True if a moving average is updated with one of `tensors`."""
-        return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
         """Return the momentum of the layer with these roles (role -> key); None if unknown."""
         keys = [roles[role] for role in STATISTICS if role in roles]
         return next((self._momenta[key] for key in keys if key in self._momenta), None)
-
-
-def complement(share: float) -> float:
-    """Return `1 - share` in decimal arithmetic: 0.99 for 0.01."""
-    return float(1 - Decimal(repr(share)))
 
 
 def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:

@@ -143,14 +143,12 @@ class _GraphUses:
         A placeholder with the default False (inference) does not count, because a training step
         that does not feed the placeholder uses the stored statistics.
         """
-        switches: list[str] = []
-        for key in keys:
-            for op in self._ops_of[key]:
-                switches += self._tensors.downstream(op, _CHOOSES.keys(), _MOST_SWITCHES)
         conditions = {
-            self._tensors.inputs(name)[_CHOOSES[self._tensors.ops[name].type]]
-            for name in switches
-            if len(self._tensors.inputs(name)) > 1
+            self._tensors.inputs(switch)[_CHOOSES[self._tensors.ops[switch].type]]
+            for key in keys
+            for op in self._ops_of[key]
+            for switch in self._tensors.downstream(op, _CHOOSES.keys(), _MOST_SWITCHES)
+            if len(self._tensors.inputs(switch)) > 1
         }
         return bool(conditions) and all(map(self._is_placeholder, conditions))
 
