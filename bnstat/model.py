@@ -368,29 +368,20 @@ class BatchNorm(Displayed):
     def _statistics(self, epsilon: float | None) -> tuple[Array, Array, float]:
         if self.undecided:
             keys = ", ".join(variable.key for variable in self.undecided)
-            raise AmbiguousError(
-                self.name,
-                f"the file does not record the role of {keys}",
-                "load the full model, or pass its architecture as config=",
-            )
+            hint = "load the full model, or pass its architecture as config="
+            raise AmbiguousError(self.name, f"the file does not record the role of {keys}", hint)
         mean, variance = self.moving_mean, self.moving_variance
         if mean is None or variance is None:
-            raise NotFoundError(
-                self.name,
-                "its moving mean and variance are not in the file",
-                "use a checkpoint that contains more than the trainable variables",
-            )
+            hint = "use a checkpoint that contains more than the trainable variables"
+            raise NotFoundError(self.name, "its moving mean and variance are not in the file", hint)
         shapes = {variable.shape for variable in self.variables.values()}
         if len(set(map(squeezed, shapes))) > 1:
             listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
             raise DamagedError(self.name, f"its variables have different shapes: {listed}")
         epsilon = self.epsilon if epsilon is None else epsilon
         if epsilon is None:
-            raise AmbiguousError(
-                self.name,
-                "the file does not store this layer's epsilon",
-                "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
-            )
+            hint = "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)"
+            raise AmbiguousError(self.name, "the file does not store this layer's epsilon", hint)
         return mean, variance, epsilon
 
     def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:

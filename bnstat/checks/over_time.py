@@ -109,13 +109,10 @@ def _drifting(rule: Rule[History], history: History, thresholds: Thresholds) -> 
         changes = track.change[-_INTERVALS:]
         turn = track.turn[-_INTERVALS + 1 :].mean()
         if changes.min() > thresholds.drift and turn > 0.5:
-            yield rule.finding(
-                f"{track.role.replace('_', ' ')} still changes by {changes[-1]:.0%} between "
-                "checkpoints, in the same direction",
-                layer=track.layer,
-                change=float(changes[-1]),
-                turn=float(turn),
-            )
+            change = float(changes[-1])
+            changing = f"{track.role.replace('_', ' ')} still changes by {change:.0%}"
+            message = f"{changing} between checkpoints, in the same direction"
+            yield rule.finding(message, track.layer, change=change, turn=float(turn))
 
 
 @as_rule("BN103", "diverging", "error", "statistics grow without limit, or broke")
@@ -137,14 +134,10 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
         with np.errstate(all="ignore"):
             growth = np.where(recent[:-1] > 0, recent[1:] / recent[:-1], np.nan)
         if growth.min() >= thresholds.growth and not _slows_down(history, growth):
-            yield rule.finding(
-                f"mean moving variance grows by a factor of {growth.min():.2g} or more "
-                f"between checkpoints, to {track.mean[-1]:.3g}, and does not slow down",
-                layer=track.layer,
-                severity="warning",
-                growth=float(growth.min()),
-                variance=float(track.mean[-1]),
-            )
+            rate, last = float(growth.min()), float(track.mean[-1])
+            by = f"by a factor of {rate:.2g} or more between checkpoints, to {last:.3g}"
+            message = f"mean moving variance grows {by}, and does not slow down"
+            yield rule.finding(message, track.layer, severity="warning", growth=rate, variance=last)
 
 
 def _slows_down(history: History, growth: Numbers) -> bool:
@@ -169,9 +162,6 @@ def _became_negative(rule: Rule[History], history: History, _: Thresholds) -> It
         if (track.min[negative[0] :] >= 0).any():
             when = f"in {count(negative.size, 'checkpoint')}, first in {first}"
         least = float(track.min[negative].min())
-        yield rule.finding(
-            f"moving variance is negative {when}, down to {least:.3g}",
-            layer=track.layer,
-            severity="error" if least <= -SMALLEST_DEFAULT_EPSILON else "warning",
-            least=least,
-        )
+        message = f"moving variance is negative {when}, down to {least:.3g}"
+        severity: Severity = "error" if least <= -SMALLEST_DEFAULT_EPSILON else "warning"
+        yield rule.finding(message, track.layer, severity=severity, least=least)

@@ -125,9 +125,9 @@ class Rule(Generic[Subject]):
     def finding(
         self,
         message: str,
-        *,
         layer: str | None = None,
         channels: NDArray[np.bool_] | None = None,
+        *,
         severity: Severity | None = None,
         **numbers: Number,
     ) -> Finding:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
 
@@ -90,21 +90,14 @@ def _divides_by_one(layer: BatchNorm) -> bool:
     return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
-class _Initial(NamedTuple):
-    """Layers with the initial statistics, the key of their cause in `_CAUSES`, and a message."""
-
-    layers: Sequence[BatchNorm]
-    cause: str
-    message: str
-
-
-def _initial_layers(model: Model) -> _Initial:
+def _initial_layers(model: Model) -> tuple[Sequence[BatchNorm], str, str]:
+    """Return the layers with the initial statistics, the cause (key of `_CAUSES`) and a message."""
     converted = rewritten(model)
     layers = [layer for layer in model.layers if has_initial_statistics(layer)]
     layers = [layer for layer in layers if not _has_negative_zero(layer)]
     number, total = len(layers), len(model.layers)
     if converted == "surely" or not layers:
-        return _Initial((), "converted", "")
+        return (), "converted", ""
     is_trained = model.source.step != 0 and (
         number < total or any(_has_initial_weights(layer) is False for layer in layers)
     )
@@ -119,29 +112,27 @@ def _initial_layers(model: Model) -> _Initial:
         evidence = f"; evidence: {shown.reason}"
     part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
     subject = "the only layer still has" if total == 1 else f"{part} still have"
-    return _Initial(layers, cause, f"{subject} the initial statistics{_CAUSES[cause]}{evidence}")
+    return layers, cause, f"{subject} the initial statistics{_CAUSES[cause]}{evidence}"
 
 
 @as_rule("BN001", "never-updated", "error", "moving statistics are the initial 0 and 1")
 def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
-    initial = _initial_layers(model)
-    if not initial.layers or initial.cause in ("stored", "unused"):
+    layers, cause, message = _initial_layers(model)
+    if not layers or cause in ("stored", "unused"):
         return
-    is_trained = initial.cause != "untrained"
-    severity: Severity = "error" if initial.cause == "batch" else "warning"
-    if is_trained or len(initial.layers) == len(model.layers) > 1:
+    is_trained = cause != "untrained"
+    severity: Severity = "error" if cause == "batch" else "warning"
+    if is_trained or len(layers) == len(model.layers) > 1:
         whole = severity if is_trained else "info"
-        yield rule.finding(initial.message, severity=whole, layers=len(initial.layers))
-    is_converted = initial.cause == "converted"
+        yield rule.finding(message, severity=whole, layers=len(layers))
+    is_converted = cause == "converted"
     trained = "gamma and beta are not initial" if is_converted else "the network was trained"
-    for layer in initial.layers:
+    for layer in layers:
         is_initial = not is_trained or _has_initial_weights(layer) is True
-        yield rule.finding(
-            f"moving mean 0 and variance 1 in {all_of(layer.channels, 'channel')}{_counted(layer)}"
-            + ("; gamma and beta are initial as well" if is_initial else f", although {trained}"),
-            layer=layer.name,
-            severity="info" if is_initial else severity,
-        )
+        channels = all_of(layer.channels, "channel") + _counted(layer)
+        message = f"moving mean 0 and variance 1 in {channels}"
+        message += "; gamma and beta are initial as well" if is_initial else f", although {trained}"
+        yield rule.finding(message, layer.name, severity="info" if is_initial else severity)
 
 
 def _counted(layer: BatchNorm) -> str:
@@ -169,16 +160,16 @@ def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
 
 @as_rule("BN017", "inference-mode", "info", "training used the initial 0 and 1")
 def _inference_mode(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
-    initial = _initial_layers(model)
-    if initial.cause == "stored":
-        yield rule.finding(initial.message, layers=len(initial.layers))
+    layers, cause, message = _initial_layers(model)
+    if cause == "stored":
+        yield rule.finding(message, layers=len(layers))
 
 
 @as_rule("BN018", "unused-statistics", "warning", "the network does not read its statistics")
 def _unused_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
-    initial = _initial_layers(model)
-    if initial.cause == "unused":
-        yield rule.finding(initial.message, layers=len(initial.layers))
+    layers, cause, message = _initial_layers(model)
+    if cause == "unused":
+        yield rule.finding(message, layers=len(layers))
 
 
 @as_rule("BN002", "half-updated", "warning", "only one moving statistic was updated")
@@ -308,8 +299,5 @@ def _low_momentum(rule: Rule[Model], model: Model, thresholds: Thresholds) -> It
         momentum = layer.momentum
         if momentum is not None and momentum < thresholds.momentum:
             window = f"{1 / (1 - momentum):.2g}" if momentum < 1 else "0"
-            yield rule.finding(
-                f"momentum {momentum:g} averages over about the last {window} batches",
-                layer=layer.name,
-                momentum=momentum,
-            )
+            message = f"momentum {momentum:g} averages over about the last {window} batches"
+            yield rule.finding(message, layer.name, momentum=momentum)

@@ -14,6 +14,7 @@ from bnstat.checks.rule import (
     Finding,
     Numbers,
     Rule,
+    Severity,
     Thresholds,
     as_rule,
     epsilon_of,
@@ -40,13 +41,8 @@ def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Find
             nan = int(np.isnan(numbers).sum())
             infinite = int(bad.sum()) - nan
             kinds = [kind for kind, count in (("NaN", nan), ("infinite", infinite)) if count]
-            yield rule.finding(
-                f"{role.replace('_', ' ')} is {' or '.join(kinds)} in {of_channels(bad)}",
-                layer=layer.name,
-                channels=bad,
-                nan=nan,
-                infinite=infinite,
-            )
+            message = f"{role.replace('_', ' ')} is {' or '.join(kinds)} in {of_channels(bad)}"
+            yield rule.finding(message, layer.name, bad, nan=nan, infinite=infinite)
 
 
 def _variances(model: Model) -> Iterator[tuple[BatchNorm, Numbers]]:
@@ -64,24 +60,19 @@ def _negative_variance(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
             continue
         least = float(variance[negative].min())
         epsilon = epsilon_of(layer)
-        is_saved = least + epsilon > 0
-        if not is_saved:
-            effect = "variance + epsilon is not positive, so its square root is NaN"
+        severity: Severity = "warning" if least + epsilon > 0 else "error"
+        message = f"moving variance is negative in {of_channels(negative)}, down to {least:.3g}; "
+        if severity == "error":
+            message += "variance + epsilon is not positive, so its square root is NaN"
         elif layer.epsilon is None:
-            effect = f"epsilon is not stored; it must be above {-least:.3g}"
+            message += f"epsilon is not stored; it must be above {-least:.3g}"
         else:
-            effect = f"variance + epsilon ({epsilon:g}) is still positive"
+            message += f"variance + epsilon ({epsilon:g}) is still positive"
         mean = numbers_of(layer, "moving_mean")
         if mean is not None and mean.size > 1 and negative.mean() > 0.2 and (mean >= 0).all():
-            effect += "; no moving mean is negative: mean and variance may be swapped"
+            message += "; no moving mean is negative: mean and variance may be swapped"
         yield rule.finding(
-            f"moving variance is negative in {of_channels(negative)}, down to {least:.3g}; "
-            + effect,
-            layer=layer.name,
-            channels=negative,
-            severity="warning" if is_saved else "error",
-            least=least,
-            epsilon=layer.epsilon,
+            message, layer.name, negative, severity=severity, least=least, epsilon=layer.epsilon
         )
 
 
@@ -113,17 +104,15 @@ def _collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Itera
         collapsed = (variance >= 0) & (variance <= limit)
         if not collapsed.any():
             continue
-        zero = int((variance == 0).sum())
-        is_dead = bool(collapsed.all())
+        message = f"moving variance is at most {limit:.2g} in {of_channels(collapsed)}"
+        severity: Severity = "info"
+        if zero := int((variance == 0).sum()):
+            message += f", exactly 0 in {zero}"
+        if collapsed.all():
+            severity = "warning"
+            message += "; the layer's output does not depend on its input"
         yield rule.finding(
-            f"moving variance is at most {limit:.2g} in {of_channels(collapsed)}"
-            + (f", exactly 0 in {zero}" if zero else "")
-            + ("; the layer's output does not depend on its input" if is_dead else ""),
-            layer=layer.name,
-            channels=collapsed,
-            severity="warning" if is_dead else "info",
-            zero=zero,
-            below=limit,
+            message, layer.name, collapsed, severity=severity, zero=zero, below=limit
         )
 
 
@@ -137,14 +126,10 @@ def _exploding_scale(rule: Rule[Model], model: Model, thresholds: Thresholds) ->
         if not (exploding := scale > thresholds.scale).any():
             continue
         bound = "at least " if layer.epsilon is None else ""
-        yield rule.finding(
-            f"|gamma| / sqrt(variance + epsilon) is above {thresholds.scale:g} in "
-            f"{of_channels(exploding)}, up to {bound}{scale.max():.3g}",
-            layer=layer.name,
-            channels=exploding,
-            largest=float(scale.max()),
-            epsilon=layer.epsilon,
-        )
+        largest = float(scale.max())
+        above = f"above {thresholds.scale:g} in {of_channels(exploding)}"
+        message = f"|gamma| / sqrt(variance + epsilon) is {above}, up to {bound}{largest:.3g}"
+        yield rule.finding(message, layer.name, exploding, largest=largest, epsilon=layer.epsilon)
 
 
 @as_rule("BN008", "outlying-variance", "info", "a moving variance is far above the median")
@@ -158,14 +143,10 @@ def _outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterat
         outlying = finite & (variance > thresholds.outlier * median)
         if outlying.any():
             largest = float(variance[outlying].max())
-            yield rule.finding(
-                f"moving variance is up to {largest / median:.2g} times the layer's median in "
-                f"{of_channels(outlying)} ({largest:.3g}, median {median:.3g})",
-                layer=layer.name,
-                channels=outlying,
-                largest=largest,
-                median=median,
-            )
+            where = f"{of_channels(outlying)} ({largest:.3g}, median {median:.3g})"
+            times = f"{largest / median:.2g} times the layer's median"
+            message = f"moving variance is up to {times} in {where}"
+            yield rule.finding(message, layer.name, outlying, largest=largest, median=median)
 
 
 def _off_channels(
@@ -183,12 +164,9 @@ def _off_channels(
 def _near_zero_gamma(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer, off, betas in _off_channels(model, thresholds):
         if (prunable := off & (betas < thresholds.beta)).any():
-            yield rule.finding(
-                f"|gamma| < {thresholds.gamma:g} and |beta| < {thresholds.beta:g} in "
-                f"{of_channels(prunable)}: can be pruned",
-                layer=layer.name,
-                channels=prunable,
-            )
+            limits = f"|gamma| < {thresholds.gamma:g} and |beta| < {thresholds.beta:g}"
+            message = f"{limits} in {of_channels(prunable)}: can be pruned"
+            yield rule.finding(message, layer.name, prunable)
 
 
 @as_rule("BN010", "constant-output", "info", "gamma is near 0, but beta is not")
@@ -196,13 +174,9 @@ def _constant_output(rule: Rule[Model], model: Model, thresholds: Thresholds) ->
     for layer, off, betas in _off_channels(model, thresholds):
         if (constant := off & (betas >= thresholds.beta)).any():
             largest = float(betas[constant].max())
-            yield rule.finding(
-                f"|gamma| < {thresholds.gamma:g} in {of_channels(constant)}, but |beta| up to "
-                f"{largest:.3g}: pruning changes the output",
-                layer=layer.name,
-                channels=constant,
-                largest_beta=largest,
-            )
+            off_in = f"|gamma| < {thresholds.gamma:g} in {of_channels(constant)}"
+            message = f"{off_in}, but |beta| up to {largest:.3g}: pruning changes the output"
+            yield rule.finding(message, layer.name, constant, largest_beta=largest)
 
 
 @as_rule("BN011", "missing-statistics", "error", "moving statistics are not in the file")
@@ -210,17 +184,13 @@ def _missing_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Itera
     for layer in (*model.incomplete, *model.layers):
         missing = [role.replace("_", " ") for role in ROLES[2:] if role not in layer.variables]
         if missing and layer.uses_batch_statistics:
-            yield rule.finding(
-                "exported in training mode: the layer uses batch statistics and stores none",
-                layer=layer.name,
-                severity="info",
-            )
+            message = "exported in training mode: the layer uses batch statistics and stores none"
+            yield rule.finding(message, layer.name, severity="info")
         elif missing and not layer.undecided:
-            yield rule.finding(
-                f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not in the file",
-                layer=layer.name,
-                severity="warning" if layer.evidence == "name" else "error",
-            )
+            are_missing = "are not in the file" if len(missing) > 1 else "is not in the file"
+            severity: Severity = "warning" if layer.evidence == "name" else "error"
+            message = f"{' and '.join(missing)} {are_missing}"
+            yield rule.finding(message, layer.name, severity=severity)
 
 
 @as_rule("BN012", "unequal-shapes", "error", "variables have different shapes")
@@ -251,12 +221,10 @@ def _copied_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
         if original is layer:
             continue
         is_same = all(_is_equal(layer, original, role) for role in ("gamma", "beta"))
-        yield rule.finding(
-            f"has the same moving mean and variance as {original.name!r}"
-            + (", and the same gamma and beta" if is_same else ", but different gamma or beta"),
-            layer=layer.name,
-            severity="info" if is_same or not _must_differ(layer, original, model) else "warning",
-        )
+        is_fine = is_same or not _must_differ(layer, original, model)
+        message = f"has the same moving mean and variance as {original.name!r}, "
+        message += "and the same gamma and beta" if is_same else "but different gamma or beta"
+        yield rule.finding(message, layer.name, severity="info" if is_fine else "warning")
 
 
 def _must_differ(layer: BatchNorm, original: BatchNorm, model: Model) -> bool:

@@ -96,11 +96,8 @@ def discover(
     partial += merge({"names": without_statistics(names, _keys(sightings))})
     layers = _layers(complete, contents)
     incomplete = _layers(partial, contents)
-    notes = [
-        *contents.notes,
-        *note_lost_statistics(contents, _keys(complete)),
-        *_undecided_notes(contents, layers, incomplete),
-    ]
+    notes = [*contents.notes, *note_lost_statistics(contents, _keys(complete))]
+    notes += _undecided_notes(contents, layers, incomplete)
     if contents.graphs is not None and not layers and not incomplete:
         from bnstat.discovery.graphs.norms import note_folded
 
@@ -237,10 +234,8 @@ def _undecided_notes(
             f"{count(len(unsure), 'layer')} may be batch norm, but the file does not record the "
             f"class: {_few(unsure)}; {decider}"
         )
-    if unsure := [layer.name for layer in layers if layer.undecided]:
-        notes.append(
-            f"the file does not record the role of some variables of {_few(unsure)}; {decider}"
-        )
+    if names := _few([layer.name for layer in layers if layer.undecided]):
+        notes.append(f"the file does not record the role of some variables of {names}; {decider}")
     helps = bool(notes) or any(layer.epsilon is None for layer in layers)
     if contents.configured is not None and contents.beside is not None and helps:
         notes.append(

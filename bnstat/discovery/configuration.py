@@ -72,12 +72,9 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
+    stored = contents.variables
     for layer in contents.layers:
-        variables = {
-            label: contents.variables[key]
-            for label, key in layer.variables.items()
-            if key in contents.variables
-        }
+        variables = {label: stored[key] for label, key in layer.variables.items() if key in stored}
         sighting = _sighting(layer, variables)
         if sighting is None:
             continue
@@ -138,11 +135,9 @@ def _labelled(variables: Mapping[str, Variable]) -> Sighting:
         for label, named in candidates.items()
         if label in named or len(named) == 1
     }
-    return Sighting(
-        "name",
-        roles={role: keys[label] for role, label in find_roles(keys).items()},
-        extra={label: key for label, key in keys.items() if label in (*RENORM, COUNT)},
-    )
+    roles = {role: keys[label] for role, label in find_roles(keys).items()}
+    extra = {label: key for label, key in keys.items() if label in (*RENORM, COUNT)}
+    return Sighting("name", roles=roles, extra=extra)
 
 
 def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
@@ -202,22 +197,16 @@ def _expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _assigned(labels: Sequence[str], keys: Sequence[str]) -> Sighting:
     pairs = list(zip(labels, keys, strict=False))
-    return Sighting(
-        "name",
-        roles={label: key for label, key in pairs if label in ROLES},
-        extra={label: key for label, key in pairs if label not in ROLES},
-    )
+    roles = {label: key for label, key in pairs if label in ROLES}
+    extra = {label: key for label, key in pairs if label not in ROLES}
+    return Sighting("name", roles=roles, extra=extra)
 
 
 def _are_alike(variables: Mapping[str, Variable]) -> bool:
     """Return True if all variables are non-empty float arrays of one shape, as in batch norm."""
     shapes = {variable.shape for variable in variables.values()}
-    return (
-        len(shapes) == 1
-        and all("float" in variable.dtype for variable in variables.values())
-        and all(size > 0 for size in min(shapes))
-        and min(shapes) != ()
-    )
+    are_floats = all("float" in variable.dtype for variable in variables.values())
+    return are_floats and len(shapes) == 1 and shapes != {()} and 0 not in min(shapes)
 
 
 def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:

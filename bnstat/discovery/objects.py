@@ -26,20 +26,16 @@ def from_objects(contents: Contents) -> list[Sighting]:
     for index, path in _walk(nodes):
         if not nodes.has_child(index, "moving_variance"):
             continue
-        variables = _variables(nodes, nodes[index], contents)
-        roles = {role: variables[label] for role, label in find_roles(variables).items()}
+        stored = _variables(nodes, nodes[index], contents)
+        roles = {role: stored[label] for role, label in find_roles(stored).items()}
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
         names = (node.full_name.removesuffix("/average") for node in roles.values())
         scopes.append(common_scope(names))
-        sightings.append(
-            Sighting(
-                "object-graph",
-                roles={role: node.key for role, node in roles.items() if node.key is not None},
-                longer_name="/".join(path),
-                extra={label: variables[label].key or "" for label in RENORM if label in variables},
-            )
-        )
+        keys = {role: node.key for role, node in roles.items() if node.key is not None}
+        sighting = Sighting("object-graph", roles=keys, longer_name="/".join(path))
+        sighting.extra = {label: stored[label].key or "" for label in RENORM if label in stored}
+        sightings.append(sighting)
     uses = Counter(scopes)
     for sighting, scope in zip(sightings, scopes, strict=True):
         sighting.name = _name(scope, sighting.longer_name, uses[scope])

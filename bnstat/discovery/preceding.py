@@ -266,20 +266,14 @@ class _Search:
 def _adds_bias_last(layer: Layer) -> bool:
     """Return True if a Keras layer adds a bias, followed by no activation or a leaky ReLU."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
-    return (
-        _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
-        and has_bias is True
-        and (_is_identity(layer.config) or _is_leaky(layer))
-    )
+    is_linear = _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
+    return is_linear and has_bias is True and (_is_identity(layer.config) or _is_leaky(layer))
 
 
 def _is_free(config: Mapping[str, object]) -> bool:
     """Return True if a Keras layer's bias has no regularizer and no constraint."""
-    return all(
-        config.get(f"{start}_{end}") is None
-        for start in ("bias", "b")
-        for end in ("regularizer", "constraint")
-    )
+    limits = ("bias_regularizer", "bias_constraint", "b_regularizer", "b_constraint")
+    return all(config.get(limit) is None for limit in limits)
 
 
 def _starts_even(config: Mapping[str, object]) -> bool:
@@ -309,13 +303,9 @@ def _passes_biases(layer: Layer) -> bool:
 def _is_reshape_to(norm: BatchNorm, layer: Layer) -> bool:
     """Return True if a layer reshapes its input to an array whose last axis is the channels."""
     shape = layer.config.get("target_shape")
-    return (
-        layer.class_name == "Reshape"
-        and isinstance(shape, (list, tuple))
-        and len(shape) > 1
-        and shape[-1] == norm.channels
-        and norm.axis in (None, -1, len(shape))
-    )
+    if layer.class_name != "Reshape" or not isinstance(shape, (list, tuple)) or len(shape) < 2:
+        return False
+    return bool(shape[-1] == norm.channels and norm.axis in (None, -1, len(shape)))
 
 
 def _is_leaky(layer: Layer) -> bool:

@@ -197,10 +197,8 @@ class Tensors:
 
     def variable(self, tensor: str) -> str | None:
         """Return the key of the variable whose values a tensor has; None if none or several."""
-        keys = {
-            self._graph.variables.get(source) or self._joined(source)
-            for source in self.sources(tensor)
-        }
+        variables = self._graph.variables
+        keys = {variables.get(source) or self._joined(source) for source in self.sources(tensor)}
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
 
@@ -214,11 +212,8 @@ class Tensors:
 
     def scalars(self, tensor: str) -> list[float]:
         """Return the numbers that a tensor may be, each as its shortest decimal form (`0.001`)."""
-        return [
-            _shortest(array)
-            for array in self.constants(tensor)
-            if array.size == 1 and array.dtype.kind not in "biuc"
-        ]
+        single = (array for array in self.constants(tensor) if array.size == 1)
+        return [_shortest(array) for array in single if array.dtype.kind not in "biuc"]
 
     def axis(self, tensor: str) -> int | None:
         """Return the axis on which a reshaped vector lies: 1 for the shape `[1, C, 1]`, or None."""
