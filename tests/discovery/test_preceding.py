@@ -125,9 +125,7 @@ UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
         (functional(3, bn=[], conv=["bn"]), []),
     ],
 )
-def test_a_configuration_proves_what_feeds_a_layer(
-    tmp_path: Path, config: Mapping[str, Any], expected: list[tuple[str, str, bool]]
-) -> None:
+def test_a_configuration_proves_the_bias(tmp_path: Path, config: Any, expected: Any) -> None:
     assert found(write_h5(tmp_path / "m.h5", config, "conv/conv/bias:0")) == expected
 
 
@@ -180,11 +178,11 @@ def test_variables_in_order() -> None:
 
 def graph(*roots: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Options of a file whose object graph has these roots: name of a layer -> keys."""
-    tree = {}
-    for at, layers in enumerate(roots):
-        labelled = {name: {key.rpartition("/")[2]: key for key in layers[name]} for name in layers}
-        tree[str(at)] = labelled
-    return {"objects": objects_of(tree)}
+    tree = [
+        {name: {key.rpartition("/")[2]: key for key in keys} for name, keys in layers.items()}
+        for layers in roots
+    ]
+    return {"objects": objects_of(dict(zip("01", tree, strict=False)))}
 
 
 def test_numbered_layers_of_an_object_graph() -> None:
@@ -210,13 +208,8 @@ def test_long_names_are_not_searched() -> None:
 # Graphs
 
 
-@pytest.mark.parametrize(
-    ("between", "expected"),
-    [(False, [("conv1/bn", "conv1/biases", True)]), (True, [])],
-)
-def test_a_graph_proves_what_feeds_a_layer(
-    tmp_path: Path, between: bool, expected: list[tuple[str, str, bool]]
-) -> None:
+@pytest.mark.parametrize("between", [True, False])
+def test_a_graph_proves_what_feeds_a_layer(tmp_path: Path, between: bool) -> None:
     def build() -> None:
         x = v1.placeholder("float32", [None, 4, 4, 2])
         with v1.variable_scope("conv1"):
@@ -229,7 +222,8 @@ def test_a_graph_proves_what_feeds_a_layer(
         tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
     save_graph(tmp_path / "model", build, write_meta_graph=True)
-    assert found(tmp_path / "model") == expected
+    pairs = [("conv1/bn", "conv1/biases", True)]
+    assert found(tmp_path / "model") == ([] if between else pairs)
 
 
 # Variables of optimizers

@@ -14,6 +14,7 @@ from bnstat.formats.protobuf.protos import message_class
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import (
     CHANNELS,
+    Save,
     assert_layer,
     by_hand,
     four,
@@ -32,7 +33,7 @@ from tests.discovery.graphs.models import (
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1.1e-5, 1e-8, 0.5])
 @pytest.mark.parametrize(("data_format", "axis"), [("NHWC", 3), ("NCHW", 1)])
-def test_fused(saved: Callable[..., Path], epsilon: float, data_format: str, axis: int) -> None:
+def test_fused(saved: Save, epsilon: float, data_format: str, axis: int) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("net/bn")
         x = images(channels_first=data_format == "NCHW")
@@ -56,7 +57,7 @@ def test_fused_3d_without_an_epsilon() -> None:
     assert (found.axis, found.epsilon) == (4, 1e-4), "the op's default"
 
 
-def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
+def test_matrix_dressed_as_images(saved: Save) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("bn")
         x = tf.reshape(v1.placeholder("float32", [None, CHANNELS]), [-1, 1, 1, CHANNELS])
@@ -67,11 +68,8 @@ def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
 
 def test_oldest_op_has_its_own_order_of_inputs() -> None:
     inputs = ["x", "bn/moving_mean", "bn/moving_variance", "bn/beta", "bn/gamma"]
-    (found,) = by_hand(
-        *stored("bn"),
-        ("x", "Placeholder", [], {}),
-        ("bn/y", "BatchNormWithGlobalNormalization", inputs, {"variance_epsilon": 0.002}),
-    )
+    op = "BatchNormWithGlobalNormalization"
+    (found,) = by_hand(*stored("bn"), ("bn/y", op, inputs, {"variance_epsilon": 0.002}))
     assert found.roles == layer("bn")
     assert (found.epsilon, found.axis, found.name) == (0.002, 3, "bn/y")
 
@@ -126,7 +124,7 @@ SPELLINGS: dict[str, list[Form]] = {
 @pytest.mark.parametrize(
     ("without", "form"), [(without, form) for without in SPELLINGS for form in SPELLINGS[without]]
 )
-def test_spelled_out(saved: Callable[..., Path], without: str, form: Form) -> None:
+def test_spelled_out(saved: Save, without: str, form: Form) -> None:
     def build() -> None:
         x = tf.nn.relu(images())
         parameters = four("bn")
@@ -140,7 +138,7 @@ def test_spelled_out(saved: Callable[..., Path], without: str, form: Form) -> No
 
 @pytest.mark.parametrize("epsilon", [1e-3, 0.01, 1.0000000000000002e-3])
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_epsilon_of_other_dtypes(saved: Callable[..., Path], dtype: str, epsilon: float) -> None:
+def test_epsilon_of_other_dtypes(saved: Save, dtype: str, epsilon: float) -> None:
     def build() -> None:
         normalize(four("bn", dtype), epsilon=epsilon)
 
@@ -148,9 +146,7 @@ def test_epsilon_of_other_dtypes(saved: Callable[..., Path], dtype: str, epsilon
 
 
 @pytest.mark.parametrize(("channels", "axis"), [(CHANNELS, 1), (1, None)])
-def test_axis_of_reshaped_parameters(
-    saved: Callable[..., Path], channels: int, axis: int | None
-) -> None:
+def test_axis_of_reshaped_parameters(saved: Save, channels: int, axis: int | None) -> None:
     def build() -> None:
         values = [tf.reshape(each, [1, channels, 1, 1]) for each in four("bn", shape=[channels])]
         normalize(values, v1.placeholder("float32", [None, channels, 4, 4]))
@@ -158,7 +154,7 @@ def test_axis_of_reshaped_parameters(
     assert_layer(saved(build), axis=axis)
 
 
-def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
+def test_following_parameters_are_not_taken(saved: Save) -> None:
     def build() -> None:
         _, _, mean, variance = four("bn")
         y = tf.nn.batch_normalization(images(), mean, variance, None, None, 1e-3)
@@ -174,9 +170,8 @@ def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
 def test_a_frozen_layer_of_a_constant(tmp_path: Path) -> None:
     for data_format, shape in (("NHWC", [1, 1, 1, CHANNELS]), ("NCHW", [2, CHANNELS, 4, 4])):
         with tf.Graph().as_default() as graph:
-            values = [
-                tf.constant([1.5 + i] * CHANNELS, name=f"bn/{r}") for i, r in enumerate(ROLES)
-            ]
+            roles = enumerate(ROLES)
+            values = [tf.constant([1.5 + i] * CHANNELS, name=f"bn/{role}") for i, role in roles]
             if data_format == "NCHW":
                 values = [tf.reshape(value, [1, CHANNELS, 1, 1]) for value in values]
             x = tf.constant(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), name="x")
@@ -222,15 +217,13 @@ def as_oldest(prefix: Path) -> None:
     path.write_bytes(meta_graph.SerializeToString())
 
 
-@pytest.mark.parametrize("scope", ["bn", ""])
+@pytest.mark.parametrize(("scope", "prefix"), [("bn", "bn/"), ("", "")])
 @pytest.mark.parametrize("apply", [fused, spelled_out, oldest])
-def test_training_mode_without_statistics(
-    saved: Callable[..., Path], apply: Callable[..., Any], scope: str
-) -> None:
+def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, prefix: str) -> None:
     def build() -> None:
         with v1.variable_scope(scope):
             gamma, beta = variable("scale"), variable("offset")
-        with v1.name_scope(f"{scope}/" if scope else ""):
+        with v1.name_scope(prefix):
             apply(images(), gamma, beta)
 
     path = saved(build)
@@ -239,7 +232,6 @@ def test_training_mode_without_statistics(
     (found,) = sightings(path)
     assert found.uses_batch_statistics
     assert (found.epsilon, found.momentum) == (1e-3, None)
-    prefix = f"{scope}/" if scope else ""
     assert found.roles == {"gamma": f"{prefix}scale", "beta": f"{prefix}offset"}
     model = bnstat.load(path)
     assert not model.layers
@@ -248,9 +240,7 @@ def test_training_mode_without_statistics(
     assert lacking.uses_batch_statistics
 
 
-def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(
-    saved: Callable[..., Path],
-) -> None:
+def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(saved: Save) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("bn")
         x = images()
@@ -264,7 +254,7 @@ def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(
     assert_layer(path, uses_batch_statistics=False)
 
 
-def test_training_mode_of_a_trainable_checkpoint(saved: Callable[..., Path]) -> None:
+def test_training_mode_of_a_trainable_checkpoint(saved: Save) -> None:
     def build() -> list[Any]:
         gamma, beta, mean, variance = four("bn")
         _, *batch = v1.nn.fused_batch_norm(images(), gamma, beta, is_training=True)
@@ -275,7 +265,7 @@ def test_training_mode_of_a_trainable_checkpoint(saved: Callable[..., Path]) -> 
     assert_layer(saved(build), ROLES[2:], uses_batch_statistics=False)
 
 
-def test_standardized_weights_are_not_batch_norm(saved: Callable[..., Path]) -> None:
+def test_standardized_weights_are_not_batch_norm(saved: Save) -> None:
     def build() -> None:
         kernel = variable("kernel", shape=[3, 3, CHANNELS, CHANNELS])
         mean, variance = tf.nn.moments(kernel, [0, 1, 2])
