@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.formats.protobuf.protos import message_class
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import (
     CHANNELS,
@@ -196,29 +195,8 @@ def spelled_out(x: Any, gamma: Any, beta: Any) -> Any:
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
 
-def oldest(x: Any, gamma: Any, beta: Any) -> Any:
-    """For `as_oldest`."""
-    mean, variance = tf.nn.moments(x, [0, 1, 2])
-    return v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, is_training=False)[0]
-
-
-def as_oldest(prefix: Path) -> None:
-    """Put the oldest op, which TensorFlow does not make any more, in the place of the fused one."""
-    path = prefix.with_name(f"{prefix.name}.meta")
-    meta_graph = message_class("MetaGraphDef").FromString(path.read_bytes())
-    for node in meta_graph.graph_def.node:
-        if node.op == "FusedBatchNormV3":
-            inputs = [node.input[place] for place in (0, 3, 4, 2, 1)]
-            node.op = "BatchNormWithGlobalNormalization"
-            node.ClearField("input")
-            node.ClearField("attr")
-            node.input.extend(inputs)
-            node.attr["variance_epsilon"].f = 1e-3
-    path.write_bytes(meta_graph.SerializeToString())
-
-
 @pytest.mark.parametrize(("scope", "prefix"), [("bn", "bn/"), ("", "")])
-@pytest.mark.parametrize("apply", [fused, spelled_out, oldest])
+@pytest.mark.parametrize("apply", [fused, spelled_out])
 def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, prefix: str) -> None:
     def build() -> None:
         with v1.variable_scope(scope):
@@ -227,8 +205,6 @@ def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, p
             apply(images(), gamma, beta)
 
     path = saved(build)
-    if apply is oldest:
-        as_oldest(path)
     (found,) = sightings(path)
     assert found.uses_batch_statistics
     assert (found.epsilon, found.momentum) == (1e-3, None)
@@ -240,18 +216,18 @@ def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, p
     assert lacking.uses_batch_statistics
 
 
-def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(saved: Save) -> None:
-    def build() -> None:
-        gamma, beta, mean, variance = four("bn")
-        x = images()
-        batch = tf.nn.moments(x, [0, 1, 2])
-        v1.nn.fused_batch_norm(x, gamma, beta, *batch, is_training=False)
-        moving_average(mean, batch[0], 0.9)
-        moving_average(variance, batch[1], 0.9)
-
-    path = saved(build)
-    as_oldest(path)
-    assert_layer(path, uses_batch_statistics=False)
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_the_oldest_op_in_training_mode(is_moved: bool) -> None:
+    inputs = ["x", "mean", "variance", "bn/beta", "bn/gamma"]
+    nodes = [*stored("bn"), ("mean", "Mean", ["x"], {}), ("variance", "Mean", ["squares"], {})]
+    for role, new in zip(ROLES[2:], inputs[1:3], strict=True):
+        nodes.append((f"{new}/less", "Sub", [f"bn/{role}", new], {}))
+        nodes.append((f"{new}/step", "Mul", [f"{new}/less", "rate"], {}))
+        nodes += [(f"{new}/moved", "AssignSub", [f"bn/{role}", f"{new}/step"], {})] * is_moved
+    op = "BatchNormWithGlobalNormalization"
+    (found,) = by_hand(*nodes, ("bn/y", op, inputs, {"variance_epsilon": 0.002}))
+    assert found.roles == (layer("bn") if is_moved else layer("bn", *ROLES[2:]))
+    assert (found.epsilon, found.uses_batch_statistics) == (0.002, not is_moved)
 
 
 def test_training_mode_of_a_trainable_checkpoint(saved: Save) -> None:

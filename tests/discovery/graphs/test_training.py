@@ -165,7 +165,6 @@ class Saved:
 
 
 def network(training: Any, fused: bool, averages: Sequence[str], in_place: bool = False) -> Any:
-    """Return the layers and the loss of a network of two layers."""
     layers: dict[str, Layer] = {}
     x = v1.placeholder("float32", [None, 4, 4, CHANNELS], "x")
     training = v1.placeholder("bool", [], "training") if training is None else training
@@ -281,8 +280,6 @@ def test_other_assignments_of_a_training_graph(tmp_path: Path, training: Any, od
 @pytest.mark.parametrize("debias", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
 def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fused: bool) -> None:
-    """Averages of the batch statistics, beside the moving statistics of a layer."""
-
     def build() -> dict[str, Layer]:
         layers: dict[str, Layer] = {}
         averages = tf.train.ExponentialMovingAverage(0.5, zero_debias=debias)
@@ -397,8 +394,6 @@ def test_spelled_out_that_can_be_switched(saved: Save, kind: None) -> None:
 
 @both_conditionals
 def test_averages_of_moments(saved: Save, kind: None) -> None:
-    """Moving statistics that tf.train.ExponentialMovingAverage keeps."""
-
     def build() -> None:
         gamma, beta, _, _ = four("bn")
         x = images()

@@ -48,11 +48,7 @@ def uses_in(folder: Path, build: Callable[[], Any]) -> dict[str, StatisticsUse]:
 def save(
     folder: Path, mode: Callable[[], Mode], with_updates: int = 0, extra: Any = None
 ) -> dict[str, StatisticsUse]:
-    """Save a network of two layers, and return what its graph shows.
-
-    `mode` makes the mode of both layers, `with_updates` is the number of updates that the training
-    op waits for, and `extra` takes the loss and adds ops to the graph.
-    """
+    """Return the uses in a network of two layers, whose training op waits for some updates."""
 
     def build() -> None:
         v1.disable_control_flow_v2()
