@@ -217,6 +217,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
             float(as_float64(variable.read()).ravel()[0])  # Keras 2.0 counts in float32.
             for key, variable in model.stored.items()
             if len(key) <= _LONGEST_KEY and _STEP_COUNT.fullmatch(key) and not variable.shape
+            if variable.dtype.startswith(("int", "uint", "float"))
         }
     except BnstatError:
         counts = set()

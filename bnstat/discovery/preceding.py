@@ -102,7 +102,7 @@ def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variab
     slots = {}
     for variable in variables.values():
         match = _SLOT.fullmatch(variable.name) if len(variable.name) <= _LONGEST_NAME else None
-        if match and bool(match["first"]) != bool(match["last"]):
+        if match and bool(match["first"]) != bool(match["last"]) and "float" in variable.dtype:
             kind = (match["first"] or match["last"]).lower()
             slots[_plain(match["stem"]), kind] = variable
     return slots
@@ -248,7 +248,9 @@ class _Search:
         With `is_repeated`, the variable may have a value for each position and channel.
         """
         variable = None if key in self._owners else self._contents.variables.get(key)
-        if variable is None or len(squeezed(variable.shape)) > 1 or not norm.channels:
+        if variable is None or "float" not in variable.dtype or not norm.channels:
+            return False
+        if len(squeezed(variable.shape)) > 1:
             return False
         size = prod(variable.shape)
         return size == norm.channels or (is_repeated and size > 0 and not size % norm.channels)

@@ -289,6 +289,7 @@ FIRST, SECOND = KEYS[1:3]
         ({FIRST: 246}, (0.09, 1.2, 1.4), None),  # a remainder beside variances that are larger
         ({FIRST: 2000}, (0.99**2000, 0.99**2000), None),  # a remainder that epsilon hides
         ({FIRST: -5}, (0.5, 0.6), None),
+        ({FIRST: 20 + 0j}, (0.83, 0.9), None),
         ({FIRST: np.nan}, (0.5, 0.6), None),
         ({FIRST: [20, 20]}, (0.83, 0.9), None),
         ({FIRST: 20, SECOND: 21}, (0.9, 0.9), None),  # two optimizers that disagree

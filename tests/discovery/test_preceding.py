@@ -16,7 +16,7 @@ import bnstat
 from bnstat.discovery import discover
 from bnstat.model import ROLES, PrecedingBias
 from tests.builders.graph_mode import save_graph
-from tests.discovery.made import made, objects_of
+from tests.discovery.made import made, objects_of, variable
 
 v1 = tf.compat.v1
 
@@ -255,3 +255,14 @@ def test_averages_of_optimizers(bias: str, beta: str, are_squared: bool | None) 
     slots = found.slots and (found.slots.of_bias.key, found.slots.of_beta.key)
     assert slots == (None if are_squared is None else (bias, beta))
     assert (found.slots and found.slots.are_squared) is are_squared
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "string", "int32", "bool"])
+@pytest.mark.parametrize("key", ["conv/bias", "conv/bias/Adam"])
+def test_biases_and_averages_are_floats(key: str, dtype: str) -> None:
+    contents = made([*norm("conv/bn"), "conv/bias", "conv/bias/Adam", "conv/bn/beta/Adam"])
+    (before,) = discover(contents).preceding_biases().values()
+    assert before.slots is not None
+    contents.variables[key] = variable(key, dtype=dtype)
+    found = [bias.slots for bias in discover(contents).preceding_biases().values()]
+    assert found == ([] if key == "conv/bias" else [None])
