@@ -221,7 +221,7 @@ class Tensors:
             op = self.op(passed)
             if op is not None and op.type == "Reshape" and len(self.inputs(op.name)) == 2:
                 shapes = self.constants(self.inputs(op.name)[1])
-                sizes = [int(size) for size in np.ravel(shapes[0])] if len(shapes) == 1 else []
+                sizes = shapes[0].ravel().tolist() if len(shapes) == 1 else []
                 wide = [position for position, size in enumerate(sizes) if size != 1]
                 return wide[0] if len(sizes) > 1 and len(wide) == 1 else None
         return None

@@ -153,6 +153,21 @@ def test_axis_of_reshaped_parameters(saved: Save, channels: int, axis: int | Non
     assert_layer(saved(build), axis=axis)
 
 
+@pytest.mark.parametrize("size", [np.nan, np.inf])
+def test_a_shape_that_is_not_finite(tmp_path: Path, size: float) -> None:
+    with tf.Graph().as_default() as graph:
+        vectors = [tf.constant([1.0] * CHANNELS, name=f"bn/{role}") for role in ROLES]
+        values = [tf.reshape(vector, [1, CHANNELS, 1, 1]) for vector in vectors]
+        normalize(values, images(channels_first=True))
+    graph_def = graph.as_graph_def()
+    for node in graph_def.node:
+        if node.op == "Const" and node.name.endswith("/shape"):
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([1, size, 1.0, 1.0]))
+    (tmp_path / "m.pb").write_bytes(graph_def.SerializeToString())
+    (found,) = sightings(tmp_path / "m.pb")
+    assert found.axis == 1
+
+
 def test_following_parameters_are_not_taken(saved: Save) -> None:
     def build() -> None:
         _, _, mean, variance = four("bn")
