@@ -17,12 +17,13 @@ from bnstat.display import Displayed, notebook
 from bnstat.errors import AmbiguousError, BnstatError, DamagedError, NotFoundError
 from bnstat.errors import printable as printable
 from bnstat.storage.files import Range, prefetch
+from bnstat.text import count
 
 Array = NDArray[np.generic]
 
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without dimensions of size 1, which Sonnet adds to averages, not to gamma."""
+    """Return a shape without dimensions of size 1. Sonnet adds such dimensions to averages."""
     return tuple(size for size in shape if size != 1)
 
 
@@ -67,7 +68,7 @@ class Variable:
 
 
 class Slots(NamedTuple):
-    """An optimizer's averages, initially 0, of the gradients (or squares) of a bias and a beta."""
+    """An optimizer's averages of the gradients, or squared gradients, of a bias and a beta."""
 
     of_bias: Variable
     of_beta: Variable
@@ -80,8 +81,8 @@ class PrecedingBias(NamedTuple):
     Attributes:
         variable: the bias; it may have a number for each position and channel (channels last), for
             example in a dense layer whose output is reshaped.
-        is_proven: True if the file proves that the bias is added right before the layer, and has no
-            regularizer of its own; False if it was found by names or by the order of variables.
+        is_proven: True if the file proves that the bias is added right before the layer, and that
+            no regularizer acts on the bias. False if names or the order of variables suggest it.
         slots: the optimizer's averages for the bias and for beta, if stored.
     """
 
@@ -151,7 +152,7 @@ class Summary:
     @classmethod
     def of(cls, array: Array) -> Summary:
         values = as_float64(array).ravel()
-        count = values.size
+        size = values.size
         with np.errstate(over="ignore", invalid="ignore"):
             total = values.sum()
             # The sum of finite numbers is finite unless it overflows.
@@ -159,13 +160,13 @@ class Summary:
                 values = values[np.isfinite(values)]
                 total = values.sum()
             if not values.size:
-                return cls(count, count, math.nan, math.nan, math.nan, math.nan)
+                return cls(size, size, math.nan, math.nan, math.nan, math.nan)
             mean = float(total / values.size)
             deviations = values - mean
             deviations *= deviations
             std = math.sqrt(deviations.sum() / values.size)
-        bad = count - values.size
-        return cls(count, bad, mean, std, float(values.min()), float(values.max()))
+        bad = size - values.size
+        return cls(size, bad, mean, std, float(values.min()), float(values.max()))
 
 
 def as_float64(array: Array) -> NDArray[np.float64]:
@@ -299,8 +300,7 @@ class BatchNorm(Displayed):
             NotFoundError: the file does not contain the moving statistics.
             DamagedError: the shapes of the layer's variables are inconsistent.
         """
-        mean, variance = self._statistics()
-        epsilon = self._epsilon(epsilon)
+        mean, variance, epsilon = self._statistics(epsilon)
         dtype = np.result_type(_working_dtype(variance), np.float32)
 
         def fit(array: Array) -> Array:
@@ -338,8 +338,7 @@ class BatchNorm(Displayed):
             DamagedError: the shapes of the layer's variables are inconsistent.
             ValueError: `x` does not fit the layer.
         """
-        mean, variance = self._statistics()
-        epsilon = self._epsilon(epsilon)
+        mean, variance, epsilon = self._statistics(epsilon)
         values = np.asarray(x)
         shape = self._broadcast_shape(values.shape, axis)
         dtype = np.result_type(_working_dtype(variance), _working_dtype(values), np.float32)
@@ -366,36 +365,24 @@ class BatchNorm(Displayed):
         """
         return notebook().figure(self)
 
-    def _statistics(self) -> tuple[Array, Array]:
+    def _statistics(self, epsilon: float | None) -> tuple[Array, Array, float]:
         if self.undecided:
             keys = ", ".join(variable.key for variable in self.undecided)
-            raise AmbiguousError(
-                self.name,
-                f"the file does not record the role of {keys}",
-                "load the full model, or pass its architecture as config=",
-            )
+            hint = "load the full model, or pass its architecture as config="
+            raise AmbiguousError(self.name, f"the file does not record the role of {keys}", hint)
         mean, variance = self.moving_mean, self.moving_variance
         if mean is None or variance is None:
-            raise NotFoundError(
-                self.name,
-                "its moving mean and variance are not in the file",
-                "use a checkpoint that contains more than the trainable variables",
-            )
+            hint = "use a checkpoint that contains more than the trainable variables"
+            raise NotFoundError(self.name, "its moving mean and variance are not in the file", hint)
         shapes = {variable.shape for variable in self.variables.values()}
         if len(set(map(squeezed, shapes))) > 1:
             listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
             raise DamagedError(self.name, f"its variables have different shapes: {listed}")
-        return mean, variance
-
-    def _epsilon(self, override: float | None) -> float:
-        epsilon = self.epsilon if override is None else override
+        epsilon = self.epsilon if epsilon is None else epsilon
         if epsilon is None:
-            raise AmbiguousError(
-                self.name,
-                "the file does not store this layer's epsilon",
-                "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
-            )
-        return epsilon
+            hint = "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)"
+            raise AmbiguousError(self.name, "the file does not store this layer's epsilon", hint)
+        return mean, variance, epsilon
 
     def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
         """Return the shape that makes the layer's variables broadcast to an input."""
@@ -502,7 +489,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The layers in `incomplete` that may be batch norm: no variable has a known role."""
+        """The layers in `incomplete` that may be batch norm: the file records no role."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:
@@ -599,8 +586,7 @@ class Model(Displayed, Sequence[BatchNorm]):
         return item in self._by_name if isinstance(item, str) else item in self.layers
 
     def __repr__(self) -> str:
-        count = len(self.layers)
-        layers = "1 batch-norm layer" if count == 1 else f"{count} batch-norm layers"
+        layers = count(len(self.layers), "batch-norm layer")
         return f"<Model {self.source.path!r} ({self.source.format}): {layers}>"
 
     def to_frame(self, library: Literal["pandas", "polars"] | None = None) -> Any:

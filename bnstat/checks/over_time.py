@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.checks.rule import (
     SMALLEST_DEFAULT_EPSILON,
     Finding,
+    Numbers,
     Rule,
     Severity,
     Thresholds,
     as_rule,
 )
+from bnstat.model import ROLES
 from bnstat.run_history import History, Track
 from bnstat.text import count
 
 _INTERVALS: Final = 3
 
 
-def _last_change(history: History, layer: str, *roles: str) -> int | None:
+def _last_change(history: History, layer: str, roles: Sequence[str]) -> int | None:
     """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
     Return None if no role has a finite channel in the newest checkpoint.
@@ -47,10 +48,7 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
     if last < 1:
         return
     changes = {
-        layer: (
-            _last_change(history, layer, "gamma", "beta"),
-            _last_change(history, layer, "moving_mean", "moving_variance"),
-        )
+        layer: (_last_change(history, layer, ROLES[:2]), _last_change(history, layer, ROLES[2:]))
         for layer in history.layers
     }
     # A layer that is missing or not finite in the newest checkpoint shows nothing.
@@ -59,7 +57,7 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
         if changes:
             yield rule.finding(
                 f"no batch-norm variable changed in {history.checkpoints[last].name}: the weights "
-                "of the checkpoint before were saved again, or all batch norm is frozen",
+                "of the previous checkpoint were saved again, or all batch norm is frozen",
                 severity="info",
             )
         return
@@ -86,19 +84,15 @@ def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Fi
             )
         else:
             severity = "warning"
-            message = (
-                f"moving mean and variance have not changed {since(statistics)}, although gamma "
-                "or beta has"
-            )
+            ago = since(statistics)
+            message = f"moving mean and variance have not changed {ago}, although gamma or beta has"
         yield rule.finding(message, layer=layer, severity=severity)
 
 
 def _at_start(history: History, layer: str) -> bool:
-    statistics = (("moving_mean", 0), ("moving_variance", 1))
-    tracks = [(history.tracks.get((layer, role)), initial) for role, initial in statistics]
-    return all(
-        track is not None and track.min[-1] == track.max[-1] == initial for track, initial in tracks
-    )
+    tracks = [history.tracks.get((layer, role)) for role in ROLES[2:]]
+    ends = [(track.min[-1], track.max[-1]) for track in tracks if track is not None]
+    return ends == [(0, 0), (1, 1)]
 
 
 def _statistics(history: History) -> Iterator[Track]:
@@ -110,20 +104,15 @@ def _statistics(history: History) -> Iterator[Track]:
 
 
 @as_rule("BN102", "still-drifting", "info", "statistics have not settled")
-def _still_drifting(
-    rule: Rule[History], history: History, thresholds: Thresholds
-) -> Iterator[Finding]:
+def _drifting(rule: Rule[History], history: History, thresholds: Thresholds) -> Iterator[Finding]:
     for track in _statistics(history):
         changes = track.change[-_INTERVALS:]
         turn = track.turn[-_INTERVALS + 1 :].mean()
         if changes.min() > thresholds.drift and turn > 0.5:
-            yield rule.finding(
-                f"{track.role.replace('_', ' ')} still changes by {changes[-1]:.0%} between "
-                "checkpoints, in the same direction",
-                layer=track.layer,
-                change=float(changes[-1]),
-                turn=float(turn),
-            )
+            change = float(changes[-1])
+            changing = f"{track.role.replace('_', ' ')} still changes by {change:.0%}"
+            message = f"{changing} between checkpoints, in the same direction"
+            yield rule.finding(message, track.layer, change=change, turn=float(turn))
 
 
 @as_rule("BN103", "diverging", "error", "statistics grow without limit, or broke")
@@ -132,8 +121,8 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
     for track in history.tracks.values():
         indices = np.flatnonzero(track.bad > 0)
         if indices.size and indices[0] > 0:
-            roles = broken.setdefault((track.layer, int(indices[0])), [])
-            roles.append(track.role.replace("_", " "))
+            role = track.role.replace("_", " ")
+            broken.setdefault((track.layer, int(indices[0])), []).append(role)
     for (layer, index), roles in broken.items():
         first = history.checkpoints[index].name
         what = f"{', '.join(roles[:-1])} and {roles[-1]} are" if roles[1:] else f"{roles[0]} is"
@@ -145,17 +134,13 @@ def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) ->
         with np.errstate(all="ignore"):
             growth = np.where(recent[:-1] > 0, recent[1:] / recent[:-1], np.nan)
         if growth.min() >= thresholds.growth and not _slows_down(history, growth):
-            yield rule.finding(
-                f"mean moving variance grows by a factor of {growth.min():.2g} or more "
-                f"between checkpoints, to {track.mean[-1]:.3g}, and does not slow down",
-                layer=track.layer,
-                severity="warning",
-                growth=float(growth.min()),
-                variance=float(track.mean[-1]),
-            )
+            rate, last = float(growth.min()), float(track.mean[-1])
+            by = f"by a factor of {rate:.2g} or more between checkpoints, to {last:.3g}"
+            message = f"mean moving variance grows {by}, and does not slow down"
+            yield rule.finding(message, track.layer, severity="warning", growth=rate, variance=last)
 
 
-def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
+def _slows_down(history: History, growth: Numbers) -> bool:
     """Return True if the growth per step (or per checkpoint, if steps are unknown) falls."""
     steps = [checkpoint.step for checkpoint in history.checkpoints[-_INTERVALS - 1 :]]
     stored = [step for step in steps if step is not None]
@@ -173,14 +158,10 @@ def _became_negative(rule: Rule[History], history: History, _: Thresholds) -> It
         if track.role != "moving_variance" or not negative.size:
             continue
         first = history.checkpoints[negative[0]].name
+        when = f"from {first} on"
         if (track.min[negative[0] :] >= 0).any():
             when = f"in {count(negative.size, 'checkpoint')}, first in {first}"
-        else:
-            when = f"from {first} on"
         least = float(track.min[negative].min())
-        yield rule.finding(
-            f"moving variance is negative {when}, down to {least:.3g}",
-            layer=track.layer,
-            severity="error" if least <= -SMALLEST_DEFAULT_EPSILON else "warning",
-            least=least,
-        )
+        message = f"moving variance is negative {when}, down to {least:.3g}"
+        severity: Severity = "error" if least <= -SMALLEST_DEFAULT_EPSILON else "warning"
+        yield rule.finding(message, track.layer, severity=severity, least=least)

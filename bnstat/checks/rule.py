@@ -26,6 +26,7 @@ SMALLEST_DEFAULT_EPSILON: Final = 1e-5  # the default of Sonnet 2, tensorpack, F
 
 Subject = TypeVar("Subject")
 Number = float | int | None
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Thresholds:
     """The thresholds of the rules. Each rule's documentation gives the source of the default.
 
     Attributes:
-        initial: the largest weight of the initial 0 and 1 that may be left in moving statistics.
+        initial: the largest share of the initial 0 and 1 that moving statistics may still contain.
         collapsed: a channel whose variance is at most this multiple of epsilon counts as constant.
         scale: the largest |gamma| / sqrt(variance + epsilon) that is not reported.
         outlier: the largest variance that is not reported, as a multiple of the layer's median.
@@ -124,17 +125,16 @@ class Rule(Generic[Subject]):
     def finding(
         self,
         message: str,
-        *,
         layer: str | None = None,
         channels: NDArray[np.bool_] | None = None,
+        *,
         severity: Severity | None = None,
         **numbers: Number,
     ) -> Finding:
         """Return a finding of this rule; `channels` is a mask over the layer's elements."""
+        severity = severity or self.severity
         indices = np.empty(0, np.intp) if channels is None else np.flatnonzero(channels)
-        return Finding(
-            self.code, self.name, severity or self.severity, layer, indices, message, numbers
-        )
+        return Finding(self.code, self.name, severity, layer, indices, message, numbers)
 
 
 Find = Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
@@ -160,13 +160,13 @@ def _documentation() -> Mapping[str, Mapping[str, str]]:
     return result
 
 
-def numbers_of(layer: BatchNorm, role: str) -> NDArray[np.float64] | None:
+def numbers_of(layer: BatchNorm, role: str) -> Numbers | None:
     """Return the values of a role as a flat array; None if the layer lacks the role."""
     array = layer.array(role)
     return None if array is None else as_float64(array).ravel()
 
 
-def statistics_of(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def statistics_of(layer: BatchNorm) -> tuple[Numbers, Numbers] | None:
     """Return moving mean and variance as flat arrays; None if either is missing or empty."""
     mean, variance = numbers_of(layer, "moving_mean"), numbers_of(layer, "moving_variance")
     if mean is None or variance is None or not mean.size or not variance.size:
@@ -179,7 +179,7 @@ def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> fl
     return default if layer.epsilon is None else layer.epsilon
 
 
-def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
+def scale_of(layer: BatchNorm) -> Numbers | None:
     """Return gamma / sqrt(variance + epsilon); None without variance or if the shapes differ."""
     variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
     if variance is None or (gamma is not None and gamma.shape != variance.shape):
@@ -190,10 +190,8 @@ def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
 
 def has_initial_statistics(layer: BatchNorm) -> bool:
     """Return True if every moving mean is the initial 0 and every moving variance is 1."""
-    statistics = statistics_of(layer)
-    return statistics is not None and bool(
-        (statistics[0] == 0).all() and (statistics[1] == 1).all()
-    )
+    mean, variance = statistics_of(layer) or (None, None)
+    return bool(np.all(mean == 0) and np.all(variance == 1))
 
 
 def all_of(number: int, noun: str) -> str:

@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings in a file: for all models, and `per_path` by glob, relative to `folder`."""
+    """The settings for all models, and `per_path`: glob, relative to `folder` -> settings."""
 
     folder: PurePath
     settings: Settings
@@ -124,7 +124,7 @@ def read(file: str) -> Config:
     """Return the configuration in a file."""
     config = _read(Path(file))
     if config is None:
-        raise BnstatError(file, "has no [tool.bnstat]")
+        raise BnstatError(file, "has no table [tool.bnstat]")
     return config
 
 
@@ -148,11 +148,10 @@ def _read(file: Path) -> Config | None:
     table = _Table(str(file), "tool.bnstat" if is_shared else "", values)
     table.check_keys(("select", "ignore", "fail-on", "thresholds", "per-path"))
     per_path = table.table("per-path")
+    rules = table.rules("select"), table.rules("ignore")
     return Config(
         PurePath(os.path.dirname(os.path.abspath(file))),
-        Settings(
-            table.rules("select"), table.rules("ignore"), table.thresholds(), table.severity()
-        ),
+        Settings(*rules, table.thresholds(), table.severity()),
         {glob: per_path.settings(glob) for glob in per_path.values},
     )
 

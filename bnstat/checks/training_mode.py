@@ -27,9 +27,8 @@ from typing import Final, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnstat.checks.rule import has_initial_statistics, numbers_of, scale_of
+from bnstat.checks.rule import Numbers, has_initial_statistics, numbers_of, scale_of
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, as_float64, fetch
 from bnstat.text import count
@@ -62,8 +61,8 @@ _FEWEST_OF_SUMS: Final = 64  # the minimum number of channels for a correlation 
 class Gradient(NamedTuple):
     """The gradient of a bias, compared with the gradient that inference mode would cause.
 
-    With g = the gradient of the bias, and e = the gradient of beta times the scale of the layer
-    (the gradient in inference mode), `ratio` is |g| / |e|, and `distance` is |g - e| / |e|.
+    `ratio` is |g| / |e|, and `distance` is |g - e| / |e|. Here, g is the gradient of the bias, and
+    e is the gradient in inference mode: the gradient of beta times the scale of the layer.
     """
 
     ratio: float
@@ -77,8 +76,8 @@ class Pair(NamedTuple):
     a number for each position, and was summed over the positions.
     """
 
-    bias: NDArray[np.float64]
-    beta: NDArray[np.float64]
+    bias: Numbers
+    beta: Numbers
     is_proven: bool = True
     gradient: Gradient | None = None
     is_sum: bool = False
@@ -208,12 +207,10 @@ def training_evidence(model: Model) -> Evidence:
     pairs = list(map(_pair, usable, chosen))
     if any(map(has_initial_statistics, model.layers)):
         return judge(list(compress(pairs, map(has_initial_statistics, usable))))
-    with_gradients = [pair for pair in pairs if pair.gradient is not None]
-    if not with_gradients:
-        return Evidence(
-            "unknown", "the moving statistics were updated, and no gradients are stored to compare"
-        )
-    return judge(with_gradients, by_weights=False)
+    if with_gradients := [pair for pair in pairs if pair.gradient is not None]:
+        return judge(with_gradients, by_weights=False)
+    reason = "the moving statistics were updated, and no gradients are stored to compare"
+    return Evidence("unknown", reason)
 
 
 def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
@@ -233,10 +230,7 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
 
 
 def compare_gradients(
-    of_bias: NDArray[np.float64],
-    of_beta: NDArray[np.float64],
-    are_squared: bool,
-    scale: NDArray[np.float64] | None,
+    of_bias: Numbers, of_beta: Numbers, are_squared: bool, scale: Numbers | None
 ) -> Gradient | None:
     """Compare the gradient of a bias with the gradient that inference mode would cause.
 
@@ -249,9 +243,8 @@ def compare_gradients(
             of_bias, of_beta = np.sqrt(of_bias), np.sqrt(of_beta)
             scale = None if scale is None else np.abs(scale)
         expected = of_beta if scale is None else of_beta * scale
-        sizes = [
-            float(np.linalg.norm(vector)) for vector in (of_bias, expected, of_bias - expected)
-        ]
+        vectors = of_bias, expected, of_bias - expected
+        sizes = [float(np.linalg.norm(vector)) for vector in vectors]
     if not all(map(isfinite, sizes)) or not sizes[0] or not sizes[1]:
         return None
     return Gradient(sizes[0] / sizes[1], sizes[2] / sizes[1])
@@ -358,7 +351,7 @@ def _by_weights(comparison: _Comparison) -> TrainedWith:
 
 
 def _by_sums(comparison: _Comparison) -> TrainedWith:
-    """Return how a model was trained by the sums of biases that have a number for each position.
+    """Judge a model by its biases with a number for each position, summed over the positions.
 
     With the stored statistics, the gradient of beta is the bias's gradient summed over positions,
     apart from the factor gamma. With batch statistics, the sum of the bias's gradient is 0. An

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnstat.checks.rule import (
     Finding,
+    Numbers,
     Rule,
     Severity,
     Thresholds,
@@ -53,14 +53,12 @@ _CAUSES: Final = {
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
     """Return True if gamma and beta still have initial values; None if the layer has neither.
 
-    If there is a beta, it alone decides: after training it is not exactly 0 in every channel,
-    whereas gamma may be initialized with any number.
+    Gamma is ignored if the layer has a beta. Training changes beta from the initial 0, whereas
+    gamma may be initialized with any number.
     """
-    beta = numbers_of(layer, "beta")
-    if beta is not None:
+    if (beta := numbers_of(layer, "beta")) is not None:
         return bool((beta == 0).all())
-    gamma = numbers_of(layer, "gamma")
-    if gamma is not None:
+    if (gamma := numbers_of(layer, "gamma")) is not None:
         return bool((gamma == 1).all() or (gamma == 0).all())
     return None
 
@@ -75,9 +73,8 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
         return "no"
     if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
         return "no"
-    if not all(map(has_initial_statistics, model.layers)):
-        return "no"
-    if all(map(_has_initial_weights, model.layers)):
+    is_initial = all(map(has_initial_statistics, model.layers))
+    if not is_initial or all(map(_has_initial_weights, model.layers)):
         return "no"
     if any(map(_has_negative_zero, model.layers)) or all(map(_divides_by_one, model.layers)):
         return "surely"
@@ -93,24 +90,14 @@ def _divides_by_one(layer: BatchNorm) -> bool:
     return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
-class _Initial(NamedTuple):
-    """Layers with the initial statistics, the key of their cause in `_CAUSES`, and a message."""
-
-    layers: Sequence[BatchNorm]
-    cause: str
-    message: str
-
-
-def _initial_layers(model: Model) -> _Initial:
+def _initial_layers(model: Model) -> tuple[Sequence[BatchNorm], str, str]:
+    """Return the layers with the initial statistics, the cause (key of `_CAUSES`) and a message."""
     converted = rewritten(model)
-    layers = [
-        layer
-        for layer in model.layers
-        if has_initial_statistics(layer) and not _has_negative_zero(layer)
-    ]
+    layers = [layer for layer in model.layers if has_initial_statistics(layer)]
+    layers = [layer for layer in layers if not _has_negative_zero(layer)]
     number, total = len(layers), len(model.layers)
     if converted == "surely" or not layers:
-        return _Initial((), "converted", "")
+        return (), "converted", ""
     is_trained = model.source.step != 0 and (
         number < total or any(_has_initial_weights(layer) is False for layer in layers)
     )
@@ -125,35 +112,27 @@ def _initial_layers(model: Model) -> _Initial:
         evidence = f"; evidence: {shown.reason}"
     part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
     subject = "the only layer still has" if total == 1 else f"{part} still have"
-    return _Initial(layers, cause, f"{subject} the initial statistics{_CAUSES[cause]}{evidence}")
+    return layers, cause, f"{subject} the initial statistics{_CAUSES[cause]}{evidence}"
 
 
 @as_rule("BN001", "never-updated", "error", "moving statistics are the initial 0 and 1")
 def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
-    initial = _initial_layers(model)
-    if not initial.layers or initial.cause in ("stored", "unused"):
+    layers, cause, message = _initial_layers(model)
+    if not layers or cause in ("stored", "unused"):
         return
-    is_trained = initial.cause != "untrained"
-    severity: Severity = "error" if initial.cause == "batch" else "warning"
-    if is_trained or len(initial.layers) == len(model.layers) > 1:
-        yield rule.finding(
-            initial.message,
-            severity=severity if is_trained else "info",
-            layers=len(initial.layers),
-        )
-    trained = (
-        "gamma and beta are not initial"
-        if initial.cause == "converted"
-        else "the network was trained"
-    )
-    for layer in initial.layers:
+    is_trained = cause != "untrained"
+    severity: Severity = "error" if cause == "batch" else "warning"
+    if is_trained or len(layers) == len(model.layers) > 1:
+        whole = severity if is_trained else "info"
+        yield rule.finding(message, severity=whole, layers=len(layers))
+    is_converted = cause == "converted"
+    trained = "gamma and beta are not initial" if is_converted else "the network was trained"
+    for layer in layers:
         is_initial = not is_trained or _has_initial_weights(layer) is True
-        yield rule.finding(
-            f"moving mean 0 and variance 1 in {all_of(layer.channels, 'channel')}{_counted(layer)}"
-            + ("; gamma and beta are initial as well" if is_initial else f", although {trained}"),
-            layer=layer.name,
-            severity="info" if is_initial else severity,
-        )
+        channels = all_of(layer.channels, "channel") + _counted(layer)
+        message = f"moving mean 0 and variance 1 in {channels}"
+        message += "; gamma and beta are initial as well" if is_initial else f", although {trained}"
+        yield rule.finding(message, layer.name, severity="info" if is_initial else severity)
 
 
 def _counted(layer: BatchNorm) -> str:
@@ -181,16 +160,16 @@ def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
 
 @as_rule("BN017", "inference-mode", "info", "training used the initial 0 and 1")
 def _inference_mode(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
-    initial = _initial_layers(model)
-    if initial.cause == "stored":
-        yield rule.finding(initial.message, layers=len(initial.layers))
+    layers, cause, message = _initial_layers(model)
+    if cause == "stored":
+        yield rule.finding(message, layers=len(layers))
 
 
 @as_rule("BN018", "unused-statistics", "warning", "the network does not read its statistics")
 def _unused_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
-    initial = _initial_layers(model)
-    if initial.cause == "unused":
-        yield rule.finding(initial.message, layers=len(initial.layers))
+    layers, cause, message = _initial_layers(model)
+    if cause == "unused":
+        yield rule.finding(message, layers=len(layers))
 
 
 @as_rule("BN002", "half-updated", "warning", "only one moving statistic was updated")
@@ -203,9 +182,8 @@ def _half_updated(rule: Rule[Model], model: Model, thresholds: Thresholds) -> It
         variance_is_initial = bool((statistics[1] == 1).all())
         if mean_is_initial == variance_is_initial or is_collapsed(layer, thresholds):
             continue
-        if variance_is_initial:
-            message = "moving mean was updated, but moving variance is exactly 1 in every channel"
-        else:
+        message = "moving mean was updated, but moving variance is exactly 1 in every channel"
+        if mean_is_initial:
             message = "moving variance was updated, but moving mean is exactly 0 in every channel"
         yield rule.finding(message, layer=layer.name)
 
@@ -225,7 +203,7 @@ _TRUST_IN_NAMES: Final = 1.5
 """The largest ratio (smallest variance / expected remainder of the initial 1) that confirms a step
 number: of the optimizer's count (first constant), or in a checkpoint's name (second constant)."""
 
-_Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
+_Layers = list[tuple[BatchNorm, Numbers]]
 
 
 def _steps(model: Model) -> tuple[int, float] | None:
@@ -239,6 +217,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
             float(as_float64(variable.read()).ravel()[0])  # Keras 2.0 counts in float32.
             for key, variable in model.stored.items()
             if len(key) <= _LONGEST_KEY and _STEP_COUNT.fullmatch(key) and not variable.shape
+            if variable.dtype.startswith(("int", "uint", "float"))
         }
     except BnstatError:
         counts = set()
@@ -252,10 +231,10 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return momentum -> (layer, variance) pairs in which much of the initial 1 may be left.
+    """Return momentum -> (layer, variance) pairs, if much of the initial 1 may be left in them.
 
-    The part of the initial 1 that remains after all updates is at most the smallest variance of all
-    layers with the same momentum. A remainder below epsilon has no effect.
+    The remainder of the initial 1 is at most the smallest variance of all layers with the same
+    momentum. A remainder below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:
@@ -303,8 +282,8 @@ def _hardly_warmed_up(rule: Rule[Model], model: Model, thresholds: Thresholds) -
             needed = math.ceil(math.log(goal) / math.log(momentum))
             yield rule.finding(
                 f"{shown:.0%} {message} (momentum {momentum:g}, step {step}; {needed} steps "
-                f"reduce it to {thresholds.initial:.0%}), unless they were estimated (bnstat "
-                "recalibrate)",
+                f"reduce it to {thresholds.initial:.0%}), unless bnstat recalibrate estimated the "
+                "statistics",
                 layer=layer.name,
                 severity="warning" if least < min(1, trust * share) else "info",
                 share=share,
@@ -321,8 +300,5 @@ def _low_momentum(rule: Rule[Model], model: Model, thresholds: Thresholds) -> It
         momentum = layer.momentum
         if momentum is not None and momentum < thresholds.momentum:
             window = f"{1 / (1 - momentum):.2g}" if momentum < 1 else "0"
-            yield rule.finding(
-                f"momentum {momentum:g} averages over about the last {window} batches",
-                layer=layer.name,
-                momentum=momentum,
-            )
+            message = f"momentum {momentum:g} averages over about the last {window} batches"
+            yield rule.finding(message, layer.name, momentum=momentum)

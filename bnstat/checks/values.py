@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from bnstat.checks.rule import (
     SMALLEST_DEFAULT_EPSILON,
     Finding,
+    Numbers,
     Rule,
+    Severity,
     Thresholds,
     as_rule,
     epsilon_of,
@@ -39,16 +41,11 @@ def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Find
             nan = int(np.isnan(numbers).sum())
             infinite = int(bad.sum()) - nan
             kinds = [kind for kind, count in (("NaN", nan), ("infinite", infinite)) if count]
-            yield rule.finding(
-                f"{role.replace('_', ' ')} is {' or '.join(kinds)} in {of_channels(bad)}",
-                layer=layer.name,
-                channels=bad,
-                nan=nan,
-                infinite=infinite,
-            )
+            message = f"{role.replace('_', ' ')} is {' or '.join(kinds)} in {of_channels(bad)}"
+            yield rule.finding(message, layer.name, bad, nan=nan, infinite=infinite)
 
 
-def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
+def _variances(model: Model) -> Iterator[tuple[BatchNorm, Numbers]]:
     """Yield each layer that has a moving variance, and the variance as a flat array."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
@@ -63,24 +60,19 @@ def _negative_variance(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
             continue
         least = float(variance[negative].min())
         epsilon = epsilon_of(layer)
-        is_saved = least + epsilon > 0
-        if not is_saved:
-            effect = "variance + epsilon is not positive, so its square root is NaN"
+        severity: Severity = "warning" if least + epsilon > 0 else "error"
+        message = f"moving variance is negative in {of_channels(negative)}, down to {least:.3g}; "
+        if severity == "error":
+            message += "variance + epsilon is not positive, so its square root is NaN"
         elif layer.epsilon is None:
-            effect = f"epsilon is not stored; it must be above {-least:.3g}"
+            message += f"epsilon is not stored; it must be above {-least:.3g}"
         else:
-            effect = f"variance + epsilon ({epsilon:g}) is still positive"
+            message += f"variance + epsilon ({epsilon:g}) is still positive"
         mean = numbers_of(layer, "moving_mean")
         if mean is not None and mean.size > 1 and negative.mean() > 0.2 and (mean >= 0).all():
-            effect += "; no moving mean is negative: mean and variance may be swapped"
+            message += "; no moving mean is negative: mean and variance may be swapped"
         yield rule.finding(
-            f"moving variance is negative in {of_channels(negative)}, down to {least:.3g}; "
-            + effect,
-            layer=layer.name,
-            channels=negative,
-            severity="warning" if is_saved else "error",
-            least=least,
-            epsilon=layer.epsilon,
+            message, layer.name, negative, severity=severity, least=least, epsilon=layer.epsilon
         )
 
 
@@ -97,9 +89,7 @@ def _collapsed_limit(layer: BatchNorm, thresholds: Thresholds) -> float:
 
 
 @as_rule("BN006", "collapsed-variance", "warning", "the moving variance of channels is near 0")
-def _collapsed_variance(
-    rule: Rule[Model], model: Model, thresholds: Thresholds
-) -> Iterator[Finding]:
+def _collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
     if len(dead) > 1:
         gammas = (numbers_of(layer, "gamma") for layer in dead)
@@ -114,17 +104,15 @@ def _collapsed_variance(
         collapsed = (variance >= 0) & (variance <= limit)
         if not collapsed.any():
             continue
-        zero = int((variance == 0).sum())
-        is_dead = bool(collapsed.all())
+        message = f"moving variance is at most {limit:.2g} in {of_channels(collapsed)}"
+        severity: Severity = "info"
+        if zero := int((variance == 0).sum()):
+            message += f", exactly 0 in {zero}"
+        if collapsed.all():
+            severity = "warning"
+            message += "; the layer's output does not depend on its input"
         yield rule.finding(
-            f"moving variance is at most {limit:.2g} in {of_channels(collapsed)}"
-            + (f", exactly 0 in {zero}" if zero else "")
-            + ("; the layer's output does not depend on its input" if is_dead else ""),
-            layer=layer.name,
-            channels=collapsed,
-            severity="warning" if is_dead else "info",
-            zero=zero,
-            below=limit,
+            message, layer.name, collapsed, severity=severity, zero=zero, below=limit
         )
 
 
@@ -138,20 +126,14 @@ def _exploding_scale(rule: Rule[Model], model: Model, thresholds: Thresholds) ->
         if not (exploding := scale > thresholds.scale).any():
             continue
         bound = "at least " if layer.epsilon is None else ""
-        yield rule.finding(
-            f"|gamma| / sqrt(variance + epsilon) is above {thresholds.scale:g} in "
-            f"{of_channels(exploding)}, up to {bound}{scale.max():.3g}",
-            layer=layer.name,
-            channels=exploding,
-            largest=float(scale.max()),
-            epsilon=layer.epsilon,
-        )
+        largest = float(scale.max())
+        above = f"above {thresholds.scale:g} in {of_channels(exploding)}"
+        message = f"|gamma| / sqrt(variance + epsilon) is {above}, up to {bound}{largest:.3g}"
+        yield rule.finding(message, layer.name, exploding, largest=largest, epsilon=layer.epsilon)
 
 
 @as_rule("BN008", "outlying-variance", "info", "a moving variance is far above the median")
-def _outlying_variance(
-    rule: Rule[Model], model: Model, thresholds: Thresholds
-) -> Iterator[Finding]:
+def _outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer, variance in _variances(model):
         finite = np.isfinite(variance)
         alive = variance[finite & (variance > _collapsed_limit(layer, thresholds))]
@@ -161,19 +143,15 @@ def _outlying_variance(
         outlying = finite & (variance > thresholds.outlier * median)
         if outlying.any():
             largest = float(variance[outlying].max())
-            yield rule.finding(
-                f"moving variance is up to {largest / median:.2g} times the layer's median in "
-                f"{of_channels(outlying)} ({largest:.3g}, median {median:.3g})",
-                layer=layer.name,
-                channels=outlying,
-                largest=largest,
-                median=median,
-            )
+            where = f"{of_channels(outlying)} ({largest:.3g}, median {median:.3g})"
+            times = f"{largest / median:.2g} times the layer's median"
+            message = f"moving variance is up to {times} in {where}"
+            yield rule.finding(message, layer.name, outlying, largest=largest, median=median)
 
 
 def _off_channels(
     model: Model, thresholds: Thresholds
-) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
+) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], Numbers]]:
     """Yield (layer, mask of channels with |gamma| near 0, |beta|) for each layer with a gamma."""
     for layer in model.layers:
         gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
@@ -186,12 +164,9 @@ def _off_channels(
 def _near_zero_gamma(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer, off, betas in _off_channels(model, thresholds):
         if (prunable := off & (betas < thresholds.beta)).any():
-            yield rule.finding(
-                f"|gamma| < {thresholds.gamma:g} and |beta| < {thresholds.beta:g} in "
-                f"{of_channels(prunable)}: can be pruned",
-                layer=layer.name,
-                channels=prunable,
-            )
+            limits = f"|gamma| < {thresholds.gamma:g} and |beta| < {thresholds.beta:g}"
+            message = f"{limits} in {of_channels(prunable)}: can be pruned"
+            yield rule.finding(message, layer.name, prunable)
 
 
 @as_rule("BN010", "constant-output", "info", "gamma is near 0, but beta is not")
@@ -199,56 +174,38 @@ def _constant_output(rule: Rule[Model], model: Model, thresholds: Thresholds) ->
     for layer, off, betas in _off_channels(model, thresholds):
         if (constant := off & (betas >= thresholds.beta)).any():
             largest = float(betas[constant].max())
-            yield rule.finding(
-                f"|gamma| < {thresholds.gamma:g} in {of_channels(constant)}, but |beta| up to "
-                f"{largest:.3g}: pruning changes the output",
-                layer=layer.name,
-                channels=constant,
-                largest_beta=largest,
-            )
+            off_in = f"|gamma| < {thresholds.gamma:g} in {of_channels(constant)}"
+            message = f"{off_in}, but |beta| up to {largest:.3g}: pruning changes the output"
+            yield rule.finding(message, layer.name, constant, largest_beta=largest)
 
 
 @as_rule("BN011", "missing-statistics", "error", "moving statistics are not in the file")
 def _missing_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     for layer in (*model.incomplete, *model.layers):
-        missing = [
-            role.replace("_", " ")
-            for role in ("moving_mean", "moving_variance")
-            if role not in layer.variables
-        ]
+        missing = [role.replace("_", " ") for role in ROLES[2:] if role not in layer.variables]
         if missing and layer.uses_batch_statistics:
-            yield rule.finding(
-                "exported in training mode: the layer uses batch statistics and stores none",
-                layer=layer.name,
-                severity="info",
-            )
+            message = "exported in training mode: the layer uses batch statistics and stores none"
+            yield rule.finding(message, layer.name, severity="info")
         elif missing and not layer.undecided:
-            yield rule.finding(
-                f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not in the file",
-                layer=layer.name,
-                severity="warning" if layer.evidence == "name" else "error",
-            )
+            are_missing = "are not in the file" if len(missing) > 1 else "is not in the file"
+            severity: Severity = "warning" if layer.evidence == "name" else "error"
+            message = f"{' and '.join(missing)} {are_missing}"
+            yield rule.finding(message, layer.name, severity=severity)
 
 
 @as_rule("BN012", "unequal-shapes", "error", "variables have different shapes")
 def _unequal_shapes(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     for layer in (*model.incomplete, *model.layers):
         shapes = {role: layer.variables[role].shape for role in ROLES if role in layer.variables}
-        if len(set(map(squeezed, shapes.values()))) > 1:
+        different = set(map(squeezed, shapes.values()))
+        if len(different) > 1:
             listed = ", ".join(f"{role.replace('_', ' ')} {list(shapes[role])}" for role in shapes)
-            yield rule.finding(
-                f"its variables have different shapes: {listed}{_collision(layer, model)}",
-                layer=layer.name,
-            )
-
-
-def _collision(layer: BatchNorm, model: Model) -> str:
-    """Return a note if variables of one layer have the shapes of two other layers; else ""."""
-    shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
-    others = {squeezed(other.shape) for other in model.layers if other is not layer}
-    if len(shapes) != 2 or not shapes <= others:
-        return ""
-    return "; other layers have both shapes: two layers may have been saved under one name"
+            message = f"its variables have different shapes: {listed}"
+            others = {squeezed(other.shape) for other in model.layers if other is not layer}
+            if len(different) == 2 and different <= others:
+                message += "; other layers have both shapes: two layers may have been saved under "
+                message += "one name"
+            yield rule.finding(message, layer=layer.name)
 
 
 @as_rule("BN013", "copied-statistics", "warning", "moving statistics of another layer")
@@ -264,12 +221,10 @@ def _copied_statistics(rule: Rule[Model], model: Model, _: Thresholds) -> Iterat
         if original is layer:
             continue
         is_same = all(_is_equal(layer, original, role) for role in ("gamma", "beta"))
-        yield rule.finding(
-            f"has the same moving mean and variance as {original.name!r}"
-            + (", and the same gamma and beta" if is_same else ", but another gamma or beta"),
-            layer=layer.name,
-            severity="info" if is_same or not _must_differ(layer, original, model) else "warning",
-        )
+        is_fine = is_same or not _must_differ(layer, original, model)
+        message = f"has the same moving mean and variance as {original.name!r}, "
+        message += "and the same gamma and beta" if is_same else "but different gamma or beta"
+        yield rule.finding(message, layer.name, severity="info" if is_fine else "warning")
 
 
 def _must_differ(layer: BatchNorm, original: BatchNorm, model: Model) -> bool:
@@ -294,11 +249,10 @@ def _undecided(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Findi
     for layer in (*model.incomplete, *model.layers):
         if not layer.undecided:
             continue
-        number = len(layer.undecided)
-        message = (
-            f"{'the role' if number == 1 else 'the roles'} of {count(number, 'variable')} of shape "
-            f"{list(layer.shape)} {'is' if number == 1 else 'are'} not stored"
-        )
+        variables = f"{count(len(layer.undecided), 'variable')} of shape {list(layer.shape)}"
+        message = f"the roles of {variables} are not stored"
+        if len(layer.undecided) == 1:
+            message = f"the role of {variables} is not stored"
         if not layer.variables and layer.evidence == "name":
             message += "; the layer may not be batch norm"
         yield rule.finding(message, layer=layer.name)

@@ -32,8 +32,6 @@ from bnstat.model import (
 )
 from bnstat.text import count
 
-_FLOATS = ("float", "bfloat")
-
 _UNUSED_NAMES = (
     (re.compile(r"/(moving_mean|moving_variance)$"), "moving statistic without its counterpart"),
     (
@@ -98,11 +96,8 @@ def discover(
     partial += merge({"names": without_statistics(names, _keys(sightings))})
     layers = _layers(complete, contents)
     incomplete = _layers(partial, contents)
-    notes = [
-        *contents.notes,
-        *note_lost_statistics(contents, _keys(complete)),
-        *_undecided_notes(contents, layers, incomplete),
-    ]
+    notes = [*contents.notes, *note_lost_statistics(contents, _keys(complete))]
+    notes += _undecided_notes(contents, layers, incomplete)
     if contents.graphs is not None and not layers and not incomplete:
         from bnstat.discovery.graphs.norms import note_folded
 
@@ -156,17 +151,15 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if the file has a sighting's variables, and those with roles are float arrays."""
+    """Return True if the file has all variables, and non-empty float arrays for the roles."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")
     if any(key not in contents.variables for key in keys):
         return False
-    variables = (contents.variables[key] for key in sighting.roles.values())
-    return all(
-        variable.dtype.startswith(_FLOATS) and variable.shape and 0 not in variable.shape
-        for variable in variables
-    )
+    variables = [contents.variables[key] for key in sighting.roles.values()]
+    are_floats = all(variable.dtype.startswith(("float", "bfloat")) for variable in variables)
+    return are_floats and all(variable.shape and 0 not in variable.shape for variable in variables)
 
 
 def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
@@ -183,8 +176,8 @@ def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
         if not NAMED_FOR_ITS_ROLE.search(name):
             sighting.roles = {own: other for own, other in sighting.roles.items() if own != role}
             sighting.undecided += (key,)
-            shape = list(shapes[role])
-            sighting.notes += (f"{key} has shape {shape}, unlike the moving statistics",)
+            note = f"{key} has shape {list(shapes[role])}, unlike the moving statistics"
+            sighting.notes += (note,)
 
 
 def _explain(
@@ -193,15 +186,13 @@ def _explain(
     """Return, for each variable in stored order, the reason why it belongs to a layer or not."""
     taken: dict[str, Explanation] = {}
     for layer in (*layers, *incomplete):
-        reason = _why_used(layer)
+        reason, undecided = _why_used(layer), "the file does not record its role"
         for role, variable in layer.variables.items():
             taken[variable.key] = Explanation(variable.key, layer.name, role, reason)
         for label, variable in layer.extra.items():
             taken[variable.key] = Explanation(variable.key, layer.name, label, "an extra variable")
         for variable in layer.undecided:
-            taken[variable.key] = Explanation(
-                variable.key, layer.name, None, "the file does not record its role"
-            )
+            taken[variable.key] = Explanation(variable.key, layer.name, None, undecided)
     return [
         taken.get(key) or Explanation(key, None, None, _why_unused(key, contents.name_of(key)))
         for key in contents.variables
@@ -243,10 +234,8 @@ def _undecided_notes(
             f"{count(len(unsure), 'layer')} may be batch norm, but the file does not record the "
             f"class: {_few(unsure)}; {decider}"
         )
-    if unsure := [layer.name for layer in layers if layer.undecided]:
-        notes.append(
-            f"the file does not record the role of some variables of {_few(unsure)}; {decider}"
-        )
+    if names := _few([layer.name for layer in layers if layer.undecided]):
+        notes.append(f"the file does not record the role of some variables of {names}; {decider}")
     helps = bool(notes) or any(layer.epsilon is None for layer in layers)
     if contents.configured is not None and contents.beside is not None and helps:
         notes.append(

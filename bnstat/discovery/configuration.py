@@ -14,8 +14,8 @@ A layer is batch norm
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
 moving mean, moving variance, and for batch renormalization three more (source: `build` of
-keras/src/layers/normalization/batch_normalization.py). Without a configuration, the first of three
-is gamma or beta, and the file does not record which.
+keras/src/layers/normalization/batch_normalization.py). If a layer has three variables and no
+configuration, the first variable is gamma or beta, and the file does not record which.
 """
 
 from __future__ import annotations
@@ -72,12 +72,9 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
+    stored = contents.variables
     for layer in contents.layers:
-        variables = {
-            label: contents.variables[key]
-            for label, key in layer.variables.items()
-            if key in contents.variables
-        }
+        variables = {label: stored[key] for label, key in layer.variables.items() if key in stored}
         sighting = _sighting(layer, variables)
         if sighting is None:
             continue
@@ -93,9 +90,9 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 
 
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
-    """Return the inputs of a functional model's layer, as pairs of "config" and a tensor's name.
+    """Return ("config", tensor name) for each input of a layer in a functional model.
 
-    Empty if the layer reads the input of a nested model, because any tensor may be passed there.
+    The result is empty if the layer reads the input of a nested model, which accepts any tensor.
     """
     is_nested = layer.own_name not in ("", layer.name)
     inputs = [(name, output) for name, output in layer.inputs if output]
@@ -127,7 +124,7 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
     """Return the sighting of a layer with named variables; `variables` maps label to variable.
 
-    If no label is `gamma`, the only label like `..._gamma` or `gamma_1` counts as `gamma`.
+    Without a label `gamma`, a single label such as `LAYER_gamma` or `gamma_1` counts as `gamma`.
     """
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():
@@ -138,11 +135,9 @@ def _labelled(variables: Mapping[str, Variable]) -> Sighting:
         for label, named in candidates.items()
         if label in named or len(named) == 1
     }
-    return Sighting(
-        "name",
-        roles={role: keys[label] for role, label in find_roles(keys).items()},
-        extra={label: key for label, key in keys.items() if label in (*RENORM, COUNT)},
-    )
+    roles = {role: keys[label] for role, label in find_roles(keys).items()}
+    extra = {label: key for label, key in keys.items() if label in (*RENORM, COUNT)}
+    return Sighting("name", roles=roles, extra=extra)
 
 
 def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
@@ -202,22 +197,16 @@ def _expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _assigned(labels: Sequence[str], keys: Sequence[str]) -> Sighting:
     pairs = list(zip(labels, keys, strict=False))
-    return Sighting(
-        "name",
-        roles={label: key for label, key in pairs if label in ROLES},
-        extra={label: key for label, key in pairs if label not in ROLES},
-    )
+    roles = {label: key for label, key in pairs if label in ROLES}
+    extra = {label: key for label, key in pairs if label not in ROLES}
+    return Sighting("name", roles=roles, extra=extra)
 
 
 def _are_alike(variables: Mapping[str, Variable]) -> bool:
     """Return True if all variables are non-empty float arrays of one shape, as in batch norm."""
     shapes = {variable.shape for variable in variables.values()}
-    return (
-        len(shapes) == 1
-        and all("float" in variable.dtype for variable in variables.values())
-        and all(size > 0 for size in min(shapes))
-        and min(shapes) != ()
-    )
+    are_floats = all("float" in variable.dtype for variable in variables.values())
+    return are_floats and len(shapes) == 1 and shapes != {()} and 0 not in min(shapes)
 
 
 def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
@@ -226,8 +215,7 @@ def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
     momentum = _number(config.get("momentum"))
     is_pytorch = "eps" in config
     if is_pytorch and momentum is not None:
-        # PyTorch's momentum is the share of the new value.
-        momentum = float(1 - Decimal(repr(momentum)))
+        momentum = complement(momentum)  # PyTorch's momentum is the share of the new value.
     return replace(
         sighting,
         evidence="config",
@@ -237,6 +225,11 @@ def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
         trainable=trainable if isinstance(trainable, bool) else None,
         notes=(*sighting.notes, *filter(None, [mode])),
     )
+
+
+def complement(share: float) -> float:
+    """Return `1 - share` in decimal arithmetic: 0.99 for 0.01."""
+    return float(1 - Decimal(repr(share)))
 
 
 def _number(value: object) -> float | None:
@@ -261,13 +254,8 @@ def find_misfit(contents: Contents) -> str | None:
 
     Return None if no mismatch is found. Some mismatches would only show if the model were built.
     """
-    # The layers that contain a layer with variables.
-    parents = {
-        place
-        for layer in contents.layers
-        if layer.variables
-        for place in _places_around(layer.name)
-    }
+    filled = [layer.name for layer in contents.layers if layer.variables]
+    parents = {place for name in filled for place in _places_around(name)}
     # Key or name of a described layer -> True if its configuration lists the layers inside it.
     lists_layers = {
         place: "layers" in layer.config
@@ -294,9 +282,8 @@ def find_misfit(contents: Contents) -> str | None:
                 return f"the weights have no variables for {layer.name} ({layer.class_name})"
             kernel = max(shapes, key=len, default=())
             if shapes and isinstance(width, int) and kernel[-1:] != (width,):
-                return (
-                    f"{layer.name} has {argument}={width}, but its kernel has shape {list(kernel)}"
-                )
+                shape = list(kernel)
+                return f"{layer.name} has {argument}={width}, but its kernel has shape {shape}"
     return None
 
 
@@ -310,9 +297,8 @@ def _misfit_of_norm(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> str | No
         return f"{layer.name} has {len(labels)} variables, but {len(shapes)} in the weights"
     channels = _channels(layer.config)
     if channels is not None and shapes[0] != (channels,):
-        return (
-            f"{layer.name} has {channels} channels, but its variables have shape {list(shapes[0])}"
-        )
+        shape = list(shapes[0])
+        return f"{layer.name} has {channels} channels, but its variables have shape {shape}"
     return None
 
 

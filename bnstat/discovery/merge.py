@@ -139,12 +139,8 @@ def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Si
         return [layer for _, layer in sorted(numbered, key=itemgetter(0))]
     counts = Counter(origin for layer in layers for origin in layer.positions)
     best = max(ordered_by, key=lambda origin: counts[origin], default="")
-    last = len(layers)
-
-    def key(layer: Sighting) -> tuple[int, list[tuple[int, int, str]]]:
-        return layer.positions.get(best, last), natural_key(_candidates(layer)[0])
-
-    return sorted(layers, key=key)
+    layers.sort(key=lambda layer: natural_key(_candidates(layer)[0]))
+    return sorted(layers, key=lambda layer: layer.positions.get(best, len(layers)))
 
 
 def common_scope(names: Iterable[str]) -> str:

@@ -15,12 +15,12 @@ Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
 Some names of layers are recorded only by the scopes of a graph. In Keras 3, the variables of all
 layers in the list `self.norms` of the layer `blk` are called `blk/gamma`. The graph contains the
-whole path of a layer, such as `blk/batch_normalization_1`, but in the form
-`functional_1/blk_1/batch_normalization_1_1`: tracing puts the model's name in front, and TensorFlow
-adds a number to each component, because Keras opens the scope of a layer twice, to build and to
-call it. The names of the variables (`blk/...`) show which component is the first of the path, and
-repeating TensorFlow's numbering shows which numbers were added. Keras 2 leaves nested models out of
-the names of variables, but the graph contains them.
+whole path of a layer (`blk/batch_normalization_1`), changed to
+`functional_1/blk_1/batch_normalization_1_1`. Tracing puts the model's name in front. TensorFlow
+numbers each component, because Keras opens a layer's scope twice: to build and to call the layer.
+bnstat finds the start of the path by the names of the variables (`blk/...`), and the added numbers
+by repeating TensorFlow's numbering. Keras 2 leaves nested models out of the names of variables, but
+the graph contains them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -124,7 +124,7 @@ class VariableNames:
     def find(
         self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
     ) -> str | None:
-        """Return the key of a scope's variable with an ending and, if given, a shape; else None."""
+        """Return the key of the first variable with one of the endings and the shape, or None."""
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
             if key is not None and (
@@ -142,14 +142,13 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, name, *reading) for reading in _readings(name))
         layers += islice(filter(None, candidates), 1)
-    moving = {
-        layer.name for layer in layers if layer.roles["moving_variance"] not in names.averages
-    }
+    averages = names.averages
+    moving = {layer.name for layer in layers if layer.roles["moving_variance"] not in averages}
     name_of = {key: name for name, key in names.keys.items()} if include_shadows else {}
     sightings = []
     for layer in layers:
         # A layer of averages is a shadow copy if a layer of this name has moving statistics.
-        is_copy = layer.roles["moving_variance"] in names.averages and layer.name in moving
+        is_copy = layer.roles["moving_variance"] in averages and layer.name in moving
         if include_shadows:
             shadows = {
                 role: shadow
@@ -215,7 +214,7 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return a scheme's ending of a count, `/count` or `.count`; a count shows data statistics."""
+    """Return `/count` or `.count`: the ending of a variable beside statistics of data."""
     # Of Keras's `Normalization`, or of observations and rewards in reinforcement learning.
     return scheme.variance[0] + "count"
 
@@ -303,7 +302,7 @@ _ORDERS: Final = (
 def with_scopes(
     keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> dict[str, str]:
-    """Return name -> key, with a scope of its own for each layer that tch-rs only numbers.
+    """Return name -> key, with tch-rs's numbers moved from the variables to their scopes.
 
     `features.running_mean__16` is renamed to `features__16.running_mean`.
     """
@@ -314,23 +313,18 @@ def with_scopes(
             leaves.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
     numbers = {number for numbered in leaves.values() for _, number in numbered}
 
-    def name_at(scope: str, leaf: str, number: int) -> str | None:
-        names = [f"{scope}{leaf}__{number}"]
-        if number not in numbers and 0 <= number < len(keys):
-            names.append(f"{scope}{leaf}")
-        return next((name for name in names if name in keys), None)
-
     def layer_at(scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
         """Return leaf (`weight`) -> name, for the layer whose first variable has this number."""
-        names = {leaf: name_at(scope, leaf, start + order[leaf]) for leaf in order}
-        shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items() if name is not None}
+        names = {}
+        for leaf, number in zip(order, range(start, start + len(order)), strict=True):
+            if (numbered := f"{scope}{leaf}__{number}") in keys:
+                names[leaf] = numbered
+            elif f"{scope}{leaf}" in keys and number not in numbers and 0 <= number < len(keys):
+                names[leaf] = f"{scope}{leaf}"
+        shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items()}
         if not {_MEAN, _VARIANCE} <= shapes.keys():
             return {}
-        return {
-            leaf: name
-            for leaf, name in names.items()
-            if name is not None and shapes[leaf] == shapes[_MEAN]
-        }
+        return {leaf: name for leaf, name in names.items() if shapes[leaf] == shapes[_MEAN]}
 
     def layers_in(order: Mapping[str, int]) -> dict[str, dict[str, str]]:
         layers = {}
@@ -347,7 +341,7 @@ def with_scopes(
         return layers
 
     def count(layers: Mapping[str, Mapping[str, str]]) -> int:
-        """Return the number of variables in `layers` and in complete layers without numbers."""
+        """Count the variables in `layers`, and in other complete layers without numbers."""
         taken = {name for names in layers.values() for name in names.values()}
         plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in leaves)
         unnumbered = (names for names in plain if names <= keys.keys() and names.isdisjoint(taken))
@@ -421,7 +415,7 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> its last component as the author named it (`bn` for `bn_1`), or None.
+    """Return scope -> its last component without the number that TensorFlow added, or None.
 
     `scopes` are in the order in which Keras opened them.
     """

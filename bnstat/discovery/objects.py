@@ -26,20 +26,16 @@ def from_objects(contents: Contents) -> list[Sighting]:
     for index, path in _walk(nodes):
         if not nodes.has_child(index, "moving_variance"):
             continue
-        variables = _variables(nodes, nodes[index], contents)
-        roles = {role: variables[label] for role, label in find_roles(variables).items()}
+        stored = _variables(nodes, nodes[index], contents)
+        roles = {role: stored[label] for role, label in find_roles(stored).items()}
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
         names = (node.full_name.removesuffix("/average") for node in roles.values())
         scopes.append(common_scope(names))
-        sightings.append(
-            Sighting(
-                "object-graph",
-                roles={role: node.key for role, node in roles.items() if node.key is not None},
-                longer_name="/".join(path),
-                extra={label: variables[label].key or "" for label in RENORM if label in variables},
-            )
-        )
+        keys = {role: node.key for role, node in roles.items() if node.key is not None}
+        sighting = Sighting("object-graph", roles=keys, longer_name="/".join(path))
+        sighting.extra = {label: stored[label].key or "" for label in RENORM if label in stored}
+        sightings.append(sighting)
     uses = Counter(scopes)
     for sighting, scope in zip(sightings, scopes, strict=True):
         sighting.name = _name(scope, sighting.longer_name, uses[scope])
@@ -47,10 +43,11 @@ def from_objects(contents: Contents) -> list[Sighting]:
 
 
 def _name(scope: str, path: str, uses: int) -> str:
-    """Return the scope of a layer's variables if no other layer has this scope, else its path.
+    """Return the scope of a layer's variables if no other layer has this scope, else a path.
 
-    Keras 3 lists the layers of a network as `_operations`. A layer that is built when an outer
-    layer is called has the outer layer's scope, and is named by this scope and the end of its path.
+    Keras 3 lists the layers of a network as `_operations`. An inner layer that is built when its
+    outer layer is called has the scope of the outer layer. Its name is this scope, followed by the
+    inner layer's path below `_operations`.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1

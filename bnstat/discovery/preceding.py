@@ -19,7 +19,7 @@ tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import prod
@@ -102,7 +102,7 @@ def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variab
     slots = {}
     for variable in variables.values():
         match = _SLOT.fullmatch(variable.name) if len(variable.name) <= _LONGEST_NAME else None
-        if match and bool(match["first"]) != bool(match["last"]):
+        if match and bool(match["first"]) != bool(match["last"]) and "float" in variable.dtype:
             kind = (match["first"] or match["last"]).lower()
             slots[_plain(match["stem"]), kind] = variable
     return slots
@@ -187,19 +187,16 @@ class _Search:
 
     def by_scopes(self) -> Iterator[_Pair]:
         """Search the scope around each layer for a single bias; skip scopes that layers share."""
-        layers: dict[str, list[BatchNorm]] = {}
+        layers: dict[str, list[BatchNorm]] = defaultdict(list)
         for layer in self.undecided.values():
             names = (self._contents.name_of(variable.key) for variable in layer.variables.values())
-            scope = common_scope(name.rpartition("/")[0] for name in names)
-            layers.setdefault(scope, []).append(layer)
-        own = {scope: found[0] for scope, found in layers.items() if scope and len(found) == 1}
-        keys_in: dict[str, list[str]] = {scope: [] for scope in own}
-        for key in self._contents.variables if own else ():
-            scope = self._contents.name_of(key).rpartition("/")[0]
-            if scope in own:
-                keys_in[scope].append(key)
-        for scope, layer in own.items():
-            if (bias := self._only_bias(keys_in[scope], layer)) is not None:
+            layers[common_scope(name.rpartition("/")[0] for name in names)].append(layer)
+        keys_in: dict[str, list[str]] = defaultdict(list)
+        for key in self._contents.variables if layers else ():
+            keys_in[self._contents.name_of(key).rpartition("/")[0]].append(key)
+        for scope, (layer, *others) in layers.items():
+            bias = self._only_bias(keys_in[scope], layer) if scope and not others else None
+            if bias is not None:
                 yield layer.name, bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
@@ -251,20 +248,19 @@ class _Search:
         With `is_repeated`, the variable may have a value for each position and channel.
         """
         variable = None if key in self._owners else self._contents.variables.get(key)
-        if variable is None or len(squeezed(variable.shape)) > 1 or not norm.channels:
+        if variable is None or "float" not in variable.dtype or not norm.channels:
+            return False
+        if len(squeezed(variable.shape)) > 1:
             return False
         size = prod(variable.shape)
         return size == norm.channels or (is_repeated and size > 0 and not size % norm.channels)
 
     def _bias_of(self, tensors: Tensors, tensor: str, layer: BatchNorm) -> str | None:
         op = tensors.producer(tensor)
-        if op is None:
-            return None
-        inputs = tensors.inputs(op.name)
-        if op.type in _ADDS_THIRD_INPUT:
-            inputs = inputs[2:3]
-        elif op.type not in SUMS or len(inputs) != 2:
-            return None
+        if op is not None and op.type in _ADDS_THIRD_INPUT:
+            inputs = tensors.inputs(op.name)[2:3]
+        else:
+            inputs = tensors.operands(tensor, SUMS) or ()
         keys = [key for tensor in inputs if (key := tensors.variable(tensor)) is not None]
         return keys[0] if len(keys) == 1 and self._is_vector(keys[0], layer) else None
 
@@ -272,20 +268,14 @@ class _Search:
 def _adds_bias_last(layer: Layer) -> bool:
     """Return True if a Keras layer adds a bias, followed by no activation or a leaky ReLU."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
-    return (
-        _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
-        and has_bias is True
-        and (_is_identity(layer.config) or _is_leaky(layer))
-    )
+    is_linear = _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
+    return is_linear and has_bias is True and (_is_identity(layer.config) or _is_leaky(layer))
 
 
 def _is_free(config: Mapping[str, object]) -> bool:
     """Return True if a Keras layer's bias has no regularizer and no constraint."""
-    return all(
-        config.get(f"{start}_{end}") is None
-        for start in ("bias", "b")
-        for end in ("regularizer", "constraint")
-    )
+    limits = ("bias_regularizer", "bias_constraint", "b_regularizer", "b_constraint")
+    return all(config.get(limit) is None for limit in limits)
 
 
 def _starts_even(config: Mapping[str, object]) -> bool:
@@ -315,13 +305,9 @@ def _passes_biases(layer: Layer) -> bool:
 def _is_reshape_to(norm: BatchNorm, layer: Layer) -> bool:
     """Return True if a layer reshapes its input to an array whose last axis is the channels."""
     shape = layer.config.get("target_shape")
-    return (
-        layer.class_name == "Reshape"
-        and isinstance(shape, (list, tuple))
-        and len(shape) > 1
-        and shape[-1] == norm.channels
-        and norm.axis in (None, -1, len(shape))
-    )
+    if layer.class_name != "Reshape" or not isinstance(shape, (list, tuple)) or len(shape) < 2:
+        return False
+    return bool(shape[-1] == norm.channels and norm.axis in (None, -1, len(shape)))
 
 
 def _is_leaky(layer: Layer) -> bool:

@@ -35,22 +35,17 @@ def array(*numbers: float) -> np.ndarray:
     return np.array(numbers, np.float32)
 
 
-def start(channels: int) -> dict[str, np.ndarray]:
-    """Return the initial statistics of a layer."""
-    return {"moving_mean": np.zeros(channels, "f4"), "moving_variance": np.ones(channels, "f4")}
-
-
 def sound(seed: int = 0, channels: int = CHANNELS, **changes: Any) -> Layer:
     """Return a layer without any findings, with some arrays or settings changed."""
     random = np.random.default_rng(seed)
     settings = {name: changes.pop(name) for name in ("epsilon", "momentum") if name in changes}
     arrays = {
-        "gamma": random.normal(1, 0.2, channels).astype(np.float32),
-        "beta": random.normal(0, 0.3, channels).astype(np.float32),
-        "moving_mean": random.normal(0, 1, channels).astype(np.float32),
-        "moving_variance": random.uniform(0.5, 2, channels).astype(np.float32),
+        "gamma": random.normal(1, 0.2, channels),
+        "beta": random.normal(0, 0.3, channels),
+        "moving_mean": random.normal(0, 1, channels),
+        "moving_variance": random.uniform(0.5, 2, channels),
     }
-    return Layer({**arrays, **changes}, **settings)
+    return Layer({**{role: np.float32(arrays[role]) for role in arrays}, **changes}, **settings)
 
 
 def but(role: str, seed: int = 0, **channels: float) -> Layer:
@@ -71,8 +66,7 @@ def both(**channels: tuple[float, float]) -> Layer:
 
 def variances(*numbers: float, mean: np.ndarray | None = None) -> Layer:
     """Return a layer that has only means and these variances."""
-    usual = sound(1).arrays["moving_mean"][: len(numbers)]
-    mean = usual if mean is None else mean
+    mean = sound(1).arrays["moving_mean"][: len(numbers)] if mean is None else mean
     return Layer({"moving_mean": mean, "moving_variance": array(*numbers)})
 
 

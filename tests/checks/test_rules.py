@@ -12,35 +12,22 @@ import pytest
 from bnstat.checks import MODEL_RULES, RULES, Finding, Thresholds, check, find_rules
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.model import ROLES, BatchNorm, Variable
-from tests.checks.cases import (
-    CASES,
-    ONES,
-    START,
-    Case,
-    Layer,
-    array,
-    but,
-    model,
-    norm,
-    sound,
-)
+from tests.checks.cases import CASES, ONES, START, Case, array, but, model, norm, sound
 from tests.output import models
-
-
-def found(case: Case, layer: Layer, step: int | None, *more: BatchNorm) -> list[list[int]]:
-    """Return the channels of the findings that a case is about."""
-    others = [norm(other, name) for name, other in case.others.items()]
-    return [
-        finding.channels.tolist()
-        for finding in check(model(*others, norm(layer), *more, step=step))
-        if (finding.rule, finding.layer, finding.severity) == (case.rule, "bn", case.severity)
-    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_rule_finds_its_model_and_not_the_one_just_short_of_it(case: Case) -> None:
-    assert found(case, case.found, case.steps[0]) == [list(case.channels)]
-    assert found(case, case.short, case.steps[1]) == []
+    others = [norm(other, name) for name, other in case.others.items()]
+    channels = [
+        [
+            finding.channels.tolist()
+            for finding in check(model(*others, norm(layer), step=step))
+            if (finding.rule, finding.layer, finding.severity) == (case.rule, "bn", case.severity)
+        ]
+        for layer, step in zip((case.found, case.short), case.steps, strict=True)
+    ]
+    assert channels == [[list(case.channels)], []]
 
 
 ODD = [
@@ -82,9 +69,8 @@ def test_a_sound_model_has_no_findings() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ml_dtypes.bfloat16])
 def test_rules_accept_every_float_type_and_shape(dtype: Any) -> None:
-    arrays = {
-        role: values.astype(dtype).reshape(1, 2, 1, 4) for role, values in sound().arrays.items()
-    }
+    flat = sound().arrays
+    arrays = {role: flat[role].astype(dtype).reshape(1, 2, 1, 4) for role in ROLES}
     assert check(models.model(models.layer("bn", arrays))) == []
     arrays["moving_variance"][0, 1, 0, 3] = np.nan
     (finding,) = check(models.model(models.layer("bn", arrays)))
@@ -119,9 +105,7 @@ def test_errors_of_reading_are_raised() -> None:
         ({"select": ["BN0"], "ignore": ["near-zero-gamma"]}, ["BN004"]),
     ],
 )
-def test_rules_are_selected_by_name_or_beginning_of_code(
-    options: dict[str, list[str]], rules: list[str]
-) -> None:
+def test_rules_are_selected_by_name_or_beginning_of_code(options: Any, rules: list[str]) -> None:
     gamma = but("gamma", c1=float("nan"), c2=0.0).arrays["gamma"]
     layer = norm(sound(gamma=gamma, beta=np.full(8, 0.05, np.float32)))
     assert [each.rule for each in check(model(layer), **options)] == rules
@@ -140,14 +124,8 @@ def test_thresholds() -> None:
     assert [finding.rule for finding in findings] in (["BN009"], ["BN010"])
 
 
-SECTIONS = [
-    "What it finds",
-    "Why it matters",
-    "Example",
-    "What to do",
-    "How sure it is",
-    "Threshold",
-]
+SECTIONS = ["What it finds", "Why it matters", "Example", "What to do", "How sure it is",
+            "Threshold"]  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)

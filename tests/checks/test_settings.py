@@ -77,9 +77,7 @@ MATCHING = ("models/old/a.h5", "models/old", "models/old/", "models/*", "models/
          Settings(ignore=("BN001", "BN002", "BN003"), thresholds={"gamma": 2, "beta": 1})),
     ],
 )  # fmt: skip
-def test_the_settings_of_a_path(
-    files: dict[str, str], path: str, expected: Settings, project: Path
-) -> None:
+def test_the_settings_of_a_path(files: Any, path: str, expected: Settings, project: Path) -> None:
     for name, text in files.items():
         (project / name).write_text(text)
     assert find(str(project / path)) == expected
@@ -94,9 +92,8 @@ def test_the_example_of_the_documentation(project: Path) -> None:
     assert find(str(project / "legacy/a.weights.h5")) == Settings(
         ("BN0",), ("near-zero-gamma", "BN001", "BN006"), {"gamma": 0.01, "scale": 1e4}, "error"
     )
-    (project / "bnstat.toml").write_text(
-        example.replace("tool.bnstat.", "").replace("[tool.bnstat]\n", "")
-    )
+    own = example.replace("tool.bnstat.", "").replace("[tool.bnstat]\n", "")
+    (project / "bnstat.toml").write_text(own)
     assert find(str(project)) == Settings(("BN0",), ("near-zero-gamma",), {"gamma": 0.01}, "error")
 
 
@@ -114,9 +111,8 @@ def test_settings_of_the_user_take_precedence() -> None:
     project = Settings(("BN001",), ("BN002",), {"gamma": 1, "beta": 1}, "error")
     assert Settings().over(project) == project
     given = Settings((), ("BN003",), {"gamma": 2}, "info")
-    assert given.over(project) == Settings(
-        ("BN001",), ("BN002", "BN003"), {"gamma": 2, "beta": 1}, "info"
-    )
+    merged = Settings(("BN001",), ("BN002", "BN003"), {"gamma": 2, "beta": 1}, "info")
+    assert given.over(project) == merged
     # A selection replaces what the project ignores.
     given = Settings(("BN0",), ("BN003",))
     assert given.over(Settings((), ("BN002",))) == given
@@ -144,9 +140,8 @@ def test_settings_decide_which_rules_apply() -> None:
 def test_the_severity_that_fails_a_check(fail_on: Any, count: int) -> None:
     settings = Settings(fail_on=fail_on)
     assert settings.fail([]) is False
-    findings = [
-        Finding("BN001", "x", severity, None, np.empty(0, np.intp), "") for severity in SEVERITIES
-    ]
+    none = np.empty(0, np.intp)
+    findings = [Finding("BN001", "x", severity, None, none, "") for severity in SEVERITIES]
     assert settings.fail(findings) is True
     assert [settings.fail([finding]) for finding in findings] == [n < count for n in range(3)]
 
@@ -201,19 +196,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("text", "message"), WRONG, ids=[text[:40] for text, _ in WRONG])
 def test_errors_contain_the_file_and_the_key(text: str, message: str, project: Path) -> None:
-    file = project / "bnstat.toml"
-    file.write_text(text)
-    with pytest.raises(BnstatError) as own:
-        find(str(project / "models"))
-    assert str(own.value).startswith(f"{file}: {message}")
-    assert "\n" not in str(own.value)
-
-    file.unlink()
-    file = project / "pyproject.toml"
-    file.write_text(f"[tool.bnstat]\n{text}")
-    with pytest.raises(BnstatError) as shared:
-        find(str(project / "models"))
-    assert str(shared.value).startswith(f"{file}: tool.bnstat.{message}")
+    forms = (("pyproject.toml", "[tool.bnstat]", "tool.bnstat."), ("bnstat.toml", "", ""))
+    for name, table, key in forms:
+        file = project / name
+        file.write_text(f"{table}\n{text}")
+        with pytest.raises(BnstatError) as error:
+            find(str(project / "models"))
+        assert str(error.value).startswith(f"{file}: {key}{message}")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +224,7 @@ def test_a_file_by_name(project: Path) -> None:
     with pytest.raises(BnstatError, match="cannot be read: Is a directory"):
         read(str(project))
     (project / "pyproject.toml").write_text("[tool.ruff]")
-    with pytest.raises(BnstatError, match=r"has no \[tool\.bnstat\]"):
+    with pytest.raises(BnstatError, match=r"has no table \[tool\.bnstat\]"):
         read(str(project / "pyproject.toml"))
     (project / "other.toml").write_text('per-path."models/*" = ["BN001"]')
     config = read(str(project / "other.toml"))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -27,8 +25,7 @@ EPSILON = np.float32(1e-3)
 Arrays = dict[str, Any]
 
 
-@dataclass
-class Network:
+class Network(NamedTuple):
     """A dense layer and its batch norm in float32, with the optimizer's averages."""
 
     values: Arrays
@@ -42,12 +39,8 @@ def trained(mode: str, optimizer: str = "momentum", steps: int = 50) -> Network:
     x = random.normal(0.5, 0.5, (256, 12)).astype("f4")
     kernel = random.normal(0, 0.3, (12, CHANNELS)).astype("f4")
     targets = np.tanh(x @ kernel + random.normal(0, 0.5, CHANNELS).astype("f4"))
-    values: Arrays = {
-        "kernel": kernel,
-        "bias": np.zeros(CHANNELS, "f4"),
-        "gamma": np.ones(CHANNELS, "f4"),
-        "beta": np.zeros(CHANNELS, "f4"),
-    }
+    zeros, ones = np.zeros(CHANNELS, "f4"), np.ones(CHANNELS, "f4")
+    values: Arrays = {"kernel": kernel, "bias": zeros, "gamma": ones, "beta": zeros}
     first, second = ({name: np.zeros_like(value) for name, value in values.items()} for _ in "12")
     for count in range(1, steps + 1):
         chosen = random.integers(0, len(x), 32)
@@ -62,12 +55,8 @@ def trained(mode: str, optimizer: str = "momentum", steps: int = 50) -> Network:
         if mode == "batch":
             inside = inside - inside.mean(0) - normal * (inside * normal).mean(0)
         inside = inside * inverse
-        gradients = {
-            "kernel": x[chosen].T @ inside,
-            "bias": inside.sum(0),
-            "gamma": (outside * normal).sum(0),
-            "beta": outside.sum(0),
-        }
+        gradients = {"kernel": x[chosen].T @ inside, "bias": inside.sum(0)}
+        gradients |= {"gamma": (outside * normal).sum(0), "beta": outside.sum(0)}
         for name, gradient in gradients.items():
             if optimizer == "momentum":
                 first[name] = np.float32(0.9) * first[name] + gradient
@@ -81,20 +70,14 @@ def trained(mode: str, optimizer: str = "momentum", steps: int = 50) -> Network:
     return Network(values, first, second)
 
 
-def write(
-    path: Path,
-    network: Network,
-    *,
-    config: Mapping[str, Any] | None = None,
-    slots: str = "",
-    variance: float = 1.0,
-) -> Path:
-    """Save a network as legacy HDF5 of Keras, with one kind of the optimizer's slots if given."""
-    dense = {"name": "dense", "use_bias": True, "activation": "linear", **(config or {})}
-    layers = [
-        {"class_name": "Dense", "config": dense},
-        {"class_name": "BatchNormalization", "config": {"name": "bn", "epsilon": float(EPSILON)}},
-    ]
+def evidence(
+    path: Path, network: Network, slots: str = "", variance: float = 1.0, **config: Any
+) -> Evidence:
+    """Return the evidence in a file of legacy HDF5; `config` is merged into the dense layer's."""
+    dense = {"name": "dense", "use_bias": True, "activation": "linear", **config}
+    norm = {"name": "bn", "epsilon": float(EPSILON)}
+    classes = {"Dense": dense, "BatchNormalization": norm}
+    layers = [{"class_name": name, "config": config} for name, config in classes.items()]
     with h5py.File(path, "w") as file:
         group = file.create_group("model_weights")
         for name, value in network.values.items():
@@ -108,11 +91,7 @@ def write(
         group.attrs["layer_names"] = ["dense", "bn"]
         model = {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
         file.attrs["model_config"] = json.dumps(model)
-    return path
-
-
-def evidence(path: Path, network: Network, **options: Any) -> Evidence:
-    return training_evidence(bnstat.load(write(path, network, **options)))
+    return training_evidence(bnstat.load(path))
 
 
 TRUTH = {"batch": "batch-statistics", "stored": "stored-statistics"}
@@ -146,10 +125,8 @@ def test_gradients_show_that_updated_layers_were_frozen_later(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("config", [{"activation": "relu"}, {"use_bias": False}])
-def test_without_a_bias_right_before_the_layers_the_mode_is_unknown(
-    tmp_path: Path, config: Mapping[str, Any]
-) -> None:
-    shown = evidence(tmp_path / "m.h5", trained("stored"), config=config)
+def test_without_a_bias_before_the_layers_the_mode_is_unknown(tmp_path: Path, config: Any) -> None:
+    shown = evidence(tmp_path / "m.h5", trained("stored"), **config)
     assert shown == Evidence("unknown", "no bias is added right before a layer with a beta")
 
 
@@ -157,8 +134,8 @@ def test_a_bias_that_a_regularizer_holds_does_not_show_batch_statistics(tmp_path
     network = trained("stored")
     signs = np.sign(np.sin(np.arange(CHANNELS) * 7.0)).astype("f4")
     network.values["bias"] = np.float32(0.05 * np.std(network.values["beta"])) * signs
-    held = {"bias_regularizer": {"class_name": "L1"}}
-    assert evidence(tmp_path / "m.h5", network, config=held).trained_with == "unknown"
+    shown = evidence(tmp_path / "m.h5", network, bias_regularizer={"class_name": "L1"})
+    assert shown.trained_with == "unknown"
 
 
 def test_an_untrained_network_shows_nothing(tmp_path: Path) -> None:
@@ -219,11 +196,8 @@ def test_thresholds(pairs: list[Pair], expected: str) -> None:
 
 def test_the_numbers_summarize_all_layers_with_finite_values() -> None:
     good = [pair(3, 0.9, 16), pair(4, 0.6, 48)]
-    broken = [
-        good[1]._replace(bias=np.where(np.arange(48) == 3, bad, good[1].bias))
-        for bad in (np.nan, np.inf)
-    ]
-    shown = judge([*broken, *good])
+    biases = [np.where(np.arange(48) == 3, bad, good[1].bias) for bad in (np.nan, np.inf)]
+    shown = judge([*(good[1]._replace(bias=bias) for bias in biases), *good])
     assert shown.ratio == pytest.approx(np.sqrt(12.5))
     assert shown.correlation == pytest.approx(0.675)
     assert (shown.layers, shown.channels) == (2, 64)
@@ -245,26 +219,19 @@ def test_gradients_are_compared_with_the_scale_of_the_layer() -> None:
     assert compare_gradients(-squares, squares, True, None) is None
 
 
-def reshaped(path: Path, kind: str, channels: int = 64, positions: int = 4) -> Path:
+def reshaped(path: Path, kind: str, channels: int, positions: int = 4) -> Path:
     """Write a generator whose first bias has a number for each position and channel."""
     import keras
 
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((3,)),
-            layers.Dense(positions * channels),
-            layers.Reshape((2, positions // 2, channels)),
-            layers.BatchNormalization(),
-            layers.Conv2DTranspose(1, 3),
-        ]
-    )
+    dense = keras.layers.Dense(positions * channels)
+    reshape = keras.layers.Reshape((2, positions // 2, channels))
+    norm, last = keras.layers.BatchNormalization(), keras.layers.Conv2DTranspose(1, 3)
+    model = keras.Sequential([keras.Input((3,)), dense, reshape, norm, last])
     random = np.random.default_rng(0)
     beta = random.normal(0, 0.1, channels)
     bias = random.normal(0, 0.1, (positions, channels))
     bias -= bias.mean(axis=0)
     bias += {"follows": beta / positions, "cancelled": 0, "other": beta[::-1] / positions}[kind]
-    dense, _, norm, _ = model.layers
     dense.set_weights([np.ones((3, positions * channels)), bias.ravel()])
     norm.set_weights([np.ones(channels), beta, np.zeros(channels), np.ones(channels)])
     model.save(path)
@@ -276,10 +243,7 @@ def reshaped(path: Path, kind: str, channels: int = 64, positions: int = 4) -> P
     ("kind", "expected"),
     [("follows", TRUTH["stored"]), ("cancelled", TRUTH["batch"]), ("other", "unknown")],
 )
-def test_a_bias_with_a_value_per_position_is_summed(
-    kind: str, expected: str, form: str, tmp_path: Path
-) -> None:
-    found = training_evidence(bnstat.load(reshaped(tmp_path / form, kind)))
-    assert found.trained_with == expected
-    few = training_evidence(bnstat.load(reshaped(tmp_path / f"few-{form}", kind, channels=32)))
-    assert few.trained_with == "unknown"
+def test_a_bias_per_position_is_summed(kind: str, expected: str, form: str, tmp_path: Path) -> None:
+    for channels, mode in ((64, expected), (32, "unknown")):
+        path = reshaped(tmp_path / f"{channels}-{form}", kind, channels)
+        assert training_evidence(bnstat.load(path)).trained_with == mode

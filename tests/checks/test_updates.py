@@ -10,30 +10,16 @@ import pytest
 from bnstat.checks import Finding, Thresholds, check, trained_with
 from bnstat.checks.training_mode import Evidence
 from bnstat.errors import DamagedError
-from bnstat.model import BatchNorm, Model, PrecedingBias, Source, StatisticsUse, Variable
+from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, Source, StatisticsUse, Variable
 from bnstat.output.terminal.overview import overview
 from bnstat.output.terminal.screen import Screen
-from tests.checks.cases import (
-    INITIAL,
-    NAN,
-    ONES,
-    START,
-    ZEROS,
-    Layer,
-    array,
-    but,
-    find,
-    model,
-    norm,
-    sound,
-    start,
-)
+from tests.checks.cases import INITIAL, ONES, START, ZEROS, Layer, but, find, model, norm, sound
 from tests.compare.ports import rewritten, trained
 from tests.output import models
 
 TRAINED = ", although the network was trained"
 UNTRAINED = "; gamma and beta are initial as well"
-ONE_CHANNEL = Layer({"moving_mean": array(0), "moving_variance": array(1), "beta": array(0.5)})
+ONE_CHANNEL = Layer({"moving_mean": ZEROS[:1], "moving_variance": ONES[:1], "beta": ONES[:1] / 2})
 
 
 @pytest.mark.parametrize(
@@ -87,12 +73,12 @@ def with_weights(**weights: np.ndarray) -> list[BatchNorm]:
         (with_weights(gamma=ONES), None, {"b": "info"}),
         (with_weights(gamma=ONES * 2), None, {None: "warning", "b": "warning"}),
         (with_weights(gamma=sound().arrays["gamma"], beta=ZEROS), None, {"b": "info"}),
-        (with_weights(gamma=ONES, beta=array(0, 0, 0, 1, 1, 1, 1, 1)), None,
+        (with_weights(gamma=ONES, beta=np.float32([0] * 3 + [1] * 5)), None,
          {None: "warning", "b": "warning"}),
     ],
 )  # fmt: skip
 def test_the_weights_and_the_step_show_if_a_layer_was_trained(
-    layers: list[BatchNorm], step: int | None, severities: dict[str | None, str]
+    layers: Any, step: Any, severities: Any
 ) -> None:
     findings = find("BN001", *layers, step=step)
     assert {each.layer: each.severity for each in findings} == severities
@@ -121,17 +107,17 @@ IDLE = StatisticsUse(updates=0, updates_run=None, mode=None, is_read=True)
 
 
 def stuck(name: str) -> BatchNorm:
-    return models.layer(name, {"gamma": np.ones(CHANNELS), "beta": BETAS[name], **start(CHANNELS)})
+    zeros, ones = np.zeros(CHANNELS, np.float32), np.ones(CHANNELS, np.float32)
+    return models.layer(name, dict(zip(ROLES, (ones, BETAS[name], zeros, ones), strict=True)))
 
 
 def network(use: StatisticsUse | None = None, biases: dict[str, np.ndarray] | None = None) -> Model:
     """Return two layers with initial statistics, their use in a graph, and the biases before."""
     variables = {name: models.variable(name, bias) for name, bias in (biases or {}).items()}
-    return models.model(
-        *map(stuck, "ab"),
-        find_uses=lambda: {} if use is None else dict.fromkeys("ab", use),
-        find_biases=lambda: {name: PrecedingBias(each, True) for name, each in variables.items()},
-    )
+    biases_before = {name: PrecedingBias(each, True) for name, each in variables.items()}
+    uses = {} if use is None else dict.fromkeys("ab", use)
+    layers = map(stuck, "ab")
+    return models.model(*layers, find_uses=lambda: uses, find_biases=lambda: biases_before)
 
 
 def judged(model: Model) -> tuple[str, str, str]:
@@ -161,9 +147,7 @@ def judged(model: Model) -> tuple[str, str, str]:
         (STORED, NOISE, ("BN001", "warning", "unknown")),
     ],
 )
-def test_weights_and_graph_together(
-    use: StatisticsUse | None, biases: Any, expected: tuple[str, str, str]
-) -> None:
+def test_weights_and_graph_together(use: Any, biases: Any, expected: tuple[str, str, str]) -> None:
     assert judged(network(use, biases)) == expected
 
 
@@ -229,9 +213,7 @@ def test_a_bias_that_cannot_be_read_shows_nothing() -> None:
         (STORED, "do not recalibrate"),
     ],
 )  # fmt: skip
-def test_the_message_recommends_recalibration_only_with_evidence(
-    use: StatisticsUse | None, message: str
-) -> None:
+def test_the_message_recommends_recalibration_only_with_evidence(use: Any, message: str) -> None:
     whole, *_ = check(network(use))
     assert message in whole.message
     assert whole.numbers == {"layers": 2}
@@ -240,22 +222,19 @@ def test_the_message_recommends_recalibration_only_with_evidence(
 # Too few steps: BN003
 
 FAR = norm(sound(moving_variance=ONES * 50))
+HALF, INFO = 0.5**0.1, {"bn": "info"}
 
 
 def test_the_share_and_the_steps_that_are_needed() -> None:
-    half = 0.5**0.1
-    (finding,) = find("BN003", norm(sound(momentum=half)), step=10)
+    (finding,) = find("BN003", norm(sound(momentum=HALF)), step=10)
     assert finding.message == (
-        f"50% of the initial 0 and 1 is still in the moving statistics (momentum {half:g}, step "
-        "10; 34 steps reduce it to 10%), unless they were estimated (bnstat recalibrate)"
+        f"50% of the initial 0 and 1 is still in the moving statistics (momentum {HALF:g}, step "
+        "10; 34 steps reduce it to 10%), unless bnstat recalibrate estimated the statistics"
     )
     part = 0.5 / float(np.median(sound().arrays["moving_variance"]))
-    expected = {"share": 0.5, "part": part, "step": 10, "momentum": half, "steps_needed": 34}
+    expected = {"share": 0.5, "part": part, "step": 10, "momentum": HALF, "steps_needed": 34}
     assert dict(finding.numbers) == pytest.approx(expected)
-    assert half**34 <= 0.1 < half**33
-
-
-HALF = 0.5**0.1
+    assert HALF**34 <= 0.1 < HALF**33
 
 
 @pytest.mark.parametrize(
@@ -267,28 +246,26 @@ HALF = 0.5**0.1
         ([norm(but("moving_variance", c0=0.01), "a"), norm(sound(1), "b"),
           norm(sound(2, momentum=0.9), "c")], 10, {"c": "info"}),
         # Variances far above the share do not confirm the step.
-        *(([norm(sound(moving_variance=array(least, *[2] * 7), momentum=0.5))], 1, {"bn": severity})
-          for least, severity in ((1, "info"), (0.76, "info"), (0.74, "warning"), (NAN, "info"))),
-        ([norm(sound(moving_variance=ONES * np.float32(NAN)))], 3, {"bn": "info"}),
+        *(([norm(sound(moving_variance=np.float32([least] + [2] * 7), momentum=0.5))], 1, found)
+          for least, found in ((1, INFO), (0.76, INFO), (0.74, {"bn": "warning"}), (np.nan, INFO))),
+        ([norm(sound(moving_variance=ONES * np.float32(np.nan)))], 3, INFO),
         # Layers without a usable momentum, and initial layers, are skipped.
-        *(([norm(sound(momentum=momentum), "a"), FAR], 3, {"bn": "info"})
+        *(([norm(sound(momentum=momentum), "a"), FAR], 3, INFO)
           for momentum in (0.0, 1.0, 1.5, -0.5)),
-        ([norm(sound(**START), "start"), FAR], 229, {"bn": "info"}),
+        ([norm(sound(**START), "start"), FAR], 229, INFO),
         ([norm(sound(), momentum=None)], 3, {}),
         ([norm(sound(), trainable=False)], 3, {}),
         ([norm(sound())], None, {}),
     ],
 )  # fmt: skip
-def test_layers_with_too_few_steps(
-    layers: list[BatchNorm], step: int | None, found: dict[str, str]
-) -> None:
+def test_layers_with_too_few_steps(layers: list[BatchNorm], step: int, found: Any) -> None:
     assert {each.layer: each.severity for each in find("BN003", *layers, step=step)} == found
 
 
 def counted(counts: dict[str, Any], *numbers: float, source: Source | None = None) -> list[Finding]:
     """Return the findings of BN003 in a file that stores counts of steps."""
     stored = {key: models.variable(key, np.array(count)) for key, count in counts.items()}
-    layer = norm(sound(channels=len(numbers), moving_variance=array(*numbers)))
+    layer = norm(sound(channels=len(numbers), moving_variance=np.float32(numbers)))
     source = source or Source("m", "keras-h5")
     return check(model(layer, source=source, stored=stored), select=["BN003"])
 
@@ -312,7 +289,8 @@ FIRST, SECOND = KEYS[1:3]
         ({FIRST: 246}, (0.09, 1.2, 1.4), None),  # a remainder beside variances that are larger
         ({FIRST: 2000}, (0.99**2000, 0.99**2000), None),  # a remainder that epsilon hides
         ({FIRST: -5}, (0.5, 0.6), None),
-        ({FIRST: NAN}, (0.5, 0.6), None),
+        ({FIRST: 20 + 0j}, (0.83, 0.9), None),
+        ({FIRST: np.nan}, (0.5, 0.6), None),
         ({FIRST: [20, 20]}, (0.83, 0.9), None),
         ({FIRST: 20, SECOND: 21}, (0.9, 0.9), None),  # two optimizers that disagree
     ],
@@ -363,14 +341,6 @@ def two(epsilon: float | None = 1e-9, minus_zero: slice = slice(0)) -> list[Batc
     return layers
 
 
-def brief(findings: list[Finding]) -> list[tuple[str, str, str | None]]:
-    return [(each.rule, each.severity, each.layer) for each in findings]
-
-
-def shown(model: Model) -> str:
-    return "\n".join(overview(model, Screen(width=100, boxes=False)))
-
-
 @pytest.mark.parametrize(
     ("model", "findings", "message"),
     [
@@ -392,11 +362,12 @@ def shown(model: Model) -> str:
 )  # fmt: skip
 def test_rewritten_and_never_updated_models(model: Model, findings: Any, message: str) -> None:
     found = check(model)
-    assert brief(found) == findings
+    assert [(each.rule, each.severity, each.layer) for each in found] == findings
     assert message in found[0].message
     is_rewritten = findings == REWRITTEN
     assert found[0].numbers == ({"layers": 2} if is_rewritten else found[0].numbers)
-    assert ("a converter moved them" in shown(model)) == is_rewritten
+    shown = "\n".join(overview(model, Screen(width=100, boxes=False)))
+    assert ("a converter moved them" in shown) == is_rewritten
 
 
 def test_an_untrained_network_was_not_rewritten() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import bnstat
 from bnstat.discovery.configuration import from_layers, is_batch_norm
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import ROLES, Source, Variable
+from tests.discovery.made import variable
 
 RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
@@ -20,21 +21,18 @@ RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 def sight(
     labels: Sequence[str],
     class_name: str | None = None,
-    config: Mapping[str, object] | None = None,
+    config: Any = None,
     *,
     name: str = "layer",
     key: str = "layers/thing",
-    shapes: Sequence[tuple[int, ...]] | None = None,
+    shapes: Any = None,
     dtype: str = "float32",
     writer: str | None = "Keras 3.0.0",
 ) -> Any:
     """Return the sighting of one layer with these variables, or None."""
-    shapes = shapes or [(3,)] * len(labels)
-    variables = {
-        f"key/{label}": Variable(f"key/{label}", label, dtype, shape, lambda: np.zeros(0))
-        for label, shape in zip(labels, shapes, strict=True)
-    }
     held = {label: f"key/{label}" for label in labels}
+    shaped = zip(held.values(), shapes or [(3,)] * len(labels), strict=True)
+    variables = {key: variable(key, shape, dtype) for key, shape in shaped}
     layer = Layer(name, class_name, config or {}, held, key)
     found = from_layers(Contents(Source("", "", writer=writer), variables, layers=(layer,)))
     assert len(found) <= 1
@@ -47,10 +45,8 @@ def numbers(count: int) -> list[str]:
 
 def assigned(sighting: Any) -> dict[str, str]:
     """Return role or label -> number of its variable."""
-    return {
-        role: key.removeprefix("key/")
-        for role, key in (*sighting.roles.items(), *sighting.extra.items())
-    }
+    keys = {**sighting.roles, **sighting.extra}
+    return {role: key.removeprefix("key/") for role, key in keys.items()}
 
 
 BATCH_NORMS = [
@@ -80,17 +76,12 @@ def test_a_configuration_assigns_the_roles(scale: bool, center: bool, renorm: bo
     assert not found.undecided
 
 
-@pytest.mark.parametrize("count", [1, 3, 5])
-def test_a_count_that_does_not_fit_the_configuration_is_undecided(count: int) -> None:
-    found = sight(numbers(count), "BatchNormalization", {"scale": True, "center": True})
+@pytest.mark.parametrize("shapes", [[(3,)], [(3,)] * 3, [(3,)] * 5, [(3,), (3,), (3,), (4,)]])
+def test_variables_that_do_not_fit_the_configuration_are_undecided(shapes: Any) -> None:
+    config, count = {"scale": True, "center": True}, len(shapes)
+    found = sight(numbers(count), "BatchNormalization", config, shapes=shapes)
     assert (found.roles, len(found.undecided)) == ({}, count)
     assert any(f"{count} variables" in note and "4" in note for note in found.notes)
-
-
-def test_shapes_that_differ_are_undecided() -> None:
-    config = {"scale": True, "center": True}
-    found = sight(numbers(4), "BatchNormalization", config, shapes=[(3,), (3,), (3,), (4,)])
-    assert (found.roles, len(found.undecided)) == ({}, 4)
 
 
 @pytest.mark.parametrize(("key", "name"), [("layers/batch_normalization_1", "x"), ("a/b", "c/bn2")])
@@ -128,14 +119,14 @@ def test_other_numbers_of_vectors_are_undecided(count: int) -> None:
 def test_a_negative_variance_rules_batch_norm_out(count: int, variance: int) -> None:
     read: list[int] = []
 
-    def variable(number: int) -> Variable:
+    def counted(number: int) -> Variable:
         def values() -> np.ndarray:
             read.append(number)
             return np.full(3, -1 if number == variance else 1, np.float32)
 
         return Variable(str(number), "", "float32", (3,), values)
 
-    variables = {str(number): variable(number) for number in range(count)}
+    variables = {str(number): counted(number) for number in range(count)}
     layer = Layer("layer", None, {}, {key: key for key in variables}, "layers/thing")
     contents = Contents(Source("", ""), variables, layers=(layer,))
     assert from_layers(contents) == []
@@ -185,17 +176,10 @@ def test_the_exact_name_wins_and_two_similar_names_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("axis", "expected"),
     [
-        (-1, -1),
-        ([3], 3),
-        ([1, 3], (1, 3)),
-        ({"class_name": "__tuple__", "items": [1]}, 1),
-        ([], None),
-        (True, None),
-        ("3", None),
-        ([1, None], None),
-        (None, None),
+        (-1, -1), ([3], 3), ([1, 3], (1, 3)), ({"class_name": "__tuple__", "items": [1]}, 1),
+        ([], None), (True, None), ("3", None), ([1, None], None), (None, None),
     ],
-)
+)  # fmt: skip
 def test_axes(axis: object, expected: object) -> None:
     assert sight(ROLES, "BatchNormalization", {"axis": axis}).axis == expected
 

@@ -89,9 +89,8 @@ def functional() -> Any:
 
 
 def sequential() -> Any:
-    return keras.Sequential(
-        [keras.Input(SHAPE), norm(), Block(name="blk"), layers.ReLU(), Block(), norm(name="end")]
-    )
+    parts = [norm(), Block(name="blk"), layers.ReLU(), Block(), norm(name="end")]
+    return keras.Sequential([keras.Input(SHAPE), *parts])
 
 
 def nested() -> Any:
@@ -218,14 +217,12 @@ def test_lists_of_a_module(tmp_path: Path) -> None:
     module = tf.Module()
     module.norms = [norm_2(), norm_2()]
     module.others = {"a": norm_2()}
-    for index, layer in enumerate([*module.norms, *module.others.values()]):
+    norms = {"norms/0": module.norms[0], "norms/1": module.norms[1], "others/a": module.others["a"]}
+    paths = {}
+    for path, layer in norms.items():
         layer.build((None, *SHAPE))
-        layer.moving_mean.assign([index + 0.5] * 3)
-    expected = {
-        **{f"norms/{number}": layer for number, layer in enumerate(module.norms)},
-        **{f"others/{name}": layer for name, layer in module.others.items()},
-    }
-    paths = {layer.moving_mean.numpy().tobytes(): path for path, layer in expected.items()}
+        layer.moving_mean.assign([len(paths) + 0.5] * 3)
+        paths[layer.moving_mean.numpy().tobytes()] = path
     tf.saved_model.save(module, tmp_path / "saved")
     tf.train.Checkpoint(module).save(str(tmp_path / "checkpoint" / "m"))
     assert found(tmp_path / "saved") == paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,24 +12,22 @@ from bnstat.discovery.merge import Sighting, in_order, merge, unique_names
 STATISTICS = {"moving_mean": "m", "moving_variance": "v"}
 
 
+def merged(**evidence: Sequence[Sighting]) -> list[Sighting]:
+    return merge(evidence)
+
+
 def statistics(stem: str) -> dict[str, str]:
     return {role: f"{stem}/{key}" for role, key in STATISTICS.items()}
 
 
 def test_structure_decides_the_roles_and_weaker_evidence_the_unknown_settings() -> None:
-    (layer,) = merge(
-        {
-            "objects": [Sighting("object-graph", "net/bn", {"gamma": "g", **STATISTICS})],
-            "graphs": [Sighting("graph", "bn_1", STATISTICS, epsilon=0.5, axis=1, notes=("a",))],
-            "names": [
-                Sighting(
-                    *("name", "bn", {"beta": "b", **STATISTICS}),
-                    epsilon=0.2, momentum=0.9, trainable=False, notes=("a", "b"),
-                )
-            ],
-            "more": [Sighting("name", "c", STATISTICS, trainable=True)],
-        }
-    )  # fmt: skip
+    named = Sighting("name", "bn", {"beta": "b", **STATISTICS}, momentum=0.9, trainable=False)
+    (layer,) = merged(
+        objects=[Sighting("object-graph", "net/bn", {"gamma": "g", **STATISTICS})],
+        graphs=[Sighting("graph", "bn_1", STATISTICS, epsilon=0.5, axis=1, notes=("a",))],
+        names=[replace(named, epsilon=0.2, notes=("a", "b"))],
+        more=[Sighting("name", "c", STATISTICS, trainable=True)],
+    )
     assert layer.evidence == "object-graph"
     assert (layer.epsilon, layer.axis, layer.momentum, layer.trainable) == (0.5, 1, 0.9, False)
     assert layer.notes == ("a", "b")
@@ -46,21 +45,17 @@ def test_weaker_evidence_fills_roles_where_none_is_structural() -> None:
 
 
 def test_a_shared_gamma_does_not_join_layers() -> None:
-    layers = merge(
-        {
-            "objects": [Sighting("object-graph", "a", {"gamma": "g", **statistics("a")})],
-            "names": [Sighting("name", "b", {"gamma": "g", **statistics("b")})],
-        }
+    layers = merged(
+        objects=[Sighting("object-graph", "a", {"gamma": "g", **statistics("a")})],
+        names=[Sighting("name", "b", {"gamma": "g", **statistics("b")})],
     )
     assert len(layers) == 2
 
 
 def test_a_sighting_without_statistics_joins_by_what_it_has() -> None:
-    (layer,) = merge(
-        {
-            "objects": [Sighting("object-graph", "a", {"gamma": "g", **STATISTICS})],
-            "graphs": [Sighting("graph", "a", {"gamma": "g"}, epsilon=0.5)],
-        }
+    (layer,) = merged(
+        objects=[Sighting("object-graph", "a", {"gamma": "g", **STATISTICS})],
+        graphs=[Sighting("graph", "a", {"gamma": "g"}, epsilon=0.5)],
     )
     assert layer.epsilon == 0.5
 
@@ -105,22 +100,18 @@ def test_a_name_that_is_made_unique_differs_from_all_others(taken: str) -> None:
 
 
 def test_another_evidence_names_layers_that_the_strongest_calls_alike() -> None:
-    layers = merge(
-        {
-            "objects": [Sighting("object-graph", "bn", statistics(str(at))) for at in (0, 1)],
-            "names": [Sighting("name", f"n{at}", statistics(str(at))) for at in (0, 1)],
-        }
+    layers = merged(
+        objects=[Sighting("object-graph", "bn", statistics(str(at))) for at in (0, 1)],
+        names=[Sighting("name", f"n{at}", statistics(str(at))) for at in (0, 1)],
     )
     assert unique_names(layers) == ["n0", "n1"]
 
 
 def test_order() -> None:
-    layers = merge(
-        {
-            "objects": [Sighting("object-graph", n, statistics(n)) for n in ("bn_10", "bn_9")],
-            "graphs": [Sighting("graph", n, statistics(n)) for n in ("bn_9", "bn_10")],
-            "names": [Sighting("name", n, statistics(n)) for n in ("z_10", "z_9")],
-        }
+    layers = merged(
+        objects=[Sighting("object-graph", n, statistics(n)) for n in ("bn_10", "bn_9")],
+        graphs=[Sighting("graph", n, statistics(n)) for n in ("bn_9", "bn_10")],
+        names=[Sighting("name", n, statistics(n)) for n in ("z_10", "z_9")],
     )
 
     def names(*origins: str) -> list[str]:
@@ -136,9 +127,8 @@ def listed(*numbers: int) -> list[Sighting]:
 
 
 def test_the_list_of_an_exported_model_is_in_order() -> None:
-    assert unique_names(in_order(merge({"graphs": listed(10, 1, 9, 0)}), ("graphs",))) == [
-        "bn_0", "bn_1", "bn_9", "bn_10",
-    ]  # fmt: skip
+    layers = in_order(merged(graphs=listed(10, 1, 9, 0)), ("graphs",))
+    assert unique_names(layers) == ["bn_0", "bn_1", "bn_9", "bn_10"]
     same = [Sighting("graph", n, statistics(f"variables/{n}")) for n in ("01", "1")]
     assert unique_names(in_order(merge({"graphs": same}), ())) == ["01", "1"]
     # A layer that the list does not have leaves the order to the evidence.
@@ -164,10 +154,8 @@ def test_longer_names(names: Sequence[str], longer_names: list[str], expected: l
 
 
 def test_the_order_of_the_evidence_that_shows_most_layers() -> None:
-    layers = merge(
-        {
-            "layers": [Sighting("config", "b", statistics("b"))],
-            "graphs": [Sighting("graph", n, statistics(n)) for n in ("c", "b", "a")],
-        }
+    layers = merged(
+        layers=[Sighting("config", "b", statistics("b"))],
+        graphs=[Sighting("graph", n, statistics(n)) for n in ("c", "b", "a")],
     )
     assert unique_names(in_order(layers, ("layers", "graphs"))) == ["c", "b", "a"]

@@ -13,7 +13,7 @@ from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike, find_r
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import Source
 from tests.builders.effort import bounded
-from tests.discovery.made import found, keys_in, made, objects_of, variable
+from tests.discovery.made import Shape, found, keys_in, made, objects_of, variable
 
 
 def found_twice(names: Sequence[str]) -> list[Sighting]:
@@ -31,9 +31,7 @@ def found_twice(names: Sequence[str]) -> list[Sighting]:
 STATISTICS = ("moving_mean", "moving_variance")
 ALL = ("gamma", "beta", *STATISTICS)
 
-every_scheme = pytest.mark.parametrize(
-    "scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}"
-)
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda each: each[0] + each.variance)
 
 
 def under(scope: str, roles: Sequence[str] = ALL, end: str = "") -> list[str]:
@@ -191,10 +189,9 @@ def test_averages_of_moments_beside_moving_statistics_are_shadows() -> None:
 
 def test_averages_of_a_scope_are_not_shared_with_the_scope_above() -> None:
     names = [*under("a/bn", STATISTICS, SHADOW), "a/gamma"]
+    averages = {role: f"a/bn/{role}{SHADOW}" for role in STATISTICS}
     for more in ({}, {"include_shadows": True}):
-        assert found(names, **more) == {
-            "a/bn": {role: f"a/bn/{role}{SHADOW}" for role in STATISTICS}
-        }
+        assert found(names, **more) == {"a/bn": averages}
 
 
 def test_a_layer_is_seen_once_by_the_first_scheme_that_fits() -> None:
@@ -217,39 +214,26 @@ def test_slots_are_neither_layers_nor_the_variables_that_they_are_named_after() 
         assert model.incomplete == ()
 
 
-def test_extra_variables() -> None:
-    extra = ["moving_stddev", "renorm_mean", "renorm_stddev"]
-    (layer,) = discover(made([*under("bn"), *under("bn", extra)]))
-    assert set(layer.extra) == set(extra)
-
-
 def test_layers_with_gamma_or_beta_alone() -> None:
     names = [*under("a/BatchNorm", ["gamma", "beta"]), *under("LayerNorm", ["gamma", "beta"])]
     names += under("a/BatchNorm", ["kernel"])
     model = discover(made([*names, *under("b/bn", ["beta"]), *under("c/bn")]))
     assert [layer.name for layer in model] == ["c/bn"]
-    assert {layer.name: set(layer.variables) for layer in model.incomplete} == {
-        "a/BatchNorm": {"gamma", "beta"},
-        "b/bn": {"beta"},
-    }
+    incomplete = [(layer.name, set(layer.variables)) for layer in model.incomplete]
+    assert incomplete == [("a/BatchNorm", {"gamma", "beta"}), ("b/bn", {"beta"})]
 
 
 @pytest.mark.parametrize(
-    ("patterns", "layers"),
+    ("mean", "variance", "layers"),
     [
-        ([("moving_mean", "/mu$"), ("moving_variance", "/sigma2$")], ["net/n1", "net/n2"]),
-        (
-            [("moving_mean", "^net/(.*)/mu$"), ("moving_variance", "^net/(.*)/sigma2$")],
-            ["n1", "n2"],
-        ),
-        (
-            [("moving_mean", "^(net)/(?P<layer>n1)/mu$"), ("moving_variance", "n1/sigma2$")],
-            [],
-        ),
+        ("/mu$", "/sigma2$", ["net/n1", "net/n2"]),
+        ("^net/(.*)/mu$", "^net/(.*)/sigma2$", ["n1", "n2"]),
+        ("^(net)/(?P<layer>n1)/mu$", "n1/sigma2$", []),
     ],
 )
-def test_patterns(patterns: list[tuple[str, str]], layers: list[str]) -> None:
+def test_patterns(mean: str, variance: str, layers: list[str]) -> None:
     names = ["net/n1/mu", "net/n1/sigma2", "net/n2/mu", "net/n2/sigma2", "net/n2/w"]
+    patterns = [("moving_mean", mean), ("moving_variance", variance)]
     assert list(found(names, patterns=patterns)) == layers
 
 
@@ -264,10 +248,7 @@ def test_the_first_matching_pattern_decides_the_role() -> None:
 
 def test_a_pattern_comes_before_the_schemes() -> None:
     names = [*under("bn"), "bn/scale_fixed"]
-    patterns = [
-        ("gamma", "/scale_fixed$"), ("moving_mean", "/moving_mean$"),
-        ("moving_variance", "/moving_variance$"),
-    ]  # fmt: skip
+    patterns = [("gamma", "/scale_fixed$"), *((role, f"/{role}$") for role in STATISTICS)]
     assert found(names, patterns=patterns)["bn"]["gamma"] == "bn/scale_fixed"
 
 
@@ -344,18 +325,13 @@ def test_the_work_grows_with_the_layers(end: str, both: bool) -> None:
         ("bn/bn/moving_mean/local_step", "zero-debias"),
         ("bn/gamma/ExponentialMovingAverage", "shadow"),
         ("global_step", "bookkeeping"), ("bn/moving_mean/_hidden", "zero-debias"),
+        ("bn/gamma", None), ("adam_block/bn/gamma", None), ("momentum_encoder/bn/beta", None),
+        ("m/bn/gamma", None), ("sgd2/gamma", None),
     ],
 )  # fmt: skip
-def test_lookalikes(name: str, word: str) -> None:
-    assert word in (describe_lookalike(name, name) or "")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["bn/gamma", "adam_block/bn/gamma", "momentum_encoder/bn/beta", "m/bn/gamma", "sgd2/gamma"],
-)
-def test_names_that_are_not_lookalikes(name: str) -> None:
-    assert describe_lookalike(name, name) is None
+def test_lookalikes(name: str, word: str | None) -> None:
+    description = describe_lookalike(name, name)
+    assert description is None if word is None else word in description
 
 
 def test_the_explanation_of_each_variable() -> None:
@@ -374,10 +350,9 @@ def test_the_explanation_of_each_variable() -> None:
     }
     explanations = discover(made(list(expected))).explain()
     assert [each.key for each in explanations] == list(expected)
-    for each in explanations:
-        layer, role, reason = expected[each.key]
-        assert (each.layer, each.role) == (layer, role)
-        assert reason in each.reason
+    for key, layer, role, reason in explanations:
+        assert (layer, role) == expected[key][:2]
+        assert expected[key][2] in reason
 
 
 @pytest.mark.parametrize(
@@ -401,9 +376,7 @@ def test_roles_of_labels(labels: Sequence[str], expected: Sequence[str | None]) 
 @pytest.mark.parametrize("leaf", ["scale", "gamma"])
 @pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 3, 3), (5,)])
-def test_a_tensor_of_another_shape_is_undecided(
-    source: str, leaf: str, shape: tuple[int, ...]
-) -> None:
+def test_a_tensor_of_another_shape_is_undecided(source: str, leaf: str, shape: Shape) -> None:
     """A variable named gamma keeps its role, so that the mismatch is reported."""
     keys = {"gamma": f"bn/{leaf}", **{role: f"bn/{role}" for role in ALL[1:]}}
     structure: dict[str, dict[str, object]] = {
@@ -423,5 +396,5 @@ def test_a_tensor_of_another_shape_is_undecided(
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3, 3), (5,)])
-def test_by_names_alone_a_gamma_of_another_shape_is_shown(shape: tuple[int, ...]) -> None:
+def test_by_names_alone_a_gamma_of_another_shape_is_shown(shape: Shape) -> None:
     assert found(under("bn"), {"bn/gamma": shape})["bn"].keys() == set(ALL)

@@ -58,9 +58,7 @@ def numbered(expected: set[frozenset[str]]) -> set[frozenset[str]]:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("order", ["wbmv", "mvwb", "mv"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_variables_that_were_created_together_are_a_layer(
-    order: str, bias: bool, seed: int
-) -> None:
+def test_variables_created_together_are_a_layer(order: str, bias: bool, seed: int) -> None:
     store, expected = Store(), set()
     for scope in ("", "a.b.", "", "a.b.", "c."):
         for width in (4, 8, 8):

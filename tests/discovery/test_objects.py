@@ -94,13 +94,6 @@ def test_a_shared_object_is_one_layer() -> None:
     assert names({"right": shared, "left": {"norm": shared}}) == [("right", "right")]
 
 
-def test_cycles_end() -> None:
-    inner: dict[str, Any] = {"norm": norm("k")}
-    top = {"inner": inner}
-    inner |= {"me": inner, "top": top}
-    assert list(keys(top)) == ["inner/norm"]
-
-
 def test_a_deep_graph() -> None:
     chain = [Node({"x": number}, None, "") for number in range(1, 20_001)]
     variables = [Node({}, role, "") for role in ROLES]
@@ -108,15 +101,6 @@ def test_a_deep_graph() -> None:
     objects = Objects([*chain, Node(children, None, ""), *variables])
     (layer,) = from_objects(made(ROLES, objects=objects))
     assert (layer.name, layer.longer_name) == ("/".join(["x"] * 64),) * 2
-
-
-def test_sonnet_averages() -> None:
-    tree: dict[str, Any] = {"scale": ("s", "bn/scale"), "offset": ("o", "bn/offset")}
-    for role in ROLES[2:]:
-        parts = ("average", "_hidden")
-        tree[role] = {part: (f"{role}/{part}", f"bn/{role}/{part}") for part in parts}
-    averages = {role: f"{role}/average" for role in ROLES[2:]}
-    assert keys({"net": tree}) == {"bn": {"gamma": "s", "beta": "o", **averages}}
 
 
 def test_variables_that_are_not_stored() -> None:

@@ -26,10 +26,6 @@ from tests.builders.oracle import assert_layers, check
 
 pytestmark = pytest.mark.slow
 
-every_library = pytest.mark.parametrize(
-    "library", [keras, tf_keras], ids=lambda library: library.__name__
-)
-
 
 def expected(library: ModuleType, net: Any) -> dict[str, Any]:
     names = {"deep": "inner/deep"} if library is keras else {}
@@ -61,10 +57,8 @@ HOMES = {
 )
 def test_slots_are_not_layers(tmp_path: Path, home: str, name: str) -> None:
     library, optimizers, _ = HOMES[home]
-    has_averages = home != "legacy" and (home, name) not in {
-        ("keras 2", "Adafactor"), ("keras 2", "Lion"),
-    }  # fmt: skip
-    options = {**OPTIONS.get(name, {}), **({"use_ema": True} if has_averages else {})}
+    lacks_averages = home == "legacy" or (home == "keras 2" and name in ("Adafactor", "Lion"))
+    options = {**OPTIONS.get(name, {}), **({} if lacks_averages else {"use_ema": True})}
     net = compiled(library, getattr(optimizers, name)(**options))
     checkpoint = tf.train.Checkpoint(model=net, optimizer=net.optimizer)
     prefix = Path(checkpoint.write(str(tmp_path / "m")))
@@ -72,17 +66,16 @@ def test_slots_are_not_layers(tmp_path: Path, home: str, name: str) -> None:
     check(bnstat.load(prefix), prefix, expected(library, net))
     # Without the object graph, names alone have to do.
     slots = net.optimizer.variables
-    variables = [*net.variables, *(slots() if callable(slots) else slots)]
     tensors = {
         getattr(variable, "path", variable.name).removesuffix(":0"): np.asarray(variable)
-        for variable in variables
+        for variable in (*net.variables, *(slots() if callable(slots) else slots))
     }
     scopes = {layer.name: getattr(layer, "path", layer.name) for layer in all_layers(net)}
     layers = {scopes[layer]: roles for layer, roles in by_layer(all_layers(net)).items()}
     assert_layers(bnstat.load(named.save(tmp_path / "named", tensors)), layers)
 
 
-@every_library
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 def test_synchronized_renormalized_wrapped_and_shared(tmp_path: Path, library: ModuleType) -> None:
     if library is keras and not KERAS_RENORMALIZES:
         pytest.skip("batch renormalization came with Keras 3.14")

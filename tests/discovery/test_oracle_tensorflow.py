@@ -35,19 +35,15 @@ def norm(arrays: Mapping[str, Any]) -> Net:
     return Net(**{role: tf.Variable(array, name=role) for role, array in arrays.items()})
 
 
-def sonnet_average(array: Any) -> Net:
-    """The value, its biased sum and its count."""
-    variables = {"average": array, "_hidden": array * 0.5, "_counter": 3}
-    return Net(
-        **{name: tf.Variable(value, name=name.strip("_")) for name, value in variables.items()}
-    )
-
-
 def sonnet_norm(arrays: Mapping[str, Any]) -> Net:
     """Batch norm as Sonnet 2 stores it."""
     affine = {"scale": arrays["gamma"], "offset": arrays["beta"]}
-    variables = {name: tf.Variable(array, name=f"bn/{name}") for name, array in affine.items()}
-    return Net(**variables, **{role: sonnet_average(arrays[role]) for role in ROLES[2:]})
+    parts = {name: tf.Variable(array, name=f"bn/{name}") for name, array in affine.items()}
+    for role in ROLES[2:]:  # the value, its biased sum and its count
+        values = {"average": arrays[role], "_hidden": arrays[role] * 0.5, "_counter": 3}
+        kept = {name: tf.Variable(value, name=name.strip("_")) for name, value in values.items()}
+        parts[role] = Net(**kept)
+    return Net(**parts)
 
 
 def saved(folder: Path, net: Any) -> list[tuple[Path, Path]]:
@@ -55,11 +51,8 @@ def saved(folder: Path, net: Any) -> list[tuple[Path, Path]]:
     tf.train.Checkpoint(net).write(str(folder / "root"))
     tf.train.Checkpoint(net=net).write(str(folder / "child"))
     tf.saved_model.save(net, str(folder / "saved"))
-    return [
-        (folder / "root", folder / "root"),
-        (folder / "child", folder / "child"),
-        (folder / "saved", folder / "saved/variables/variables"),
-    ]
+    prefixes = {"root": "root", "child": "child", "saved": "saved/variables/variables"}
+    return [(folder / name, folder / prefix) for name, prefix in prefixes.items()]
 
 
 def test_modules(tmp_path: Path) -> None:
@@ -95,7 +88,7 @@ def test_a_cycle_and_a_layer_that_two_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "labels",
     [
-        ("gamma", "beta", "moving_mean", "moving_variance"),
+        ROLES,
         ("scale", "offset", "moving_mean", "moving_var"),
         ("scale", "shift", "pop_mean", "pop_variance"),
         ("weight", "bias", "running_mean", "running_var"),
@@ -178,13 +171,11 @@ def test_slots_are_not_layers(tmp_path: Path, optimizer: str, scope: str) -> Non
     assert taken == {variable.key for layer in model for variable in layer.variables.values()}
 
 
-@pytest.mark.parametrize("saved_name", ["ema", "none"])
-def test_averages_are_shadows_beside_their_variables(tmp_path: Path, saved_name: str) -> None:
+@pytest.mark.parametrize("zero_debias", [True, False])
+def test_averages_are_shadows_beside_their_variables(tmp_path: Path, zero_debias: bool) -> None:
     def build() -> None:
         network(training=True)
-        average = tf.train.ExponentialMovingAverage(
-            0.99, num_updates=None, zero_debias=saved_name == "ema"
-        )
+        average = tf.train.ExponentialMovingAverage(0.99, zero_debias=zero_debias)
         average.apply(v1.global_variables())
 
     values = save_graph(tmp_path / "m", build)

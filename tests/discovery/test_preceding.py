@@ -16,7 +16,7 @@ import bnstat
 from bnstat.discovery import discover
 from bnstat.model import ROLES, PrecedingBias
 from tests.builders.graph_mode import save_graph
-from tests.discovery.made import made, objects_of
+from tests.discovery.made import made, objects_of, variable
 
 v1 = tf.compat.v1
 
@@ -125,9 +125,7 @@ UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
         (functional(3, bn=[], conv=["bn"]), []),
     ],
 )
-def test_a_configuration_proves_what_feeds_a_layer(
-    tmp_path: Path, config: Mapping[str, Any], expected: list[tuple[str, str, bool]]
-) -> None:
+def test_a_configuration_proves_the_bias(tmp_path: Path, config: Any, expected: Any) -> None:
     assert found(write_h5(tmp_path / "m.h5", config, "conv/conv/bias:0")) == expected
 
 
@@ -180,11 +178,11 @@ def test_variables_in_order() -> None:
 
 def graph(*roots: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Options of a file whose object graph has these roots: name of a layer -> keys."""
-    tree = {}
-    for at, layers in enumerate(roots):
-        labelled = {name: {key.rpartition("/")[2]: key for key in layers[name]} for name in layers}
-        tree[str(at)] = labelled
-    return {"objects": objects_of(tree)}
+    tree = [
+        {name: {key.rpartition("/")[2]: key for key in keys} for name, keys in layers.items()}
+        for layers in roots
+    ]
+    return {"objects": objects_of(dict(zip("01", tree, strict=False)))}
 
 
 def test_numbered_layers_of_an_object_graph() -> None:
@@ -210,13 +208,8 @@ def test_long_names_are_not_searched() -> None:
 # Graphs
 
 
-@pytest.mark.parametrize(
-    ("between", "expected"),
-    [(False, [("conv1/bn", "conv1/biases", True)]), (True, [])],
-)
-def test_a_graph_proves_what_feeds_a_layer(
-    tmp_path: Path, between: bool, expected: list[tuple[str, str, bool]]
-) -> None:
+@pytest.mark.parametrize("between", [True, False])
+def test_a_graph_proves_what_feeds_a_layer(tmp_path: Path, between: bool) -> None:
     def build() -> None:
         x = v1.placeholder("float32", [None, 4, 4, 2])
         with v1.variable_scope("conv1"):
@@ -229,7 +222,8 @@ def test_a_graph_proves_what_feeds_a_layer(
         tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
     save_graph(tmp_path / "model", build, write_meta_graph=True)
-    assert found(tmp_path / "model") == expected
+    pairs = [("conv1/bn", "conv1/biases", True)]
+    assert found(tmp_path / "model") == ([] if between else pairs)
 
 
 # Variables of optimizers
@@ -261,3 +255,14 @@ def test_averages_of_optimizers(bias: str, beta: str, are_squared: bool | None) 
     slots = found.slots and (found.slots.of_bias.key, found.slots.of_beta.key)
     assert slots == (None if are_squared is None else (bias, beta))
     assert (found.slots and found.slots.are_squared) is are_squared
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "string", "int32", "bool"])
+@pytest.mark.parametrize("key", ["conv/bias", "conv/bias/Adam"])
+def test_biases_and_averages_are_floats(key: str, dtype: str) -> None:
+    contents = made([*norm("conv/bn"), "conv/bias", "conv/bias/Adam", "conv/bn/beta/Adam"])
+    (before,) = discover(contents).preceding_biases().values()
+    assert before.slots is not None
+    contents.variables[key] = variable(key, dtype=dtype)
+    found = [bias.slots for bias in discover(contents).preceding_biases().values()]
+    assert found == ([] if key == "conv/bias" else [None])

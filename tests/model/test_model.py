@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -16,19 +15,10 @@ from bnstat.errors import AmbiguousError, NotFoundError
 from bnstat.model import ROLES, BatchNorm, Model, Source, Summary, Variable, printable
 from tests.builders import named
 from tests.builders.keras_models import randomised, roles_of
+from tests.output import models
 
 
-def layer_of(arrays: Mapping[str, NDArray[Any]], **options: Any) -> BatchNorm:
-    variables = {
-        role: Variable(f"bn/{role}", f"bn/{role}", array.dtype.name, array.shape, lambda a=array: a)
-        for role, array in arrays.items()
-    }
-    return BatchNorm(options.pop("name", "bn"), variables, **options)
-
-
-def formula(
-    arrays: Mapping[str, NDArray[Any]], x: NDArray[Any], epsilon: float, shape: Any = (-1,)
-) -> NDArray[np.float64]:
+def formula(arrays: Any, x: Any, epsilon: float, shape: Any = (-1,)) -> NDArray[np.float64]:
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` in float64."""
     wide = {role: array.astype(np.float64).reshape(shape) for role, array in arrays.items()}
     y = (x.astype(np.float64) - wide["moving_mean"]) / np.sqrt(wide["moving_variance"] + epsilon)
@@ -48,7 +38,7 @@ SUBSETS = [ROLES, ROLES[1:], (ROLES[0], *ROLES[2:]), ROLES[2:]]
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-5)])
 def test_the_formula(roles: tuple[str, ...], dtype: str, tolerance: float) -> None:
     arrays = named.layer(1, roles=roles, dtype=dtype)
-    layer = layer_of(arrays, epsilon=1e-3)
+    layer = models.layer("bn", arrays, epsilon=1e-3)
     x = X.astype(dtype)
     found = layer.normalize(x)
     assert found.dtype == dtype
@@ -66,14 +56,17 @@ def test_every_axis(axis: int) -> None:
     shape = [1, 1, 1, 1]
     shape[axis] = -1
     expected = formula(arrays, X, 0.01, shape)
-    for layer, given in ((layer_of(arrays, axis=axis), None), (layer_of(arrays, axis=0), axis)):
+    for layer, given in (
+        (models.layer("bn", arrays, axis=axis), None),
+        (models.layer("bn", arrays, axis=0), axis),
+    ):
         assert_close(layer.normalize(X, epsilon=0.01, axis=given), expected)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint32, np.int64, bool])
 def test_an_axis_of_any_integer_type(kind: type) -> None:
     arrays = named.layer(1)
-    layer = layer_of(arrays, epsilon=0.01)
+    layer = models.layer("bn", arrays, epsilon=0.01)
     x = np.random.default_rng(0).random((2, layer.channels, 3))
     expected = layer.normalize(x, axis=1)
     np.testing.assert_array_equal(layer.normalize(x, axis=kind(1)), expected)
@@ -86,7 +79,7 @@ def test_an_axis_of_any_integer_type(kind: type) -> None:
 def test_several_axes(axis: tuple[int, ...] | None) -> None:
     """If the file does not store the axes, the shape of the variables shows them."""
     arrays = {role: RANDOM.random((1, 6, 1, 4)) for role in ROLES}
-    layer = layer_of(arrays, axis=axis, epsilon=0.01)
+    layer = models.layer("bn", arrays, axis=axis, epsilon=0.01)
     expected = formula(arrays, X, 0.01, (1, 6, 1, 4))
     assert_close(layer.normalize(X), expected)
     assert layer.channels == 24
@@ -96,7 +89,7 @@ def test_several_axes(axis: tuple[int, ...] | None) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1, 4), (1, 1, 1, 1, 4)])
 def test_variables_with_leading_ones(shape: tuple[int, ...]) -> None:
     arrays = {role: RANDOM.random(shape) for role in ROLES}
-    found = layer_of(arrays, epsilon=0.01).normalize(X)
+    found = models.layer("bn", arrays, epsilon=0.01).normalize(X)
     assert_close(found, formula(arrays, X, 0.01, (4,)))
 
 
@@ -113,7 +106,7 @@ def test_keras_own_layer(
     norm.build(x.shape)
     randomised(norm)
     stored = norm.axis if isinstance(norm.axis, int) else tuple(norm.axis)
-    layer = layer_of(roles_of(norm), epsilon=norm.epsilon, axis=stored)
+    layer = models.layer("bn", roles_of(norm), epsilon=norm.epsilon, axis=stored)
     expected = np.asarray(norm(x, training=False))
     found = layer.normalize(x)
     assert found.dtype == expected.dtype
@@ -124,7 +117,7 @@ def test_keras_own_layer(
 def test_small_types_are_computed_in_float32(dtype: str) -> None:
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     arrays = {role: RANDOM.random(4).astype(kind) for role in ROLES}
-    layer = layer_of(arrays, epsilon=1e-3)
+    layer = models.layer("bn", arrays, epsilon=1e-3)
     assert layer.normalize(X.astype(kind)).dtype == np.float32
     x = X.astype(np.float32)
     np.testing.assert_allclose(layer.normalize(x), formula(arrays, x, 1e-3), rtol=1e-4, atol=1e-5)
@@ -133,23 +126,23 @@ def test_small_types_are_computed_in_float32(dtype: str) -> None:
 
 def test_epsilon_is_never_guessed() -> None:
     arrays = named.layer(1)
-    layer = layer_of(arrays)
+    layer = models.layer("bn", arrays)
     for action in (layer.scale_and_shift, lambda: layer.normalize(X)):
         with pytest.raises(AmbiguousError, match=r"does not store this layer's epsilon.*epsilon="):
             action()
     np.testing.assert_allclose(layer.normalize(X, epsilon=0.5), formula(arrays, X, 0.5), rtol=1e-5)
-    known = layer_of(arrays, epsilon=0.25)
+    known = models.layer("bn", arrays, epsilon=0.25)
     np.testing.assert_allclose(known.normalize(X, epsilon=0.5), formula(arrays, X, 0.5), rtol=1e-5)
     np.testing.assert_array_equal(known.normalize(X, epsilon=0), layer.normalize(X, epsilon=0))
 
 
 def test_roles_are_never_guessed() -> None:
     unknown = Variable("vars/0", "vars/0", "float32", (4,), lambda: np.ones(4, np.float32))
-    layer = layer_of(named.layer(1, roles=ROLES[2:]), undecided=[unknown], epsilon=0.001)
+    layer = models.layer("bn", named.layer(1, roles=ROLES[2:]), undecided=[unknown], epsilon=0.001)
     with pytest.raises(AmbiguousError, match="record the role of vars/0"):
         layer.normalize(X)
     with pytest.raises(NotFoundError, match="moving mean and variance are not in the file"):
-        layer_of(named.layer(1, roles=ROLES[:2]), epsilon=0.001).scale_and_shift()
+        models.layer("bn", named.layer(1, roles=ROLES[:2]), epsilon=0.001).scale_and_shift()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +155,7 @@ def test_roles_are_never_guessed() -> None:
     ],
 )
 def test_inputs_that_do_not_fit(own: tuple[int, ...], axis: Any, shape: tuple[int, ...]) -> None:
-    layer = layer_of({role: np.ones(own) for role in ROLES}, epsilon=0.1)
+    layer = models.layer("bn", {role: np.ones(own) for role in ROLES}, epsilon=0.1)
     with pytest.raises(ValueError, match=r"axis|channels"):
         layer.normalize(np.zeros(shape), axis=axis)
 
@@ -188,7 +181,7 @@ def test_arrays_are_read_once_and_only_when_asked_for() -> None:
 
 @pytest.fixture
 def model() -> Model:
-    layers = [layer_of(named.layer(n, channels=n), name=name) for n, name in enumerate("cab", 2)]
+    layers = [models.layer(name, named.layer(n, channels=n)) for n, name in enumerate("cab", 2)]
     return Model(Source("p", "saved-model"), layers, notes=["a note"])
 
 
@@ -221,27 +214,14 @@ def test_narrowing_and_repr(model: Model) -> None:
     assert repr(some).endswith("1 batch-norm layer>")
 
 
-def test_html_of_a_hostile_name(model: Model) -> None:
-    evil = Model(model.source, [layer_of(named.layer(1), name="<script>&\x1b[31m")])
-    page = evil._repr_html_()
-    assert "&lt;script&gt;&amp;" in page
-    assert "<script>" not in page
-    assert "\x1b" not in page
-    assert page.count("<tr>") == 2
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("stem/bn_1", "stem/bn_1"),
-        ("\u00e4\u4e2d\u0431", "\u00e4\u4e2d\u0431"),
-        ("a\x1b[31mb", "a\\x1b[31mb"),
-        ("a\nb\r\t", "a\\nb\\r\\t"),
-        ("a\u202eb", "a\\u202eb"),
-        ("a\udcffb", "a\\udcffb"),
-        ("\x85\u2028", "\\x85\\u2028"),
+        ("stem/bn_1", "stem/bn_1"), ("\u00e4\u4e2d\u0431", "\u00e4\u4e2d\u0431"),
+        ("a\x1b[31mb", "a\\x1b[31mb"), ("a\nb\r\t", "a\\nb\\r\\t"),
+        ("a\u202eb", "a\\u202eb"), ("a\udcffb", "a\\udcffb"), ("\x85\u2028", "\\x85\\u2028"),
     ],
-)
+)  # fmt: skip
 def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
     printable(text).encode("utf-8")

@@ -4,8 +4,8 @@ In inference, a graph computes `gamma * (x - mean) / sqrt(variance + epsilon) + 
 (such as `FusedBatchNorm`) or by several ops that compute an equivalent formula, such as `x * s +
 (beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)` (`tf.nn.batch_normalization`).
 The results that a graph computes from `r = 1 / sqrt(variance + epsilon)` are expanded to sums of
-products of leaves: the root, variables, and other tensors. An expression that equals `x * r * gamma
-- mean * r * gamma + beta` normalizes `x`, whichever ops compute it.
+products of leaves: `r` (the root), variables, and other tensors. If an expression equals `x * r *
+gamma - mean * r * gamma + beta`, the graph normalizes `x`, whichever ops it uses.
 
 In training, a graph uses the mean and variance of the batch. The moving statistics are then the
 variables that ops update from these tensors (see `updates`). Layer, group and instance
@@ -21,12 +21,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite, prod
 from typing import NamedTuple
 
-from bnstat.discovery.configuration import NAMED_BATCH_NORM
+from bnstat.discovery.configuration import NAMED_BATCH_NORM, complement
 from bnstat.discovery.graphs.tensors import SUMS, Leaf, Steps, Tensors
-from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, Updates, complement
+from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, Updates
 from bnstat.discovery.merge import Merger, Sighting
 from bnstat.discovery.schemes import ACCUMULATOR, RENORM, describe_lookalike
 from bnstat.formats.contents import Contents, Op
@@ -95,8 +96,8 @@ class Norm(Sighting):
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers in a file's graphs, in network order.
 
-    A graph is skipped if earlier graphs show the moving variance, epsilon and, unless the file has
-    layer configurations, momentum of all its layers.
+    A graph is skipped if earlier graphs show all its layers with moving variance, epsilon and
+    momentum. Momentum is not required if the file has layer configurations.
     """
 
     def doubt(key: str) -> int | None:
@@ -145,8 +146,8 @@ def find_norms(
     """Return the batch normalizations of a graph, in network order.
 
     ONNX's `BatchNormalization` is included even if the file contains none of its inputs. `doubt`
-    returns, for the key of a variable, a number that is larger the less likely the variable is a
-    moving statistic; None if it is not one.
+    maps the key of a variable to 0 if the variable may be a moving statistic, to a larger number if
+    this is less likely, and to None if it is impossible.
     """
     updates = Updates(tensors, doubt)
     norms = {}
@@ -166,10 +167,9 @@ def find_norms(
 
 
 def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
-    """Remove the roles of variables whose size differs from the moving statistics."""
-    sizes = {
-        role: prod(variables[key].shape) for role, key in norm.roles.items() if key in variables
-    }
+    """Remove the roles of variables that have another size than the moving statistics."""
+    stored = {role: variables[key] for role, key in norm.roles.items() if key in variables}
+    sizes = {role: prod(variable.shape) for role, variable in stored.items()}
     of_statistics = {sizes[role] for role in STATISTICS if role in sizes}
     if len(of_statistics) > 1:
         norm.roles = {}
@@ -241,13 +241,12 @@ def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Upd
     """Add to `norm` the moving statistics that ops update from `computed` (role -> tensors)."""
     keys = {role: updates.key(tensors) for role, tensors in computed.items()}
     norm.roles = {**{role: key for role, key in keys.items() if key is not None}, **norm.roles}
-    norm.uses_batch_statistics = norm.roles.keys().isdisjoint(STATISTICS) and not any(
-        updates.follow(tensors) for tensors in computed.values()
-    )
+    has_statistics = not norm.roles.keys().isdisjoint(STATISTICS)
+    all_computed = chain.from_iterable(computed.values())
+    norm.uses_batch_statistics = not has_statistics and updates.averaged.isdisjoint(all_computed)
 
 
 def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
-    """Return the channel axis of the input of a fused op; None if unknown."""
     if op.type == _ONNX:
         return None if op.attribute("spatial") == 0 else 1
     x = tensors.op(inputs[0]) if inputs else None
@@ -291,11 +290,10 @@ def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
     _add_updated(norm, {role: leaf.sources for role, leaf in statistics.items()}, updates)
     if "moving_mean" in norm.roles:
         return norm if "moving_variance" in norm.roles or formula.mean.key is None else None
-    is_on_batch = (
-        norm.uses_batch_statistics and is_moment and _is_batch_moment(tensors, formula.mean)
-    )
+    is_moment = is_moment and _is_batch_moment(tensors, formula.mean)
+    is_on_batch = norm.uses_batch_statistics and is_moment and formula.x.key is None
     # Weights are standardized over the first axis as well, by statistics of their own.
-    return norm if is_on_batch and norm.roles and formula.x.key is None else None
+    return norm if is_on_batch and norm.roles else None
 
 
 class _Formula(NamedTuple):
@@ -311,21 +309,16 @@ class _Formula(NamedTuple):
 def _normalization(tensors: Tensors, root: str) -> _Formula | None:
     """Return the normalization that ops compute from the op `root` (a square root), or None."""
     after = tensors.downstream(root, _ARITHMETIC, _LARGEST_CONE)
-    for expand_differences in (False, True):
-        expansion = _Expansion(tensors, root, frozenset(after), expand_differences)
-        best: _Formula | None = None
-        for name in after:
-            formula = _formula(name, expansion.of_op(name))
-            if formula is None:
-                continue
-            if best is None:
-                best = formula
-                if tensors.ops[name].type in SUMS:
-                    break
-            elif _completes(formula, best):
-                best = formula
-        if best is not None:
-            return best
+    for expands_differences in (False, True):
+        expansion = _Expansion(tensors, root, frozenset(after), expands_differences, {})
+        formulas = filter(None, (_formula(name, expansion.of_op(name)) for name in after))
+        best = next(formulas, None)
+        if best is None:
+            continue
+        if tensors.ops[best.op].type not in SUMS:
+            for formula in formulas:
+                best = formula if _completes(formula, best) else best
+        return best
     return None
 
 
@@ -351,10 +344,8 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
         return None
     with_x, with_mean = Counter(scaled[1]), Counter(scaled[-1])
     shared = with_x & with_mean
-    x, mean, gamma = (
-        list(leaves.elements())
-        for leaves in (with_x - shared, with_mean - shared, shared - Counter([_RSQRT]))
-    )
+    parts = with_x - shared, with_mean - shared, shared - Counter([_RSQRT])
+    x, mean, gamma = (list(leaves.elements()) for leaves in parts)
     if len(x) != 1 or len(mean) != 1 or len(gamma) > 1 or shared[_RSQRT] != 1:
         return None
     # A frozen network may normalize a constant, but none normalizes its own statistics.
@@ -364,56 +355,52 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
     return _Formula(op, x[0], mean[0], gamma[0] if gamma else None, beta)
 
 
-class _Expansion:
-    """The expressions of the tensors that are computed from `root`, an op that is a square root."""
+class _Expansion(NamedTuple):
+    """The expressions of the tensors that a graph computes from the square root `root`."""
 
-    def __init__(
-        self, tensors: Tensors, root: str, after: frozenset[str], expand_differences: bool
-    ) -> None:
-        self._tensors = tensors
-        self._root = root
-        self._after = after
-        # Whether a difference that does not depend on the root is expanded, too.
-        self._expand_differences = expand_differences
-        self._of_ops: dict[str, _Expression | None] = {}
+    tensors: Tensors
+    root: str
+    after: frozenset[str]
+    expands_differences: bool  # Also differences that do not depend on the root.
+    of_ops: dict[str, _Expression | None]
 
     def of_op(self, name: str) -> _Expression | None:
-        """Return the expression of an op; None if it is too large or uses other arithmetic."""
-        if name not in self._of_ops:
-            self._of_ops[name] = None  # the expression of an op that depends on itself
-            operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
-            self._of_ops[name] = _compute(self._tensors.ops[name].type, operands)
-        return self._of_ops[name]
+        """Return the expression of an op, or None if a normalization cannot contain it."""
+        if name not in self.of_ops:
+            self.of_ops[name] = None  # the expression of an op that depends on itself
+            operands = [self._of_tensor(tensor) for tensor in self.tensors.inputs(name)]
+            self.of_ops[name] = _compute(self.tensors.ops[name].type, operands)
+        return self.of_ops[name]
 
     def _of_tensor(self, tensor: str) -> _Expression:
-        leaf = self._tensors.leaf(tensor)
-        op = self._tensors.producer(tensor)
+        leaf = self.tensors.leaf(tensor)
+        op = self.tensors.producer(tensor)
         if op is None or leaf.key is not None:
             return {(leaf,): 1}
-        if op.name == self._root:
+        if op.name == self.root:
             return {(_RSQRT if op.type == "Rsqrt" else _SQRT,): 1}
-        inside = self.of_op(op.name) if op.name in self._after else self._before(op)
+        inside = self.of_op(op.name) if op.name in self.after else self._before(op)
         return {(leaf,): 1} if inside is None else inside
 
     def _before(self, op: Op) -> _Expression | None:
         """Return the expression of an op that does not depend on the root, or None."""
         if op.type == "Const":
-            return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
-        if op.type == "Neg" or (self._expand_differences and op.type == "Sub"):
-            leaves = map(self._tensors.leaf, self._tensors.inputs(op.name))
+            return {(): 1} if self.tensors.scalars(op.name) == [1.0] else None
+        if op.type == "Neg" or (self.expands_differences and op.type == "Sub"):
+            leaves = map(self.tensors.leaf, self.tensors.inputs(op.name))
             return _compute(op.type, [{(leaf,): 1} for leaf in leaves])
-        if self._expand_differences:
-            for gamma, difference in self._tensors.either_order(op.name, {"Mul"}):
-                terms = self._tensors.operands(difference, {"Sub"})
-                factor = self._tensors.leaf(gamma)
+        if self.expands_differences:
+            for gamma, difference in self.tensors.either_order(op.name, {"Mul"}):
+                terms = self.tensors.operands(difference, {"Sub"})
+                factor = self.tensors.leaf(gamma)
                 if terms and factor.key is not None:
-                    x, mean = map(self._tensors.leaf, terms)
+                    x, mean = map(self.tensors.leaf, terms)
                     return _compute("Mul", [{(factor,): 1}, {(x,): 1, (mean,): -1}])
         return None
 
 
 def _compute(op_type: str, operands: Sequence[_Expression]) -> _Expression | None:
-    """Return the result of an arithmetic op; None if it is too large for a normalization."""
+    """Return the result of an arithmetic op, or None if a normalization cannot contain it."""
     if op_type == "Neg":
         operands = [*operands, {(): -1}]
     elif len(operands) == 1 or op_type in ("RealDiv", "Div"):
@@ -441,7 +428,7 @@ def _compute(op_type: str, operands: Sequence[_Expression]) -> _Expression | Non
 
 
 def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
-    """Return the kind of statistics that a variance belongs to, judged by its stored sources."""
+    """Return "stored" if all sources of a variance are variables, "batch" if none is."""
     sources = () if variance is None else variance.sources
     stored = [tensors.variable(source) is not None for source in sources]
     if not any(stored):
@@ -496,15 +483,15 @@ def note_folded(contents: Contents) -> list[str]:
         is_convolution = op.type in _CONVOLUTIONS
         named[is_convolution] += any(NAMED_BATCH_NORM.search(key) is not None for key in keys)
         biased += is_convolution and len(keys) == 2
-    proof = "nothing of it is left to show (bnstat diff ORIGINAL FILE {} it)"
+    proof = "no layer is left to show (bnstat diff ORIGINAL FILE {})"
     if named.total():
         parts = [count(named[True], "convolution")] if named[True] else []
         parts += [count(named[False], "other operation")] if named[False] else []
         where = " and ".join(parts)
-        return [f"batch norm was folded into {where}, as names show: {proof.format('proves')}"]
+        return [f"batch norm was folded into {where}, as names show: {proof.format('proves this')}"]
     if biased:
         return [
             f"batch norm may have been folded into {count(biased, 'convolution')} with a bias: "
-            f"{proof.format('decides')}"
+            f"{proof.format('decides this')}"
         ]
     return []

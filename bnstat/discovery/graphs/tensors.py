@@ -109,7 +109,7 @@ class Tensors:
         return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
-        """Return the op that computes a tensor's values; None if a switch selects one of them."""
+        """Return the op that computes a tensor's values; None if a switch selects among ops."""
         sources = self.sources(tensor)
         return self.op(sources[0]) if len(sources) == 1 else None
 
@@ -159,7 +159,7 @@ class Tensors:
         """Return the tensors whose values `tensor` has; several if a switch selects one of them.
 
         Ops that only change the shape or dtype, or read a variable, are followed to their input.
-        The result is empty if the path is too long.
+        The result is empty if the search takes too many steps.
         """
         if tensor not in self._sources:
             ends = []
@@ -197,10 +197,8 @@ class Tensors:
 
     def variable(self, tensor: str) -> str | None:
         """Return the key of the variable whose values a tensor has; None if none or several."""
-        keys = {
-            self._graph.variables.get(source) or self._joined(source)
-            for source in self.sources(tensor)
-        }
+        variables = self._graph.variables
+        keys = {variables.get(source) or self._joined(source) for source in self.sources(tensor)}
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
 
@@ -214,11 +212,8 @@ class Tensors:
 
     def scalars(self, tensor: str) -> list[float]:
         """Return the numbers that a tensor may be, each as its shortest decimal form (`0.001`)."""
-        return [
-            _shortest(array)
-            for array in self.constants(tensor)
-            if array.size == 1 and array.dtype.kind not in "biuc"
-        ]
+        single = (array for array in self.constants(tensor) if array.size == 1)
+        return [_shortest(array) for array in single if array.dtype.kind not in "biuc"]
 
     def axis(self, tensor: str) -> int | None:
         """Return the axis on which a reshaped vector lies: 1 for the shape `[1, C, 1]`, or None."""
@@ -226,7 +221,7 @@ class Tensors:
             op = self.op(passed)
             if op is not None and op.type == "Reshape" and len(self.inputs(op.name)) == 2:
                 shapes = self.constants(self.inputs(op.name)[1])
-                sizes = [int(size) for size in np.ravel(shapes[0])] if len(shapes) == 1 else []
+                sizes = shapes[0].ravel().tolist() if len(shapes) == 1 else []
                 wide = [position for position, size in enumerate(sizes) if size != 1]
                 return wide[0] if len(sizes) > 1 and len(wide) == 1 else None
         return None

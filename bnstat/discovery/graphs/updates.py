@@ -4,10 +4,10 @@ A moving statistic is updated by `variable -= (variable - new) * (1 - momentum)`
 (`assign_moving_average`) or by `variable = variable * momentum + new * (1 - momentum)` (Keras 3),
 where `new` is a statistic of the batch.
 
-Some layers instead update an accumulator that starts at zero. The statistic is then set to, or
-moved towards, the accumulator divided by a correction for the zero: `biased / (1 - momentum **
-step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). An update of the
-accumulator counts as an update of the statistic.
+Some layers update an accumulator instead, which starts at zero. A quotient corrects for the zero:
+`biased / (1 - momentum ** step)` (zero debias, Sonnet 2) or `average / weight` (batch
+renormalization). The statistic is set to the quotient or moved towards the quotient. An update of
+the accumulator counts as an update of the statistic.
 
 Sources: tensorflow/python/training/moving_averages.py,
 tensorflow/python/layers/normalization.py (1.15), keras/src/layers/normalization,
@@ -17,11 +17,11 @@ sonnet/src/moving_averages.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from functools import cached_property
 from math import isfinite
 from typing import NamedTuple
 
+from bnstat.discovery.configuration import complement
 from bnstat.discovery.graphs.tensors import SUMS, Leaf, Tensors
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
@@ -58,7 +58,8 @@ class Updates:
     """The updates of variables by the ops of a graph.
 
     A variable follows a tensor if an op sets the variable to the tensor or moves it towards the
-    tensor. If several do, the variable with the smallest `doubt` is used (see `find_norms`).
+    tensor. If several variables follow a tensor, only the one with the smallest `doubt` counts (see
+    `find_norms`).
     """
 
     def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
@@ -100,24 +101,15 @@ class Updates:
         return keys.pop() if len(keys) == 1 else None
 
     @cached_property
-    def _stored(self) -> set[str]:
-        """All tensors whose average a variable keeps, even if the file lacks the variable."""
+    def averaged(self) -> set[str]:
+        """All tensors that moving averages are updated with, even averages that the file lacks."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
-
-    def follow(self, tensors: Sequence[str]) -> bool:
-        """Return True if a moving average is updated with one of `tensors`."""
-        return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
         """Return the momentum of the layer with these roles (role -> key); None if unknown."""
         keys = [roles[role] for role in STATISTICS if role in roles]
         return next((self._momenta[key] for key in keys if key in self._momenta), None)
-
-
-def complement(share: float) -> float:
-    """Return `1 - share` in decimal arithmetic: 0.99 for 0.01."""
-    return float(1 - Decimal(repr(share)))
 
 
 def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:

@@ -24,7 +24,7 @@ from bnstat.discovery.graphs.norms import Norm, find_norms, is_training
 from bnstat.discovery.graphs.tensors import Steps, Tensors, op_of
 from bnstat.discovery.graphs.updates import STATISTICS, UPDATES, Updates
 from bnstat.formats.contents import Contents, Graph, Op
-from bnstat.model import BatchNorm, StatisticsMode, StatisticsUse
+from bnstat.model import ROLES, BatchNorm, StatisticsMode, StatisticsUse
 
 _APPLIES: Final = re.compile(r"(Resource)?(Sparse)?Apply[A-Z]\w*")
 """The ops of optimizers; the first input is the trained variable."""
@@ -115,13 +115,10 @@ class _GraphUses:
             mode = _common(norm.normalizes for norm in norms if norm.op in forward)
             if mode == "either" and self._is_fed(keys):
                 mode = "fed"
-            uses[layer.name] = StatisticsUse(
-                updates=len(own_updates),
-                updates_run=len(run) if trainers else None,
-                mode=mode,
-                is_read=any(norm.normalizes != "batch" for norm in norms)
-                or any(op in read for key in keys for op in self._ops_of[key]),
-            )
+            is_read = any(op in read for key in keys for op in self._ops_of[key])
+            is_read |= any(norm.normalizes != "batch" for norm in norms)
+            updates_run = len(run) if trainers else None
+            uses[layer.name] = StatisticsUse(len(own_updates), updates_run, mode, is_read)
         return uses
 
     def _norms_of_layers(self) -> Mapping[BatchNorm, Sequence[Norm]]:
@@ -138,19 +135,17 @@ class _GraphUses:
         return norms
 
     def _is_fed(self, keys: Sequence[str]) -> bool:
-        """Return True if the value of a placeholder selects batch or stored statistics.
+        """Return True if placeholders select batch or stored statistics.
 
-        A placeholder with a default counts only if the default is True (training), because a run
-        then gets inference only if it feeds False.
+        A placeholder with the default False (inference) does not count, because a training step
+        that does not feed the placeholder uses the stored statistics.
         """
-        switches: list[str] = []
-        for key in keys:
-            for op in self._ops_of[key]:
-                switches += self._tensors.downstream(op, _CHOOSES.keys(), _MOST_SWITCHES)
         conditions = {
-            self._tensors.inputs(name)[_CHOOSES[self._tensors.ops[name].type]]
-            for name in switches
-            if len(self._tensors.inputs(name)) > 1
+            self._tensors.inputs(switch)[_CHOOSES[self._tensors.ops[switch].type]]
+            for key in keys
+            for op in self._ops_of[key]
+            for switch in self._tensors.downstream(op, _CHOOSES.keys(), _MOST_SWITCHES)
+            if len(self._tensors.inputs(switch)) > 1
         }
         return bool(conditions) and all(map(self._is_placeholder, conditions))
 
@@ -166,12 +161,8 @@ class _GraphUses:
         ops = self._tensors.ops.values()
         if applies := [op.name for op in ops if _APPLIES.fullmatch(op.type) is not None]:
             return applies
-        keys = {
-            layer.variables[role].key
-            for layer in self._layers
-            for role in ("gamma", "beta")
-            if role in layer.variables
-        }
+        trained = [layer.variables.get(role) for layer in self._layers for role in ROLES[:2]]
+        keys = {variable.key for variable in trained if variable is not None}
         assigns = self._tensors.of_types(_ASSIGNS)
         return [op.name for op in assigns if self._is_training_step(op, keys)]
 
@@ -200,7 +191,7 @@ class _GraphUses:
         return {*self._tensors.walk([*training], lambda name: before.get(name, ()))}
 
     def _ends(self) -> Iterator[str]:
-        """Yield the names of ops whose output no op takes, except ends of updates and summaries."""
+        """Yield the ops without consumers, except variables, updates, savers and summaries."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue

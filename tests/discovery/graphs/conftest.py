@@ -12,10 +12,7 @@ v1 = tf.compat.v1
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Builds a TensorFlow 1 graph and saves it with its variables: a checkpoint and its `.meta`.
-
-    The function that builds may return the variables to save, if these are not all.
-    """
+    """Saves a graph as a checkpoint with its `.meta`; `build` may return the variables to save."""
 
     def save(build: Callable[[], Any]) -> Path:
         with tf.Graph().as_default(), v1.Session() as session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from bnstat.formats.tensorflow.graph_def import graph_of
 from bnstat.model import ROLES, Source
 
 v1 = tf.compat.v1
-
-
 CHANNELS = 5
+
+Save = Callable[..., Path]
+"""The fixture `saved`."""
 
 Op = tuple[str, str, Sequence[str], dict[str, Any]]
 """Name, op, inputs, attributes."""

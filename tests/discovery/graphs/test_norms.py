@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.formats.protobuf.protos import message_class
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import (
     CHANNELS,
+    Save,
     assert_layer,
     by_hand,
     four,
@@ -32,7 +32,7 @@ from tests.discovery.graphs.models import (
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1.1e-5, 1e-8, 0.5])
 @pytest.mark.parametrize(("data_format", "axis"), [("NHWC", 3), ("NCHW", 1)])
-def test_fused(saved: Callable[..., Path], epsilon: float, data_format: str, axis: int) -> None:
+def test_fused(saved: Save, epsilon: float, data_format: str, axis: int) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("net/bn")
         x = images(channels_first=data_format == "NCHW")
@@ -56,7 +56,7 @@ def test_fused_3d_without_an_epsilon() -> None:
     assert (found.axis, found.epsilon) == (4, 1e-4), "the op's default"
 
 
-def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
+def test_matrix_dressed_as_images(saved: Save) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("bn")
         x = tf.reshape(v1.placeholder("float32", [None, CHANNELS]), [-1, 1, 1, CHANNELS])
@@ -67,11 +67,8 @@ def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
 
 def test_oldest_op_has_its_own_order_of_inputs() -> None:
     inputs = ["x", "bn/moving_mean", "bn/moving_variance", "bn/beta", "bn/gamma"]
-    (found,) = by_hand(
-        *stored("bn"),
-        ("x", "Placeholder", [], {}),
-        ("bn/y", "BatchNormWithGlobalNormalization", inputs, {"variance_epsilon": 0.002}),
-    )
+    op = "BatchNormWithGlobalNormalization"
+    (found,) = by_hand(*stored("bn"), ("bn/y", op, inputs, {"variance_epsilon": 0.002}))
     assert found.roles == layer("bn")
     assert (found.epsilon, found.axis, found.name) == (0.002, 3, "bn/y")
 
@@ -126,7 +123,7 @@ SPELLINGS: dict[str, list[Form]] = {
 @pytest.mark.parametrize(
     ("without", "form"), [(without, form) for without in SPELLINGS for form in SPELLINGS[without]]
 )
-def test_spelled_out(saved: Callable[..., Path], without: str, form: Form) -> None:
+def test_spelled_out(saved: Save, without: str, form: Form) -> None:
     def build() -> None:
         x = tf.nn.relu(images())
         parameters = four("bn")
@@ -140,7 +137,7 @@ def test_spelled_out(saved: Callable[..., Path], without: str, form: Form) -> No
 
 @pytest.mark.parametrize("epsilon", [1e-3, 0.01, 1.0000000000000002e-3])
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_epsilon_of_other_dtypes(saved: Callable[..., Path], dtype: str, epsilon: float) -> None:
+def test_epsilon_of_other_dtypes(saved: Save, dtype: str, epsilon: float) -> None:
     def build() -> None:
         normalize(four("bn", dtype), epsilon=epsilon)
 
@@ -148,9 +145,7 @@ def test_epsilon_of_other_dtypes(saved: Callable[..., Path], dtype: str, epsilon
 
 
 @pytest.mark.parametrize(("channels", "axis"), [(CHANNELS, 1), (1, None)])
-def test_axis_of_reshaped_parameters(
-    saved: Callable[..., Path], channels: int, axis: int | None
-) -> None:
+def test_axis_of_reshaped_parameters(saved: Save, channels: int, axis: int | None) -> None:
     def build() -> None:
         values = [tf.reshape(each, [1, channels, 1, 1]) for each in four("bn", shape=[channels])]
         normalize(values, v1.placeholder("float32", [None, channels, 4, 4]))
@@ -158,7 +153,22 @@ def test_axis_of_reshaped_parameters(
     assert_layer(saved(build), axis=axis)
 
 
-def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("size", [np.nan, np.inf])
+def test_a_shape_that_is_not_finite(tmp_path: Path, size: float) -> None:
+    with tf.Graph().as_default() as graph:
+        vectors = [tf.constant([1.0] * CHANNELS, name=f"bn/{role}") for role in ROLES]
+        values = [tf.reshape(vector, [1, CHANNELS, 1, 1]) for vector in vectors]
+        normalize(values, images(channels_first=True))
+    graph_def = graph.as_graph_def()
+    for node in graph_def.node:
+        if node.op == "Const" and node.name.endswith("/shape"):
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([1, size, 1.0, 1.0]))
+    (tmp_path / "m.pb").write_bytes(graph_def.SerializeToString())
+    (found,) = sightings(tmp_path / "m.pb")
+    assert found.axis == 1
+
+
+def test_following_parameters_are_not_taken(saved: Save) -> None:
     def build() -> None:
         _, _, mean, variance = four("bn")
         y = tf.nn.batch_normalization(images(), mean, variance, None, None, 1e-3)
@@ -174,9 +184,8 @@ def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
 def test_a_frozen_layer_of_a_constant(tmp_path: Path) -> None:
     for data_format, shape in (("NHWC", [1, 1, 1, CHANNELS]), ("NCHW", [2, CHANNELS, 4, 4])):
         with tf.Graph().as_default() as graph:
-            values = [
-                tf.constant([1.5 + i] * CHANNELS, name=f"bn/{r}") for i, r in enumerate(ROLES)
-            ]
+            roles = enumerate(ROLES)
+            values = [tf.constant([1.5 + i] * CHANNELS, name=f"bn/{role}") for i, role in roles]
             if data_format == "NCHW":
                 values = [tf.reshape(value, [1, CHANNELS, 1, 1]) for value in values]
             x = tf.constant(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), name="x")
@@ -201,45 +210,19 @@ def spelled_out(x: Any, gamma: Any, beta: Any) -> Any:
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
 
-def oldest(x: Any, gamma: Any, beta: Any) -> Any:
-    """For `as_oldest`."""
-    mean, variance = tf.nn.moments(x, [0, 1, 2])
-    return v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, is_training=False)[0]
-
-
-def as_oldest(prefix: Path) -> None:
-    """Put the oldest op, which TensorFlow does not make any more, in the place of the fused one."""
-    path = prefix.with_name(f"{prefix.name}.meta")
-    meta_graph = message_class("MetaGraphDef").FromString(path.read_bytes())
-    for node in meta_graph.graph_def.node:
-        if node.op == "FusedBatchNormV3":
-            inputs = [node.input[place] for place in (0, 3, 4, 2, 1)]
-            node.op = "BatchNormWithGlobalNormalization"
-            node.ClearField("input")
-            node.ClearField("attr")
-            node.input.extend(inputs)
-            node.attr["variance_epsilon"].f = 1e-3
-    path.write_bytes(meta_graph.SerializeToString())
-
-
-@pytest.mark.parametrize("scope", ["bn", ""])
-@pytest.mark.parametrize("apply", [fused, spelled_out, oldest])
-def test_training_mode_without_statistics(
-    saved: Callable[..., Path], apply: Callable[..., Any], scope: str
-) -> None:
+@pytest.mark.parametrize(("scope", "prefix"), [("bn", "bn/"), ("", "")])
+@pytest.mark.parametrize("apply", [fused, spelled_out])
+def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, prefix: str) -> None:
     def build() -> None:
         with v1.variable_scope(scope):
             gamma, beta = variable("scale"), variable("offset")
-        with v1.name_scope(f"{scope}/" if scope else ""):
+        with v1.name_scope(prefix):
             apply(images(), gamma, beta)
 
     path = saved(build)
-    if apply is oldest:
-        as_oldest(path)
     (found,) = sightings(path)
     assert found.uses_batch_statistics
     assert (found.epsilon, found.momentum) == (1e-3, None)
-    prefix = f"{scope}/" if scope else ""
     assert found.roles == {"gamma": f"{prefix}scale", "beta": f"{prefix}offset"}
     model = bnstat.load(path)
     assert not model.layers
@@ -248,23 +231,21 @@ def test_training_mode_without_statistics(
     assert lacking.uses_batch_statistics
 
 
-def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(
-    saved: Callable[..., Path],
-) -> None:
-    def build() -> None:
-        gamma, beta, mean, variance = four("bn")
-        x = images()
-        batch = tf.nn.moments(x, [0, 1, 2])
-        v1.nn.fused_batch_norm(x, gamma, beta, *batch, is_training=False)
-        moving_average(mean, batch[0], 0.9)
-        moving_average(variance, batch[1], 0.9)
-
-    path = saved(build)
-    as_oldest(path)
-    assert_layer(path, uses_batch_statistics=False)
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_the_oldest_op_in_training_mode(is_moved: bool) -> None:
+    inputs = ["x", "mean", "variance", "bn/beta", "bn/gamma"]
+    nodes = [*stored("bn"), ("mean", "Mean", ["x"], {}), ("variance", "Mean", ["squares"], {})]
+    for role, new in zip(ROLES[2:], inputs[1:3], strict=True):
+        nodes.append((f"{new}/less", "Sub", [f"bn/{role}", new], {}))
+        nodes.append((f"{new}/step", "Mul", [f"{new}/less", "rate"], {}))
+        nodes += [(f"{new}/moved", "AssignSub", [f"bn/{role}", f"{new}/step"], {})] * is_moved
+    op = "BatchNormWithGlobalNormalization"
+    (found,) = by_hand(*nodes, ("bn/y", op, inputs, {"variance_epsilon": 0.002}))
+    assert found.roles == (layer("bn") if is_moved else layer("bn", *ROLES[2:]))
+    assert (found.epsilon, found.uses_batch_statistics) == (0.002, not is_moved)
 
 
-def test_training_mode_of_a_trainable_checkpoint(saved: Callable[..., Path]) -> None:
+def test_training_mode_of_a_trainable_checkpoint(saved: Save) -> None:
     def build() -> list[Any]:
         gamma, beta, mean, variance = four("bn")
         _, *batch = v1.nn.fused_batch_norm(images(), gamma, beta, is_training=True)
@@ -275,7 +256,7 @@ def test_training_mode_of_a_trainable_checkpoint(saved: Callable[..., Path]) -> 
     assert_layer(saved(build), ROLES[2:], uses_batch_statistics=False)
 
 
-def test_standardized_weights_are_not_batch_norm(saved: Callable[..., Path]) -> None:
+def test_standardized_weights_are_not_batch_norm(saved: Save) -> None:
     def build() -> None:
         kernel = variable("kernel", shape=[3, 3, CHANNELS, CHANNELS])
         mean, variance = tf.nn.moments(kernel, [0, 1, 2])

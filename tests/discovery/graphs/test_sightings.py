@@ -18,6 +18,7 @@ from tests.builders.effort import bounded
 from tests.discovery.graphs.models import (
     CHANNELS,
     Op,
+    Save,
     by_hand,
     four,
     images,
@@ -38,7 +39,7 @@ from tests.discovery.graphs.models import (
 # Lookalikes
 
 
-def test_layer_group_and_instance_norm_are_not_found(saved: Callable[..., Path]) -> None:
+def test_layer_group_and_instance_norm_are_not_found(saved: Save) -> None:
     def build() -> None:
         x = images()
         for scope, axes in (("layer_norm", [3]), ("instance_norm", [1, 2])):
@@ -74,7 +75,7 @@ def test_optimizers_that_divide_by_roots_are_not_found(tmp_path: Path) -> None:
 # Names of variables
 
 
-def test_partitioned_variable(saved: Callable[..., Path]) -> None:
+def test_partitioned_variable(saved: Save) -> None:
     def build() -> None:
         with v1.variable_scope("bn", partitioner=v1.fixed_size_partitioner(2)):
             gamma = tf.convert_to_tensor(variable("gamma"))
@@ -85,7 +86,7 @@ def test_partitioned_variable(saved: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("use_resource", [True, False])
-def test_variables_saved_under_other_names(saved: Callable[..., Path], use_resource: bool) -> None:
+def test_variables_saved_under_other_names(saved: Save, use_resource: bool) -> None:
     def build() -> dict[str, Any]:
         values = four("bn", use_resource=use_resource)
         normalize(values)
@@ -94,7 +95,7 @@ def test_variables_saved_under_other_names(saved: Callable[..., Path], use_resou
     assert names(saved(build)) == [layer("stored")]
 
 
-def test_graphs_that_disagree_on_epsilon(saved: Callable[..., Path]) -> None:
+def test_graphs_that_disagree_on_epsilon(saved: Save) -> None:
     def build() -> None:
         values = four("bn")
         for epsilon in (1e-3, 1e-5):
@@ -105,7 +106,7 @@ def test_graphs_that_disagree_on_epsilon(saved: Callable[..., Path]) -> None:
     assert found.notes == ("its graphs use different epsilons (0.001 and 1e-05)",)
 
 
-def test_layers_that_share_gamma_and_beta(saved: Callable[..., Path]) -> None:
+def test_layers_that_share_gamma_and_beta(saved: Save) -> None:
     """Each domain has its own statistics, all share a scale and an offset."""
 
     def build() -> None:
@@ -159,12 +160,9 @@ class Tower(tf.Module):
     def __call__(self, x: Any) -> Any:
         x = self.body(self.blocks[0].infer(x))
         x = tf.cond(tf.reduce_sum(x) > 0, lambda: self.blocks[3].infer(x), lambda: -x)
-        (_, x) = tf.while_loop(
-            lambda step, y: step < 3,
-            lambda step, y: (step + 1, self.blocks[4].infer(y)),
-            (0, x),
-        )
-        return x
+        return tf.while_loop(
+            lambda step, y: step < 3, lambda step, y: (step + 1, self.blocks[4].infer(y)), (0, x)
+        )[1]
 
     @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, CHANNELS])])
     def train(self, x: Any) -> Any:
@@ -200,7 +198,7 @@ def test_constants_in_functions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("neutral", [True, False])
-def test_constants_in_place_of_gamma_and_beta(saved: Callable[..., Path], neutral: bool) -> None:
+def test_constants_in_place_of_gamma_and_beta(saved: Save, neutral: bool) -> None:
     """A fused op without gamma or beta gets ones or zeros; anything else is a gamma or beta."""
 
     def build() -> None:
@@ -219,34 +217,29 @@ def test_constants_in_place_of_gamma_and_beta(saved: Callable[..., Path], neutra
 # Hostile graphs
 
 
-def variables(*names: str) -> list[Op]:
-    return [(name, "VariableV2", [], {}) for name in names]
-
-
+VARIABLE: Op = ("v", "VariableV2", [], {})
 COUNT = 100_000
 ENDLESS: dict[str, Callable[[], list[Op]]] = {
     "a cycle": lambda: [
-        *variables("v"),
-        *[
-            (f"n{i}", "AddV2", [f"n{(i + 1) % COUNT}", f"n{i * 7 % COUNT}"], {})
-            for i in range(COUNT)
-        ],
+        VARIABLE,
+        *[(f"n{i}", "AddV2", [f"n{i - 1}", f"n{i * 7 % COUNT}"], {}) for i in range(1, COUNT)],
+        ("n0", "Identity", [f"n{COUNT - 1}"], {}),
         *[(f"f{i}", "FusedBatchNorm", [f"n{i}", "v", "v", "v", "v"], {}) for i in range(100)],
     ],
     "long chains": lambda: [
-        *variables("v"),
+        VARIABLE,
         *[(f"n{i}", "Identity", [f"n{i - 1}" if i % 90 else "v"], {}) for i in range(COUNT)],
         *[(f"f{i}", "FusedBatchNorm", ["x", *[f"n{i}"] * 4], {}) for i in range(COUNT)],
     ],
     "a variable that is moved by all": lambda: [
-        *variables("m"),
+        ("m", *VARIABLE[1:]),
         *[(f"s{i}", "Sub", ["m", f"b{i}"], {}) for i in range(COUNT // 4)],
         *[(f"u{i}", "Mul", [f"s{i}", "rate"], {}) for i in range(COUNT // 4)],
         *[(f"z{i}", "AssignSub", ["m", f"u{i}"], {}) for i in range(COUNT // 4)],
         *[(f"b{i}", "Mul", [f"b{i - 1}", f"b{i - 2}"], {}) for i in range(COUNT // 4)],
     ],
     "an op that takes everything": lambda: [
-        *variables("v"),
+        VARIABLE,
         *[(f"n{i}", "AddN", [f"n{j}" for j in range(1000)], {}) for i in range(1000)],
         ("f", "FusedBatchNorm", ["n0", "v", "v", "v", "v"], {}),
         ("m", "Merge", ["v"] * COUNT, {}),
@@ -283,13 +276,9 @@ def test_old_files(written: Path) -> None:
     assert [one.momentum for one in found] == [None, 0.99, 0.99, 0.999, 0.999, None]
     assert {one.epsilon for one in found} == {1e-3}
     found = sightings(written / "tf1ckpt/tf115/v2.ckpt-7")
-    assert [(one.name, one.momentum) for one in found] == [
-        ("Conv1/BatchNorm", 0.999),
-        ("bnscale", 0.999),
-        ("BatchNorm", 0.999),
-        ("batch_normalization", 0.99),
-        ("mybn", None),
-    ]
+    momenta = {"Conv1/BatchNorm": 0.999, "bnscale": 0.999, "BatchNorm": 0.999}
+    momenta |= {"batch_normalization": 0.99, "mybn": None}
+    assert [(one.name, one.momentum) for one in found] == [*momenta.items()]
     assert {(one.epsilon, one.axis) for one in found} == {(1e-3, 3)}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import bnstat
 from bnstat.model import ROLES, Model
 from tests.builders.graph_mode import save_graph
 from tests.discovery.graphs.models import (
+    Save,
     assert_layer,
     four,
     images,
@@ -56,12 +58,9 @@ def debiased_2017(variable: Any, value: Any, momentum: float) -> Any:
 
 
 AVERAGES: dict[str, Average] = {
-    "plain": moving_average,
-    "debiased": debiased,
-    "debiased-2017": debiased_2017,
-    "keras-2": keras_average,
-    "keras-3": keras_3_average,
-}
+    "plain": moving_average, "debiased": debiased, "debiased-2017": debiased_2017,
+    "keras-2": keras_average, "keras-3": keras_3_average,
+}  # fmt: skip
 
 
 def get(name: str, initializer: Any = None, trainable: bool = False) -> Any:
@@ -70,14 +69,7 @@ def get(name: str, initializer: Any = None, trainable: bool = False) -> Any:
 
 
 def batch_norm(
-    x: Any,
-    scope: str,
-    training: Any,
-    *,
-    fused: bool,
-    averages: tuple[Average, Average],
-    in_place: bool = False,
-    layers: dict[str, Layer],
+    x: Any, scope: str, training: Any, layers: Any, fused: bool, averages: Any, in_place: bool
 ) -> Any:
     """Build a layer as programs for TensorFlow 1 do."""
     with v1.variable_scope(scope):
@@ -172,15 +164,13 @@ class Saved:
         self.assert_found()
 
 
-def network(training: Any, fused: bool, averages: tuple[str, str], **options: Any) -> Any:
-    """Return the layers and the loss of a network of two layers."""
+def network(training: Any, fused: bool, averages: Sequence[str], in_place: bool = False) -> Any:
     layers: dict[str, Layer] = {}
     x = v1.placeholder("float32", [None, 4, 4, CHANNELS], "x")
     training = v1.placeholder("bool", [], "training") if training is None else training
     first, second = (AVERAGES[average] for average in averages)
     for scope in ("net/bn1", "net/bn2"):
-        options_here = {"fused": fused, "averages": (first, second), "layers": layers, **options}
-        x = batch_norm(tf.nn.relu(x), scope, training, **options_here)
+        x = batch_norm(tf.nn.relu(x), scope, training, layers, fused, (first, second), in_place)
     return layers, tf.reduce_sum(x)
 
 
@@ -213,7 +203,7 @@ def test_graph_that_can_be_switched(
     tmp_path: Path, averages: tuple[str, str], fused: bool, in_place: bool, odd: bool
 ) -> None:
     def build() -> dict[str, Layer]:
-        return network(None, fused, averages, in_place=in_place)[0]
+        return network(None, fused, averages, in_place)[0]
 
     Saved(tmp_path, build, odd=odd).assert_found()
 
@@ -274,9 +264,7 @@ def optimizers(layers: dict[str, Layer], loss: Any) -> None:
     [("reference", None, True), ("resource", True, True), ("resource", None, False)],
     indirect=["kind"],
 )
-def test_other_assignments_of_a_training_graph(
-    tmp_path: Path, training: bool | None, odd: bool
-) -> None:
+def test_other_assignments_of_a_training_graph(tmp_path: Path, training: Any, odd: bool) -> None:
     def build() -> dict[str, Layer]:
         layers, loss = network(training, odd, ("debiased", "plain"))
         for bystander in (shadows, averaged_loss, accumulated_gradients, optimizers):
@@ -292,8 +280,6 @@ def test_other_assignments_of_a_training_graph(
 @pytest.mark.parametrize("debias", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
 def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fused: bool) -> None:
-    """Averages of the batch statistics, beside the moving statistics of a layer."""
-
     def build() -> dict[str, Layer]:
         layers: dict[str, Layer] = {}
         averages = tf.train.ExponentialMovingAverage(0.5, zero_debias=debias)
@@ -303,7 +289,7 @@ def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fuse
             return moving_average(variable, value, momentum)
 
         x = v1.placeholder("float32", [None, 4, 4, CHANNELS])
-        batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
+        batch_norm(x, "net/bn", True, layers, fused, (twice, twice), False)
         return layers
 
     saved = Saved(tmp_path, build)
@@ -345,26 +331,22 @@ def test_saved_model_and_frozen_graph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("average", [AVERAGES[name] for name in PLAIN])
 @pytest.mark.parametrize("momentum", [0.99, 0.9997, 0.9, 0.5])
-def test_fused_training(saved: Callable[..., Path], average: Any, momentum: float) -> None:
+def test_fused_training(saved: Save, average: Any, momentum: float) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("bn")
-        _, batch_mean, batch_variance = v1.nn.fused_batch_norm(
-            images(), gamma, beta, epsilon=1.1e-5, is_training=True
-        )
-        average(mean, batch_mean, momentum)
-        average(variance, batch_variance, momentum)
+        _, *batch = v1.nn.fused_batch_norm(images(), gamma, beta, epsilon=1.1e-5, is_training=True)
+        average(mean, batch[0], momentum)
+        average(variance, batch[1], momentum)
 
     assert_layer(saved(build), epsilon=1.1e-5, momentum=momentum, axis=3)
 
 
-def test_op_that_averages_by_itself(saved: Callable[..., Path]) -> None:
+def test_op_that_averages_by_itself(saved: Save) -> None:
     def build() -> None:
-        _, _, *moving = values = four("bn")
-        _, *new = v1.nn.fused_batch_norm(
-            images(), *values, is_training=True, exponential_avg_factor=0.01
-        )
-        for variable, value in zip(moving, new, strict=True):
-            variable.assign(value)
+        values, options = four("bn"), {"is_training": True, "exponential_avg_factor": 0.01}
+        _, mean, variance = v1.nn.fused_batch_norm(images(), *values, **options)
+        values[2].assign(mean)
+        values[3].assign(variance)
 
     assert_layer(saved(build), momentum=0.99)
 
@@ -373,56 +355,45 @@ both_conditionals = pytest.mark.parametrize("kind", ["resource", "functional"], 
 
 
 @both_conditionals
-def test_fused_that_can_be_switched(saved: Callable[..., Path], kind: None) -> None:
+def test_fused_that_can_be_switched(saved: Save, kind: None) -> None:
     def build() -> None:
-        gamma, beta, mean, variance = four("bn")
+        gamma, beta, *moving = four("bn")
         x = images()
         training = v1.placeholder("bool", [])
-        _, new_mean, new_variance = tf.cond(
-            training,
-            lambda: v1.nn.fused_batch_norm(x, gamma, beta, epsilon=2e-3, is_training=True),
-            lambda: v1.nn.fused_batch_norm(
-                x, gamma, beta, mean, variance, epsilon=2e-3, is_training=False
-            ),
-        )
+        fused = partial(v1.nn.fused_batch_norm, x, gamma, beta, epsilon=2e-3)
+        _, *new = tf.cond(training, fused, lambda: fused(*moving, is_training=False))
         momentum = tf.cond(training, lambda: 0.997, lambda: 1.0)
-        moving_average(mean, new_mean, momentum)
-        moving_average(variance, new_variance, momentum)
+        for variable, value in zip(moving, new, strict=True):
+            moving_average(variable, value, momentum)
 
     assert_layer(saved(build), epsilon=2e-3, momentum=0.997, axis=3)
 
 
 @both_conditionals
-def test_spelled_out_that_can_be_switched(saved: Callable[..., Path], kind: None) -> None:
+def test_spelled_out_that_can_be_switched(saved: Save, kind: None) -> None:
     """As tf.contrib.layers.batch_norm spelled it out."""
 
     def build() -> None:
-        gamma, beta, mean, variance = four("bn")
+        gamma, beta, *moving = four("bn")
         x = images()
         training = v1.placeholder("bool", [])
         moments = tf.nn.moments(x, [0, 1, 2])
-        tf.cond(
-            training,
-            lambda: [
-                moving_average(target, value, 0.999)
-                for target, value in zip((mean, variance), moments, strict=True)
-            ],
-            lambda: [tf.identity(mean), tf.identity(variance)],
-        )
-        used = tf.cond(
-            training,
-            lambda: [tf.identity(value) for value in moments],
-            lambda: [tf.identity(mean), tf.identity(variance)],
-        )
+
+        def stored() -> list[Any]:
+            return [*map(tf.identity, moving)]
+
+        def updated() -> list[Any]:
+            return [*map(moving_average, moving, moments, [0.999] * 2)]
+
+        tf.cond(training, updated, stored)
+        used = tf.cond(training, lambda: [*map(tf.identity, moments)], stored)
         tf.nn.batch_normalization(x, *used, beta, gamma, 1e-3)
 
     assert_layer(saved(build), epsilon=1e-3, momentum=0.999)
 
 
 @both_conditionals
-def test_averages_of_moments(saved: Callable[..., Path], kind: None) -> None:
-    """Moving statistics that tf.train.ExponentialMovingAverage keeps."""
-
+def test_averages_of_moments(saved: Save, kind: None) -> None:
     def build() -> None:
         gamma, beta, _, _ = four("bn")
         x = images()
@@ -432,14 +403,13 @@ def test_averages_of_moments(saved: Callable[..., Path], kind: None) -> None:
 
             def updated() -> list[Any]:
                 with tf.control_dependencies([average.apply(moments)]):
-                    return [tf.identity(value) for value in moments]
+                    return [*map(tf.identity, moments)]
 
-            mean, variance = tf.cond(
-                v1.placeholder("bool", []),
-                updated,
-                lambda: [average.average(value) for value in moments],
-            )
-            tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+            def stored() -> list[Any]:
+                return [*map(average.average, moments)]
+
+            used = tf.cond(v1.placeholder("bool", []), updated, stored)
+            tf.nn.batch_normalization(x, *used, beta, gamma, 1e-3)
             kept.extend(average.average_name(value) for value in moments)
 
     kept: list[str] = []
@@ -450,7 +420,7 @@ def test_averages_of_moments(saved: Callable[..., Path], kind: None) -> None:
 
 
 @both_conditionals
-def test_keras_layers_in_a_graph(saved: Callable[..., Path], kind: None) -> None:
+def test_keras_layers_in_a_graph(saved: Save, kind: None) -> None:
     def build() -> None:
         x = images()
         training = v1.placeholder("bool", [])
@@ -477,11 +447,9 @@ def test_keras_layers_in_a_graph(saved: Callable[..., Path], kind: None) -> None
 
 
 FORMS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "unfused": {"fused": False},
-    "rows": {"axis": 1, "fused": False},
+    "plain": {}, "unfused": {"fused": False}, "rows": {"axis": 1, "fused": False},
     "renorm": {"renorm": True},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("library", [keras, tf_keras])

@@ -26,25 +26,17 @@ Mode = Any
 def block(x: Any, scope: str, mode: Mode) -> tuple[Any, list[Any]]:
     """Normalize by the batch (True), the stored statistics (False) or as a tensor specifies."""
     with v1.variable_scope(scope):
-        beta, mean, variance = (
+        beta, *moving = (
             v1.get_variable(role, [4], trainable=role == "beta", use_resource=False)
             for role in ROLES[1:]
         )
-    batch_mean, batch_variance = v1.nn.moments(x, [0])
-    updates = [
-        v1.assign_sub(moving, (moving - new) * 0.1)
-        for moving, new in ((mean, batch_mean), (variance, batch_variance))
-    ]
-    if mode is True:
-        used = batch_mean, batch_variance
-    elif mode is False:
-        used = mean, variance
+    batch = v1.nn.moments(x, [0])
+    pairs = zip(moving, batch, strict=True)
+    updates = [v1.assign_sub(variable, (variable - new) * 0.1) for variable, new in pairs]
+    if isinstance(mode, bool):
+        used = batch if mode else moving
     else:
-        used = v1.cond(
-            mode,
-            lambda: (batch_mean, batch_variance),
-            lambda: (tf.identity(mean), tf.identity(variance)),
-        )
+        used = v1.cond(mode, lambda: [*batch], lambda: [*map(tf.identity, moving)])
     return v1.nn.batch_normalization(x, *used, beta, None, 1e-3), updates
 
 
@@ -56,11 +48,7 @@ def uses_in(folder: Path, build: Callable[[], Any]) -> dict[str, StatisticsUse]:
 def save(
     folder: Path, mode: Callable[[], Mode], with_updates: int = 0, extra: Any = None
 ) -> dict[str, StatisticsUse]:
-    """Save a network of two layers, and return what its graph shows.
-
-    `mode` makes the mode of both layers, `with_updates` is the number of updates that the training
-    op waits for, and `extra` takes the loss and adds ops to the graph.
-    """
+    """Return the uses in a network of two layers, whose training op waits for some updates."""
 
     def build() -> None:
         v1.disable_control_flow_v2()
@@ -90,7 +78,7 @@ def use(run: int, mode: str, is_read: bool) -> StatisticsUse:
     ],
 )
 def test_updates_that_the_training_op_runs(
-    by_batch: bool, with_updates: int, first: StatisticsUse, second: StatisticsUse, tmp_path: Path
+    by_batch: bool, with_updates: int, first: Any, second: Any, tmp_path: Path
 ) -> None:
     assert save(tmp_path, lambda: by_batch, with_updates) == {"a": first, "b": second}
 
