@@ -102,8 +102,8 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     """Measure how far the stored statistics of a model are from the statistics of data.
 
     This runs the model once, unchanged, in inference. If there are labels, or if a layer holds the
-    initial mean 0 and variance 1, up to 512 samples are run once more with their own statistics, to
-    find out which statistics the training used.
+    initial mean 0 and variance 1, up to 512 samples run once more, normalized by batch statistics.
+    The comparison can show which statistics the training used.
 
     `recalibrate` documents the arguments, the settings and the errors.
     """

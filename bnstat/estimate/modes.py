@@ -181,7 +181,7 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """Evidence of how a network was trained. `data`, from outputs, is None if not compared."""
+    """Evidence of how a network was trained: the file and, if both modes ran, the outputs."""
 
     file: Evidence
     data: Modes | None
@@ -194,7 +194,7 @@ class ModeEvidence:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons of the evidence that shows a training mode; all reasons if none shows one."""
+        """The reasons for the training mode; all reasons if the mode is unknown."""
         decisive = [each.reason for each in self._all if each.trained_with != "unknown"]
         return decisive or [each.reason for each in self._all]
 
@@ -223,9 +223,10 @@ def run_again(
     statistics: Statistics,
     accuracies: tuple[Accuracy | None, Accuracy | None],
 ) -> Modes | None:
-    """Run samples in the second mode; return the comparison, None if outputs are not comparable.
+    """Run a sample in the other mode, and compare the outputs; return None if they do not match.
 
-    `accuracies` are for the first and the second mode; if the second is None, it is measured.
+    `accuracies` belong to the sample's mode and the other mode. Instead of a missing second
+    accuracy, the accuracy over the sample is used.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
@@ -316,7 +317,7 @@ def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith
 def by_accuracy(
     accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
 ) -> tuple[TrainedWith, str]:
-    """Return (training mode, reason); `unknown` unless accuracies and information agree clearly."""
+    """Return (training mode, reason) by the accuracies, if the information in each mode agrees."""
     figures = (
         f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
         f"{percent(accuracies[1].part)} with the data's own"
@@ -368,7 +369,7 @@ def _entropy(probabilities: Floats) -> Floats:
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
-    """Return a function that converts outputs to class probabilities; None without classes."""
+    """Return a function that converts outputs to class probabilities; None for other outputs."""
     both = np.concatenate([stored, own])
     if not np.isfinite(both).all():
         return None

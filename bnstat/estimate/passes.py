@@ -81,7 +81,7 @@ class Moments:
 
 
 class Halves:
-    """The moments of the even batches and of the odd batches; the difference shows the error."""
+    """The moments of even batches and of odd batches; their difference estimates the error."""
 
     def __init__(self, unbiased: bool = False) -> None:
         self.first, self.second = Moments(unbiased), Moments(unbiased)
@@ -94,7 +94,7 @@ class Halves:
 
     @property
     def error(self) -> float | None:
-        """Half the largest distance of the means, in standard deviations; None for one batch."""
+        """Half the largest distance between both means, in deviations; None for one batch."""
         if not self.first.count or not self.second.count:
             return None
         deviation = np.sqrt(self.whole.squares / self.whole.count)
@@ -114,8 +114,8 @@ class Runner(AbstractContextManager["Runner"]):
 
     Args:
         by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
-        exact: True to measure all positions of a large input instead of every n-th. TensorFlow then
-            does not optimize the graph, which it would do again for each wave.
+        exact: True to measure all positions of a large input instead of every n-th. The
+            graph is then not optimized, because TensorFlow would optimize it again for each wave.
 
     Attributes:
         graph_def: the graph of the network, with ops that measure the inputs of the layers.
@@ -147,11 +147,11 @@ class Runner(AbstractContextManager["Runner"]):
         layers: Sequence[str],
         tensors: Sequence[str],
         *,
-        start: Mapping[str, Array],
+        cached: Mapping[str, Array],
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
         """Run one batch; return layer -> moments of each use, and name -> value for `tensors`."""
         program = self.network.program
-        fed = {**program.settings, **start}
+        fed = {**program.settings, **cached}
         fed |= {program.inputs[name].tensor: array for name, array in feeds.items()}
         fed[self._phase] = self._batches  # so that each batch measures different positions
         for layer, placeholders in self.placeholders.items():
@@ -331,7 +331,7 @@ def read(
         wanted = list(cache.wanted(number))
         fetched = [*wanted, output] if with_accuracy or watch else wanted
         moments, tensors = runner.run(
-            batch.feeds, statistics, layers, fetched, start=cache.tensors(number)
+            batch.feeds, statistics, layers, fetched, cached=cache.tensors(number)
         )
         cache.offer(number, {name: tensors[name] for name in wanted})
         for layer, uses in moments.items():

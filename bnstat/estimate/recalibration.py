@@ -66,8 +66,8 @@ class Mended:
         ratio: new variance / old variance, at the channel with the ratio farthest from 1.
         error: half the distance between the means of two halves of the data, in standard
             deviations; None for a single batch.
-        remains: the residual: the distance between the new statistics and those of the layer's
-            input in inference, in standard deviations.
+        remains: the distance that remains between the new statistics and the statistics of the
+            layer's input, when the model runs with the new statistics, in standard deviations.
     """
 
     layer: str
@@ -321,7 +321,7 @@ def _mended(
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the largest difference of means or of deviations, in deviations of `second`."""
+    """Return the largest distance of means or deviations, in standard deviations of `second`."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
     distances = [
@@ -333,8 +333,8 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
 def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return, for each wave, the names of the tensors that this wave keeps for later waves.
 
-    These tensors depend only on the statistics of earlier waves. The list of a wave is empty if the
-    graph cannot be cut there.
+    These tensors depend only on the statistics of earlier waves. The list of a wave is empty if
+    TensorFlow cannot fetch and feed all of them.
     """
     marks = {op_of(each.tensor): [DATA] for each in runner.network.program.inputs.values()}
     for layer, placeholders in runner.placeholders.items():

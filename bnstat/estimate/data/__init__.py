@@ -1,4 +1,4 @@
-"""Data for a model that is run: from a path, from code, or from a Python caller."""
+"""Open the data that a model runs on: a path, a function's name, or a Python object."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Settings:
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Open data for a model. Check the first batch, or every batch if the data is in memory."""
+    """Open data; check that the first batch, or all data in memory, fits the model."""
     source = _source(data, inputs, settings)
     is_in_memory = source.samples is not None
     opened = (SizedData if is_in_memory else Data)(
@@ -80,7 +80,7 @@ def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Dat
 
 
 def example_of(data: Any, settings: Settings) -> Arrays:
-    """Return name -> array of the first batch, without labels; the default name is `input`."""
+    """Return name -> array of the first batch, without labels. An unnamed array becomes `input`."""
     arrays = next(iter(_source(data, {}, settings).batches()), {})
     names = [name for name in arrays if name not in (settings.labels, LABELS)]
     return {name or "input": arrays[name] for name in names}

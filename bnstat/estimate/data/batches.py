@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data not yet matched with a model's inputs; `samples` is None if it is not in memory.
+    """Data before it is matched with inputs; `samples` is None for data outside memory.
 
     Each call of `batches` returns all data from the beginning, in batches of any size.
     """
@@ -129,7 +129,7 @@ class Data:
         return {name: name for name in self.inputs}
 
     def _renaming(self, missing: str, others: list[str], arrays: Arrays) -> str:
-        """Return a hint to rename an array to `missing`, or to pass the name of the labels."""
+        """Return a hint: rename the input array to `missing`, or name the labels by --labels."""
         rename = f"rename the input array to {missing}"
         if self.labels is not None:
             return rename
@@ -167,7 +167,7 @@ class Data:
 
 
 class SizedData(Data):
-    """Data with a known number of samples."""
+    """Data in memory, with a known number of batches."""
 
     def __len__(self) -> int:
         return -(-min(self.source.samples or 0, self.most) // self.batch_size)
@@ -245,14 +245,14 @@ def eager_mode() -> AbstractContextManager[Any]:
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return a source of one batch. If `arrays` has all `names`, other arrays are ignored."""
+    """Return a source of one batch: the arrays in `names`, or all arrays if one is missing."""
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     count = max((len(array) for array in arrays.values() if array.ndim), default=0)
     return BatchSource(where, lambda: [arrays], count)
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Open an `.npz` or `.npy` file. If the file has all `names`, other arrays are not read."""
+    """Read an `.npz` or `.npy` file: the arrays in `names`, or all arrays if one is missing."""
     from zipfile import BadZipFile
 
     with open(path, "rb") as file:
@@ -292,7 +292,7 @@ def _refuse_large(path: str, size: int) -> None:
 def source_of_batches(
     where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
 ) -> BatchSource:
-    """Return a source of batches. `begin` returns an iterable of all batches or single samples."""
+    """Return a source of batches. `begin` returns a new iterable of batches or of samples."""
 
     def batches() -> Iterator[Arrays]:
         with _user_code(where, "yields no batches: "):

@@ -221,7 +221,7 @@ def _misfit(path: str, name: str, has: str, wanted: Input) -> DamagedError:
 
 
 def record_files(path: str) -> list[str]:
-    """Return the TFRecord files in a folder, in natural order, or `[path]` if `path` is one."""
+    """Return the TFRecord files at a path, a folder or a single file, in natural order."""
     if not os.path.isdir(path):
         return [path] if _is_record_file(path) else []
     names = sorted(os.listdir(path), key=natural_key)
@@ -275,7 +275,7 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Return `size` bytes, or fewer at the end of file. A wrong `size` does not exhaust memory."""
+    """Read up to `size` bytes in chunks, so that a wrong `size` does not exhaust memory."""
     parts = []
     while size > 0 and (part := file.read(min(size, _CHUNK))):
         parts.append(part)

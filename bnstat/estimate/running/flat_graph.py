@@ -36,13 +36,12 @@ class Program:
     """A graph with everything that is needed to run the graph.
 
     Attributes:
-        variables: name of an op that holds a variable, or part of it -> key of the variable.
-        read: takes the name of an op in `variables`, and reads the value that the op holds.
+        variables: name of an op that holds a variable or a part of one -> key of the variable.
+        read: returns the value that an op in `variables` holds, by the name of the op.
         outputs: the names of the output tensors.
         settings: tensor -> value that each run feeds, for example False for a training switch.
-        masks: name of an op whose output enters a normalization -> name of the tensor that masks
-            the output. The mask lacks the last dimension of the output, and is true for values that
-            the statistics include.
+        masks: name of an op whose output a layer normalizes -> name of the mask, a tensor without
+            the last dimension of the output. The mask is true at values to measure.
         initializers: the names of ops that fill lookup tables before the first run.
     """
 
@@ -105,7 +104,7 @@ def called_by(nodes: Iterable[Any]) -> set[str]:
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield a node's op type, which may name a function, and names of functions in attributes."""
+    """Yield the names that a node may call: its op type, and the functions in its attributes."""
     yield node.op
     values = list(node.attr.values())
     for value in values:
@@ -253,7 +252,10 @@ Condition = tuple[str, bool]
 
 
 class Dependencies:
-    """The loops, conditions and `marks` (op name -> marks) on which each tensor depends.
+    """The loops, the conditions and the marked ops on which each tensor depends.
+
+    Args:
+        marks: name of an op -> marks of the op.
 
     Raises:
         CycleError: ops depend on each other in a circle that is not a loop.
@@ -284,7 +286,7 @@ class Dependencies:
             changed = has_loops and before != self._marks
 
     def marks(self, tensor: str) -> frozenset[str]:
-        """Return `DATA` or names of layers: the marks of the ops on which a tensor depends."""
+        """Return the marks (`DATA`, names of layers) of the ops on which a tensor depends."""
         return self._marks.get(op_of(tensor), frozenset())
 
     def is_in_loop(self, tensor: str) -> bool:

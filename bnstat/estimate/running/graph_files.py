@@ -79,7 +79,7 @@ def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
-    """Return a `Program` that runs the graph of a `tf.compat.v1.Session` over data."""
+    """Return a `Program` that runs the graph of a `tf.compat.v1.Session`."""
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
@@ -95,9 +95,9 @@ def _program(
     parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
     signature: Any = None,
 ) -> Program:
-    """Return a `Program` for a graph. By default, `variables` and `parts` are read from it.
+    """Return a `Program` for a graph. Without `variables`, find the variables in the graph.
 
-    If a graph has no variables, each key in `contents` is the name of an op with a constant.
+    If the graph has none, each key in `contents` is the name of an op with a constant.
     """
     stored = contents.variables
     if variables is None:
@@ -147,7 +147,7 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return up to one name: of the op that fills a SavedModel's lookup tables."""
+    """Return at most one name, of the op that fills a SavedModel's lookup tables."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:

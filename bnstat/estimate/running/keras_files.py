@@ -105,7 +105,7 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
 
 
 def _library(source: Source) -> Any:
-    """Return the module `tf_keras` for Keras 1 or 2, or `keras`; if missing, the other module."""
+    """Import `tf_keras` for a file of Keras 1 or 2, or `keras`; if missing, the other library."""
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:

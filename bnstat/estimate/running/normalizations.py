@@ -81,7 +81,7 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Return the normalizations, in network order, and layer -> reason for layers without any.
+    """Return the normalizations in network order, and layer without one -> the reason.
 
     `variables` maps the name of an op to the key of the variable that the op holds.
     """

@@ -258,7 +258,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
 
     def run(*arguments: Any, **options: Any) -> Any:
-        counts.append(len(options["start"]))
+        counts.append(len(options["cached"]))
         return real(*arguments, **options)
 
     monkeypatch.setattr(Runner, "run", run)
