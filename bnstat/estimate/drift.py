@@ -109,22 +109,19 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     """
     setup = set_up(model, data, Settings(**settings))
     network = setup.network
-    stored = network.stored()
+    names, stored = list(network.layers), network.stored()
     has_labels = setup.data.labels is not None
     is_compared = has_labels or any(map(has_initial_statistics, network.layers.values()))
     sample = Sample("stored") if is_compared and network.is_comparable else None
     with Runner(network, by_batch=False) as runner:
+        batches = track(setup.data, "measuring")
+        watch = None if sample is None else sample.add
         reading = read(
-            runner,
-            track(setup.data, "measuring"),
-            statistics=stored,
-            layers=list(network.layers),
-            with_accuracy=has_labels,
-            watch=None if sample is None else sample.add,
+            runner, batches, statistics=stored, layers=names, with_accuracy=has_labels, watch=watch
         )
     left = dict(network.left)
     layers = []
-    for name in network.layers:
+    for name in names:
         entering = reading.moments[name].whole
         if entering.count < 2:
             left[name] = UNREACHED
@@ -135,15 +132,10 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
         with Runner(network, by_batch=True) as runner:
             modes = run_again(setup, runner, sample, track, {}, (reading.accuracy, None))
     refuse_nothing(setup, layers, left, "measured")
-    return Drift(
-        tuple(layers),
-        left,
-        reading.samples,
-        reading.accuracy and reading.accuracy.part,
-        ModeEvidence(trained_with(setup.model), modes),
-        reading.batches,
-        not_trainable(network, left),
-    )
+    accuracy = reading.accuracy and reading.accuracy.part
+    evidence = ModeEvidence(trained_with(setup.model), modes)
+    frozen = not_trainable(network, left)
+    return Drift(tuple(layers), left, reading.samples, accuracy, evidence, reading.batches, frozen)
 
 
 def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:

@@ -247,13 +247,9 @@ def run_again(
     stored, own = accuracies[0], accuracies[1] or reading.accuracy
     if sample.mode == "own":
         before, after, stored, own = after, before, own, stored
-    return compare(
-        before,
-        after,
-        setup.network.activation,
-        None if stored is None or own is None else (stored, own),
-        doubt_of(setup.model, setup.network),
-    )
+    both = None if stored is None or own is None else (stored, own)
+    doubt = doubt_of(setup.model, setup.network)
+    return compare(before, after, setup.network.activation, both, doubt)
 
 
 def compare(

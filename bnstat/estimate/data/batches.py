@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
@@ -114,9 +114,7 @@ class Data:
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
         """Return input name -> array name; names may differ if there is one input and one array."""
         missing = [name for name in self.inputs if name not in arrays]
-        others = (
-            [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
-        )
+        others = [UNNAMED] if UNNAMED in arrays else [key for key in arrays if key != self.labels]
         if missing and len(self.inputs) == 1 and len(others) == 1:
             return {missing[0]: others[0]}
         if missing:
@@ -151,10 +149,13 @@ class Data:
                 raise self._misfit(name, f"{has_dtype}, but the model takes strings")
             return array.astype(object)
         dtype = numpy_dtype(dtype_name, name)
-        if not _can_hold(dtype, array):
+        # The NumPy kind of bfloat16 is "void", like that of raw bytes.
+        is_raw = array.dtype.kind == "V" and array.dtype.type == np.void
+        is_numeric = array.dtype.kind in "biufV" and not is_raw
+        with np.errstate(over="ignore", invalid="ignore"):
+            fitted = array.astype(dtype, copy=False) if is_numeric else array
+        if not is_numeric or (dtype.kind in "iub" and (fitted != array).any()):
             raise self._misfit(name, f"{has_dtype}, but the model takes {dtype_name}")
-        with np.errstate(over="ignore"):
-            fitted = array.astype(dtype, copy=False)
         if not (finite := np.isfinite(fitted)).all():
             when = "" if array.dtype == dtype else f" after conversion to {dtype}"
             count = f"{np.count_nonzero(~finite)} of {array.size}"
@@ -181,18 +182,6 @@ def _list_names(arrays: Arrays) -> str:
 def _has_shape(array: Array, shape: tuple[int | None, ...]) -> bool:
     pairs = zip(array.shape[1:], shape[1:], strict=False)
     return array.ndim == len(shape) and all(size in (None, actual) for actual, size in pairs)
-
-
-def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
-    """Return True if an array is numeric and, for an integer or bool dtype, converts exactly."""
-    # The NumPy kind of bfloat16 is "void", like that of raw bytes.
-    is_numeric = array.dtype.kind in "biuf" or (
-        array.dtype.kind == "V" and array.dtype.type != np.void
-    )
-    if is_numeric and dtype.kind in "iub":
-        with np.errstate(invalid="ignore"):
-            return bool((array.astype(dtype) == array).all())
-    return is_numeric
 
 
 def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]:
@@ -234,14 +223,6 @@ def joined(parts: list[Arrays]) -> Arrays:
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def eager_mode() -> AbstractContextManager[Any]:
-    """Return a context in which TensorFlow is in eager mode."""
-    from tensorflow.python.eager import context
-
-    mode: AbstractContextManager[Any] = context.eager_mode()
-    return mode
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:

@@ -268,7 +268,12 @@ class Dependencies:
         self._depths: dict[str, int] = {}
         self._conditions: dict[str, frozenset[Condition]] = {}
         self._marks: dict[str, frozenset[str]] = {}
-        names = self._sorted()
+        # Loops are ordered as if the edges back to their beginnings were missing.
+        taken = {
+            name: [] if self._kinds[name] == "NextIteration" else map(op_of, node.input)
+            for name, node in self._nodes.items()
+        }
+        names = [name for name in TopologicalSorter(taken).static_order() if name in taken]
         for name in names:
             kind = self._kinds[name]
             inputs = [each for each in self._nodes[name].input if op_of(each) in self._depths]
@@ -317,11 +322,3 @@ class Dependencies:
                 each for each in conditions if self._depths.get(op_of(each[0]), 0) <= depth
             )
         return conditions
-
-    def _sorted(self) -> list[str]:
-        """Return the names of all ops, each after its inputs; back edges of loops are ignored."""
-        inputs = {
-            name: [] if self._kinds[name] == "NextIteration" else map(op_of, node.input)
-            for name, node in self._nodes.items()
-        }
-        return [name for name in TopologicalSorter(inputs).static_order() if name in inputs]
