@@ -19,7 +19,7 @@ from bnstat.checks.training_mode import trained_with
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.data import Settings
 from bnstat.estimate.modes import ModeEvidence, Sample, run_again
-from bnstat.estimate.passes import Floats, Runner, Track, read, untracked
+from bnstat.estimate.passes import Floats, Moments, Runner, Track, read, untracked
 from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
@@ -126,7 +126,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
         if entering.count < 2:
             left[name] = UNREACHED
         else:
-            layers.append(_layer_drift(name, stored[name], entering.mean, entering.variance))
+            layers.append(_layer_drift(name, stored[name], entering))
     modes = None
     if sample is not None:
         with Runner(network, by_batch=True) as runner:
@@ -152,9 +152,8 @@ def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str],
         raise UnsupportedError(setup.model.source.path, what)
 
 
-def _layer_drift(
-    name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats
-) -> LayerDrift:
+def _layer_drift(name: str, stored: Mapping[str, Array], entering: Moments) -> LayerDrift:
+    mean, variance = entering.mean, entering.variance
     old_mean, old_variance = as_float64(stored[MEAN]), as_float64(stored[VARIANCE])
     invalid = ~np.isfinite(old_mean + old_variance + mean + variance) | (old_variance < 0)
     same = (mean == old_mean) & (variance == old_variance)

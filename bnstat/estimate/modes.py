@@ -3,12 +3,11 @@
 In the mode "stored", layers normalize with the stored statistics; in the mode "own", with the
 statistics of the data. If all layers hold the initial mean 0 and variance 1, the outputs of a
 classifier can show which mode its training used. The measure is the mutual information of input and
-prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions. It
-is 0 if all inputs get the same prediction, and the logarithm of the number of classes if the
-predictions are certain and spread evenly. Training makes the information large in the mode that
-it uses; in the other mode, the network loses most of it. Data unlike the training data can reverse
-this, so the limits below are stricter than all observed reversals, and with labels, the mode with
-the higher accuracy must also be the mode with more information.
+prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions.
+Training makes the information large in the mode that it uses; in the other mode, the network loses
+most of it. Data unlike the training data can reverse this, so the limits below are stricter than
+all observed reversals, and with labels, the mode with the higher accuracy must also be the mode
+with more information.
 
 `tests/survey/predict_mode.py` measures how often the verdict is right. It runs 138 small
 classifiers, half of them trained in each mode, on 6,878 sets of data. The predictions gave a
@@ -34,6 +33,7 @@ from bnstat.estimate.running.network import Activation, Network
 from bnstat.model import Array, Model, as_float64
 
 Mode = Literal["stored", "own"]
+Conversion = Callable[[Floats], Floats]
 
 MOST_SAMPLES: Final = 512
 
@@ -281,10 +281,7 @@ def compare(
 
 
 def _outputs(
-    rows: Floats,
-    activation: Activation | None,
-    of_classes: Callable[[Floats], Floats] | None,
-    accuracy: float | None,
+    rows: Floats, activation: Activation | None, of_classes: Conversion | None, part: float | None
 ) -> Outputs:
     finite = rows[np.isfinite(rows)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (nan, nan)
@@ -296,7 +293,7 @@ def _outputs(
         margin = _LIMIT * (1 - least)
         saturated = float(((rows < least + margin) | (rows > 1 - margin)).mean())
     mutual = None if of_classes is None else information(of_classes(rows))
-    return Outputs(low, high, spread, saturated, mutual, accuracy)
+    return Outputs(low, high, spread, saturated, mutual, part)
 
 
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
@@ -364,7 +361,7 @@ def _entropy(probabilities: Floats) -> Floats:
 
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
-) -> Callable[[Floats], Floats] | None:
+) -> Conversion | None:
     """Return a function that converts outputs to class probabilities; None for other outputs."""
     both = np.concatenate([stored, own])
     if not np.isfinite(both).all():

@@ -178,9 +178,8 @@ class Runner(AbstractContextManager["Runner"]):
                 and DATA in dependencies.marks(tensor)
                 and constant_from[op_of(tensor)] <= number
             }
-            can_cut = not any(
-                dependencies.is_in_loop(each) or dependencies.conditions(each) for each in cut
-            )
+            is_always_run = not any(map(dependencies.conditions, cut))
+            can_cut = is_always_run and not any(map(dependencies.is_in_loop, cut))
             # Each value is kept once, not once for each Identity op that copies it.
             kept = {flat_graph.origins(nodes, each, {"Identity"})[-1] for each in cut}
             names = sorted(set(map(full_name, kept)))
@@ -260,12 +259,10 @@ class Runner(AbstractContextManager["Runner"]):
         for name, (placeholder, assign) in assignments.items():
             value = program.read(name)
             if value.shape != tuple(placeholder.shape):
-                raise UnsupportedError(
-                    program.where,
-                    f"{program.variables[name]} has the shape {list(value.shape)}, but the graph "
-                    f"needs {placeholder.shape}",
-                    "save the model as a SavedModel, or freeze its graph",
-                )
+                key, shape = program.variables[name], list(value.shape)
+                what = f"{key} has the shape {shape}, but the graph needs {placeholder.shape}"
+                hint = "save the model as a SavedModel, or freeze its graph"
+                raise UnsupportedError(program.where, what, hint)
             self._run(assign, {placeholder: value})
         if program.initializers:
             self._run(program.initializers, program.settings)
@@ -390,11 +387,9 @@ def _answers(name: str, output: Array, batch: Batch) -> tuple[Array, Array]:
         labels = np.maximum(labels, 0)
     for label in (int(labels.min()), int(labels.max())):
         if not 0 <= label < count:
-            raise AmbiguousError(
-                name,
-                f"label {label} is not one of its {count} classes, which count from 0",
-                "select another output (--answer) or other labels (--labels)",
-            )
+            what = f"label {label} is not one of its {count} classes, which count from 0"
+            hint = "select another output (--answer) or other labels (--labels)"
+            raise AmbiguousError(name, what, hint)
     return scores.argmax(1), labels
 
 

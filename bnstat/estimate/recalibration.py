@@ -170,11 +170,8 @@ def recalibrate(
     result = estimate(setup, exact=exact, track=track)
     refuse_nothing(setup, result.layers, result.left, "recalibrated")
     if result.objection and not force and (live is not None or is_written):
-        raise BnstatError(
-            source.path,
-            result.objection,
-            "keep the model as it is; --force (in Python force=True) recalibrates it nevertheless",
-        )
+        hint = "keep the model as it is, or recalibrate it with --force (in Python force=True)"
+        raise BnstatError(source.path, result.objection, hint)
     values = result.values
     for name, roles in values.items():
         for role, array in roles.items():
@@ -302,7 +299,6 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
     """Return the largest distance of means or deviations, in standard deviations of `second`."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
-    distances = [
-        in_deviations(np.abs(one - other), deviations[1]) for one, other in (means, deviations)
-    ]
+    gaps = [np.abs(one - other) for one, other in (means, deviations)]
+    distances = [in_deviations(gap, deviations[1]) for gap in gaps]
     return float(np.max(distances, initial=0.0))

@@ -53,12 +53,10 @@ class Settings:
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
     """Open data; check that the first batch, or all data in memory, fits the model."""
     source = _source(data, inputs, settings)
-    is_in_memory = source.samples is not None
-    opened = (SizedData if is_in_memory else Data)(
-        source, inputs, settings.batch_size, settings.samples, settings.labels
-    )
+    kind = Data if source.samples is None else SizedData
+    opened = kind(source, inputs, settings.batch_size, settings.samples, settings.labels)
     for _ in opened:
-        if not is_in_memory:
+        if kind is Data:
             break
     return opened
 

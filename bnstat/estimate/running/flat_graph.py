@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
@@ -100,7 +100,7 @@ def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) ->
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
     """Return one set of the op types of nodes and the names of functions in their attributes."""
-    return {name for node in nodes for name in _calls(node)}
+    return set(chain.from_iterable(map(_calls, nodes)))
 
 
 def _calls(node: Any) -> Iterator[str]:
@@ -119,10 +119,8 @@ def with_placeholders(
     """Replace inputs by placeholders, so that no input pipeline runs; return graph and inputs."""
     import tensorflow as tf
 
-    ops = {node.name: node.op for node in graph_def.node}
-    others = {
-        key: each for key, each in inputs.items() if ops.get(op_of(each.tensor)) not in PLACEHOLDERS
-    }
+    fed = {node.name for node in graph_def.node if node.op in PLACEHOLDERS}
+    others = {key: each for key, each in inputs.items() if op_of(each.tensor) not in fed}
     if not others:
         return graph_def, inputs
     cut = type(graph_def)()
@@ -136,8 +134,8 @@ def with_placeholders(
         others[key] = replace(old, tensor=f"{node.name}:0")
     waits = {f"^{op_of(tensor)}" for tensor in names}
     for node in cut.node:
-        fed = [names.get(tensor.removesuffix(":0"), tensor) for tensor in node.input]
-        node.input[:] = [tensor for tensor in fed if tensor not in waits]
+        taken = [names.get(tensor.removesuffix(":0"), tensor) for tensor in node.input]
+        node.input[:] = [tensor for tensor in taken if tensor not in waits]
     return cut, {**inputs, **others}
 
 
@@ -185,9 +183,7 @@ def _flat_size(graph_def: Any, where: str) -> int:
     """Return the number of ops in a graph with all calls inlined."""
     bodies = {function.signature.name: function.node_def for function in graph_def.library.function}
     bodies[""] = graph_def.node
-    calls = {
-        name: [call for node in body for call in _calls(node)] for name, body in bodies.items()
-    }
+    calls = {name: [*chain.from_iterable(map(_calls, body))] for name, body in bodies.items()}
     sizes = {name: len(body) for name, body in bodies.items()}
     try:
         for name in TopologicalSorter(calls).static_order():

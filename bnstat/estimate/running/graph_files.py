@@ -35,9 +35,7 @@ _DEFAULT_SIGNATURES = ("serving_default", "default")
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
 _FED = PLACEHOLDERS | {"PlaceholderWithDefault"}
 _LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
-_NOT_AN_OUTPUT = re.compile(
-    r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
-)
+_NOT_AN_OUTPUT = re.compile("NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*(Assign|Apply|Save).*")
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
@@ -210,10 +208,8 @@ def _tensors(
     if not chosen:
         what = f"no placeholder feeds {', '.join(outputs[:3])}"
         raise AmbiguousError(where, what, "pass --input and --answer")
-    return (
-        {name: inputs.get(name) or _input_at(name, graph_def, settings, where) for name in chosen},
-        outputs,
-    )
+    taken = {key: inputs.get(key) or _input_at(key, graph_def, settings, where) for key in chosen}
+    return taken, outputs
 
 
 def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
@@ -224,10 +220,8 @@ def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
         taken = {op_of(tensor) for node in nodes for tensor in node.input}
         results = [node for node in nodes if not _NOT_AN_OUTPUT.match(node.op)]
         outputs = [node.name for node in results if node.name not in taken]
-    reached = [
-        full_name(each) for each in outputs if fed & {node.name for node in upstream(nodes, [each])}
-    ]
-    return list(dict.fromkeys(reached))
+    reached = [each for each in outputs if fed & {node.name for node in upstream(nodes, [each])}]
+    return list(dict.fromkeys(map(full_name, reached)))
 
 
 def _split_inputs(
