@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat import drift, recalibrate
+from bnstat import recalibrate
 from tests.builders.digits import DATA, TEST, TRAIN, keras_network, save_graph_mode, save_keras
 
 FORMS = {
@@ -41,7 +41,6 @@ def test_every_form_of_a_network_is_mended_alike(
         assert before < 0.5 < 0.95 < after, form
         assert not result.left
         assert [each.mean.size for each in result.layers] == [8, 16, 16]
-        assert (result.samples, result.batches) == (1437, 23)
         first = first or result
         for one, other in zip(result.layers, first.layers, strict=True):
             np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4, atol=1e-4)
@@ -51,19 +50,6 @@ def test_every_form_of_a_network_is_mended_alike(
         # The name of a checkpoint is all that shows how often it was updated.
         assert [each for each in found if each.severity != "info"] == []
         assert (found == []) == (copy.source.step is None)
-
-
-def test_the_demo_network() -> None:
-    path = DATA / "digits_no_updates/saved_model"
-    before = drift(path, TEST, labels="labels")
-    assert before.state == "never-updated"
-    assert before.accuracy == pytest.approx(0.186, abs=0.01)
-    result = recalibrate(path, TEST, labels="labels")
-    assert result.accuracy is not None
-    assert result.accuracy[1] > 0.96
-    healthy = drift(DATA / "digits/saved_model", TEST, labels="labels")
-    assert healthy.state == "healthy"
-    assert healthy.accuracy == pytest.approx(0.969, abs=0.01)
 
 
 def test_what_the_training_graph_does_not_read_is_left() -> None:

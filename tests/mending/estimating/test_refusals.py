@@ -28,9 +28,8 @@ def test_files_are_read_only_if_trusted(tmp_path: Path) -> None:
         return x + tf.cast(tf.strings.length(text), tf.float32)
 
     reading = normalizing(tmp_path / "reading", read)
-    for run in (recalibrate, drift):
-        with pytest.raises(BnstatError, match=r"would execute ReadFile, .*--trust"):
-            run(reading, X)
+    with pytest.raises(BnstatError, match=r"would execute ReadFile, .*--trust"):
+        drift(reading, X)
     result = recalibrate(reading, X, trust=True)
     np.testing.assert_allclose(result.layers[0].mean, X.mean(0) + 5, rtol=1e-5)
 
