@@ -269,30 +269,25 @@ def default() -> Any:
     return v1.placeholder_with_default(iterator(), [None, 6])
 
 
-@pytest.mark.parametrize("form", ["checkpoint", "saved-model", "frozen"])
+@pytest.mark.parametrize("form", ["model", "saved_model", "frozen"])
 @pytest.mark.parametrize("pipeline", [iterator, queue, default])
 def test_data_is_fed_behind_a_pipeline(
     tmp_path: Path, pipeline: Callable[[], Any], form: str
 ) -> None:
-    path = tmp_path / "model"
-    with tf.Graph().as_default(), v1.Session() as session:
+    inputs: list[str] = []
+
+    def build() -> None:
         x = pipeline()
+        inputs.append(x.name)
         tf.identity(v1.layers.batch_normalization(x + 1, name="norm"), "answer")
-        session.run(v1.global_variables_initializer())
-        if form == "checkpoint":
-            v1.train.Saver().save(session, str(path))
-        elif form == "frozen":
-            graph_def = session.graph.as_graph_def()
-            frozen = v1.graph_util.convert_variables_to_constants(session, graph_def, ["answer"])
-            path.write_bytes(frozen.SerializeToString())
-        else:
-            builder = v1.saved_model.Builder(str(path))
-            builder.add_meta_graph_and_variables(session, ["serve"], {})
-            builder.save()
+
+    path = tmp_path / form
+    others: Any = {} if form == "model" else {form: path}
+    save_graph(tmp_path / "model", build, write_meta_graph=True, **others)
     with pytest.raises(AmbiguousError, match="pass --input and --answer"):
         bnstat.drift(path, X)
     data = X[:90]  # nine of the batches of ten that the graph after the queue wants
-    (layer,) = bnstat.drift(path, data, inputs=[x.name]).layers
+    (layer,) = bnstat.drift(path, data, inputs=inputs).layers
     np.testing.assert_allclose(layer.mean, data.mean(0) + 1, rtol=1e-5)
     with pytest.raises(NotFoundError, match=r"no tensor 'norm[^']*:7'"):
         bnstat.drift(path, X, inputs=["norm/batchnorm/mul:7"])

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from bnstat import drift, recalibrate
 from bnstat.errors import BnstatError
-from tests.builders.digits import DATA
+from tests.builders.digits import DATA, TEST
 from tests.builders.modules import Net, Norm, normalizing
 from tests.fuzz import ports
 
@@ -139,3 +139,8 @@ def test_wrong_names_and_things(settings: Any, message: str) -> None:
     data = {"images": np.zeros((4, 8, 8, 1)), "labels": np.arange(7, 11)}
     with pytest.raises(BnstatError, match=message):
         drift(**{"model": DATA / "digits_no_updates/saved_model", "data": data, **settings})
+
+
+def test_what_the_training_graph_does_not_read_is_left() -> None:
+    with pytest.raises(BnstatError, match="training=True is built in"):
+        recalibrate(DATA / "digits_no_updates/run", TEST)
