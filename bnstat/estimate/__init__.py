@@ -1,1 +1,1 @@
-"""New statistics from data: run a model, and measure the inputs of the normalizations."""
+"""Statistics from data: run a model, and measure the inputs of the batch-norm layers."""

@@ -19,7 +19,7 @@ from bnstat.checks.training_mode import trained_with
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.data import Settings
 from bnstat.estimate.modes import ModeEvidence, Sample, run_again
-from bnstat.estimate.passes import Floats, Runner, Track, read, untracked
+from bnstat.estimate.passes import Floats, Moments, Runner, Track, read, untracked
 from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
@@ -102,48 +102,40 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     """Measure how far the stored statistics of a model are from the statistics of data.
 
     This runs the model once, unchanged, in inference. If there are labels, or if a layer holds the
-    initial mean 0 and variance 1, up to 512 samples are run once more with their own statistics, to
-    find out which statistics the training used.
+    initial mean 0 and variance 1, up to 512 samples run once more, normalized by batch statistics.
+    The comparison can show which statistics the training used.
 
     `recalibrate` documents the arguments, the settings and the errors.
     """
     setup = set_up(model, data, Settings(**settings))
     network = setup.network
-    stored = network.stored()
+    names, stored = list(network.layers), network.stored()
     has_labels = setup.data.labels is not None
     is_compared = has_labels or any(map(has_initial_statistics, network.layers.values()))
     sample = Sample("stored") if is_compared and network.is_comparable else None
     with Runner(network, by_batch=False) as runner:
+        batches = track(setup.data, "measuring")
+        watch = None if sample is None else sample.add
         reading = read(
-            runner,
-            track(setup.data, "measuring"),
-            statistics=stored,
-            layers=list(network.layers),
-            with_accuracy=has_labels,
-            watch=None if sample is None else sample.add,
+            runner, batches, statistics=stored, layers=names, with_accuracy=has_labels, watch=watch
         )
     left = dict(network.left)
     layers = []
-    for name in network.layers:
+    for name in names:
         entering = reading.moments[name].whole
         if entering.count < 2:
             left[name] = UNREACHED
         else:
-            layers.append(_layer_drift(name, stored[name], entering.mean, entering.variance))
+            layers.append(_layer_drift(name, stored[name], entering))
     modes = None
     if sample is not None:
         with Runner(network, by_batch=True) as runner:
             modes = run_again(setup, runner, sample, track, {}, (reading.accuracy, None))
     refuse_nothing(setup, layers, left, "measured")
-    return Drift(
-        tuple(layers),
-        left,
-        reading.samples,
-        reading.accuracy and reading.accuracy.part,
-        ModeEvidence(trained_with(setup.model), modes),
-        reading.batches,
-        not_trainable(network, left),
-    )
+    accuracy = reading.accuracy and reading.accuracy.part
+    evidence = ModeEvidence(trained_with(setup.model), modes)
+    frozen = not_trainable(network, left)
+    return Drift(tuple(layers), left, reading.samples, accuracy, evidence, reading.batches, frozen)
 
 
 def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
@@ -160,9 +152,8 @@ def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str],
         raise UnsupportedError(setup.model.source.path, what)
 
 
-def _layer_drift(
-    name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats
-) -> LayerDrift:
+def _layer_drift(name: str, stored: Mapping[str, Array], entering: Moments) -> LayerDrift:
+    mean, variance = entering.mean, entering.variance
     old_mean, old_variance = as_float64(stored[MEAN]), as_float64(stored[VARIANCE])
     invalid = ~np.isfinite(old_mean + old_variance + mean + variance) | (old_variance < 0)
     same = (mean == old_mean) & (variance == old_variance)

@@ -3,12 +3,11 @@
 In the mode "stored", layers normalize with the stored statistics; in the mode "own", with the
 statistics of the data. If all layers hold the initial mean 0 and variance 1, the outputs of a
 classifier can show which mode its training used. The measure is the mutual information of input and
-prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions. It
-is 0 if all inputs get the same prediction, and the logarithm of the number of classes if the
-predictions are certain and spread evenly. Training makes the information large in the mode that
-it uses; in the other mode, the network loses most of it. Data unlike the training data can reverse
-this, so the limits below are stricter than all observed reversals, and with labels, the mode with
-the higher accuracy must also be the mode with more information.
+prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions.
+Training makes the information large in the mode that it uses; in the other mode, the network loses
+most of it. Data unlike the training data can reverse this, so the limits below are stricter than
+all observed reversals, and with labels, the mode with the higher accuracy must also be the mode
+with more information.
 
 `tests/survey/predict_mode.py` measures how often the verdict is right. It runs 138 small
 classifiers, half of them trained in each mode, on 6,878 sets of data. The predictions gave a
@@ -34,6 +33,7 @@ from bnstat.estimate.running.network import Activation, Network
 from bnstat.model import Array, Model, as_float64
 
 Mode = Literal["stored", "own"]
+Conversion = Callable[[Floats], Floats]
 
 MOST_SAMPLES: Final = 512
 
@@ -181,7 +181,7 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """Evidence of how a network was trained. `data`, from outputs, is None if not compared."""
+    """Evidence of how a network was trained: the file and, if both modes ran, the outputs."""
 
     file: Evidence
     data: Modes | None
@@ -194,7 +194,7 @@ class ModeEvidence:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons of the evidence that shows a training mode; all reasons if none shows one."""
+        """The reasons for the training mode; all reasons if the mode is unknown."""
         decisive = [each.reason for each in self._all if each.trained_with != "unknown"]
         return decisive or [each.reason for each in self._all]
 
@@ -223,9 +223,10 @@ def run_again(
     statistics: Statistics,
     accuracies: tuple[Accuracy | None, Accuracy | None],
 ) -> Modes | None:
-    """Run samples in the second mode; return the comparison, None if outputs are not comparable.
+    """Run a sample in the other mode, and compare the outputs; return None if they do not match.
 
-    `accuracies` are for the first and the second mode; if the second is None, it is measured.
+    `accuracies` belong to the sample's mode and the other mode. Instead of a missing second
+    accuracy, the accuracy over the sample is used.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
@@ -246,13 +247,9 @@ def run_again(
     stored, own = accuracies[0], accuracies[1] or reading.accuracy
     if sample.mode == "own":
         before, after, stored, own = after, before, own, stored
-    return compare(
-        before,
-        after,
-        setup.network.activation,
-        None if stored is None or own is None else (stored, own),
-        doubt_of(setup.model, setup.network),
-    )
+    both = None if stored is None or own is None else (stored, own)
+    doubt = doubt_of(setup.model, setup.network)
+    return compare(before, after, setup.network.activation, both, doubt)
 
 
 def compare(
@@ -284,10 +281,7 @@ def compare(
 
 
 def _outputs(
-    rows: Floats,
-    activation: Activation | None,
-    of_classes: Callable[[Floats], Floats] | None,
-    accuracy: float | None,
+    rows: Floats, activation: Activation | None, of_classes: Conversion | None, part: float | None
 ) -> Outputs:
     finite = rows[np.isfinite(rows)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (nan, nan)
@@ -299,7 +293,7 @@ def _outputs(
         margin = _LIMIT * (1 - least)
         saturated = float(((rows < least + margin) | (rows > 1 - margin)).mean())
     mutual = None if of_classes is None else information(of_classes(rows))
-    return Outputs(low, high, spread, saturated, mutual, accuracy)
+    return Outputs(low, high, spread, saturated, mutual, part)
 
 
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
@@ -316,7 +310,7 @@ def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith
 def by_accuracy(
     accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
 ) -> tuple[TrainedWith, str]:
-    """Return (training mode, reason); `unknown` unless accuracies and information agree clearly."""
+    """Return (training mode, reason) by the accuracies, if the information in each mode agrees."""
     figures = (
         f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
         f"{percent(accuracies[1].part)} with the data's own"
@@ -367,8 +361,8 @@ def _entropy(probabilities: Floats) -> Floats:
 
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
-) -> Callable[[Floats], Floats] | None:
-    """Return a function that converts outputs to class probabilities; None without classes."""
+) -> Conversion | None:
+    """Return a function that converts outputs to class probabilities; None for other outputs."""
     both = np.concatenate([stored, own])
     if not np.isfinite(both).all():
         return None

@@ -17,17 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnstat.errors import AmbiguousError, UnsupportedError
 from bnstat.estimate.data.batches import Batch
-from bnstat.estimate.running.flat_graph import imported, refused
+from bnstat.estimate.running import flat_graph, normalizations
+from bnstat.estimate.running.flat_graph import DATA, full_name, op_of
 from bnstat.estimate.running.network import Network
-from bnstat.estimate.running.normalizations import (
-    MEAN,
-    VARIANCE,
-    BatchMoments,
-    entering,
-    measure,
-    or_zeros,
-    tensor_of,
-)
+from bnstat.estimate.running.normalizations import MEAN, VARIANCE, BatchMoments, tensor_of
 from bnstat.model import Array, as_float64
 from bnstat.signals import interruptible
 
@@ -81,7 +74,7 @@ class Moments:
 
 
 class Halves:
-    """The moments of the even batches and of the odd batches; the difference shows the error."""
+    """The moments of even batches and of odd batches; their difference estimates the error."""
 
     def __init__(self, unbiased: bool = False) -> None:
         self.first, self.second = Moments(unbiased), Moments(unbiased)
@@ -94,7 +87,7 @@ class Halves:
 
     @property
     def error(self) -> float | None:
-        """Half the largest distance of the means, in standard deviations; None for one batch."""
+        """Half the largest distance between both means, in deviations; None for one batch."""
         if not self.first.count or not self.second.count:
             return None
         deviation = np.sqrt(self.whole.squares / self.whole.count)
@@ -114,24 +107,19 @@ class Runner(AbstractContextManager["Runner"]):
 
     Args:
         by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
-        exact: True to measure all positions of a large input instead of every n-th. TensorFlow then
-            does not optimize the graph, which it would do again for each wave.
-
-    Attributes:
-        graph_def: the graph of the network, with ops that measure the inputs of the layers.
-        moments: layer -> for each use of the layer, the names of the tensors with the moments.
-        placeholders: layer -> role -> name of the placeholder that takes the statistic.
+        exact: True to measure all positions of a large input instead of every n-th. The
+            graph is then not optimized, because TensorFlow would optimize it again for each wave.
     """
 
     def __init__(self, network: Network, *, by_batch: bool, exact: bool = False) -> None:
         import tensorflow as tf
 
         self.network = network
-        self.moments: dict[str, list[BatchMoments]] = {}
-        self.placeholders: dict[str, dict[str, str]] = {}
+        self._moments: dict[str, list[BatchMoments]] = {}  # of each use of a layer
+        self._placeholders: dict[str, dict[str, str]] = {}  # of each role of a layer
         self._batches = 0
-        self.graph_def = self._measuring_graph(by_batch, exact)
-        self._graph = imported(self.graph_def, network.program.where)
+        self._graph_def = self._measuring_graph(by_batch, exact)
+        self._graph = flat_graph.imported(self._graph_def, network.program.where)
         config = tf.compat.v1.ConfigProto()
         config.graph_options.rewrite_options.disable_meta_optimizer = exact
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
@@ -147,22 +135,58 @@ class Runner(AbstractContextManager["Runner"]):
         layers: Sequence[str],
         tensors: Sequence[str],
         *,
-        start: Mapping[str, Array],
+        cached: Mapping[str, Array],
     ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
         """Run one batch; return layer -> moments of each use, and name -> value for `tensors`."""
         program = self.network.program
-        fed = {**program.settings, **start}
+        fed = {**program.settings, **cached}
         fed |= {program.inputs[name].tensor: array for name, array in feeds.items()}
         fed[self._phase] = self._batches  # so that each batch measures different positions
-        for layer, placeholders in self.placeholders.items():
+        for layer, placeholders in self._placeholders.items():
             fed |= {name: statistics[layer][role] for role, name in placeholders.items()}
-        moments = {layer: self.moments[layer] for layer in layers}
+        moments = {layer: self._moments[layer] for layer in layers}
         self._batches += 1
         results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
         return results
 
-    def can_keep(self, name: str) -> bool:
-        """Return True if a tensor can be fetched, and fed to a later run."""
+    def cuts(self, waves: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Return, for each wave, the names of the tensors that this wave keeps for later waves.
+
+        These tensors depend only on the statistics of earlier waves. The list of a wave is empty if
+        TensorFlow cannot fetch and feed all of them.
+        """
+        marks = {op_of(each.tensor): [DATA] for each in self.network.program.inputs.values()}
+        for layer, placeholders in self._placeholders.items():
+            marks.update({op_of(name): [layer] for name in placeholders.values()})
+        dependencies = flat_graph.Dependencies(self._graph_def, marks)
+        done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
+        nodes = {node.name: node for node in self._graph_def.node}
+        constant_from = {
+            name: max((done.get(mark, 0) for mark in dependencies.marks(name)), default=0)
+            for name in nodes
+        }
+        cuts = []
+        for number in range(len(waves)):
+            later = [layer for wave in waves[number + 1 :] for layer in wave]
+            results = [name for layer in later for use in self._moments[layer] for name in use]
+            cut = {
+                tensor
+                for node in flat_graph.upstream(nodes.values(), results)
+                if constant_from[node.name] > number
+                for tensor in node.input
+                if not tensor.startswith("^")
+                and DATA in dependencies.marks(tensor)
+                and constant_from[op_of(tensor)] <= number
+            }
+            is_always_run = not any(map(dependencies.conditions, cut))
+            can_cut = is_always_run and not any(map(dependencies.is_in_loop, cut))
+            # Each value is kept once, not once for each Identity op that copies it.
+            kept = {flat_graph.origins(nodes, each, {"Identity"})[-1] for each in cut}
+            names = sorted(set(map(full_name, kept)))
+            cuts.append(names if can_cut and all(map(self._can_keep, names)) else [])
+        return cuts
+
+    def _can_keep(self, name: str) -> bool:
         graph, tensor = self._graph, self._graph.get_tensor_by_name(name)
         is_numeric = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
         return bool(is_numeric and graph.is_feedable(tensor) and graph.is_fetchable(tensor))
@@ -173,7 +197,7 @@ class Runner(AbstractContextManager["Runner"]):
         try:
             return interruptible(lambda: self._session.run(fetches, feeds))
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise refused(self.network.program.where, error) from None
+            raise flat_graph.refused(self.network.program.where, error) from None
 
     def _measuring_graph(self, by_batch: bool, exact: bool) -> Any:
         """Return a `GraphDef` that measures layers' inputs; layers use batch or fed statistics."""
@@ -185,27 +209,27 @@ class Runner(AbstractContextManager["Runner"]):
             phase = tf.compat.v1.placeholder(tf.int32, [])
             self._phase = phase.name
             for each in self.network.normalizations:
-                x, channel_axes, channels = entering(graph, each)
-                mask = None if each.mask is None else tensor_of(graph, each.mask)
-                measured = measure(x, channel_axes, channels, phase, exact, mask)
+                measured = normalizations.measure(graph, each, phase, exact)
                 if by_batch:
                     used = {MEAN: measured.mean, VARIANCE: measured.variance}
                 else:
-                    names = self.placeholders.setdefault(each.layer, {})
+                    names = self._placeholders.setdefault(each.layer, {})
                     for edge in each.edges:
                         if edge.role not in names:
                             is_double = tensor_of(graph, edge.tensor).dtype.base_dtype == tf.float64
                             dtype = tf.float64 if is_double else tf.float32
-                            names[edge.role] = tf.compat.v1.placeholder(dtype, [channels]).name
+                            shape = measured.mean.shape
+                            names[edge.role] = tf.compat.v1.placeholder(dtype, shape).name
                     used = {role: tensor_of(graph, name) for role, name in names.items()}
                 for edge in each.edges:
                     old = tensor_of(graph, edge.tensor)
                     shape = old.shape.as_list() if old.shape.is_fully_defined() else [-1]
                     new = tf.cast(tf.reshape(used[edge.role], shape), old.dtype.base_dtype)
                     edges[edge.op, edge.position] = new.name
-                measured = or_zeros(graph, measured, self.network.dependencies.conditions(each.x))
-                names_of_moments = BatchMoments(*(tensor.name for tensor in measured))
-                self.moments.setdefault(each.layer, []).append(names_of_moments)
+                conditions = self.network.dependencies.conditions(each.x)
+                measured = normalizations.or_zeros(graph, measured, conditions)
+                moments = BatchMoments(*(tensor.name for tensor in measured))
+                self._moments.setdefault(each.layer, []).append(moments)
         graph_def = graph.as_graph_def()
         for node in graph_def.node:
             for position, tensor in enumerate(node.input):
@@ -235,12 +259,10 @@ class Runner(AbstractContextManager["Runner"]):
         for name, (placeholder, assign) in assignments.items():
             value = program.read(name)
             if value.shape != tuple(placeholder.shape):
-                raise UnsupportedError(
-                    program.where,
-                    f"{program.variables[name]} has the shape {list(value.shape)}, but the graph "
-                    f"needs {placeholder.shape}",
-                    "save the model as a SavedModel, or freeze its graph",
-                )
+                key, shape = program.variables[name], list(value.shape)
+                what = f"{key} has the shape {shape}, but the graph needs {placeholder.shape}"
+                hint = "save the model as a SavedModel, or freeze its graph"
+                raise UnsupportedError(program.where, what, hint)
             self._run(assign, {placeholder: value})
         if program.initializers:
             self._run(program.initializers, program.settings)
@@ -260,7 +282,7 @@ class ActivationCache:
 
     @property
     def size(self) -> int:
-        return _size(self._tensors)
+        return sum(array.nbytes for kept in self._tensors.values() for array in kept.values())
 
     def begin_wave(self, names: Sequence[str]) -> None:
         """Cache the tensors with these names from now on."""
@@ -278,15 +300,11 @@ class ActivationCache:
 
     def offer(self, batch: int, tensors: Mapping[str, Array]) -> None:
         """Replace the cached tensors of a batch if the cache then stays within `most` bytes."""
-        kept = {**self._tensors, batch: tensors}
-        if tensors and _size(kept) <= self.most:
-            self._tensors = kept
-        elif tensors:
-            self._is_full = True
-
-
-def _size(tensors: Mapping[int, Mapping[str, Array]]) -> int:
-    return sum(array.nbytes for of_batch in tensors.values() for array in of_batch.values())
+        before = self._tensors
+        if tensors:
+            self._tensors = {**before, batch: tensors}
+            if self.size > self.most:
+                self._tensors, self._is_full = before, True
 
 
 class Accuracy(NamedTuple):
@@ -331,7 +349,7 @@ def read(
         wanted = list(cache.wanted(number))
         fetched = [*wanted, output] if with_accuracy or watch else wanted
         moments, tensors = runner.run(
-            batch.feeds, statistics, layers, fetched, start=cache.tensors(number)
+            batch.feeds, statistics, layers, fetched, cached=cache.tensors(number)
         )
         cache.offer(number, {name: tensors[name] for name in wanted})
         for layer, uses in moments.items():
@@ -369,11 +387,9 @@ def _answers(name: str, output: Array, batch: Batch) -> tuple[Array, Array]:
         labels = np.maximum(labels, 0)
     for label in (int(labels.min()), int(labels.max())):
         if not 0 <= label < count:
-            raise AmbiguousError(
-                name,
-                f"label {label} is not one of its {count} classes, which count from 0",
-                "select another output (--answer) or other labels (--labels)",
-            )
+            what = f"label {label} is not one of its {count} classes, which count from 0"
+            hint = "select another output (--answer) or other labels (--labels)"
+            raise AmbiguousError(name, what, hint)
     return scores.argmax(1), labels
 
 

@@ -22,8 +22,6 @@ from bnstat.loading import narrow, open_contents
 from bnstat.model import Model
 from bnstat.storage.access import refuse_url
 
-_GRAPH_FILES = ("frozen-graph", "tf1-checkpoint", "tf1-checkpoint-v1", "tf2-checkpoint")
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -41,9 +39,8 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
         path = os.fspath(model)
         refuse_url(path, "TensorFlow runs models that lie on disk")
         contents = open_contents(path, settings.checkpoint, settings.step)
-        layers = discover(
-            contents, patterns=settings.patterns, include_shadows=settings.include_shadows
-        )
+        patterns, include_shadows = settings.patterns, settings.include_shadows
+        layers = discover(contents, patterns=patterns, include_shadows=include_shadows)
         live, where = None, path
     else:
         live = live_model(model)
@@ -72,7 +69,7 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
         return keras_file(path, model, settings)
     if kind == "saved-model":
         return graph_files.saved_model(path, contents, settings)
-    if kind in _GRAPH_FILES:
+    if kind in ("frozen-graph", "tf1-checkpoint", "tf1-checkpoint-v1", "tf2-checkpoint"):
         return graph_files.graph_file(path, contents, settings)
     hint = (
         "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load the "

@@ -34,14 +34,6 @@ from bnstat.estimate.passes import (
     untracked,
 )
 from bnstat.estimate.preparation import Setup, set_up
-from bnstat.estimate.running.flat_graph import (
-    DATA,
-    Dependencies,
-    full_name,
-    op_of,
-    origins,
-    upstream,
-)
 from bnstat.estimate.running.network import UNREACHED
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.model import Array, as_float64
@@ -66,8 +58,8 @@ class Mended:
         ratio: new variance / old variance, at the channel with the ratio farthest from 1.
         error: half the distance between the means of two halves of the data, in standard
             deviations; None for a single batch.
-        remains: the residual: the distance between the new statistics and those of the layer's
-            input in inference, in standard deviations.
+        remains: the distance that remains between the new statistics and the statistics of the
+            layer's input, when the model runs with the new statistics, in standard deviations.
     """
 
     layer: str
@@ -178,11 +170,8 @@ def recalibrate(
     result = estimate(setup, exact=exact, track=track)
     refuse_nothing(setup, result.layers, result.left, "recalibrated")
     if result.objection and not force and (live is not None or is_written):
-        raise BnstatError(
-            source.path,
-            result.objection,
-            "keep the model as it is; --force (in Python force=True) recalibrates it nevertheless",
-        )
+        hint = "keep the model as it is, or recalibrate it with --force (in Python force=True)"
+        raise BnstatError(source.path, result.objection, hint)
     values = result.values
     for name, roles in values.items():
         for role, array in roles.items():
@@ -231,13 +220,10 @@ def estimate(
         if exact:
             moments = _in_waves(runner, data, track, waves, cache or ActivationCache())
         new = _new_statistics(moments, old)
+        batches = track(data, "verifying")
+        watch = None if sample is None else sample.add
         last = read(
-            runner,
-            track(data, "verifying"),
-            statistics=new,
-            layers=names,
-            with_accuracy=has_labels,
-            watch=None if sample is None else sample.add,
+            runner, batches, statistics=new, layers=names, with_accuracy=has_labels, watch=watch
         )
         modes = None
         if sample is not None:
@@ -252,17 +238,11 @@ def estimate(
         else:
             is_reached = moments[name].whole.count > 1
             left[name] = "its input is NaN or infinite" if is_reached else UNREACHED
+    counts = last.samples, last.batches, len(waves)
+    evidence = ModeEvidence(trained_with(setup.model), modes)
+    frozen = not_trainable(network, left)
     return Recalibration(
-        tuple(layers),
-        left,
-        last.samples,
-        last.batches,
-        len(waves),
-        exact,
-        accuracy,
-        ModeEvidence(trained_with(setup.model), modes),
-        is_initial,
-        not_trainable(network, left),
+        tuple(layers), left, *counts, exact, accuracy, evidence, is_initial, frozen
     )
 
 
@@ -272,7 +252,7 @@ def _in_waves(
     network = runner.network
     moments: dict[str, Halves] = {}
     statistics: Statistics = network.stored()
-    for number, (wave, cut) in enumerate(zip(waves, _cuts(runner, waves), strict=True), 1):
+    for number, (wave, cut) in enumerate(zip(waves, runner.cuts(waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
         cache.begin_wave(cut)
         inputs = [each.x for each in network.normalizations if each.layer in wave]
@@ -309,60 +289,16 @@ def _mended(
         ratios = as_float64(new[VARIANCE]) / as_float64(old[VARIANCE])
         farthest = np.nan_to_num(np.abs(np.log(ratios)), nan=0.0, posinf=np.inf)
     last = {MEAN: entering.mean, VARIANCE: entering.variance}
-    return Mended(
-        name,
-        new[MEAN],
-        new[VARIANCE],
-        _largest_distance(old, new),
-        float(ratios[int(np.argmax(farthest))]),
-        halves.error,
-        _largest_distance(last, new) if entering.count else 0.0,
-    )
+    ratio = float(ratios[int(np.argmax(farthest))])
+    moved = _largest_distance(old, new)
+    remains = _largest_distance(last, new) if entering.count else 0.0
+    return Mended(name, new[MEAN], new[VARIANCE], moved, ratio, halves.error, remains)
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the largest difference of means or of deviations, in deviations of `second`."""
+    """Return the largest distance of means or deviations, in standard deviations of `second`."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
-    distances = [
-        in_deviations(np.abs(one - other), deviations[1]) for one, other in (means, deviations)
-    ]
+    gaps = [np.abs(one - other) for one, other in (means, deviations)]
+    distances = [in_deviations(gap, deviations[1]) for gap in gaps]
     return float(np.max(distances, initial=0.0))
-
-
-def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return, for each wave, the names of the tensors that this wave keeps for later waves.
-
-    These tensors depend only on the statistics of earlier waves. The list of a wave is empty if the
-    graph cannot be cut there.
-    """
-    marks = {op_of(each.tensor): [DATA] for each in runner.network.program.inputs.values()}
-    for layer, placeholders in runner.placeholders.items():
-        marks.update({op_of(name): [layer] for name in placeholders.values()})
-    dependencies = Dependencies(runner.graph_def, marks)
-    done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
-    nodes = {node.name: node for node in runner.graph_def.node}
-    constant_from = {
-        name: max((done.get(mark, 0) for mark in dependencies.marks(name)), default=0)
-        for name in nodes
-    }
-    cuts = []
-    for number in range(len(waves)):
-        later = [layer for wave in waves[number + 1 :] for layer in wave]
-        results = [name for layer in later for use in runner.moments[layer] for name in use]
-        cut = {
-            tensor
-            for node in upstream(nodes.values(), results)
-            if constant_from[node.name] > number
-            for tensor in node.input
-            if not tensor.startswith("^")
-            and DATA in dependencies.marks(tensor)
-            and constant_from[op_of(tensor)] <= number
-        }
-        can_cut = not any(
-            dependencies.is_in_loop(each) or dependencies.conditions(each) for each in cut
-        )
-        # Each value is kept once, not once for each Identity op that copies it.
-        names = sorted({full_name(origins(nodes, each, {"Identity"})[-1]) for each in cut})
-        cuts.append(names if can_cut and all(map(runner.can_keep, names)) else [])
-    return cuts

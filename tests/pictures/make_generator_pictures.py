@@ -54,7 +54,7 @@ def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
     with Runner(network, by_batch=False) as runner:
         (name,) = network.program.inputs
         feeds, output = {name: latent}, network.program.outputs[0]
-        _, tensors = runner.run(feeds, network.stored(), [], [output], start={})
+        _, tensors = runner.run(feeds, network.stored(), [], [output], cached={})
     images = tensors[output]
     _, height, width, channels = images.shape
     grid = images.reshape(ROWS, COLUMNS, height, width, channels).swapaxes(1, 2)

@@ -19,6 +19,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -156,9 +157,6 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 
 def add(folder: Path, trained: Path, part: Sequence[str]) -> None:
     """Measure the classifiers of digits that `train_both_modes` saved."""
-    import keras
-    import tf_keras
-
     usable = (
         training
         for training in map(Training.saved, sorted(trained.glob("*.json")))
@@ -167,8 +165,8 @@ def add(folder: Path, trained: Path, part: Sequence[str]) -> None:
         and training.architecture not in GENERATORS
     )
     for training, file in unfinished(usable, folder, part):
-        library = tf_keras if training.library == "tf_keras" else keras
-        model = library.models.load_model(trained / f"{training.name}.keras", compile=False)
+        models = import_module(training.library).models
+        model = models.load_model(trained / f"{training.name}.keras", compile=False)
         measure(model, "digits", asdict(training), file)
 
 

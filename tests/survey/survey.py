@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -34,42 +33,35 @@ Record = dict[str, Any]
 
 def models_in(repository: Path, timeout: float) -> list[str]:
     """Return the paths of the models in a repository, as `bnstat scan` finds them."""
-    command = [sys.executable, "-m", "bnstat", "scan", str(repository), "--json", "-q"]
-    ended = subprocess.run(
-        [*command, "--isolated"], capture_output=True, text=True, timeout=timeout, check=False
-    )
-    records = map(json.loads, ended.stdout.splitlines())
+    scan = ["-m", "bnstat", "scan", str(repository), "--json", "-q", "--isolated"]
+    records = map(json.loads, _run(scan, timeout).stdout.splitlines())
     return list(dict.fromkeys(record["path"] for record in records))
+
+
+def _run(arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run([sys.executable, *arguments], timeout=timeout, **options)
 
 
 def examine(path: str) -> Iterator[Record]:
     """Yield one record for each model at a path, or one for the error that prevented reading."""
+    models: Iterable[tuple[str | None, bnstat.Model | bnstat.BnstatError]]
     try:
-        for name, model in bnstat.load_all(path):
-            if isinstance(model, bnstat.BnstatError):
-                yield {"checkpoint": name, **_error(model)}
-            else:
-                yield _record(model)
+        models = bnstat.load_all(path)
     except bnstat.BnstatError as error:
-        yield _error(error)
-    except Exception:
-        yield {"bug": traceback.format_exc()}
-
-
-def _error(error: bnstat.BnstatError) -> Record:
-    return {"error": type(error).__name__, "message": str(error)}
-
-
-def _record(model: bnstat.Model) -> Record:
-    record = {"checkpoint": model.source.checkpoint, "format": model.source.format}
-    record |= {"layers": len(model.layers), "findings": [], "digest": ""}
-    try:
-        findings, digest = bnstat.check(model), _digest(model)
-    except bnstat.BnstatError as error:
-        return {**record, **_error(error)}
+        models = [(None, error)]
     names = ("rule", "severity", "layer", "message")
-    listed = [{name: getattr(finding, name) for name in names} for finding in findings]
-    return {**record, "findings": listed, "digest": digest}
+    for name, model in models:
+        record: Record = {"checkpoint": name}
+        try:
+            if isinstance(model, bnstat.BnstatError):
+                raise model
+            record |= {"checkpoint": model.source.checkpoint, "format": model.source.format}
+            record |= {"layers": len(model.layers), "findings": [], "digest": ""}
+            listed = [{key: getattr(each, key) for key in names} for each in bnstat.check(model)]
+            yield {**record, "findings": listed, "digest": _digest(model)}
+        except bnstat.BnstatError as error:
+            yield {**record, "error": type(error).__name__, "message": str(error)}
 
 
 def _digest(model: bnstat.Model) -> str:
@@ -83,14 +75,9 @@ def _digest(model: bnstat.Model) -> str:
 
 
 def survey(path: str, timeout: float) -> list[Record]:
-    """Return the records of the models at a path, which a process of its own reads.
-
-    If it crashes, or takes longer than the timeout in seconds, there is a record with a "bug".
-    """
-    command = [sys.executable, __file__, "--work", path]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    """Return the records of the models at a path; a crash or a timeout is recorded as a bug."""
     try:
-        ended = subprocess.run(command, timeout=timeout, **options)
+        ended = _run([__file__, "--work", path], timeout)
     except subprocess.TimeoutExpired:
         return [{"bug": f"no end after {timeout:g} s"}]
     records: list[Record] = [json.loads(line) for line in ended.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Data for a model that is run: from a path, from code, or from a Python caller."""
+"""Open the data that a model runs on: a path, a function's name, or a Python object."""
 
 from __future__ import annotations
 
@@ -8,25 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
-from bnstat.estimate.data.batches import (
-    LABELS,
-    Arrays,
-    BatchSource,
-    Data,
-    Input,
-    SizedData,
-    open_numpy,
-    source_of_code,
-    source_of_object,
-)
-from bnstat.estimate.data.stored import (
-    Images,
-    image_files,
-    open_images,
-    open_records,
-    open_saved_dataset,
-    record_files,
-)
+from bnstat.estimate.data import batches, stored
+from bnstat.estimate.data.batches import LABELS, Arrays, BatchSource, Data, Input, SizedData
+from bnstat.estimate.data.stored import Images
 
 
 @dataclass(frozen=True)
@@ -67,43 +51,41 @@ class Settings:
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Open data for a model. Check the first batch, or every batch if the data is in memory."""
+    """Open data; check that the first batch, or all data in memory, fits the model."""
     source = _source(data, inputs, settings)
-    is_in_memory = source.samples is not None
-    opened = (SizedData if is_in_memory else Data)(
-        source, inputs, settings.batch_size, settings.samples, settings.labels
-    )
+    kind = Data if source.samples is None else SizedData
+    opened = kind(source, inputs, settings.batch_size, settings.samples, settings.labels)
     for _ in opened:
-        if not is_in_memory:
+        if kind is Data:
             break
     return opened
 
 
 def example_of(data: Any, settings: Settings) -> Arrays:
-    """Return name -> array of the first batch, without labels; the default name is `input`."""
+    """Return name -> array of the first batch, without labels. An unnamed array becomes `input`."""
     arrays = next(iter(_source(data, {}, settings).batches()), {})
-    names = [name for name in arrays if name not in (settings.labels, LABELS)]
-    return {name or "input": arrays[name] for name in names}
+    labels = (settings.labels, LABELS)
+    return {name or "input": array for name, array in arrays.items() if name not in labels}
 
 
 def _source(data: Any, inputs: Mapping[str, Input], settings: Settings) -> BatchSource:
     labels = [] if settings.labels is None else [settings.labels]
     names = [*inputs, *labels] if inputs else []
     if not isinstance(data, (str, os.PathLike)):
-        return source_of_object(data, inputs, names)
+        return batches.source_of_object(data, inputs, names)
     path = os.fspath(data)
     if ":" in path and not os.path.exists(path):
-        return source_of_code(path, inputs, names)
+        return batches.source_of_code(path, inputs, names)
     if not os.path.exists(path):
         raise NotFoundError(path, "does not exist")
     if os.path.splitext(path)[1].lower() in (".npz", ".npy"):
-        return open_numpy(path, names)
+        return batches.open_numpy(path, names)
     if os.path.exists(os.path.join(path, "dataset_spec.pb")):
-        return open_saved_dataset(path, inputs)
-    if os.path.isdir(path) and any(image_files(path)):
-        return open_images(path, inputs, settings.images)
-    if files := record_files(path):
-        return open_records(path, files, inputs, settings.labels, settings.images)
+        return stored.open_saved_dataset(path, inputs)
+    if os.path.isdir(path) and any(stored.image_files(path)):
+        return stored.open_images(path, inputs, settings.images)
+    if files := stored.record_files(path):
+        return stored.open_records(path, files, inputs, settings.labels, settings.images)
     raise UnknownFormatError(
         path,
         "is not in a data format that bnstat reads",

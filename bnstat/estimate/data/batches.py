@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data not yet matched with a model's inputs; `samples` is None if it is not in memory.
+    """Data before it is matched with inputs; `samples` is None for data outside memory.
 
     Each call of `batches` returns all data from the beginning, in batches of any size.
     """
@@ -114,9 +114,7 @@ class Data:
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
         """Return input name -> array name; names may differ if there is one input and one array."""
         missing = [name for name in self.inputs if name not in arrays]
-        others = (
-            [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
-        )
+        others = [UNNAMED] if UNNAMED in arrays else [key for key in arrays if key != self.labels]
         if missing and len(self.inputs) == 1 and len(others) == 1:
             return {missing[0]: others[0]}
         if missing:
@@ -129,7 +127,7 @@ class Data:
         return {name: name for name in self.inputs}
 
     def _renaming(self, missing: str, others: list[str], arrays: Arrays) -> str:
-        """Return a hint to rename an array to `missing`, or to pass the name of the labels."""
+        """Return a hint: rename the input array to `missing`, or name the labels by --labels."""
         rename = f"rename the input array to {missing}"
         if self.labels is not None:
             return rename
@@ -151,10 +149,13 @@ class Data:
                 raise self._misfit(name, f"{has_dtype}, but the model takes strings")
             return array.astype(object)
         dtype = numpy_dtype(dtype_name, name)
-        if not _can_hold(dtype, array):
+        # The NumPy kind of bfloat16 is "void", like that of raw bytes.
+        is_raw = array.dtype.kind == "V" and array.dtype.type == np.void
+        is_numeric = array.dtype.kind in "biufV" and not is_raw
+        with np.errstate(over="ignore", invalid="ignore"):
+            fitted = array.astype(dtype, copy=False) if is_numeric else array
+        if not is_numeric or (dtype.kind in "iub" and (fitted != array).any()):
             raise self._misfit(name, f"{has_dtype}, but the model takes {dtype_name}")
-        with np.errstate(over="ignore"):
-            fitted = array.astype(dtype, copy=False)
         if not (finite := np.isfinite(fitted)).all():
             when = "" if array.dtype == dtype else f" after conversion to {dtype}"
             count = f"{np.count_nonzero(~finite)} of {array.size}"
@@ -167,7 +168,7 @@ class Data:
 
 
 class SizedData(Data):
-    """Data with a known number of samples."""
+    """Data in memory, with a known number of batches."""
 
     def __len__(self) -> int:
         return -(-min(self.source.samples or 0, self.most) // self.batch_size)
@@ -181,18 +182,6 @@ def _list_names(arrays: Arrays) -> str:
 def _has_shape(array: Array, shape: tuple[int | None, ...]) -> bool:
     pairs = zip(array.shape[1:], shape[1:], strict=False)
     return array.ndim == len(shape) and all(size in (None, actual) for actual, size in pairs)
-
-
-def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
-    """Return True if an array is numeric and, for an integer or bool dtype, converts exactly."""
-    # The NumPy kind of bfloat16 is "void", like that of raw bytes.
-    is_numeric = array.dtype.kind in "biuf" or (
-        array.dtype.kind == "V" and array.dtype.type != np.void
-    )
-    if is_numeric and dtype.kind in "iub":
-        with np.errstate(invalid="ignore"):
-            return bool((array.astype(dtype) == array).all())
-    return is_numeric
 
 
 def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]:
@@ -236,23 +225,15 @@ def joined(parts: list[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def eager_mode() -> AbstractContextManager[Any]:
-    """Return a context in which TensorFlow is in eager mode."""
-    from tensorflow.python.eager import context
-
-    mode: AbstractContextManager[Any] = context.eager_mode()
-    return mode
-
-
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return a source of one batch. If `arrays` has all `names`, other arrays are ignored."""
+    """Return a source of one batch: the arrays in `names`, or all arrays if one is missing."""
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     count = max((len(array) for array in arrays.values() if array.ndim), default=0)
     return BatchSource(where, lambda: [arrays], count)
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Open an `.npz` or `.npy` file. If the file has all `names`, other arrays are not read."""
+    """Read an `.npz` or `.npy` file: the arrays in `names`, or all arrays if one is missing."""
     from zipfile import BadZipFile
 
     with open(path, "rb") as file:
@@ -292,7 +273,7 @@ def _refuse_large(path: str, size: int) -> None:
 def source_of_batches(
     where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
 ) -> BatchSource:
-    """Return a source of batches. `begin` returns an iterable of all batches or single samples."""
+    """Return a source of batches. `begin` returns a new iterable of batches or of samples."""
 
     def batches() -> Iterator[Arrays]:
         with _user_code(where, "yields no batches: "):

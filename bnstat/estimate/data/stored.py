@@ -19,13 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError, first_line
-from bnstat.estimate.data.batches import (
-    Arrays,
-    BatchSource,
-    Input,
-    eager_mode,
-    source_of_batches,
-)
+from bnstat.estimate.data.batches import Arrays, BatchSource, Input, source_of_batches
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import Array
@@ -102,6 +96,7 @@ def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None
 
     def decode(data: bytes, where: str) -> Array:
         import tensorflow as tf
+        from tensorflow.python.eager.context import eager_mode
 
         if height is None or width is None:
             raise AmbiguousError(where, "the model takes images of any size", "pass --image-size")
@@ -221,7 +216,7 @@ def _misfit(path: str, name: str, has: str, wanted: Input) -> DamagedError:
 
 
 def record_files(path: str) -> list[str]:
-    """Return the TFRecord files in a folder, in natural order, or `[path]` if `path` is one."""
+    """Return the TFRecord files at a path, a folder or a single file, in natural order."""
     if not os.path.isdir(path):
         return [path] if _is_record_file(path) else []
     names = sorted(os.listdir(path), key=natural_key)
@@ -275,7 +270,7 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Return `size` bytes, or fewer at the end of file. A wrong `size` does not exhaust memory."""
+    """Read up to `size` bytes in chunks, so that a wrong `size` does not exhaust memory."""
     parts = []
     while size > 0 and (part := file.read(min(size, _CHUNK))):
         parts.append(part)
@@ -286,6 +281,7 @@ def _read(file: IO[bytes], size: int) -> bytes:
 def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
     """Return a source of the elements of a saved `tf.data` dataset: batches or single samples."""
     import tensorflow as tf
+    from tensorflow.python.eager.context import eager_mode
 
     def elements() -> Iterator[Any]:
         with eager_mode():

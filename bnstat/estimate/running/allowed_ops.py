@@ -55,7 +55,7 @@ def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = F
     """Raise if the import of a graph would run an op that is not allowed.
 
     During the import, shape inference runs stateless ops that depend only on stateless ops. The op
-    of `tensor`, which depends on all ops in `graph_def`, does not run.
+    of `tensor` does not run, because no other op in `graph_def` depends on it.
     """
     from tensorflow.python.framework import op_def_registry
 

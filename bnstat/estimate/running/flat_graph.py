@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Final
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
@@ -36,13 +36,12 @@ class Program:
     """A graph with everything that is needed to run the graph.
 
     Attributes:
-        variables: name of an op that holds a variable, or part of it -> key of the variable.
-        read: takes the name of an op in `variables`, and reads the value that the op holds.
+        variables: name of an op that holds a variable or a part of one -> key of the variable.
+        read: returns the value that an op in `variables` holds, by the name of the op.
         outputs: the names of the output tensors.
         settings: tensor -> value that each run feeds, for example False for a training switch.
-        masks: name of an op whose output enters a normalization -> name of the tensor that masks
-            the output. The mask lacks the last dimension of the output, and is true for values that
-            the statistics include.
+        masks: name of an op whose output a layer normalizes -> name of the mask, a tensor without
+            the last dimension of the output. The mask is true at values to measure.
         initializers: the names of ops that fill lookup tables before the first run.
     """
 
@@ -101,11 +100,11 @@ def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) ->
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
     """Return one set of the op types of nodes and the names of functions in their attributes."""
-    return {name for node in nodes for name in _calls(node)}
+    return set(chain.from_iterable(map(_calls, nodes)))
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield a node's op type, which may name a function, and names of functions in attributes."""
+    """Yield the names that a node may call: its op type, and the functions in its attributes."""
     yield node.op
     values = list(node.attr.values())
     for value in values:
@@ -120,10 +119,8 @@ def with_placeholders(
     """Replace inputs by placeholders, so that no input pipeline runs; return graph and inputs."""
     import tensorflow as tf
 
-    ops = {node.name: node.op for node in graph_def.node}
-    others = {
-        key: each for key, each in inputs.items() if ops.get(op_of(each.tensor)) not in PLACEHOLDERS
-    }
+    fed = {node.name for node in graph_def.node if node.op in PLACEHOLDERS}
+    others = {key: each for key, each in inputs.items() if op_of(each.tensor) not in fed}
     if not others:
         return graph_def, inputs
     cut = type(graph_def)()
@@ -137,8 +134,8 @@ def with_placeholders(
         others[key] = replace(old, tensor=f"{node.name}:0")
     waits = {f"^{op_of(tensor)}" for tensor in names}
     for node in cut.node:
-        fed = [names.get(tensor.removesuffix(":0"), tensor) for tensor in node.input]
-        node.input[:] = [tensor for tensor in fed if tensor not in waits]
+        taken = [names.get(tensor.removesuffix(":0"), tensor) for tensor in node.input]
+        node.input[:] = [tensor for tensor in taken if tensor not in waits]
     return cut, {**inputs, **others}
 
 
@@ -186,9 +183,7 @@ def _flat_size(graph_def: Any, where: str) -> int:
     """Return the number of ops in a graph with all calls inlined."""
     bodies = {function.signature.name: function.node_def for function in graph_def.library.function}
     bodies[""] = graph_def.node
-    calls = {
-        name: [call for node in body for call in _calls(node)] for name, body in bodies.items()
-    }
+    calls = {name: [*chain.from_iterable(map(_calls, body))] for name, body in bodies.items()}
     sizes = {name: len(body) for name, body in bodies.items()}
     try:
         for name in TopologicalSorter(calls).static_order():
@@ -253,7 +248,10 @@ Condition = tuple[str, bool]
 
 
 class Dependencies:
-    """The loops, conditions and `marks` (op name -> marks) on which each tensor depends.
+    """The loops, the conditions and the marked ops on which each tensor depends.
+
+    Args:
+        marks: name of an op -> marks of the op.
 
     Raises:
         CycleError: ops depend on each other in a circle that is not a loop.
@@ -266,7 +264,12 @@ class Dependencies:
         self._depths: dict[str, int] = {}
         self._conditions: dict[str, frozenset[Condition]] = {}
         self._marks: dict[str, frozenset[str]] = {}
-        names = self._sorted()
+        # Loops are ordered as if the edges back to their beginnings were missing.
+        taken = {
+            name: [] if self._kinds[name] == "NextIteration" else map(op_of, node.input)
+            for name, node in self._nodes.items()
+        }
+        names = [name for name in TopologicalSorter(taken).static_order() if name in taken]
         for name in names:
             kind = self._kinds[name]
             inputs = [each for each in self._nodes[name].input if op_of(each) in self._depths]
@@ -284,7 +287,7 @@ class Dependencies:
             changed = has_loops and before != self._marks
 
     def marks(self, tensor: str) -> frozenset[str]:
-        """Return `DATA` or names of layers: the marks of the ops on which a tensor depends."""
+        """Return the marks (`DATA`, names of layers) of the ops on which a tensor depends."""
         return self._marks.get(op_of(tensor), frozenset())
 
     def is_in_loop(self, tensor: str) -> bool:
@@ -315,11 +318,3 @@ class Dependencies:
                 each for each in conditions if self._depths.get(op_of(each[0]), 0) <= depth
             )
         return conditions
-
-    def _sorted(self) -> list[str]:
-        """Return the names of all ops, each after its inputs; back edges of loops are ignored."""
-        inputs = {
-            name: [] if self._kinds[name] == "NextIteration" else map(op_of, node.input)
-            for name, node in self._nodes.items()
-        }
-        return [name for name in TopologicalSorter(inputs).static_order() if name in inputs]

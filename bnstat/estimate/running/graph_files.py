@@ -35,9 +35,7 @@ _DEFAULT_SIGNATURES = ("serving_default", "default")
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
 _FED = PLACEHOLDERS | {"PlaceholderWithDefault"}
 _LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
-_NOT_AN_OUTPUT = re.compile(
-    r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
-)
+_NOT_AN_OUTPUT = re.compile("NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*(Assign|Apply|Save).*")
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
@@ -79,7 +77,7 @@ def graph_file(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
-    """Return a `Program` that runs the graph of a `tf.compat.v1.Session` over data."""
+    """Return a `Program` that runs the graph of a `tf.compat.v1.Session`."""
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
@@ -95,9 +93,9 @@ def _program(
     parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
     signature: Any = None,
 ) -> Program:
-    """Return a `Program` for a graph. By default, `variables` and `parts` are read from it.
+    """Return a `Program` for a graph. Without `variables`, find the variables in the graph.
 
-    If a graph has no variables, each key in `contents` is the name of an op with a constant.
+    If the graph has none, each key in `contents` is the name of an op with a constant.
     """
     stored = contents.variables
     if variables is None:
@@ -147,7 +145,7 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return up to one name: of the op that fills a SavedModel's lookup tables."""
+    """Return at most one name, of the op that fills a SavedModel's lookup tables."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:
@@ -210,10 +208,8 @@ def _tensors(
     if not chosen:
         what = f"no placeholder feeds {', '.join(outputs[:3])}"
         raise AmbiguousError(where, what, "pass --input and --answer")
-    return (
-        {name: inputs.get(name) or _input_at(name, graph_def, settings, where) for name in chosen},
-        outputs,
-    )
+    taken = {key: inputs.get(key) or _input_at(key, graph_def, settings, where) for key in chosen}
+    return taken, outputs
 
 
 def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
@@ -224,10 +220,8 @@ def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
         taken = {op_of(tensor) for node in nodes for tensor in node.input}
         results = [node for node in nodes if not _NOT_AN_OUTPUT.match(node.op)]
         outputs = [node.name for node in results if node.name not in taken]
-    reached = [
-        full_name(each) for each in outputs if fed & {node.name for node in upstream(nodes, [each])}
-    ]
-    return list(dict.fromkeys(reached))
+    reached = [each for each in outputs if fed & {node.name for node in upstream(nodes, [each])}]
+    return list(dict.fromkeys(map(full_name, reached)))
 
 
 def _split_inputs(

@@ -105,7 +105,7 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
 
 
 def _library(source: Source) -> Any:
-    """Return the module `tf_keras` for Keras 1 or 2, or `keras`; if missing, the other module."""
+    """Import `tf_keras` for a file of Keras 1 or 2, or `keras`; if missing, the other library."""
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
@@ -188,20 +188,17 @@ def _objects(configuration: Any) -> Iterator[dict[str, Any]]:
 
 
 def _is_known(module: str, described: dict[str, Any], imports: Sequence[str]) -> bool:
-    is_imported = any(f"{module}.".startswith(f"{name}.") for name in imports)
-    if is_imported or (imports and _is_registered(described)):
+    if any(f"{module}.".startswith(f"{name}.") for name in imports):
         return True
+    if imports:  # an imported module may have registered the object with Keras
+        registered = _text(described.get("registered_name"))
+        libraries = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
+        if any(each.saving.get_registered_object(registered) is not None for each in libraries):
+            return True
     name = _name(described)
     if module == "builtins":
         return not hasattr(builtins, name.partition(".")[0])
     return bool(_KERAS.fullmatch(module)) and "." not in name
-
-
-def _is_registered(described: dict[str, Any]) -> bool:
-    """Return True if a module that the user imported has registered this object with Keras."""
-    registered = _text(described.get("registered_name"))
-    libraries = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
-    return any(each.saving.get_registered_object(registered) is not None for each in libraries)
 
 
 def _name(described: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, Final, Literal
 
 from bnstat.errors import BnstatError, UnsupportedError
@@ -34,12 +33,8 @@ from bnstat.model import Array, BatchNorm
 Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]
 """The function that computes an output or, with `logits of`, takes the output as logits."""
 
-_RESULTS: Final[dict[str, Activation]] = {
-    "Softmax": "softmax",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-}
-_LOGITS: Final[dict[str, Activation]] = {
+_RESULTS: dict[str, Activation] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+_LOGITS: dict[str, Activation] = {
     "Softmax": "logits of softmax",
     "LogSoftmax": "logits of softmax",
     "SoftmaxCrossEntropyWithLogits": "logits of softmax",
@@ -84,13 +79,10 @@ class Network:
 
     def stored(self) -> dict[str, dict[str, Array]]:
         """Return layer -> role -> stored statistics, [channels]."""
-        stored: dict[str, dict[str, Array]] = {name: {} for name in self.layers}
-        for (name, layer), role in product(self.layers.items(), (MEAN, VARIANCE)):
-            array = layer.array(role)
-            if array is None:
-                raise BnstatError(name, f"its {role} is not in the file")
-            stored[name][role] = array.reshape(-1)
-        return stored
+        return {
+            name: {role: layer.variables[role].read().reshape(-1) for role in (MEAN, VARIANCE)}
+            for name, layer in self.layers.items()
+        }
 
     def waves(self) -> list[list[str]]:
         """Return the layer names of each wave; a wave depends only on earlier waves and itself."""
@@ -138,15 +130,10 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
             left[each.layer] = _IN_LOOP
         elif DATA not in dependencies.marks(each.x):
             left.setdefault(each.layer, UNREACHED)
-    return Network(
-        program,
-        {layer.name: layer for layer in layers if layer.name not in left},
-        [each for each in normalizations if each.layer not in left],
-        left,
-        dependencies,
-        graph,
-        activation_of((flat, original), program.outputs[0]),
-    )
+    measurable = {layer.name: layer for layer in layers if layer.name not in left}
+    kept = [each for each in normalizations if each.layer not in left]
+    activation = activation_of((flat, original), program.outputs[0])
+    return Network(program, measurable, kept, left, dependencies, graph, activation)
 
 
 def _flat(program: Program, trust: bool) -> Program:
@@ -169,17 +156,12 @@ def _flat(program: Program, trust: bool) -> Program:
     inputs = {name: each for name, each in inputs.items() if op_of(each.tensor) in names}
     if not inputs:
         raise BnstatError(program.where, "its outputs depend on none of its inputs")
-    return replace(
-        program,
-        graph_def=flat,
-        inputs=inputs,
-        settings={k: value for k, value in program.settings.items() if op_of(k) in names},
-        initializers=initializers,
-    )
+    fed = {key: value for key, value in program.settings.items() if op_of(key) in names}
+    return replace(program, graph_def=flat, inputs=inputs, settings=fed, initializers=initializers)
 
 
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
-    """Return the function that computes an output or takes it as logits; None if unknown."""
+    """Return the activation that computes an output or takes the output as logits, if any."""
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}
         source = op_of(origins(ops, output, _SAME_VALUES)[-1])

@@ -81,20 +81,15 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Return the normalizations, in network order, and layer -> reason for layers without any.
+    """Return the normalizations in network order, and layer without one -> the reason.
 
     `variables` maps the name of an op to the key of the variable that the op holds.
     """
     graph = make_graph("", inlined(graph_def), variables)
     tensors = Tensors(graph, Steps())
     by_key = {v.key: v for layer in layers for v in layer.variables.values()}
-    owners = {
-        layer.variables[role].key: layer.name
-        for layer in layers
-        for role in (MEAN, VARIANCE)
-        if role in layer.variables
-    }
-
+    both = (MEAN, VARIANCE)
+    owners = {layer.variables[role].key: layer.name for layer in layers for role in both}
     normalizations = []
     reasons = {}
     for norm in find_norms(tensors, by_key):
@@ -109,7 +104,7 @@ def find_normalizations(
     read = {key for name, key in variables.items() if name in graph.ops}
     unread = "nothing between the inputs and the outputs reads its statistics"
     for layer in layers:
-        is_read = {layer.variables[role].key for role in (MEAN, VARIANCE)} <= read
+        is_read = {layer.variables[role].key for role in both} <= read
         reasons.setdefault(layer.name, _UNKNOWN if is_read else unread)
     for normalization in normalizations:
         reasons.pop(normalization.layer, None)
@@ -215,15 +210,14 @@ def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[in
     return x, channel_axes, prod(x.shape[axis] for axis in channel_axes)
 
 
-def measure(
-    x: Any, channel_axes: Sequence[int], channels: int, phase: Any, exact: bool, mask: Any
-) -> BatchMoments:
-    """Add ops that compute the moments of a tensor, and return the moments as tensors.
+def measure(graph: Any, normalization: Normalization, phase: Any, exact: bool) -> BatchMoments:
+    """Add ops that compute the moments of what is normalized; return the moments as tensors.
 
     A mask has no effect unless the last axis is the only channel axis.
     """
     import tensorflow as tf
 
+    x, channel_axes, channels = entering(graph, normalization)
     if x.shape.rank is None:
         x = tf.reshape(x, tf.concat([[-1], tf.shape(x)[channel_axes[0] :]], 0))
         x = tf.ensure_shape(x, [None, channels, *[None] * (-1 - channel_axes[0])])
@@ -231,8 +225,9 @@ def measure(
     others = [axis for axis in range(x.shape.rank) if axis not in channel_axes]
     if max(others, default=-1) > min(channel_axes):
         x = tf.transpose(x, [*others, *channel_axes])
-    elif mask is not None and len(channel_axes) == 1:
-        x = tf.boolean_mask(x, tf.broadcast_to(tf.cast(mask, tf.bool), tf.shape(x)[:-1]))
+    elif normalization.mask is not None and len(channel_axes) == 1:
+        mask = tf.cast(tensor_of(graph, normalization.mask), tf.bool)
+        x = tf.boolean_mask(x, tf.broadcast_to(mask, tf.shape(x)[:-1]))
         others = [0]
     if not exact and len(others) > 1:
         x = _sampled(x, len(others), channels, phase)

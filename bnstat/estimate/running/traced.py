@@ -180,10 +180,7 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
     with tf.Graph().as_default() as graph:
         keys, values = (tf.constant(each, name=f"{name}_entries") for each in entries)
         table = tf.raw_ops.HashTableV2(
-            key_dtype=keys.dtype,
-            value_dtype=values.dtype,
-            shared_name=f"bnstat_{name}",
-            name=name,
+            key_dtype=keys.dtype, value_dtype=values.dtype, shared_name=f"bnstat_{name}", name=name
         )
         tf.raw_ops.InitializeTableV2(
             table_handle=table, keys=keys, values=values, name=f"{name}_fill"

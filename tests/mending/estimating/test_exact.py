@@ -1,10 +1,11 @@
-"""Estimated statistics compared with NumPy and with a training step of Keras."""
+"""Estimated statistics compared with NumPy, with a training step of Keras, and between formats."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from bnstat.estimate.data import Settings
 from bnstat.estimate.passes import ActivationCache, Halves, Moments, Runner, in_deviations
 from bnstat.estimate.preparation import set_up
 from bnstat.estimate.recalibration import Recalibration, estimate
+from tests.builders.digits import TRAIN, keras_network, save_graph_mode, save_keras
 from tests.builders.modules import Norm
 
 KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
@@ -258,7 +260,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
 
     def run(*arguments: Any, **options: Any) -> Any:
-        counts.append(len(options["start"]))
+        counts.append(len(options["cached"]))
         return real(*arguments, **options)
 
     monkeypatch.setattr(Runner, "run", run)
@@ -332,3 +334,42 @@ def test_two_halves_tell_how_sure_the_mean_is() -> None:
 def test_a_constant_channel_is_no_distance_from_itself() -> None:
     distances = in_deviations(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 2.0]))
     assert distances.tolist() == [0.0, math.inf, 0.5]
+
+
+FORMS = {
+    "tf_keras": ("saved_model", "export", "model.keras", "model.h5", "frozen.pb"),
+    "keras": ("saved_model", "export", "model.keras", "model.h5", "frozen.pb"),
+    "graph_mode": ("model-150", "frozen.pb"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", FORMS)
+def test_every_form_of_a_network_is_mended_alike(
+    built_once: Callable[..., Path], by: str, tmp_path: Path
+) -> None:
+    def write(folder: Path) -> None:
+        if by == "graph_mode":
+            save_graph_mode(folder)
+        else:
+            save_keras(keras_network(import_module(by)), folder)
+
+    trained = built_once(f"digits-{by}", write)
+    first = None
+    for form in FORMS[by]:
+        path = trained / form
+        result = recalibrate(path, TRAIN, tmp_path / form, labels="labels")
+        assert result.accuracy is not None
+        before, after = result.accuracy
+        assert before < 0.5 < 0.95 < after, form
+        assert not result.left
+        assert [each.mean.size for each in result.layers] == [8, 16, 16]
+        first = first or result
+        for one, other in zip(result.layers, first.layers, strict=True):
+            np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(one.variance, other.variance, rtol=1e-4)
+        copy = bnstat.load(tmp_path / form)
+        found = bnstat.check(copy, select=["BN001", "BN002", "BN003"])
+        # The name of a checkpoint is all that shows how often it was updated.
+        assert [each for each in found if each.severity != "info"] == []
+        assert (found == []) == (copy.source.step is None)

@@ -184,6 +184,9 @@ def test_outputs_as_rows() -> None:
     assert large.size <= 2 * 4096
 
 
+SPARSE_LOSS = "SparseSoftmaxCrossEntropyWithLogits"
+
+
 @pytest.mark.parametrize(
     ("ops", "output", "expected"),
     [
@@ -191,11 +194,7 @@ def test_outputs_as_rows() -> None:
         ([node("s", "Sigmoid", "x"), node("y", "Reshape", "s", "shape")], "y:0", "sigmoid"),
         ([node("s", "Tanh", "x"), node("y", "Identity", "s")], "y:0", "tanh"),
         ([node("p", "Softmax", "x")], "x:0", "logits of softmax"),
-        (
-            [node("l", "SparseSoftmaxCrossEntropyWithLogits", "x", "labels")],
-            "x",
-            "logits of softmax",
-        ),
+        ([node("l", SPARSE_LOSS, "x", "labels")], "x", "logits of softmax"),
         ([node("p", "Sigmoid", "y"), node("y", "Squeeze", "x")], "y:0", "logits of sigmoid"),
         ([node("y", "Relu", "x"), node("p", "Softmax", "other")], "y:0", None),
         ([node("y", "Identity", "y")], "y:0", None),
@@ -203,8 +202,6 @@ def test_outputs_as_rows() -> None:
     ],
 )
 def test_what_an_output_is_the_result_of(ops: list[Any], output: str, expected: str | None) -> None:
-    import tensorflow as tf
-
     graph_def = tf.compat.v1.GraphDef()
     graph_def.node.extend([const("x", np.float32(0)), *ops])
     assert activation_of([graph_def], output) == expected

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from bnstat import drift, recalibrate
 from bnstat.errors import BnstatError
-from tests.builders.digits import DATA
+from tests.builders.digits import DATA, TEST
 from tests.builders.modules import Net, Norm, normalizing
 from tests.fuzz import ports
 
@@ -28,9 +28,8 @@ def test_files_are_read_only_if_trusted(tmp_path: Path) -> None:
         return x + tf.cast(tf.strings.length(text), tf.float32)
 
     reading = normalizing(tmp_path / "reading", read)
-    for run in (recalibrate, drift):
-        with pytest.raises(BnstatError, match=r"would execute ReadFile, .*--trust"):
-            run(reading, X)
+    with pytest.raises(BnstatError, match=r"would execute ReadFile, .*--trust"):
+        drift(reading, X)
     result = recalibrate(reading, X, trust=True)
     np.testing.assert_allclose(result.layers[0].mean, X.mean(0) + 5, rtol=1e-5)
 
@@ -140,3 +139,8 @@ def test_wrong_names_and_things(settings: Any, message: str) -> None:
     data = {"images": np.zeros((4, 8, 8, 1)), "labels": np.arange(7, 11)}
     with pytest.raises(BnstatError, match=message):
         drift(**{"model": DATA / "digits_no_updates/saved_model", "data": data, **settings})
+
+
+def test_what_the_training_graph_does_not_read_is_left() -> None:
+    with pytest.raises(BnstatError, match="training=True is built in"):
+        recalibrate(DATA / "digits_no_updates/run", TEST)
