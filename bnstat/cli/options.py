@@ -122,7 +122,7 @@ def _starting(
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the typed paths. If there are none, return the unparsed arguments or `.`."""
+    """Return the typed paths, else the arguments that are not parsed yet, else `.`."""
     paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""

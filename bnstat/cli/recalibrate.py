@@ -60,13 +60,13 @@ def command(
 
     This runs the model: TensorFlow executes its graph in inference, so that dropout is off. In a
     first pass each layer normalizes by the batch, and its inputs are measured. A second pass, in
-    inference, measures how far the new statistics are from the inputs that each layer then gets.
+    inference, compares the inputs of each layer with the new statistics.
 
     If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
-    network was trained in inference mode and needs these statistics. To find out which is true,
-    the command examines MODEL, and runs up to 512 samples once more with the stored statistics.
-    It writes no copy of a network that was trained in inference mode and, with --labels, no copy
-    of lower accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network
+    network was trained in inference mode and needs the mean 0 and the variance 1. To find out, the
+    command examines MODEL, and runs up to 512 samples once more with the stored statistics. It
+    writes no copy of a network that was trained in inference mode and, with --labels, no copy of
+    lower accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network
     needs its stored statistics.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:

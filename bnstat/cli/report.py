@@ -59,9 +59,9 @@ def command(
     """
     options.refuse_terminal(output, "HTML")
     if drift is not None and len(paths) > 1:
-        raise click.UsageError("--drift applies to one model")
+        raise click.UsageError("--drift requires a single PATH")
     if epsilon is not None and len(paths) != 2:
-        raise click.UsageError("--epsilon applies to two models")
+        raise click.UsageError("--epsilon requires two PATHs")
     content, code = _page(paths or (".",), reading, drift, epsilon)
 
     from bnstat.output import page

@@ -171,7 +171,7 @@ def folded_text(layer: Folded) -> str:
 
 
 def _first_name(key: str) -> str:
-    """Return the first name of a key; `;...` replaces names that TensorFlow Lite appends."""
+    """Shorten a key of TensorFlow Lite, which joins names: `a;b` becomes `a;...`."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
@@ -190,7 +190,7 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return the layer and the cells of `TITLES` per changed role or setting, or per role."""
+    """Return rows of a layer's name and the cells of `TITLES`; `everything` adds equal roles."""
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
         if len({role.shapes for role in layer.roles}) == 1 and not any(

@@ -56,7 +56,7 @@ def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Ite
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
-    """Return a dict that maps each attribute name in `names` to the object's value."""
+    """Return the attributes `names` of an object as a dict."""
     return {name: getattr(of, name) for name in names}
 
 

@@ -88,7 +88,7 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
 
 
 def _advice(result: Drift) -> str:
-    """Return the state of a model, and what to do about the state."""
+    """Return text on the state of a model's statistics, and on what to do."""
     if result.state == "invalid":
         return (
             "invalid: stored statistics or inputs of layers are NaN or infinite, or a variance is "
@@ -229,7 +229,7 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield (label, text) pairs on a model's outputs under stored and under measured statistics."""
+    """Yield (label, text) pairs that compare outputs with the stored and the data's statistics."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:

@@ -99,7 +99,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return text such as ` (channels 0, 3)`; empty for many, or if the message names all."""
+    """Return text such as ` (channels 0, 3)`, or "" if the list is too long or adds nothing."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""

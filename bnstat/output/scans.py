@@ -33,7 +33,7 @@ _LEAST: Final = 12
 
 
 def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield a line per record, then the counts in `tally`, which consuming `records` updates."""
+    """Yield a line per record, then the totals. `tally` counts records as they are consumed."""
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
@@ -106,7 +106,7 @@ def _columns(record: Record) -> dict[str, Any]:
 
 
 def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
-    """Yield a Markdown table, then the counts in `tally`, which consuming `records` updates."""
+    """Yield a Markdown table, then the totals. `tally` counts records as they are consumed."""
     yield "| model | format | layers | worst finding |"
     yield "| --- | --- | ---: | --- |"
     for record in records:

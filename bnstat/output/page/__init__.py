@@ -52,9 +52,9 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict for each rule that has findings, which are paired with indices in `rows`.
+        groups: a dict per violated rule, with pairs (finding, index of the layer's row).
         data: the input of the page's scripts, as JSON data.
-        numbers: the packed arrays; `data` contains the place of each array.
+        numbers: all packed arrays; `data` refers to an array by its offset.
         places: name of a layer -> index in `rows`.
     """
 
@@ -71,7 +71,7 @@ class Page:
     places: dict[str, int] = field(default_factory=dict)
 
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
-        """Add a row for a layer, described as in the last of `frames` that is not None.
+        """Add a row for a layer. The facts come from the last of `frames` that is not None.
 
         Args:
             frames: the layer in each model; None for a model that lacks the layer.
@@ -120,7 +120,7 @@ class Page:
         return kind.itemsize, array.size, start
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
-        """Add findings, a model's notes and the scripts' input (with `data`); return the page."""
+        """Complete the page with findings, a model's notes and `data`, and return the page."""
         rules = {rule.code: rule for rule in RULES}
         by_rule: dict[str, list[Finding]] = defaultdict(list)
         for finding in findings:
@@ -279,7 +279,7 @@ def of_difference(
 
 
 def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str], str]:
-    """Map the side and the name of folded layers to `LAYER -> WEIGHTS`, and causes if any."""
+    """Map (side, layer name) to the text `LAYER -> WEIGHTS`, followed by causes."""
     return {
         (layer.side, layer.layer): "; ".join(
             [folded_text(layer), *(printable(cause.text) for cause in layer.causes)]

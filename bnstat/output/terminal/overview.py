@@ -53,7 +53,7 @@ class _Layout(NamedTuple):
     Attributes:
         least_name: the minimum width of the column of layer names.
         digits: the number of significant digits.
-        spread, range, histogram: True to show this beside the mean (spread: deviation).
+        spread: True to show the standard deviation beside the mean.
         settings: True for columns with settings that differ between layers, such as epsilon.
     """
 
@@ -184,7 +184,7 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Map each setting that the file records to one text per layer; `-` means not recorded."""
+    """Map each setting that any layer has to a text per layer; `-` if the layer lacks it."""
 
     def text(value: object) -> str:
         if value is None or isinstance(value, bool):
@@ -249,7 +249,7 @@ def _role_columns(
 def _pairs(
     title: str, pairs: Sequence[tuple[str, str]], between: str, styles: Mapping[int, str]
 ) -> Column:
-    """Return a column of pairs joined by `between`, aligned there, under a centred title."""
+    """Return a column of pairs, joined by `between` and aligned at `between`."""
     left = max((len(first) for first, _ in pairs), default=0)
     right = max((len(second) for _, second in pairs), default=0)
     width = max(len(title), left + len(between) + right)

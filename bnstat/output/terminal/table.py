@@ -88,7 +88,7 @@ def layer_table(
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return cells: each name, then empty cells. `counts` contains the number of cells per name."""
+    """Return `counts[i]` cells for `names[i]`: the name, then empty cells."""
     return [
         name if number == 0 else ""
         for name, count in zip(names, counts, strict=True)
