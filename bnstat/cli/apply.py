@@ -55,13 +55,12 @@ Examples:
     help="Write the copy to this path, which must not exist.",
 )
 @click.option("--in-place", is_flag=True, help="Replace the original by the finished copy.")
-@click.option(
+@options.repeatable(
     "--role",
     "roles",
-    multiple=True,
     metavar="ROLE",
     type=click.Choice(ROLES),
-    help="Write only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
+    help="Write only this role: gamma, beta, moving_mean or moving_variance.",
 )
 @options.layers
 @options.choosing

@@ -109,11 +109,8 @@ def _document(explain: str | None, output: str) -> int:
     from bnstat.output.findings import explained, overview
     from bnstat.output.sink import show
 
-    if explain is None:
-        show(lambda screen: overview(RULES, screen), output)
-    else:
-        rules = find_rules([explain])
-        show(lambda screen: explained(rules, screen), output)
+    rules, render = (RULES, overview) if explain is None else (find_rules([explain]), explained)
+    show(lambda screen: render(rules, screen), output)
     return 0
 
 

@@ -32,14 +32,7 @@ Examples:
 @options.formats(json="Write JSON, with every channel.", csv="Write CSV: one row per channel.")
 @options.layers
 @options.choosing
-@click.option(
-    "-o",
-    "file",
-    metavar="FILE",
-    type=click.Path(),
-    default="-",
-    help="Write to FILE, whole or not at all, instead of standard output.",
-)
+@options.file_option("-o", "file", default="-", help=options.INTO_FILE)
 @options.quiet
 def command(
     model: str,

@@ -9,9 +9,6 @@ import click
 from bnstat.cli import options, running_options
 from bnstat.cli.options import say
 
-_SMALL = 32
-"""The minimum batch size without a warning; moments of smaller batches are inaccurate."""
-
 _EPILOG = f"""\b
 Examples:
   bnstat recalibrate saved_model --data train.npz -o mended
@@ -76,11 +73,11 @@ def command(
     from bnstat.output import drift as results
     from bnstat.output.sink import show, write_lines
 
-    size = settings["batch_size"]
-    if size < _SMALL and not exact and not quiet:
+    size, least = settings["batch_size"], results.SMALL_BATCH
+    if size < least and not exact and not quiet:
         say(
             f"warning: the moments of batches of {size} samples are inaccurate, and the error "
-            f"grows with each layer: use --exact, or batches of at least {_SMALL} samples"
+            f"grows with each layer: use --exact, or batches of at least {least} samples"
         )
     result = recalibrate(model, data, copy, exact=exact, in_place=in_place, **settings)
     written = model if in_place else copy

@@ -10,7 +10,9 @@ from bnstat.cli import options
 from bnstat.cli.options import say
 
 if TYPE_CHECKING:
-    from bnstat.output.page import Entries, Page
+    from bnstat.loading import Models
+    from bnstat.model import Model
+    from bnstat.output.page import Page
 
 _EPILOG = """\b
 Examples:
@@ -24,10 +26,8 @@ Examples:
 
 @click.command("report", epilog=_EPILOG)
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH] [OTHER]...")
-@click.option(
+@options.file_option(
     "--drift",
-    metavar="FILE",
-    type=click.Path(),
     help="Also show the statistics of data, from the output of bnstat drift --json.",
 )
 @click.option(
@@ -103,7 +103,9 @@ def _page(
     return content, 0 if has_batch_norm else max(map(reading.exit_code, models))
 
 
-def _run_page(path: str, entries: Entries, reading: options.Reading) -> tuple[Page, int]:
+def _run_page(
+    path: str, entries: Models | list[tuple[str, Model]], reading: options.Reading
+) -> tuple[Page, int]:
     from bnstat.checks import check
     from bnstat.output import page
     from bnstat.output.terminal.screen import track

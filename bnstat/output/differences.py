@@ -226,10 +226,9 @@ _OF_ROLES: Final = (
 def json_lines(difference: Difference) -> Iterator[str]:
     """Yield the lines of a difference as JSON."""
     folded = {"folded": difference.folded, "misfolded": difference.misfolded}
-    document = {
-        "schema": 1,
-        "old": source(difference.old),
-        "new": source(difference.new),
+    return json_document(
+        old=source(difference.old),
+        new=source(difference.new),
         **members(difference, "rtol", "atol", "tolerance", "equal", "equivalent", "verdict"),
         **members(difference, "summary", "counts", "removed", "added"),
         **{
@@ -243,8 +242,8 @@ def json_lines(difference: Difference) -> Iterator[str]:
             ]
             for name, layers in folded.items()
         },
-        "ties": difference.ties,
-        "layers": [
+        ties=difference.ties,
+        layers=[
             {
                 **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
                 "causes": [members(cause, "kind", "text") for cause in layer.causes],
@@ -256,8 +255,7 @@ def json_lines(difference: Difference) -> Iterator[str]:
             }
             for layer in difference.layers
         ],
-    }
-    return json_document(document)
+    )
 
 
 def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
@@ -323,11 +321,9 @@ def applied_json(applied: Applied) -> Iterator[str]:
         roles = layers.setdefault(change.layer, layer)["roles"]
         numbers = members(change, "channels", "moved", "largest")
         roles[change.role] = {"variable": change.key, **numbers}
-    document = {
-        "schema": 1,
-        "source": source(applied.source),
+    return json_document(
+        source=source(applied.source),
         **members(applied, "values", "output", "moved"),
-        "untouched": list(applied.untouched),
-        "layers": list(layers.values()),
-    }
-    return json_document(document)
+        untouched=list(applied.untouched),
+        layers=list(layers.values()),
+    )

@@ -113,15 +113,14 @@ def moves(track: Track) -> str:
 
 def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> Iterator[str]:
     """Yield the lines of the history of the run at `path`, and the findings in it, as JSON."""
-    document = {
-        "schema": 1,
-        "path": path,
-        "checkpoints": [members(checkpoint, "name", "step") for checkpoint in history.checkpoints],
-        "skipped": [
+    return json_document(
+        path=path,
+        checkpoints=[members(checkpoint, "name", "step") for checkpoint in history.checkpoints],
+        skipped=[
             {"name": checkpoint.name, "error": str(checkpoint.error)}
             for checkpoint in history.skipped
         ],
-        "tracks": [
+        tracks=[
             {
                 **members(track, "layer", "role"),
                 **{
@@ -134,9 +133,8 @@ def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> 
             }
             for track in history.tracks.values()
         ],
-        "findings": [findings.plain(finding) for finding in run_findings],
-    }
-    return json_document(document)
+        findings=[findings.plain(finding) for finding in run_findings],
+    )
 
 
 def csv_lines(history: History) -> Iterator[str]:

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import product
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Protocol
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from bnstat.checks.rule import counts
 from bnstat.compare.diff import MEANINGS, REMARKS, Difference
 from bnstat.compare.folding import Folded
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.loading import Models
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 from bnstat.output.differences import folded_text
 from bnstat.output.documents import members, plain
@@ -73,10 +75,8 @@ class Page:
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
         """Add a row for a layer. The facts come from the last of `frames` that is not None.
 
-        Args:
-            frames: the layer in each model; None for a model that lacks the layer.
-            is_shown: True if findings about a layer of this name refer to this row.
-            more: further members of the row.
+        `frames` contains None for a model that lacks the layer. If `is_shown` is True, findings
+        about a layer of this name refer to this row. `more` are further members of the row.
         """
         layer = next(frame for frame in reversed(frames) if frame is not None)
         if is_shown:
@@ -107,8 +107,7 @@ class Page:
     def pack(self, array: Array | None) -> tuple[int, int, int] | None:
         """Add an array to `numbers` in C order, as float32 if that is exact, else as float64.
 
-        Returns:
-            Bytes per number, the number of numbers, and the offset in bytes.
+        Return the number of bytes per number, the number of numbers, and the offset in bytes.
         """
         if array is None:
             return None
@@ -257,12 +256,8 @@ def of_difference(
         }
         page.add([old[change.old], new[change.new]], change=content)
     folded, misfolded = map(_folded, (difference.folded, difference.misfolded))
-    unpaired: list[tuple[Literal["old", "new"], str]] = [
-        *folded,
-        *(("old", name) for name in difference.removed),
-        *(("new", name) for name in difference.added),
-    ]
-    for side, name in unpaired:
+    removed, added = product(("old",), difference.removed), product(("new",), difference.added)
+    for side, name in (*folded, *removed, *added):
         page.add(
             [old[name], None] if side == "old" else [None, new[name]],
             is_shown=side == "new",
@@ -278,7 +273,7 @@ def of_difference(
     )
 
 
-def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str], str]:
+def _folded(layers: Sequence[Folded]) -> dict[tuple[str, str], str]:
     """Map (side, layer name) to the text `LAYER -> WEIGHTS`, followed by causes."""
     return {
         (layer.side, layer.layer): "; ".join(
@@ -288,23 +283,13 @@ def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str],
     }
 
 
-Entry = tuple[str, Model | BnstatError]
-
-
-class Entries(Protocol):
-    """(name, model or error) pairs of checkpoints, oldest first, as from `load_all`."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Entry]: ...
-
-
 class Frames:
     """Iterates over the checkpoints of a run, and keeps the models whose channels the page shows.
 
     If a run is too large for a page, only the first, the last and evenly spaced ones are kept.
     """
 
-    def __init__(self, entries: Entries) -> None:
+    def __init__(self, entries: Models | Sequence[tuple[str, Model]]) -> None:
         self._entries = entries
         self.kept: dict[int, tuple[str, Model]] = {}
         """Index among the readable checkpoints -> name and model."""
@@ -317,7 +302,7 @@ class Frames:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
         total, chosen, number, newest = len(self), None, 0, None
         for place, (name, model) in enumerate(self._entries):
             try:

@@ -6,10 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
-from bnstat.output.numbers import bars, compact, compact_pair, counted, finite
+from bnstat.output.numbers import Scale, bars, compact, compact_pair, counted, finite
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
 
@@ -19,16 +17,13 @@ Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
 _BINS: Final = 8
 
 
-def _histogram(array: Array, summary: Summary, blocks: str) -> str:
+def _histogram(array: Array, blocks: str) -> str:
     """Return a histogram of the finite values as a row of bars; empty if no value is finite."""
-    extent = summary.max - summary.min
-    if not np.isfinite(extent):
+    values = finite(array)
+    if not values.size:
         return ""
-    if extent == 0:
-        return blocks[-1]
-    places = (finite(array) - summary.min) / extent
-    counts = np.bincount(np.minimum((places * _BINS).astype(np.int64), _BINS - 1), minlength=_BINS)
-    return bars(counts, _BINS, 1, blocks)[0]
+    scale = Scale.of(values, adaptive=False)
+    return blocks[-1] if scale.is_point else bars(scale.counts(values, _BINS), _BINS, 1, blocks)[0]
 
 
 _TITLES: Final = {
@@ -50,11 +45,8 @@ _MOVING: Final = ("moving_mean", "moving_variance")
 class _Layout(NamedTuple):
     """The columns of the table, for one of several screen widths.
 
-    Attributes:
-        least_name: the minimum width of the column of layer names.
-        digits: the number of significant digits.
-        spread: True to show the standard deviation beside the mean.
-        settings: True for columns with settings that differ between layers, such as epsilon.
+    `least_name` is the minimum width of the layer names; `spread` shows standard deviations, and
+    `settings` shows the settings that differ between layers.
     """
 
     least_name: int
@@ -63,7 +55,6 @@ class _Layout(NamedTuple):
     spread: bool = True
     range: bool = False
     histogram: bool = False
-    channels: bool = True
     settings: bool = False
 
 
@@ -75,19 +66,16 @@ _LAYOUTS: Final = (
     _Layout(24, settings=True),
     _Layout(16),
     _Layout(14, spread=False),
-    _Layout(8, roles=_MOVING, channels=False),
-    _Layout(1, roles=_MOVING, channels=False, spread=False),
+    _Layout(8, roles=_MOVING),
+    _Layout(1, roles=_MOVING, spread=False),
 )
 """The layouts, largest first; the first that fits the screen is used."""
 
 
 class _Row(NamedTuple):
-    """A layer in the table.
+    """A layer in the table, with a summary and a histogram per role.
 
-    Attributes:
-        summaries: role -> summary.
-        histograms: role -> row of bars; an empty dict if the table has no histograms.
-        defects: letter of an obvious defect -> roles with this defect.
+    `defects` maps the letter of an obvious defect to the roles that have the defect.
     """
 
     layer: BatchNorm
@@ -101,9 +89,7 @@ def _row(layer: BatchNorm, blocks: str) -> _Row:
     summaries = {role: Summary.of(array) for role, array in arrays.items()}
     histograms = {}
     if blocks:
-        histograms = {
-            role: _histogram(array, summaries[role], blocks) for role, array in arrays.items()
-        }
+        histograms = {role: _histogram(array, blocks) for role, array in arrays.items()}
     defects: dict[str, set[str]] = {}
     if bad := {role for role, summary in summaries.items() if summary.bad}:
         defects["N"] = bad
@@ -201,7 +187,7 @@ def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
         marks = ["".join(row.defects) for row in rows]
         red = {number: "red" for number, mark in enumerate(marks) if mark}
         columns.append(Column("", marks, styles=red))
-    if layout.channels:
+    if layout.roles is ROLES:
         counts = [str(row.layer.channels) for row in rows]
         columns.append(Column("channels" if layout.range else "ch", counts, right=True))
     if layout.settings:

@@ -38,9 +38,7 @@ _LONGEST_SENTENCE: Final = 8192
 class Screen(NamedTuple):
     """The abilities of an output stream.
 
-    Attributes:
-        width: the number of columns; None if rows can have any length.
-        boxes: True if lines are drawn in tables and charts.
+    `width` is None if rows can have any length. `boxes` draws lines in tables and charts.
     """
 
     width: int | None = None

@@ -20,12 +20,7 @@ GAP: Final = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table, with a text for each row.
-
-    Attributes:
-        right: True to align the texts on the right.
-        styles: index of a row -> style for `Screen.style`.
-    """
+    """A column of a table; `styles` maps the index of a row to a style for `Screen.style`."""
 
     title: str
     cells: Sequence[str]
