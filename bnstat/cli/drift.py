@@ -35,12 +35,7 @@ Examples:
 @options.file_option("-o", "file", default="-", help=options.INTO_FILE)
 @options.quiet
 def command(
-    model: str,
-    fail_on: float | None,
-    format_: str,
-    file: str,
-    quiet: bool,
-    **settings: Any,
+    model: str, fail_on: float | None, format_: str, file: str, quiet: bool, **settings: Any
 ) -> int:
     """Show how far the stored statistics of MODEL are from the statistics of DATA.
 

@@ -483,8 +483,6 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
             raise click.UsageError(f"--{' and --'.join(names)}: choose one")
         return names[0] if names else default
 
-    options = [
-        click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
-        for name, text in helps.items()
-    ]
+    flag = functools.partial(click.option, is_flag=True)
+    options = [flag(f"--{name}", f"as_{name}", help=text) for name, text in helps.items()]
     return _gathered("format_", [f"as_{name}" for name in helps], chosen, *options)

@@ -44,11 +44,9 @@ Examples:
 @options.quiet
 def command(
     model: str,
-    data: str,
     copy: str | None,
     in_place: bool,
     dry_run: bool,
-    exact: bool,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -74,12 +72,12 @@ def command(
     from bnstat.output.sink import show, write_lines
 
     size, least = settings["batch_size"], results.SMALL_BATCH
-    if size < least and not exact and not quiet:
+    if size < least and not settings["exact"] and not quiet:
         say(
             f"warning: the moments of batches of {size} samples are inaccurate, and the error "
             f"grows with each layer: use --exact, or batches of at least {least} samples"
         )
-    result = recalibrate(model, data, copy, exact=exact, in_place=in_place, **settings)
+    result = recalibrate(model, output=copy, in_place=in_place, **settings)
     written = model if in_place else copy
     if as_json:
         write_lines(results.recalibration_json(result, model, written), "-")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnstat.cli import options
-from bnstat.cli.options import say
+from bnstat.cli.options import Reading, say
 
 if TYPE_CHECKING:
     from bnstat.loading import Models
@@ -41,11 +41,7 @@ Examples:
 @options.reading
 @options.quiet
 def command(
-    paths: tuple[str, ...],
-    drift: str | None,
-    epsilon: float | None,
-    output: str,
-    reading: options.Reading,
+    paths: tuple[str, ...], drift: str | None, epsilon: float | None, output: str, reading: Reading
 ) -> int:
     """Write an HTML page about a model, a training run, or the difference of two models.
 
@@ -73,7 +69,7 @@ def command(
 
 
 def _page(
-    paths: tuple[str, ...], reading: options.Reading, drift: str | None, epsilon: float | None
+    paths: tuple[str, ...], reading: Reading, drift: str | None, epsilon: float | None
 ) -> tuple[Page, int]:
     """Return the page about the models at the paths, and the exit code."""
     from bnstat.checks import check
@@ -104,14 +100,14 @@ def _page(
 
 
 def _run_page(
-    path: str, entries: Models | list[tuple[str, Model]], reading: options.Reading
+    path: str, entries: Models | list[tuple[str, Model]], reading: Reading
 ) -> tuple[Page, int]:
     from bnstat.checks import check
     from bnstat.output import page
     from bnstat.output.terminal.screen import track
     from bnstat.run_history import history
 
-    frames = page.Frames(entries)
+    frames = page.Frames(entries, len(entries))
     run = history(track(frames, "reading", hidden=reading.quiet))
     if not run.checkpoints:
         raise run.skipped[0].error

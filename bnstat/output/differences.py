@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -149,10 +150,8 @@ def _untested(difference: Difference, everything: bool) -> Iterator[str]:
         if len(unmatched) < len(unfolded):
             libraries = _default_epsilons(sources[own])
             defaults = " or ".join(f"{value} ({name}'s default)" for name, value in libraries)
-            yield (
-                f"{names[own]} stores no epsilon, so folding cannot be tested: "
-                f"pass --epsilon {defaults}"
-            )
+            problem = f"{names[own]} stores no epsilon, so folding cannot be tested"
+            yield f"{problem}: pass --epsilon {defaults}"
 
 
 def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
@@ -199,11 +198,8 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
             # All roles have another shape, or only one model has the layer.
             rows.append((layer.new, "all", *role_cells(layer.roles[0])))
         else:
-            rows += [
-                (layer.new, role.role.replace("_", " "), *role_cells(role))
-                for role in layer.roles
-                if everything or not role.equal
-            ]
+            roles = [role for role in layer.roles if everything or not role.equal]
+            rows += [(layer.new, role.role.replace("_", " "), *role_cells(role)) for role in roles]
         for setting in layer.settings:
             change = f"{setting.old:g} -> {setting.new:g}"
             rows.append((layer.new, setting.setting, change, "", ""))
@@ -249,9 +245,7 @@ def json_lines(difference: Difference) -> Iterator[str]:
                 "causes": [members(cause, "kind", "text") for cause in layer.causes],
                 "epsilon_told": layer.epsilon_presence,
                 "roles": {role.role: members(role, *_OF_ROLES) for role in layer.roles},
-                "settings": {
-                    setting.setting: members(setting, "old", "new") for setting in layer.settings
-                },
+                "settings": {each.setting: members(each, "old", "new") for each in layer.settings},
             }
             for layer in difference.layers
         ],
@@ -283,16 +277,10 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
         yield from wrapped(f"values  {legible(applied.values)}", screen)
     yield from wrapped(f"copy    {legible(applied.output)}", screen)
     yield ""
-    rows = [
-        (
-            change.layer,
-            change.role.replace("_", " "),
-            f"{change.moved} of {change.channels}",
-            compact(change.largest, 3),
-        )
-        for change in applied.changes
-        if change.moved
-    ]
+    rows = []
+    for change in filter(attrgetter("moved"), applied.changes):
+        role, moved = change.role.replace("_", " "), f"{change.moved} of {change.channels}"
+        rows.append((change.layer, role, moved, compact(change.largest, 3)))
     if rows:
         columns = _columns(rows, TITLES[:3])
         texts = ["moved: values that changed; largest: the largest change"]

@@ -188,15 +188,13 @@ def notes(result: Recalibration) -> Iterator[str]:
     """Yield notes about layers that were not recalibrated, and warnings about the result."""
     evidence, layers = result.evidence, len(result.layers)
     reasons = "; ".join(evidence.reasons)
+    is_unknown = evidence.trained_with == "unknown"
+    is_better = evidence.data is not None and evidence.data.better == "own"
     for name, reason in result.left.items():
         yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
-    elif (
-        result.is_initial
-        and evidence.trained_with == "unknown"
-        and not (evidence.data and evidence.data.better == "own")
-    ):
+    elif result.is_initial and is_unknown and not is_better:
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
@@ -207,7 +205,7 @@ def notes(result: Recalibration) -> Iterator[str]:
             "warning: training used the stored statistics, so the old model is probably right and "
             f"the new one broken: --labels measures whether new statistics are better ({reasons})"
         )
-    elif result.not_trainable and result.accuracy is None and evidence.trained_with == "unknown":
+    elif result.not_trainable and result.accuracy is None and is_unknown:
         yield (
             f"warning: {len(result.not_trainable)} of {layers} layers are stored as "
             "not trainable, so training probably used the stored statistics, and new ones may "

@@ -144,17 +144,9 @@ def _down(scale: Scale, values: Floats, height: int) -> Floats:
 
 
 def _svg(content: str, label: str, width: int, height: int) -> Markup:
-    return element(
-        "svg",
-        element("title", label),
-        Markup(content),
-        role="img",
-        aria_label=label,
-        width=width,
-        height=height,
-        viewBox=f"0 0 {width} {height}",
-        style="vertical-align:middle",
-    )
+    size = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
+    attributes = {"role": "img", "aria_label": label, **size, "style": "vertical-align:middle"}
+    return element("svg", element("title", label), Markup(content), **attributes)
 
 
 def _range(scale: Scale) -> str:

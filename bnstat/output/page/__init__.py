@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import product
@@ -26,7 +26,6 @@ from bnstat.checks.rule import counts
 from bnstat.compare.diff import MEANINGS, REMARKS, Difference
 from bnstat.compare.folding import Folded
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
-from bnstat.loading import Models
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 from bnstat.output.differences import folded_text
 from bnstat.output.documents import members, plain
@@ -120,16 +119,14 @@ class Page:
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
         """Complete the page with findings, a model's notes and `data`, and return the page."""
-        rules = {rule.code: rule for rule in RULES}
+        rules, places = {rule.code: rule for rule in RULES}, self.places
         by_rule: dict[str, list[Finding]] = defaultdict(list)
         for finding in findings:
             by_rule[finding.rule].append(finding)
         self.groups = [
             {
                 "rule": rules[code],
-                "findings": [
-                    (each, self.places.get(each.layer or "")) for each in group[:MOST_LISTED]
-                ],
+                "findings": [(each, places.get(each.layer or "")) for each in group[:MOST_LISTED]],
                 "more": max(0, len(group) - MOST_LISTED),
                 "severity": min((each.severity for each in group), key=SEVERITIES.index),
             }
@@ -143,12 +140,12 @@ class Page:
             "marks": [
                 {
                     **members(finding, "rule", "name", "severity"),
-                    "row": self.places[finding.layer],
+                    "row": places[finding.layer],
                     "message": printable(finding.message),
                     "runs": _runs(finding.channels),
                 }
                 for finding in findings
-                if finding.layer is not None and finding.layer in self.places
+                if finding.layer is not None and finding.layer in places
             ],
             "measured": False,
             **data,
@@ -178,9 +175,7 @@ def _facts(model: Model) -> dict[str, str]:
     """Return label -> text, about the source, the size and the common settings of a model."""
     source = model.source
     facts = {
-        "format": source.format,
-        "writer": source.writer,
-        "checkpoint": source.checkpoint,
+        **members(source, "format", "writer", "checkpoint"),
         "step": None if source.step is None else f"{source.step:,}",
         "layers": f"{len(model):,} with {model.channels:,} channels",
     }
@@ -265,12 +260,8 @@ def of_difference(
             folded=folded.get((side, name)),
             misfolded=misfolded.get((side, name)),
         )
-    return page.finish(
-        new,
-        findings,
-        title=printable(f"{old.source.path} to {new.source.path}"),
-        frames=[{"name": "old"}, {"name": "new"}],
-    )
+    heading = printable(f"{old.source.path} to {new.source.path}")
+    return page.finish(new, findings, title=heading, frames=[{"name": "old"}, {"name": "new"}])
 
 
 def _folded(layers: Sequence[Folded]) -> dict[tuple[str, str], str]:
@@ -283,14 +274,17 @@ def _folded(layers: Sequence[Folded]) -> dict[tuple[str, str], str]:
     }
 
 
+Entry = tuple[str, Model | BnstatError]
+
+
 class Frames:
     """Iterates over the checkpoints of a run, and keeps the models whose channels the page shows.
 
     If a run is too large for a page, only the first, the last and evenly spaced ones are kept.
     """
 
-    def __init__(self, entries: Models | Sequence[tuple[str, Model]]) -> None:
-        self._entries = entries
+    def __init__(self, entries: Iterable[Entry], total: int) -> None:
+        self._entries, self._total = entries, total
         self.kept: dict[int, tuple[str, Model]] = {}
         """Index among the readable checkpoints -> name and model."""
 
@@ -300,9 +294,9 @@ class Frames:
         return list(self.kept.values())[-1][1]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._total
 
-    def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
+    def __iter__(self) -> Iterator[Entry]:
         total, chosen, number, newest = len(self), None, 0, None
         for place, (name, model) in enumerate(self._entries):
             try:
@@ -354,16 +348,13 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
         epsilons = [layer.epsilon for layer in layers if layer and layer.epsilon is not None]
         epsilon = epsilons[-1] if epsilons else None
         page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
-    return page.finish(
-        frames.newest,
-        findings,
-        checkpoints=[{"name": printable(each.name), "step": each.step} for each in checkpoints],
-        frames=[
-            {"name": printable(name), "checkpoint": number}
-            for number, (name, _) in frames.kept.items()
-        ],
-        measures=MEASURES,
-    )
+    kept = frames.kept.items()
+    data = {
+        "checkpoints": [{"name": printable(each.name), "step": each.step} for each in checkpoints],
+        "frames": [{"name": printable(name), "checkpoint": index} for index, (name, _) in kept],
+        "measures": MEASURES,
+    }
+    return page.finish(frames.newest, findings, **data)
 
 
 SCRIPTS: Final = (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
+from bnstat.output.documents import members
 from bnstat.output.numbers import Scale, bars, compact, compact_pair, counted, finite
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
@@ -26,12 +27,6 @@ def _histogram(array: Array, blocks: str) -> str:
     return blocks[-1] if scale.is_point else bars(scale.counts(values, _BINS), _BINS, 1, blocks)[0]
 
 
-_TITLES: Final = {
-    "gamma": "gamma",
-    "beta": "beta",
-    "moving_mean": "moving mean",
-    "moving_variance": "moving var",
-}
 _SETTINGS: Final = ("epsilon", "momentum", "axis", "trainable")
 _MARKS: Final = {
     "N": "NaN or infinite values",
@@ -122,20 +117,14 @@ def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
     """Yield lines with a model's source, number of layers and settings that all layers share."""
-    source = model.source
-    settings = [
-        f"{name} {texts[0]}" for name, texts in _settings(model).items() if len(set(texts)) == 1
-    ]
+    pairs = _settings(model).items()
+    settings = [f"{name} {texts[0]}" for name, texts in pairs if len(set(texts)) == 1]
     lines = {
-        "path": source.path,
-        "format": source.format,
-        "writer": source.writer or None,
-        "checkpoint": source.checkpoint,
-        "step": source.step,
+        **members(model.source, "path", "format", "writer", "checkpoint", "step"),
         "layers": f"{len(model):,} with {counted(model.channels, 'channel')}",
-        "settings": ", ".join(settings) or None,
+        "settings": ", ".join(settings),
     }
-    known = {label: legible(str(text)) for label, text in lines.items() if text is not None}
+    known = {label: legible(str(text)) for label, text in lines.items() if text not in (None, "")}
     yield from facts(known.items(), screen, max(map(len, known)))
 
 
@@ -191,11 +180,8 @@ def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
         counts = [str(row.layer.channels) for row in rows]
         columns.append(Column("channels" if layout.range else "ch", counts, right=True))
     if layout.settings:
-        columns += [
-            Column(name, texts, right=True)
-            for name, texts in _settings(model).items()
-            if len(set(texts)) > 1
-        ]
+        pairs = _settings(model).items()
+        columns += [Column(name, texts, right=True) for name, texts in pairs if len(set(texts)) > 1]
     for role in layout.roles:
         columns += _role_columns(role, rows, layout, glyphs)
     return columns
@@ -204,11 +190,9 @@ def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
 def _role_columns(
     role: str, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
 ) -> Iterator[Column]:
-    styles = {
-        number: "red"
-        for number, row in enumerate(rows)
-        if any(role in roles for roles in row.defects.values())
-    }
+    title = role.replace("_", " ").replace("variance", "var")
+    red = (number for number, row in enumerate(rows) if role in set().union(*row.defects.values()))
+    styles = dict.fromkeys(red, "red")
     means, ranges = [], []
     for row in rows:
         summary = row.summaries.get(role)
@@ -221,10 +205,10 @@ def _role_columns(
         means.append(mean)
         ranges.append(extent)
     if not layout.spread:
-        title = _TITLES[role].removeprefix("moving ")
-        yield Column(title, [mean for mean, _ in means], right=True, styles=styles)
+        short = title.removeprefix("moving ")
+        yield Column(short, [mean for mean, _ in means], right=True, styles=styles)
         return
-    yield _pairs(_TITLES[role], means, glyphs.plus_minus, styles)
+    yield _pairs(title, means, glyphs.plus_minus, styles)
     if layout.range:
         yield _pairs("range", ranges, "..", styles)
     if layout.histogram and glyphs.blocks:

@@ -84,11 +84,8 @@ def layer_table(
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
     """Return `counts[i]` cells for `names[i]`: the name, then empty cells."""
-    return [
-        name if number == 0 else ""
-        for name, count in zip(names, counts, strict=True)
-        for number in range(count)
-    ]
+    groups = ([name, *[""] * count][:count] for name, count in zip(names, counts, strict=True))
+    return list(itertools.chain.from_iterable(groups))
 
 
 def facts(pairs: Iterable[tuple[str, str]], screen: Screen, width: int) -> Iterator[str]:

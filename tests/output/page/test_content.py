@@ -143,7 +143,7 @@ def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pages, "MOST_NUMBERS", 3 * 4 * 8)
     entries = [(str(place), model(usual("bn", seed=place))) for place in range(9)]
     entries[4] = ("4", DamagedError("model-4", "is damaged"))
-    frames = pages.Frames(entries)
+    frames = pages.Frames(entries, 9)
     passed = list(frames)
     assert [name for name, _ in passed] == [name for name, _ in entries]
     assert {number: name for number, (name, _) in frames.kept.items()} == {0: "0", 7: "8"}

@@ -33,7 +33,8 @@ def of_two(old: Model, new: Model) -> str:
 
 
 def of_run(*models: Model) -> str:
-    frames = page.Frames([(f"model-{place}", model) for place, model in enumerate(models)])
+    entries = [(f"model-{place}", model) for place, model in enumerate(models)]
+    frames = page.Frames(entries, len(entries))
     run = history(frames)
     findings = [*check(run), *check(frames.newest)]
     return text_of(page.of_history("runs/cnn", run, frames, findings))
