@@ -152,10 +152,8 @@ def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch
 
 def test_measured_statistics() -> None:
     numbers = np.array([1.0, np.nan, 3])
-    data = {
-        "bn": ("shifted", {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}),
-        "other": ("healthy", {"mean": numbers}),
-    }
+    arrays = {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}
+    data = {"bn": ("shifted", arrays), "other": ("healthy", {"mean": numbers})}
     shown = Shown(of_model(model(usual("bn", 3)), measured=data))
     measured = shown.data["rows"][0]["measured"]
     assert measured["state"] == "shifted"

@@ -78,10 +78,9 @@ class Parts(HTMLParser):
 
     @property
     def policy(self) -> str:
+        name = "Content-Security-Policy"
         return next(
-            str(attrs["content"])
-            for tag, attrs, _ in self.elements
-            if tag == "meta" and attrs.get("http-equiv") == "Content-Security-Policy"
+            str(attrs["content"]) for _, attrs, _ in self.elements if name in attrs.values()
         )
 
 
