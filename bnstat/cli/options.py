@@ -72,10 +72,7 @@ def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 def suggest_checkpoints(
     ctx: click.Context, option: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the names or, for --step, the steps of the checkpoints at the typed paths.
-
-    The newest checkpoint of each path comes first.
-    """
+    """Return the names (for --step, the steps) of the checkpoints at the paths, newest first."""
     from bnstat.loading import load_all
 
     found: list[object] = []
@@ -108,10 +105,7 @@ def suggest_topics(_: click.Context, __: click.Parameter, incomplete: str) -> li
 def _starting(
     texts: Mapping[str, str | None], start: str, before: str = ""
 ) -> list[CompletionItem]:
-    """Return completions for the texts that begin with `start` and are printable.
-
-    `texts` maps each text to its description, or to None.
-    """
+    """Return completions for the printable texts that begin with `start`, with descriptions."""
     from click.shell_completion import CompletionItem
 
     return [
