@@ -55,13 +55,13 @@ Examples:
     help="Write the copy to this path, which must not exist.",
 )
 @click.option("--in-place", is_flag=True, help="Replace the original by the finished copy.")
-@click.option(
+@options.repeatable(
     "--role",
     "roles",
-    multiple=True,
     metavar="ROLE",
+    default=ROLES,
     type=click.Choice(ROLES),
-    help="Write only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
+    help="Write only this role: gamma, beta, moving_mean or moving_variance.",
 )
 @options.layers
 @options.choosing
@@ -69,14 +69,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 @options.quiet
 def command(
-    model: str,
-    values: str,
-    output: str | None,
-    in_place: bool,
-    roles: tuple[str, ...],
-    as_json: bool,
-    quiet: bool,
-    **choice: Any,
+    model: str, output: str | None, in_place: bool, as_json: bool, quiet: bool, **choice: Any
 ) -> int:
     """Write a copy of MODEL, in its own format, with VALUES for its batch-norm layers.
 
@@ -92,8 +85,7 @@ def command(
     from bnstat.output import differences
     from bnstat.output.sink import show, write_lines
 
-    roles = roles or ROLES
-    applied = apply(model, values, output, roles=roles, in_place=in_place, **choice)
+    applied = apply(model, output=output, in_place=in_place, **choice)
     if as_json:
         write_lines(differences.applied_json(applied), "-")
     elif not quiet:

@@ -12,8 +12,7 @@ from bnstat.errors import BnstatError
 from bnstat.storage.access import redact
 
 if TYPE_CHECKING:
-    from bnstat.checks import Findings
-    from bnstat.model import Model
+    from bnstat.output.findings import Checked
 
 _EPILOG = """\b
 Examples:
@@ -76,7 +75,7 @@ def command(
 
     paths = paths or (".",)
     settings = resolve(paths, *rules)
-    checked: list[tuple[Findings, Model]] = []
+    checked: list[Checked] = []
     unread = {}
     codes = []
     for path in paths:
@@ -109,20 +108,13 @@ def _document(explain: str | None, output: str) -> int:
     from bnstat.output.findings import explained, overview
     from bnstat.output.sink import show
 
-    if explain is None:
-        show(lambda screen: overview(RULES, screen), output)
-    else:
-        rules = find_rules([explain])
-        show(lambda screen: explained(rules, screen), output)
+    rules, render = (RULES, overview) if explain is None else (find_rules([explain]), explained)
+    show(lambda screen: render(rules, screen), output)
     return 0
 
 
 def _write(
-    checked: list[tuple[Findings, Model]],
-    unread: dict[str, str],
-    has_several: bool,
-    format_: str,
-    output: str,
+    checked: list[Checked], unread: dict[str, str], has_several: bool, format_: str, output: str
 ) -> None:
     from bnstat.output import findings as results
     from bnstat.output.sink import show, write_lines

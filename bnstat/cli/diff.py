@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bnstat.cli import options
+from bnstat.cli.options import Reading
 
 _EPILOG = """\b
 Examples:
@@ -62,13 +63,7 @@ Examples:
 @options.output
 @options.quiet
 def command(
-    old: str,
-    new: str,
-    everything: bool,
-    format_: str,
-    reading: options.Reading,
-    output: str,
-    **tolerances: Any,
+    old: str, new: str, everything: bool, format_: str, reading: Reading, output: str, **limits: Any
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
@@ -88,7 +83,7 @@ def command(
     from bnstat.output import differences
     from bnstat.output.sink import open_text, show, write_lines
 
-    difference = diff(*models, **tolerances)
+    difference = diff(*models, **limits)
     if format_ == "map":
         from bnstat.exchange.naming import write_name_map
 

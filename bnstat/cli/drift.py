@@ -32,22 +32,10 @@ Examples:
 @options.formats(json="Write JSON, with every channel.", csv="Write CSV: one row per channel.")
 @options.layers
 @options.choosing
-@click.option(
-    "-o",
-    "file",
-    metavar="FILE",
-    type=click.Path(),
-    default="-",
-    help="Write to FILE, whole or not at all, instead of standard output.",
-)
+@options.file_option("-o", "file", default="-", help=options.INTO_FILE)
 @options.quiet
 def command(
-    model: str,
-    fail_on: float | None,
-    format_: str,
-    file: str,
-    quiet: bool,
-    **settings: Any,
+    model: str, fail_on: float | None, format_: str, file: str, quiet: bool, **settings: Any
 ) -> int:
     """Show how far the stored statistics of MODEL are from the statistics of DATA.
 

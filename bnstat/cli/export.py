@@ -46,11 +46,9 @@ Examples:
     type=click.Choice([*NAMINGS]),
     help="Use the tensor names and the meaning of momentum of this framework.",
 )
-@click.option(
+@options.file_option(
     "--map",
     "map_file",
-    metavar="FILE",
-    type=click.Path(),
     help="Rename layers by the lines FROM,TO of FILE, which diff --map writes.",
 )
 @click.option(

@@ -21,13 +21,7 @@ Examples:
 
 @click.command("history", epilog=_EPILOG)
 @options.path
-@click.option(
-    "--role",
-    "roles",
-    multiple=True,
-    type=click.Choice(_ROLES),
-    help="Show only this role. Can be repeated.",
-)
+@options.repeatable("--role", "roles", type=click.Choice(_ROLES), help="Show only this role.")
 @click.option(
     "--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N checkpoints."
 )

@@ -18,7 +18,6 @@ from bnstat.errors import BnstatError, printable
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from bnstat.checks import Severity
     from bnstat.checks.settings import Settings
     from bnstat.loading import Models
     from bnstat.model import BatchNorm, Model
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     """The settings on the command line, the settings file, and whether to read no file."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Any], Any]
 
 _LONGEST_LINE = 2000
 
@@ -72,10 +72,7 @@ def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 def suggest_checkpoints(
     ctx: click.Context, option: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Return the names or, for --step, the steps of the checkpoints at the typed paths.
-
-    The newest checkpoint of each path comes first.
-    """
+    """Return the names (for --step, the steps) of the checkpoints at the paths, newest first."""
     from bnstat.loading import load_all
 
     found: list[object] = []
@@ -108,10 +105,7 @@ def suggest_topics(_: click.Context, __: click.Parameter, incomplete: str) -> li
 def _starting(
     texts: Mapping[str, str | None], start: str, before: str = ""
 ) -> list[CompletionItem]:
-    """Return completions for the texts that begin with `start` and are printable.
-
-    `texts` maps each text to its description, or to None.
-    """
+    """Return completions for the printable texts that begin with `start`, with descriptions."""
     from click.shell_completion import CompletionItem
 
     return [
@@ -122,7 +116,7 @@ def _starting(
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the typed paths. If there are none, return the unparsed arguments or `.`."""
+    """Return the typed paths, else the arguments that are not parsed yet, else `.`."""
     paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""
@@ -175,7 +169,7 @@ def _threshold(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
 
 
-def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+def together(*options: Option) -> Callable[[Command], Command]:
     """Return a decorator that adds several options, in this order."""
 
     def add(command: Command) -> Command:
@@ -186,22 +180,29 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return add
 
 
-def as_dict(
-    _: click.Context, __: click.Parameter, pairs: tuple[tuple[str, Any], ...]
-) -> dict[str, Any]:
+def repeatable(*names: str, help: str, **settings: Any) -> Option:
+    """Return an option that can be repeated. The arguments are those of `click.option`."""
+    return click.option(*names, multiple=True, help=f"{help} Can be repeated.", **settings)
+
+
+def file_option(*names: str, **settings: Any) -> Option:
+    """Return an option whose value is the path of a file."""
+    return click.option(*names, metavar="FILE", type=click.Path(), **settings)
+
+
+def as_dict(_: object, __: object, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Convert the (key, value) pairs of a repeatable option to a dict."""
     return dict(pairs)
 
 
 path = click.argument("path", default=".", type=click.Path())
 
-layers = click.option(
+layers = repeatable(
     "--layer",
     "layers",
-    multiple=True,
     metavar="GLOB",
     shell_complete=suggest_layers,
-    help="Use only layers whose name matches, such as 'block1/*'. Can be repeated.",
+    help="Use only layers whose name matches, such as 'block1/*'.",
 )
 
 no_values = click.option(
@@ -211,23 +212,16 @@ no_values = click.option(
     "SavedModel, the variables folder) need not exist.",
 )
 
-output = click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(),
-    default="-",
-    help="Write to FILE, whole or not at all, instead of standard output.",
-)
+INTO_FILE = "Write to FILE, whole or not at all, instead of standard output."
+
+output = file_option("-o", "--output", default="-", help=INTO_FILE)
 
 quiet = click.option(
     "-q", "--quiet", is_flag=True, help="Suppress notes and progress. Errors are still printed."
 )
 
-config = click.option(
+config = file_option(
     "--config",
-    metavar="FILE",
-    type=click.Path(),
     help="Read the architecture of Keras weights from FILE: the output of model.to_json(), a "
     "config.json, a .keras or a full .h5. It decides names, roles, epsilon and order.",
 )
@@ -249,16 +243,15 @@ _CHECKPOINT = (
 )
 
 _NAMES = (
-    click.option(
+    repeatable(
         "--pattern",
         "patterns",
-        multiple=True,
         metavar="ROLE=REGEX",
         type=_pattern,
         help="Recognize names of your own, such as gamma='(.*)/scale$': a variable whose name "
         "matches has this ROLE (gamma, beta, moving_mean or moving_variance). The group "
         "(?P<layer>...), or else the first group, is the layer's name; without groups it is the "
-        "part of the name that did not match. Can be repeated.",
+        "part of the name that did not match.",
     ),
     click.option(
         "--include-shadows",
@@ -285,64 +278,19 @@ _READING = (
         type=_size,
         help="Refuse to download more than this from a URL.",
     ),
-    click.option(
+    repeatable(
         "--storage-option",
         "storage_options",
-        multiple=True,
         metavar="KEY=VALUE",
         type=_storage_option,
         callback=as_dict,
-        help="Pass an option to fsspec's driver for the URL, such as anon=true. Can be repeated.",
+        help="Pass an option to fsspec's driver for the URL, such as anon=true.",
     ),
-)
-
-_RULES = (
-    click.option(
-        "--select",
-        multiple=True,
-        metavar="RULE",
-        shell_complete=suggest_rules,
-        help="Apply only these rules: names, codes or beginnings of codes, separated by "
-        "commas. Can be repeated. check --rules lists them.",
-    ),
-    click.option(
-        "--ignore",
-        multiple=True,
-        metavar="RULE",
-        shell_complete=suggest_rules,
-        help="Apply all rules except these; the syntax is that of --select.",
-    ),
-    click.option(
-        "--threshold",
-        "thresholds",
-        multiple=True,
-        metavar="NAME=NUMBER",
-        type=_threshold,
-        callback=as_dict,
-        help="Set the threshold of a rule, such as gamma=0.01. check --explain prints the name and "
-        "the default. Can be repeated.",
-    ),
-    click.option(
-        "--fail-on",
-        type=click.Choice(["error", "warning", "info"]),
-        help="Exit with 1 if a finding has this severity or a more serious one. Default: warning.",
-    ),
-    click.option(
-        "--config-file",
-        metavar="FILE",
-        type=click.Path(),
-        help="Read the project's settings from this file. Default: the nearest bnstat.toml or "
-        "pyproject.toml with [tool.bnstat], from the model's folder upwards.",
-    ),
-    click.option("--isolated", is_flag=True, help="Read no settings from any file."),
 )
 
 
 def _gathered(
-    name: str,
-    names: Sequence[str],
-    build: Callable[..., object],
-    *options: Callable[[Any], Any],
+    name: str, names: Sequence[str], build: Callable[..., object], *options: Option
 ) -> Callable[[Command], Command]:
     """Return a decorator that adds options and replaces their values by one argument, `name`.
 
@@ -414,29 +362,26 @@ class Reading(NamedTuple):
 
 
 _OLD = (
-    "layer was",
-    "layers were",
     "written before Keras 1.0, with gamma, beta, moving mean and a running standard deviation, "
-    "whose square is the variance + epsilon, but without a moving variance",
+    "whose square is the variance + epsilon, but without a moving variance"
 )
-_LOST = ("layer is", "layers are", "in the file without moving statistics")
+_LOST = "in the file without moving statistics"
 _TRAINING = (
-    "layer was",
-    "layers were",
     "exported in training mode (each batch is normalized by its own statistics, none are stored "
-    "or needed)",
+    "or needed)"
 )
 
 
 def _notes(model: Model) -> Iterator[str]:
     yield from model.notes
-    by_reason: dict[tuple[str, str, str], list[str]] = {_OLD: [], _LOST: [], _TRAINING: []}
+    by_reason: dict[str, list[str]] = {_OLD: [], _LOST: [], _TRAINING: []}
     for layer in _incomplete(model):
         reason = _TRAINING if layer.uses_batch_statistics else _LOST
         by_reason[_OLD if "running_std" in layer.extra else reason].append(layer.name)
-    for (one, several, text), names in by_reason.items():
+    for text, names in by_reason.items():
+        singular, plural = ("is", "are") if text == _LOST else ("was", "were")
         if names:
-            layers = one if len(names) == 1 else several
+            layers = f"layer {singular}" if len(names) == 1 else f"layers {plural}"
             more = ", ..." if len(names) > 3 else ""
             yield f"{len(names)} batch-norm {layers} {text}: {', '.join(names[:3])}{more}"
 
@@ -456,30 +401,56 @@ choosing = together(*_CHECKPOINT, *_NAMES)
 """Adds --checkpoint, --step, --pattern and --include-shadows, as arguments of `bnstat.load`."""
 
 
-def _chosen_rules(
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    thresholds: dict[str, float],
-    fail_on: Severity | None,
-    config_file: str | None,
-    isolated: bool,
-) -> ChosenRules:
+def _chosen_rules(config_file: str | None, isolated: bool, **settings: Any) -> ChosenRules:
     from bnstat.checks.settings import Settings
 
     if config_file is not None and isolated:
         raise click.UsageError("--config-file and --isolated: choose one")
-    selected, ignored = (
-        tuple(rule.strip() for text in texts for rule in text.split(",") if rule.strip())
-        for texts in (select, ignore)
-    )
-    return Settings(selected, ignored, thresholds, fail_on), config_file, isolated
+    for name in ("select", "ignore"):
+        words = ",".join(settings[name]).split(",")
+        settings[name] = tuple(word.strip() for word in words if word.strip())
+    return Settings(**settings), config_file, isolated
 
 
 rules = _gathered(
     "rules",
     ("select", "ignore", "thresholds", "fail_on", "config_file", "isolated"),
     _chosen_rules,
-    *_RULES,
+    click.option(
+        "--select",
+        multiple=True,
+        metavar="RULE",
+        shell_complete=suggest_rules,
+        help="Apply only these rules: names, codes or beginnings of codes, separated by "
+        "commas. Can be repeated. check --rules lists them.",
+    ),
+    click.option(
+        "--ignore",
+        multiple=True,
+        metavar="RULE",
+        shell_complete=suggest_rules,
+        help="Apply all rules except these; the syntax is that of --select.",
+    ),
+    repeatable(
+        "--threshold",
+        "thresholds",
+        metavar="NAME=NUMBER",
+        type=_threshold,
+        callback=as_dict,
+        help="Set the threshold of a rule, such as gamma=0.01. check --explain prints the name and "
+        "the default.",
+    ),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["error", "warning", "info"]),
+        help="Exit with 1 if a finding has this severity or a more serious one. Default: warning.",
+    ),
+    file_option(
+        "--config-file",
+        help="Read the project's settings from this file. Default: the nearest bnstat.toml or "
+        "pyproject.toml with [tool.bnstat], from the model's folder upwards.",
+    ),
+    click.option("--isolated", is_flag=True, help="Read no settings from any file."),
 )
 """Adds the options for rules. The command receives `ChosenRules` as `rules`."""
 
@@ -506,8 +477,6 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
             raise click.UsageError(f"--{' and --'.join(names)}: choose one")
         return names[0] if names else default
 
-    options = [
-        click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
-        for name, text in helps.items()
-    ]
+    flag = functools.partial(click.option, is_flag=True)
+    options = [flag(f"--{name}", f"as_{name}", help=text) for name, text in helps.items()]
     return _gathered("format_", [f"as_{name}" for name in helps], chosen, *options)

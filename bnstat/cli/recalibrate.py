@@ -9,9 +9,6 @@ import click
 from bnstat.cli import options, running_options
 from bnstat.cli.options import say
 
-_SMALL = 32
-"""The minimum batch size without a warning; moments of smaller batches are inaccurate."""
-
 _EPILOG = f"""\b
 Examples:
   bnstat recalibrate saved_model --data train.npz -o mended
@@ -47,11 +44,9 @@ Examples:
 @options.quiet
 def command(
     model: str,
-    data: str,
     copy: str | None,
     in_place: bool,
     dry_run: bool,
-    exact: bool,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -60,13 +55,13 @@ def command(
 
     This runs the model: TensorFlow executes its graph in inference, so that dropout is off. In a
     first pass each layer normalizes by the batch, and its inputs are measured. A second pass, in
-    inference, measures how far the new statistics are from the inputs that each layer then gets.
+    inference, compares the inputs of each layer with the new statistics.
 
     If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
-    network was trained in inference mode and needs these statistics. To find out which is true,
-    the command examines MODEL, and runs up to 512 samples once more with the stored statistics.
-    It writes no copy of a network that was trained in inference mode and, with --labels, no copy
-    of lower accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network
+    network was trained in inference mode and needs the mean 0 and the variance 1. To find out, the
+    command examines MODEL, and runs up to 512 samples once more with the stored statistics. It
+    writes no copy of a network that was trained in inference mode and, with --labels, no copy of
+    lower accuracy. Use --labels if MODEL was fine-tuned with frozen batch norm: such a network
     needs its stored statistics.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
@@ -76,13 +71,13 @@ def command(
     from bnstat.output import drift as results
     from bnstat.output.sink import show, write_lines
 
-    size = settings["batch_size"]
-    if size < _SMALL and not exact and not quiet:
+    size, least = settings["batch_size"], results.SMALL_BATCH
+    if size < least and not settings["exact"] and not quiet:
         say(
             f"warning: the moments of batches of {size} samples are inaccurate, and the error "
-            f"grows with each layer: use --exact, or batches of at least {_SMALL} samples"
+            f"grows with each layer: use --exact, or batches of at least {least} samples"
         )
-    result = recalibrate(model, data, copy, exact=exact, in_place=in_place, **settings)
+    result = recalibrate(model, output=copy, in_place=in_place, **settings)
     written = model if in_place else copy
     if as_json:
         write_lines(results.recalibration_json(result, model, written), "-")

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bnstat.cli import options
-from bnstat.cli.options import say
+from bnstat.cli.options import Reading, say
 
 if TYPE_CHECKING:
-    from bnstat.output.page import Entries, Page
+    from bnstat.loading import Models
+    from bnstat.model import Model
+    from bnstat.output.page import Page
 
 _EPILOG = """\b
 Examples:
@@ -24,10 +26,8 @@ Examples:
 
 @click.command("report", epilog=_EPILOG)
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH] [OTHER]...")
-@click.option(
+@options.file_option(
     "--drift",
-    metavar="FILE",
-    type=click.Path(),
     help="Also show the statistics of data, from the output of bnstat drift --json.",
 )
 @click.option(
@@ -41,11 +41,7 @@ Examples:
 @options.reading
 @options.quiet
 def command(
-    paths: tuple[str, ...],
-    drift: str | None,
-    epsilon: float | None,
-    output: str,
-    reading: options.Reading,
+    paths: tuple[str, ...], drift: str | None, epsilon: float | None, output: str, reading: Reading
 ) -> int:
     """Write an HTML page about a model, a training run, or the difference of two models.
 
@@ -59,9 +55,9 @@ def command(
     """
     options.refuse_terminal(output, "HTML")
     if drift is not None and len(paths) > 1:
-        raise click.UsageError("--drift applies to one model")
+        raise click.UsageError("--drift requires a single PATH")
     if epsilon is not None and len(paths) != 2:
-        raise click.UsageError("--epsilon applies to two models")
+        raise click.UsageError("--epsilon requires two PATHs")
     content, code = _page(paths or (".",), reading, drift, epsilon)
 
     from bnstat.output import page
@@ -73,7 +69,7 @@ def command(
 
 
 def _page(
-    paths: tuple[str, ...], reading: options.Reading, drift: str | None, epsilon: float | None
+    paths: tuple[str, ...], reading: Reading, drift: str | None, epsilon: float | None
 ) -> tuple[Page, int]:
     """Return the page about the models at the paths, and the exit code."""
     from bnstat.checks import check
@@ -103,13 +99,15 @@ def _page(
     return content, 0 if has_batch_norm else max(map(reading.exit_code, models))
 
 
-def _run_page(path: str, entries: Entries, reading: options.Reading) -> tuple[Page, int]:
+def _run_page(
+    path: str, entries: Models | list[tuple[str, Model]], reading: Reading
+) -> tuple[Page, int]:
     from bnstat.checks import check
     from bnstat.output import page
     from bnstat.output.terminal.screen import track
     from bnstat.run_history import history
 
-    frames = page.Frames(entries)
+    frames = page.Frames(entries, len(entries))
     run = history(track(frames, "reading", hidden=reading.quiet))
     if not run.checkpoints:
         raise run.skipped[0].error

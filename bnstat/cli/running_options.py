@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bnstat.cli.options import Command, as_dict, together
+from bnstat.cli.options import Command, as_dict, repeatable, together
 from bnstat.signals import ending_in_time
 
 DATA = """\b
@@ -104,37 +104,33 @@ _OPTIONS = (
         metavar="NAME",
         help="Run this signature of a SavedModel that has several. Default: serving_default.",
     ),
-    click.option(
+    repeatable(
         "--input",
         "inputs",
-        multiple=True,
         metavar="NAME",
-        help="Feed DATA to this tensor, if that is not obvious. Can be repeated.",
+        help="Feed DATA to this tensor, if that is not obvious.",
     ),
-    click.option(
+    repeatable(
         "--answer",
         "outputs",
-        multiple=True,
         metavar="NAME",
-        help="Use this tensor as the model's output, if that is not obvious. Can be repeated.",
+        help="Use this tensor as the model's output, if that is not obvious.",
     ),
     click.option("--output", multiple=True, hidden=True, expose_value=False, callback=_renamed),
-    click.option(
+    repeatable(
         "--feed",
         "feeds",
-        multiple=True,
         metavar="NAME=VALUE",
         type=_feed,
         callback=as_dict,
         help="Feed a placeholder for a single number, such as keep_prob=1. A placeholder for a "
-        "single bool is false unless it is set here. Can be repeated.",
+        "single bool is false unless it is set here.",
     ),
-    click.option(
+    repeatable(
         "--import",
         "imports",
-        multiple=True,
         metavar="MODULE",
-        help="Import MODULE first, for the custom classes of a Keras file. Can be repeated.",
+        help="Import MODULE first, for the custom classes of a Keras file.",
     ),
     click.option(
         "--trust",

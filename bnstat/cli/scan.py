@@ -27,18 +27,12 @@ Exit codes:
 
 @click.command("scan", epilog=_EPILOG)
 @click.argument("roots", metavar="ROOT...", nargs=-1, required=True, type=click.Path())
-@click.option(
+@options.repeatable(
     "--include",
-    multiple=True,
     metavar="GLOB",
-    help="Check only models whose path below ROOT, or any name in it, matches. Can be repeated.",
+    help="Check only models whose path below ROOT, or any name in it, matches.",
 )
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="GLOB",
-    help="Leave out models and folders that match. Can be repeated.",
-)
+@options.repeatable("--exclude", metavar="GLOB", help="Leave out models and folders that match.")
 @click.option(
     "--newest",
     is_flag=True,
@@ -58,10 +52,8 @@ Exit codes:
     help="Read the models on a Dask cluster that sees the same files: dask://HOST:PORT, or "
     "dask://local for one on this machine.",
 )
-@click.option(
+@options.file_option(
     "--state",
-    metavar="FILE",
-    type=click.Path(),
     help="Keep the results in FILE, so that a later scan reads only models that changed.",
 )
 @options.rules

@@ -28,7 +28,7 @@ _MOST_COLUMNS: Final = 16
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as Parquet; see `ExportModule.dump`."""
-    arrow, parquet = _libraries()
+    arrow, parquet = libraries()
     is_wide = any(
         variable.dtype not in ("float16", "bfloat16", "float32")
         for layer in model.layers
@@ -52,7 +52,8 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
             writer.write_table(arrow.table(columns, schema))
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
+    """Return the modules `pyarrow` and `pyarrow.parquet`."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -81,7 +82,7 @@ def matches(file: File) -> bool:
 
 def read(file: File) -> Document:
     """Read the values in a file; see `ExportModule.read`."""
-    arrow, parquet = _libraries()
+    arrow, parquet = libraries()
     try:
         opened = parquet.ParquetFile(arrow.BufferReader(file.read()))
         columns = opened.metadata.num_columns

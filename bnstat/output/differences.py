@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -149,10 +150,8 @@ def _untested(difference: Difference, everything: bool) -> Iterator[str]:
         if len(unmatched) < len(unfolded):
             libraries = _default_epsilons(sources[own])
             defaults = " or ".join(f"{value} ({name}'s default)" for name, value in libraries)
-            yield (
-                f"{names[own]} stores no epsilon, so folding cannot be tested: "
-                f"pass --epsilon {defaults}"
-            )
+            problem = f"{names[own]} stores no epsilon, so folding cannot be tested"
+            yield f"{problem}: pass --epsilon {defaults}"
 
 
 def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
@@ -171,7 +170,7 @@ def folded_text(layer: Folded) -> str:
 
 
 def _first_name(key: str) -> str:
-    """Return the first name of a key; `;...` replaces names that TensorFlow Lite appends."""
+    """Shorten a key of TensorFlow Lite, which joins names: `a;b` becomes `a;...`."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
@@ -190,7 +189,7 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return the layer and the cells of `TITLES` per changed role or setting, or per role."""
+    """Return rows of a layer's name and the cells of `TITLES`; `everything` adds equal roles."""
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
         if len({role.shapes for role in layer.roles}) == 1 and not any(
@@ -199,11 +198,8 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
             # All roles have another shape, or only one model has the layer.
             rows.append((layer.new, "all", *role_cells(layer.roles[0])))
         else:
-            rows += [
-                (layer.new, role.role.replace("_", " "), *role_cells(role))
-                for role in layer.roles
-                if everything or not role.equal
-            ]
+            roles = [role for role in layer.roles if everything or not role.equal]
+            rows += [(layer.new, role.role.replace("_", " "), *role_cells(role)) for role in roles]
         for setting in layer.settings:
             change = f"{setting.old:g} -> {setting.new:g}"
             rows.append((layer.new, setting.setting, change, "", ""))
@@ -226,10 +222,9 @@ _OF_ROLES: Final = (
 def json_lines(difference: Difference) -> Iterator[str]:
     """Yield the lines of a difference as JSON."""
     folded = {"folded": difference.folded, "misfolded": difference.misfolded}
-    document = {
-        "schema": 1,
-        "old": source(difference.old),
-        "new": source(difference.new),
+    return json_document(
+        old=source(difference.old),
+        new=source(difference.new),
         **members(difference, "rtol", "atol", "tolerance", "equal", "equivalent", "verdict"),
         **members(difference, "summary", "counts", "removed", "added"),
         **{
@@ -243,21 +238,18 @@ def json_lines(difference: Difference) -> Iterator[str]:
             ]
             for name, layers in folded.items()
         },
-        "ties": difference.ties,
-        "layers": [
+        ties=difference.ties,
+        layers=[
             {
                 **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
                 "causes": [members(cause, "kind", "text") for cause in layer.causes],
                 "epsilon_told": layer.epsilon_presence,
                 "roles": {role.role: members(role, *_OF_ROLES) for role in layer.roles},
-                "settings": {
-                    setting.setting: members(setting, "old", "new") for setting in layer.settings
-                },
+                "settings": {each.setting: members(each, "old", "new") for each in layer.settings},
             }
             for layer in difference.layers
         ],
-    }
-    return json_document(document)
+    )
 
 
 def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
@@ -285,16 +277,10 @@ def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
         yield from wrapped(f"values  {legible(applied.values)}", screen)
     yield from wrapped(f"copy    {legible(applied.output)}", screen)
     yield ""
-    rows = [
-        (
-            change.layer,
-            change.role.replace("_", " "),
-            f"{change.moved} of {change.channels}",
-            compact(change.largest, 3),
-        )
-        for change in applied.changes
-        if change.moved
-    ]
+    rows = []
+    for change in filter(attrgetter("moved"), applied.changes):
+        role, moved = change.role.replace("_", " "), f"{change.moved} of {change.channels}"
+        rows.append((change.layer, role, moved, compact(change.largest, 3)))
     if rows:
         columns = _columns(rows, TITLES[:3])
         texts = ["moved: values that changed; largest: the largest change"]
@@ -323,11 +309,9 @@ def applied_json(applied: Applied) -> Iterator[str]:
         roles = layers.setdefault(change.layer, layer)["roles"]
         numbers = members(change, "channels", "moved", "largest")
         roles[change.role] = {"variable": change.key, **numbers}
-    document = {
-        "schema": 1,
-        "source": source(applied.source),
+    return json_document(
+        source=source(applied.source),
         **members(applied, "values", "output", "moved"),
-        "untouched": list(applied.untouched),
-        "layers": list(layers.values()),
-    }
-    return json_document(document)
+        untouched=list(applied.untouched),
+        layers=list(layers.values()),
+    )

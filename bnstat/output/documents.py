@@ -15,7 +15,12 @@ from typing import Any
 from bnstat.model import Source
 
 
-def json_document(document: Mapping[str, Any]) -> Iterator[str]:
+def json_document(**content: Any) -> Iterator[str]:
+    """Yield the lines of a result as JSON: `schema`, the version of its members, and `content`."""
+    return as_json({"schema": 1, **content})
+
+
+def as_json(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a JSON document: one per member, and one per dict in a list of dicts."""
     start = "{"
     for number, (key, value) in enumerate(document.items(), 1):
@@ -56,7 +61,7 @@ def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Ite
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
-    """Return a dict that maps each attribute name in `names` to the object's value."""
+    """Return the attributes `names` of an object as a dict."""
     return {name: getattr(of, name) for name in names}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 
-from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift, State
+from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift
 from bnstat.estimate.modes import Modes, Outputs, percent
 from bnstat.estimate.recalibration import FAR, Recalibration
 from bnstat.exchange.csv import cell
@@ -37,12 +37,9 @@ RECALIBRATION_LEGEND: Final = (
 )
 
 _SHIFTED: Final = "shifted: the data has another distribution than the data of the statistics"
-_STYLES: Final[Mapping[State, str]] = {
-    "shifted": "yellow",
-    "never-updated": "red",
-    "invalid": "red",
-}
-_SMALL_BATCH: Final = 32
+_STYLES: Final = {"shifted": "yellow", "never-updated": "red", "invalid": "red"}
+
+SMALL_BATCH: Final = 32
 """The batch size below which inaccurate statistics can lower the accuracy themselves."""
 
 _MODES: Final = {
@@ -55,8 +52,6 @@ _MODES: Final = {
     "inference mode, recalibrating breaks it. The evidence does not show which is true. --labels "
     "compares the accuracies",
 }
-
-
 _BETTER: Final = {
     "own": "the data's own statistics, which bnstat recalibrate estimates",
     "stored": "these statistics: keep them",
@@ -88,7 +83,7 @@ def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
 
 
 def _advice(result: Drift) -> str:
-    """Return the state of a model, and what to do about the state."""
+    """Return text on the state of a model's statistics, and on what to do."""
     if result.state == "invalid":
         return (
             "invalid: stored statistics or inputs of layers are NaN or infinite, or a variance is "
@@ -122,11 +117,11 @@ def _advice_if_shifted(result: Drift) -> str:
         before, after = (percent(each.accuracy or 0) for each in (modes.stored, modes.own))
         figures = f"accuracy {before} with the stored statistics, {after} with the data's own"
         size = result.samples / result.batches
-        if size < _SMALL_BATCH:
+        if size < SMALL_BATCH:
             return (
                 ". The network is right more often with the stored statistics, but "
                 f"those of batches of {compact(size, 2)} are inaccurate ({figures}): use batches "
-                f"of at least {_SMALL_BATCH}, or bnstat recalibrate with --labels, which writes "
+                f"of at least {SMALL_BATCH}, or bnstat recalibrate with --labels, which writes "
                 "no copy of lower accuracy"
             )
         return f"{needs} ({figures})"
@@ -193,15 +188,13 @@ def notes(result: Recalibration) -> Iterator[str]:
     """Yield notes about layers that were not recalibrated, and warnings about the result."""
     evidence, layers = result.evidence, len(result.layers)
     reasons = "; ".join(evidence.reasons)
+    is_unknown = evidence.trained_with == "unknown"
+    is_better = evidence.data is not None and evidence.data.better == "own"
     for name, reason in result.left.items():
         yield f"note: {name} was not recalibrated: {reason}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
-    elif (
-        result.is_initial
-        and evidence.trained_with == "unknown"
-        and not (evidence.data and evidence.data.better == "own")
-    ):
+    elif result.is_initial and is_unknown and not is_better:
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
@@ -212,7 +205,7 @@ def notes(result: Recalibration) -> Iterator[str]:
             "warning: training used the stored statistics, so the old model is probably right and "
             f"the new one broken: --labels measures whether new statistics are better ({reasons})"
         )
-    elif result.not_trainable and result.accuracy is None and evidence.trained_with == "unknown":
+    elif result.not_trainable and result.accuracy is None and is_unknown:
         yield (
             f"warning: {len(result.not_trainable)} of {layers} layers are stored as "
             "not trainable, so training probably used the stored statistics, and new ones may "
@@ -229,7 +222,7 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield (label, text) pairs on a model's outputs under stored and under measured statistics."""
+    """Yield (label, text) pairs that compare outputs with the stored and the data's statistics."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:
@@ -258,12 +251,11 @@ def _described(outputs: Outputs) -> str:
 
 def json_lines(result: Drift, model: str) -> Iterator[str]:
     """Yield the result of `drift` for a model as lines of JSON."""
-    document = {
-        "schema": 1,
-        "path": model,
+    return json_document(
+        path=model,
         **members(result, "samples", "accuracy", "state", "largest"),
         **_shared(result),
-        "layers": [
+        layers=[
             {
                 "name": layer.layer,
                 "state": layer.state,
@@ -273,8 +265,7 @@ def json_lines(result: Drift, model: str) -> Iterator[str]:
             }
             for layer in result.layers
         ],
-    }
-    return json_document(document)
+    )
 
 
 def _shared(result: Drift | Recalibration) -> dict[str, Any]:
@@ -302,15 +293,14 @@ def csv_lines(result: Drift) -> Iterator[str]:
 def recalibration_json(result: Recalibration, model: str, copy: str | None) -> Iterator[str]:
     """Yield a recalibration and the path of the copy, if any, as lines of JSON."""
     before, after = result.accuracy or (None, None)
-    document = {
-        "schema": 1,
-        "path": model,
-        "copy": copy,
+    return json_document(
+        path=model,
+        copy=copy,
         **members(result, "samples", "batches", "exact", "waves"),
-        "accuracy_before": before,
-        "accuracy_after": after,
+        accuracy_before=before,
+        accuracy_after=after,
         **_shared(result),
-        "layers": [
+        layers=[
             {
                 "name": layer.layer,
                 "channels": layer.mean.size,
@@ -323,5 +313,4 @@ def recalibration_json(result: Recalibration, model: str, copy: str | None) -> I
             }
             for layer in result.layers
         ],
-    }
-    return json_document(document)
+    )

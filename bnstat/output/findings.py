@@ -22,7 +22,7 @@ from bnstat import __version__
 from bnstat.checks import MODEL_RULES, Findings, trained_with
 from bnstat.checks.rule import Finding, Rule, all_of, counts
 from bnstat.model import Model, printable
-from bnstat.output.documents import json_document, members, source
+from bnstat.output.documents import as_json, json_document, members, source
 from bnstat.output.numbers import counted
 from bnstat.output.terminal import table
 from bnstat.output.terminal.overview import header
@@ -99,7 +99,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return text such as ` (channels 0, 3)`; empty for many, or if the message names all."""
+    """Return text such as ` (channels 0, 3)`, or "" if the list is too long or adds nothing."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""
@@ -141,20 +141,19 @@ def explained(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
 
 def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
     """Yield the lines of the findings in a model as JSON."""
-    return json_document(_document(findings, model))
+    return json_document(**_document(findings, model))
 
 
 def json_of_several(checked: Sequence[Checked], unread: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of the findings in several models; `unread` is path -> error message."""
-    models = [_document(findings, model) for findings, model in checked]
+    models = [{"schema": 1, **_document(findings, model)} for findings, model in checked]
     errors = [{"path": path, "error": error} for path, error in unread.items()]
-    return json_document({"schema": 1, "models": models, "errors": errors})
+    return json_document(models=models, errors=errors)
 
 
 def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
     evidence = trained_with(model)
     return {
-        "schema": 1,
         "source": source(model.source),
         "layers": len(model),
         "counts": counts(findings),
@@ -215,7 +214,7 @@ def sarif_lines(checked: Sequence[Checked]) -> Iterator[str]:
             for finding in findings
         ],
     }
-    return json_document({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
+    return as_json({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
 def _rule(rule: Rule[Model]) -> dict[str, Any]:

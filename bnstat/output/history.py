@@ -1,6 +1,6 @@
 """The history of a run, as text with sparklines, JSON and CSV.
 
-JSON contains null, and CSV an empty cell, where a checkpoint lacks a layer or its finite channels.
+A measure is null in JSON, and empty in CSV, if the checkpoint lacks the layer or finite channels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def text_lines(
 def sparkline(values: Floats, width: int, blocks: str) -> str:
     """Return a line of at most `width` characters whose heights show numbers over time.
 
-    With over `width` numbers, characters show means. A space replaces NaN and infinity.
+    More than `width` numbers are averaged in groups. A space stands for NaN and infinity.
     """
     if values.size > width:
         parts = map(finite, np.array_split(values, width))
@@ -99,12 +99,12 @@ def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Scree
 
 
 def newest(track: Track, course: Floats) -> str:
-    """Return the last number as text, or `-` if the newest checkpoint lacks the layer."""
+    """Return the last number of `course`, or `-` if the newest checkpoint lacks the layer."""
     return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
 
 
 def moves(track: Track) -> str:
-    """Return the last relative change: `2.50%`, or `x12` from tenfold on; `-` if unknown."""
+    """Return a track's last change as text, such as `2.50%`, `x12` (10 or more) or `-`."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"
@@ -113,15 +113,14 @@ def moves(track: Track) -> str:
 
 def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> Iterator[str]:
     """Yield the lines of the history of the run at `path`, and the findings in it, as JSON."""
-    document = {
-        "schema": 1,
-        "path": path,
-        "checkpoints": [members(checkpoint, "name", "step") for checkpoint in history.checkpoints],
-        "skipped": [
+    return json_document(
+        path=path,
+        checkpoints=[members(checkpoint, "name", "step") for checkpoint in history.checkpoints],
+        skipped=[
             {"name": checkpoint.name, "error": str(checkpoint.error)}
             for checkpoint in history.skipped
         ],
-        "tracks": [
+        tracks=[
             {
                 **members(track, "layer", "role"),
                 **{
@@ -134,9 +133,8 @@ def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> 
             }
             for track in history.tracks.values()
         ],
-        "findings": [findings.plain(finding) for finding in run_findings],
-    }
-    return json_document(document)
+        findings=[findings.plain(finding) for finding in run_findings],
+    )
 
 
 def csv_lines(history: History) -> Iterator[str]:

@@ -144,17 +144,9 @@ def _down(scale: Scale, values: Floats, height: int) -> Floats:
 
 
 def _svg(content: str, label: str, width: int, height: int) -> Markup:
-    return element(
-        "svg",
-        element("title", label),
-        Markup(content),
-        role="img",
-        aria_label=label,
-        width=width,
-        height=height,
-        viewBox=f"0 0 {width} {height}",
-        style="vertical-align:middle",
-    )
+    size = {"width": width, "height": height, "viewBox": f"0 0 {width} {height}"}
+    attributes = {"role": "img", "aria_label": label, **size, "style": "vertical-align:middle"}
+    return element("svg", element("title", label), Markup(content), **attributes)
 
 
 def _range(scale: Scale) -> str:
@@ -207,7 +199,7 @@ def _statistic(layer: BatchNorm, role: str) -> str:
 
 
 def of_layer(layer: BatchNorm) -> str:
-    """Return a table with one row per role: summary, distribution and sorted channels."""
+    """Return a table with one row per role: summary, histogram and chart of sorted channels."""
     settings = members(layer, "epsilon", "momentum", "axis", "trainable").items()
     about = [f"{name} {value}" for name, value in settings if value is not None]
     about = [f"{layer.channels:,} channels", *about]
@@ -433,7 +425,7 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return a role's values in all layers as one array, and a mask of the stored values.
+    """Join a role's arrays. Return the values, and a mask that is True for stored values.
 
     A layer whose array is None gets zeros; `sizes` contains the number of channels per layer.
     """

@@ -14,9 +14,9 @@ _MOST_DIGITS: Final = 4
 
 
 def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
-    """Return a mean and a deviation as texts; the mean has at most the deviation's decimals.
+    """Format a mean and a deviation; the mean gets no more decimals than the deviation.
 
-    The deviation has `digits` significant digits, and the mean at most 4.
+    The deviation gets `digits` significant digits, and the mean at most 4 significant digits.
     """
     spread = compact(deviation, digits)
     sizes = (abs(mean), deviation)
@@ -77,7 +77,7 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
-        """Return an axis of finite numbers, logarithmic if `adaptive` and the sizes differ much."""
+        """Return an axis for finite numbers; `adaptive` allows a logarithmic axis."""
         low, high = float(values.min()), float(values.max())
         return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
 
@@ -103,7 +103,7 @@ class Scale(NamedTuple):
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
-        """Return counts per interval; more values are split into more intervals, up to `most`."""
+        """Return counts per interval. The number of intervals grows with `values`, up to `most`."""
         bins = 5 if self.is_point else min(most, math.ceil(2 * math.sqrt(values.size)))
         return self.counts(values, max(1, bins))
 

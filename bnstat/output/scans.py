@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, BinaryIO, Final
 
-from bnstat.errors import BnstatError
 from bnstat.exchange.csv import cell
 from bnstat.model import printable
 from bnstat.output.documents import csv_document, escaped, members
@@ -33,7 +32,7 @@ _LEAST: Final = 12
 
 
 def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield a line per record, then the counts in `tally`, which consuming `records` updates."""
+    """Yield a line per record, then the totals. `tally` counts records as they are consumed."""
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
@@ -106,7 +105,7 @@ def _columns(record: Record) -> dict[str, Any]:
 
 
 def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
-    """Yield a Markdown table, then the counts in `tally`, which consuming `records` updates."""
+    """Yield a Markdown table, then the totals. `tally` counts records as they are consumed."""
     yield "| model | format | layers | worst finding |"
     yield "| --- | --- | ---: | --- |"
     for record in records:
@@ -129,23 +128,20 @@ _BATCH: Final = 4096
 
 def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:
     """Write the records as Parquet, with characters that are not printable escaped."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BnstatError("--parquet", "pyarrow is not installed", "pip install pyarrow") from error
+    from bnstat.exchange.parquet import libraries
+
+    pyarrow, parquet = libraries()
     text, number = pyarrow.string(), pyarrow.int64()
     schema = pyarrow.schema(
         {
             **dict.fromkeys(("path", "checkpoint", "format", "writer", "worst", "rule"), text),
             **dict.fromkeys(("step", "layers", "channels"), number),
             "findings": pyarrow.map_(text, number),
-            "error": text,
-            "message": text,
+            **dict.fromkeys(("error", "message"), text),
         }
     )
     rest = iter(records)
-    with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         while batch := list(islice(rest, _BATCH)):
             rows = []
             for record in batch:

@@ -14,9 +14,11 @@ import argparse
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -102,13 +104,9 @@ def page(old: str, results: dict[str, list[Result]]) -> str:
 
 def machine() -> str:
     processor = platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
+    with suppress(OSError):
+        found = re.search(r"model name\s*:(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        processor = found[1].strip() if found else processor
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
 

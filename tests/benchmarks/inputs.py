@@ -162,6 +162,7 @@ def resnet_128(folder: Path) -> None:
     mobilenet_96(folder, "ResNet50", 128)
 
 
+Tensors = Iterable[tuple[str, np.ndarray]]
 RANDOM = np.random.default_rng(0)
 
 
@@ -169,16 +170,11 @@ def _values(channels: int) -> np.ndarray:
     return RANDOM.random(channels, dtype=np.float32) + np.float32(0.1)
 
 
-def _write(
-    folder: Path,
-    tensors: Iterable[tuple[str, np.ndarray]],
-    graph: bytes | None = None,
-    prefix: str = "model",
-) -> None:
+def _write(folder: Path, tensors: Tensors, graph: bytes = b"", prefix: str = "model") -> None:
     entries = {b"": header()}
     with open(folder / f"{prefix}.data-00000-of-00001", "wb") as data:
         entries |= {key.encode(): append(data, values) for key, values in tensors}
-        if graph is not None:
+        if graph:
             entries[OBJECT_GRAPH] = append_string(data, graph)
     (folder / f"{prefix}.index").write_bytes(table(entries, per_block=2000))
 

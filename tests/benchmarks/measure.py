@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+Floats = Sequence[float]
 IMPORTS = (sys.executable, "-c", "import numpy, click, rich.table, rich.console")
 
 
@@ -125,12 +126,7 @@ def in_turn(
 
 
 def compared(
-    subject: str,
-    peer: str,
-    bound: float,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    unit: str = "s",
+    subject: str, peer: str, bound: float, ours: Floats, theirs: Floats, unit: str = "s"
 ) -> Result:
     """Return the result of figures in turn with a peer's, so that a change of speed cancels out."""
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

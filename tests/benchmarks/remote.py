@@ -28,15 +28,8 @@ from tests.builders.server import serving
 
 DELAY, ROUND_TRIPS, MOST_BYTES = 0.05, 14, 8
 MODELS = (
-    "model",
-    "saved_model",
-    "model.h5",
-    "model.weights.h5",
-    "model.keras",
-    "model.pth",
-    "model.safetensors",
-    "tfjs/model.json",
-    "model.npz",
+    *("model", "saved_model", "model.h5", "model.weights.h5", "model.keras", "model.pth"),
+    *("model.safetensors", "tfjs/model.json", "model.npz"),
 )
 
 _REQUEST = re.compile(rb"(?:^|\n)[A-Z]+ \S+ HTTP/1\.1\r\n")
@@ -124,8 +117,7 @@ def s3(folder: Path) -> Iterator[Store]:
         import s3fs
 
         s3fs.S3FileSystem().put(f"{folder}/", "models/", recursive=True)
-        options = {"endpoint_url": relay.url}
-        yield Store("s3://models", options, relay)
+        yield Store("s3://models", {"endpoint_url": relay.url}, relay)
 
 
 @contextmanager
@@ -189,7 +181,6 @@ def loaded(store: Store, what: str, model: str, path: Path) -> Iterator[Result]:
             raise RuntimeError(f"{what}: {len(found)} layers, not {len(local)}")
     trips = (seconds[1] - seconds[0]) / DELAY
     yield Result(f"{what}: round trips of {store.relay.requests} requests", trips, "", ROUND_TRIPS)
-    kilobytes = store.relay.sent / 1000
-    ratio = kilobytes / (needed / 1000)
-    peer = "the batch-norm tensors"
-    yield Result(f"{what}: bytes", kilobytes, "kB", MOST_BYTES, peer, needed / 1000, ratio)
+    sent, peer = store.relay.sent, "the batch-norm tensors"
+    figures = sent / 1000, "kB", MOST_BYTES, peer, needed / 1000, sent / needed
+    yield Result(f"{what}: bytes", *figures)

@@ -1,5 +1,3 @@
-"""The page that `--write` updates."""
-
 from __future__ import annotations
 
 from tests.benchmarks.__main__ import PAGE, page

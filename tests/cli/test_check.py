@@ -35,21 +35,17 @@ def test_a_sound_model_exits_with_0(sound: str) -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [
-        (["--select", "BN009,BN010"], 0),
-        (["--select", "BN009,BN010", "--fail-on", "warning"], 0),
-        (["--select", "BN009,BN010", "--fail-on", "info"], 1),
-        (["--fail-on", "error"], 0),
-        ([], 1),
-        (["--ignore", "never-updated"], 0),
-        (["--layer", "other"], 0),
-        (["--layer", "b*"], 1),
-    ],
-)
-def test_the_exit_code_follows_the_options(options: list[str], code: int, stuck: str) -> None:
-    assert run(stuck, *options).exit_code == code
+CODES = {
+    0: "--select BN009,BN010 | --select BN009,BN010 --fail-on warning | --fail-on error | "
+    "--ignore never-updated | --layer other",
+    1: " | --select BN009,BN010 --fail-on info | --layer b*",
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_exit_code_follows_the_options(code: int, stuck: str) -> None:
+    for options in CODES[code].split(" | "):
+        assert run(stuck, *options.split()).exit_code == code, options
 
 
 def test_json(stuck: str) -> None:
@@ -61,11 +57,6 @@ def test_json(stuck: str) -> None:
     assert document["trained_with"] == "unknown"
     reason = "no bias is added right before a layer with a beta"
     assert document["evidence"]["file"]["reason"] == reason
-
-
-def test_github(stuck: str) -> None:
-    lines = run(stuck, "--github").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["::warning", "::warning", "::notice"]
 
 
 def test_sarif_to_a_file(stuck: str, tmp_path: Path) -> None:
@@ -120,9 +111,7 @@ def test_real_models(real: Path) -> None:
         ("digits_no_updates/saved_model", ["BN001"] * 4, "unknown", None),
     ],
 )
-def test_the_twin_whose_updates_never_ran(
-    path: str, rules: list[str], mode: str, evidence: list[int] | None
-) -> None:
+def test_the_twin_whose_updates_never_ran(path, rules, mode, evidence) -> None:
     result = run(DATA / path, "--json")
     document = json.loads(result.stdout)
     assert result.exit_code == bool(rules)
@@ -132,9 +121,7 @@ def test_the_twin_whose_updates_never_ran(
     assert evidence in (None, [document["evidence"]["file"][name] for name in names])
 
 
-def test_several_models_and_the_worst_of_their_exit_codes(
-    sound: str, stuck: str, tmp_path: Path
-) -> None:
+def test_the_worst_exit_code_of_several_models(sound: str, stuck: str, tmp_path: Path) -> None:
     assert run(sound, sound).exit_code == 0
     result = run(sound, stuck)
     assert result.exit_code == 1
@@ -153,7 +140,8 @@ def test_several_models_in_documents(sound: str, stuck: str) -> None:
     (log,) = json.loads(run(sound, stuck, stuck, "--sarif").stdout)["runs"]
     findings = json.loads(run(stuck, "--sarif").stdout)["runs"][0]["results"]
     assert log["results"] == findings * 2
-    assert run(sound, stuck, "--github").stdout == run(stuck, "--github").stdout
+    lines = run(sound, stuck, "--github").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["::warning", "::warning", "::notice"]
 
 
 def test_documents_list_errors(stuck: str) -> None:
@@ -186,9 +174,8 @@ def test_the_projects_settings(stuck: str, tmp_path: Path) -> None:
     assert run(stuck, "--isolated").exit_code == 1
     assert run(stuck, "--select", "BN001").exit_code == 1
     assert run(stuck, "--fail-on", "info").exit_code == 1
-    assert run(stuck, "--ignore", "BN009,BN010").stdout.endswith(
-        f"2 layers, {len(MODEL_RULES) - 3} rules: no findings\n"
-    )
+    last = f"2 layers, {len(MODEL_RULES) - 3} rules: no findings\n"
+    assert run(stuck, "--ignore", "BN009,BN010").stdout.endswith(last)
     options = ("--select", "BN010", "--fail-on", "info", "--threshold")
     assert [run(stuck, *options, f"gamma={least}").exit_code for least in (100, 1e-30)] == [1, 0]
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.shell_completion import BashComplete
-from click.testing import CliRunner
 
 from bnstat.checks import RULES
 from bnstat.cli import COMMANDS, main
 from bnstat.docs import TOPICS
-from tests.cli.files import write_h5
+from tests.cli.files import command_line, write_h5
 from tests.output.models import layer, usual
 from tests.terminal import ROOT
 
@@ -28,14 +27,12 @@ CHECKPOINTS = [f"model-{step}" for step in (400, 300, 200, 100, 0)]
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_is_printed(shell: str) -> None:
-    result = CliRunner().invoke(main, ["completion", shell])
-    assert result.exit_code == 0
-    assert f"_BNSTAT_COMPLETE={shell}_complete" in result.stdout
+    assert f"_BNSTAT_COMPLETE={shell}_complete" in command_line("completion", shell).stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["tcsh"]])
 def test_other_shells_are_refused(arguments: list[str]) -> None:
-    result = CliRunner().invoke(main, ["completion", *arguments])
+    result = command_line("completion", *arguments)
     assert result.exit_code == 2
     assert all(shell in result.stderr for shell in SHELLS)
 
@@ -97,9 +94,7 @@ def test_completions(line: str, values: list[str], complete: Callable[..., list[
     assert complete(line) == values
 
 
-def test_paths_of_models(
-    complete: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_of_models(complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_h5(tmp_path / "a.h5", usual("bn"), layer("dense", {"kernel": np.ones((2, 2))}))
     (tmp_path / "damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
@@ -130,12 +125,7 @@ def test_bash_completes_and_imports_no_tensorflow(tmp_path: Path) -> None:
         'eval "$(bnstat completion bash)"; COMP_WORDS=(bnstat inspect saved_model --layer block1); '
         'COMP_CWORD=4; _bnstat_completion bnstat; echo "${COMPREPLY[@]}"'
     )
-    result = subprocess.run(
-        ["bash", "-c", script],
-        cwd=DATA,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    options = {"cwd": DATA, "env": env, "capture_output": True, "text": True, "check": False}
+    result = subprocess.run(["bash", "-c", script], **options)
     assert (result.stdout.split(), result.stderr) == (["block1/bn"], "")

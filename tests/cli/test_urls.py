@@ -1,5 +1,3 @@
-"""URLs on the command line, their options, and their errors."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -27,15 +25,15 @@ def test_a_url_gives_the_same_output_as_a_path(run, url, command):
     assert remote.stdout.replace(url, str(DATA)).split() == local.stdout.split()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--max-download", "1kB"], "allow more with --max-download"),
-        (["--storage-option", "no_such=secret"], "does not accept these storage options"),
-    ],
-)
-def test_refusals_are_one_line(run, url, arguments, line):
-    result = run("inspect", f"{url}/run/model-400", *arguments)
+REFUSED = {
+    "--max-download=1kB": "allow more with --max-download",
+    "--storage-option=no_such=secret": "does not accept these storage options",
+}
+
+
+@pytest.mark.parametrize(("option", "line"), REFUSED.items())
+def test_refusals_are_one_line(run, url, option, line):
+    result = run("inspect", f"{url}/run/model-400", option)
     assert result.exit_code == 2
     assert line in result.stderr
     assert result.stderr.count("\n") == 1

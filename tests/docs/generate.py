@@ -62,13 +62,8 @@ def escaped(text: str) -> str:
 
 
 def filled(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text,
-        100,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    whole_words = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, 100, subsequent_indent=indent, **whole_words)
 
 
 def with_rows(topic: str, header: str, rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -94,12 +89,8 @@ def rule_row(rule: Rule[Any]) -> tuple[str, ...]:
 def options_of(command: click.Command) -> list[tuple[str, str]]:
     """Return the names and the descriptions of a command's options."""
     context = click.Context(command, **main.context_settings)
-    records = (
-        parameter.get_help_record(context)
-        for parameter in command.get_params(context)
-        if isinstance(parameter, click.Option)
-    )
-    return [record for record in records if record is not None]
+    options = (each for each in command.get_params(context) if isinstance(each, click.Option))
+    return [record for each in options if (record := each.get_help_record(context))]
 
 
 def option(names: str, description: str) -> str:
@@ -176,11 +167,6 @@ def schema() -> Iterator[str]:
     yield enum.sub(names, text)
 
 
-PAGES = {
-    FOLDER / "rules.md": rules,
-    FOLDER / "cli.md": cli,
-    FOLDER / "files.md": files,
-    FOLDER / "export.md": export,
-    SCHEMA: schema,
-}
+PAGES = {FOLDER / f"{page.__name__}.md": page for page in (rules, cli, files, export)}
+PAGES[SCHEMA] = schema
 """File -> its content."""

@@ -77,19 +77,13 @@ def member(path: str, value: Any) -> Iterator[str]:
 
 def parameters(function: Any) -> str:
     """Return the parameters that a caller can pass, without annotations."""
-    shown = []
+    kept = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == "self":
-            continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not any(
-            text.startswith("*") for text in shown
-        ):
-            shown.append("*")
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
-        text = stars.get(parameter.kind, "") + parameter.name
-        optional = parameter.default is not parameter.empty
-        shown.append(f"{text}=" if optional else text)
-    return f"({', '.join(shown)})"
+        is_optional = parameter.default is not parameter.empty
+        default = ... if is_optional else parameter.empty
+        if parameter.name != "self":
+            kept.append(parameter.replace(annotation=parameter.empty, default=default))
+    return str(inspect.Signature(kept)).replace("=Ellipsis", "=")
 
 
 def options() -> Iterator[str]:

@@ -1,5 +1,3 @@
-"""The generated files are current."""
-
 from __future__ import annotations
 
 from pathlib import Path

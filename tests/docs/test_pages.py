@@ -6,6 +6,7 @@ import doctest
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +15,20 @@ from bnstat.docs import TOPICS
 from tests.docs.pages import BLOCKS, PAGES, Block, Runs
 from tests.terminal import ROOT
 
+SLOW = re.compile(r"recalibrate\(|drift\(|keras")
+FENCED = re.compile(r"```(python|pycon)\n(.*?)```", re.DOTALL)
+
+
+def case(page: Path, text: str, is_slow: object, *values: object) -> Any:
+    marks = pytest.mark.slow if is_slow else ()
+    return pytest.param(*values, id=f"{page.name}-{text}", marks=marks)
+
+
+SHOWN = [case(block.page, block.command, block.is_slow, block) for block in BLOCKS]
 PYTHON = [
-    pytest.param(
-        page,
-        language,
-        code,
-        id=f"{page.name}-{code.strip().splitlines()[-1]}",
-        marks=pytest.mark.slow if re.search(r"recalibrate\(|drift\(|keras", code) else (),
-    )
+    case(page, code.strip().splitlines()[-1], SLOW.search(code), page, language, code)
     for page in PAGES
-    for language, code in re.findall(
-        r"```(python|pycon)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
-    )
+    for language, code in FENCED.findall(page.read_text(encoding="utf-8"))
 ]
 
 
@@ -34,20 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("pages"))
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        pytest.param(
-            block,
-            id=f"{block.page.name}-{block.command}",
-            marks=pytest.mark.slow if block.is_slow else (),
-        )
-        for block in BLOCKS
-    ],
-)
-def test_the_output_of_a_command_is_current(
-    block: Block, runs: Runs, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize("block", SHOWN)
+def test_the_output_of_a_command_is_current(block: Block, runs: Runs, request) -> None:
     if "s3://" in block.command:
         request.getfixturevalue("s3")
     shown = runs.shown(block.command)
@@ -72,9 +63,7 @@ def assert_same_but_for_last_digits(shown: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "language", "code"), PYTHON)
-def test_the_python_example_runs(
-    page: Path, language: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_python_example_runs(page, language, code, tmp_path, monkeypatch) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     names = {"x": np.ones((2, 4, 4, 8), np.float32)}
@@ -122,12 +111,7 @@ def test_the_readme_is_short() -> None:
 
 def test_no_page_recommends_an_index_that_does_not_have_bnstat() -> None:
     """Somebody else could register the name and run code on the machine of a reader."""
-    files = [
-        *PAGES,
-        *(ROOT / "bnstat").rglob("*.py"),
-        *(ROOT / ".github").rglob("*.md"),
-        *(ROOT / ".github").rglob("*.yml"),
-    ]
-    for file in files:
+    github = [path for path in (ROOT / ".github").rglob("*") if path.suffix in (".md", ".yml")]
+    for file in (*PAGES, *(ROOT / "bnstat").rglob("*.py"), *github):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"bnstat\[[\w,]+\]|(pip|uv|pipx) install '?bnstat\b", text), file

@@ -1,5 +1,3 @@
-"""The public surface changes only on purpose."""
-
 from __future__ import annotations
 
 import difflib

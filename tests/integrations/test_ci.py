@@ -29,19 +29,13 @@ BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not on this machine")
 
 
-def run_step(
-    step: dict[str, object], folder: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
+def run_step(step: dict, folder: Path, environment: dict) -> subprocess.CompletedProcess[str]:
     script = folder / "step.sh"
     script.write_text(str(step["run"]))
-    return subprocess.run(
-        [str(BASH), "--noprofile", "--norc", "-eo", "pipefail", str(script)],
-        cwd=folder / "workspace",
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [str(BASH), "--noprofile", "--norc", "-eo", "pipefail", str(script)]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}
+    options = {"cwd": folder / "workspace", "env": env, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, **options)
 
 
 def executable(path: Path, text: str) -> None:
@@ -146,15 +140,9 @@ def test_the_action_installs_its_own_commit(runner: Path) -> None:
         f'printf "%s\\n" python3 "$@" >> "{log}"; mkdir -p "$3/bin"; cp "{pip}" "$3/bin/pip"',
     )
     temporary = runner / "a runner's temp"
-    done = run_step(
-        INSTALL,
-        runner,
-        {
-            "PATH": f"{runner / 'bin'}:{os.environ['PATH']}",
-            "RUNNER_TEMP": str(temporary),
-            "GITHUB_ACTION_PATH": str(FOLDER),
-        },
-    )
+    folders = {"RUNNER_TEMP": str(temporary), "GITHUB_ACTION_PATH": str(FOLDER)}
+    search = f"{runner / 'bin'}:{os.environ['PATH']}"
+    done = run_step(INSTALL, runner, {"PATH": search, **folders})
     assert done.returncode == 0, done.stderr
     *made, _, _, _, installed = log.read_text().splitlines()
     assert made == ["python3", "-m", "venv", f"{temporary}/bnstat"]

@@ -1,5 +1,3 @@
-"""Differences as text, Markdown, JSON and HTML."""
-
 from __future__ import annotations
 
 import json
@@ -46,13 +44,9 @@ BETA = between(
 
 def test_a_row_for_each_role_that_changed() -> None:
     lines = text(BETA).splitlines()
-    assert lines[:5] == [
-        "old  runs/cnn (tf2-checkpoint, model-1200, step 1200)",
-        "new  runs/cnn (tf2-checkpoint, model-1200, step 1200)",
-        "",
-        "layer  role   moved  largest  relative",
-        "bn     beta  2 of 4        1    50.00%",
-    ]
+    source = "runs/cnn (tf2-checkpoint, model-1200, step 1200)"
+    table = ["layer  role   moved  largest  relative", "bn     beta  2 of 4        1    50.00%"]
+    assert lines[:5] == [f"old  {source}", f"new  {source}", "", *table]
     assert lines[-1] == "1 of 1 layers differ"
     everything = text(BETA, True).splitlines()
     assert len(everything) == len(lines) + 2
@@ -81,13 +75,8 @@ def test_remarks_and_renamed_layers() -> None:
     old = model(usual("a", seed=1), usual("b", seed=2), usual("gone", 5))
     new = model(usual("x/a", seed=1), usual("b", seed=3), usual("new", 6))
     shown = text(diff(old, new)).splitlines()
-    for line in (
-        "layers matched: 1 by name, 1 by the end of the name",
-        "renamed: a -> x/a",
-        "removed: gone",
-        "added: new",
-    ):
-        assert line in shown
+    assert "layers matched: 1 by name, 1 by the end of the name" in shown
+    assert {"renamed: a -> x/a", "removed: gone", "added: new"} <= set(shown)
     assert any(line.startswith("frozen (") for line in shown)
     assert shown[-1] == "1 of 2 layers differ, 1 removed, 1 added"
 
@@ -116,16 +105,9 @@ def test_json() -> None:
     (bn,) = document["layers"]
     assert bn["match"] == "name"
     assert bn["roles"]["moving_mean"]["equal"] is True
-    assert bn["roles"]["beta"] == {
-        "presence": "both",
-        "shapes": [[4], [4]],
-        "dtypes": ["float64", "float64"],
-        "equal": False,
-        "channels": 4,
-        "moved": 2,
-        "largest": 1.0,
-        "relative": 0.5,
-    }
+    beta = {"presence": "both", "shapes": [[4], [4]], "dtypes": ["float64"] * 2, "equal": False}
+    beta |= {"channels": 4, "moved": 2, "largest": 1.0, "relative": 0.5}
+    assert bn["roles"]["beta"] == beta
 
 
 def test_markdown_escapes_markup() -> None:
@@ -159,16 +141,13 @@ class TestEpsilon:
             for epsilon in (1e-3, 1e-5):
                 assert "stores none" not in text(diff(*pair, epsilon=epsilon))
 
-    @pytest.mark.parametrize(
-        ("format_", "defaults"),
-        [
-            ("tf1-checkpoint", "Keras's default is 0.001"),
-            ("npz", "PyTorch's default is 1e-5, Keras's default is 0.001"),
-        ],
-    )
-    def test_defaults_of_other_formats(self, format_: str, defaults: str) -> None:
-        other = model(changed(BN, {}, epsilon=None), source=Source("b", format_))
-        assert f"b stores none, and {defaults}: pass" in text(diff(model(BN, source=KERAS), other))
+    def test_defaults_of_other_formats(self) -> None:
+        keras = "Keras's default is 0.001"
+        formats = {"tf1-checkpoint": keras, "npz": f"PyTorch's default is 1e-5, {keras}"}
+        for format_, defaults in formats.items():
+            other = model(changed(BN, {}, epsilon=None), source=Source("b", format_))
+            shown = text(diff(model(BN, source=KERAS), other))
+            assert f"b stores none, and {defaults}: pass" in shown
 
     def test_files_of_equal_names_are_the_old_and_the_new(self) -> None:
         old, new = Source("a/m.pth", "keras-archive"), Source("b\\m.pth", "pytorch")
@@ -190,10 +169,8 @@ class TestUnfolded:
         return holding({"conv.weight": weights}, layer_, source=PYTORCH)
 
     def test_without_epsilon_it_cannot_be_tested(self) -> None:
-        note = (
-            "b.pth stores no epsilon, so folding cannot be tested: pass --epsilon 1e-5 "
-            "(PyTorch's default)"
-        )
+        note = "b.pth stores no epsilon, so folding cannot be tested: pass --epsilon 1e-5 "
+        note += "(PyTorch's default)"
         own = self.own(None, self.kernel)
         for pair in ((own, self.folded()), (self.folded(), own)):
             assert note in text(diff(*pair)).splitlines()
@@ -272,10 +249,8 @@ def test_every_format_has_the_same_verdict(kind: str, old: Model, new: Model, su
     assert next(differences.markdown_lines(difference)) == f"**{escaped(summary)}**"
     assert summary in of_difference(difference)
     document = json.loads("".join(differences.json_lines(difference)))
-    assert (
-        document.items()
-        >= {"summary": summary, "verdict": difference.verdict, "counts": difference.counts}.items()
-    )
+    assert (document["summary"], document["verdict"]) == (summary, difference.verdict)
+    assert document["counts"] == difference.counts
     paired = [each.new for each in difference.layers]
     folded = [each.layer for each in difference.folded]
     layers = sorted([*paired, *folded, *difference.removed, *difference.added])
@@ -302,11 +277,8 @@ def test_the_page_contains_verdicts_causes_and_foldings() -> None:
     swapped = arrays_of(OTHER)
     swapped = {**swapped, "gamma": swapped["beta"], "beta": swapped["gamma"]}
     old = holding({"conv/kernel": kernel}, SIX, OTHER, trained("third", 4))
-    new = holding(
-        {"w": kernel * scale, "b": shift},
-        changed(OTHER, swapped),
-        rewritten(trained("third", 4), "third"),
-    )
+    layers = changed(OTHER, swapped), rewritten(trained("third", 4), "third")
+    new = holding({"w": kernel * scale, "b": shift}, *layers)
     *paired, folded = Shown(of_two(old, new)).data["rows"]
     assert [(row["change"]["verdict"], row["change"]["causes"]) for row in paired] == [
         ("different", ["gamma and beta are swapped"]),

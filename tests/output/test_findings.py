@@ -86,29 +86,14 @@ def test_json() -> None:
     assert document.pop("trained_with") == "unknown"
     evidence = document.pop("evidence")["file"]
     assert (evidence["trained_with"], evidence["channels"]) == ("unknown", 0)
-    assert document == {
-        "schema": 1,
-        "source": {
-            "path": "runs/cnn",
-            "format": "tf2-checkpoint",
-            "checkpoint": "model-1200",
-            "step": 1200,
-            "writer": "tf.keras 2.4.0",
-        },
-        "layers": 1,
-        "counts": {"error": 1, "warning": 0, "info": 0},
-        "findings": [
-            {
-                "rule": "BN004",
-                "name": "not-finite",
-                "severity": "error",
-                "layer": NASTY,
-                "channels": [3],
-                "message": "it is broken",
-                "numbers": {"largest": "Infinity", "epsilon": None},
-            }
-        ],
-    }
+    source = {"path": "runs/cnn", "format": "tf2-checkpoint", "checkpoint": "model-1200"}
+    source |= {"step": 1200, "writer": "tf.keras 2.4.0"}
+    shown = {"rule": "BN004", "name": "not-finite", "severity": "error", "layer": NASTY}
+    shown |= {"channels": [3], "message": "it is broken"}
+    shown["numbers"] = {"largest": "Infinity", "epsilon": None}
+    counts = {"error": 1, "warning": 0, "info": 0}
+    rest = {"layers": 1, "counts": counts, "findings": [shown]}
+    assert document == {"schema": 1, "source": source, **rest}
 
 
 def test_github() -> None:

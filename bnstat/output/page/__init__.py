@@ -10,11 +10,12 @@ import base64
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import product
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Protocol
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +53,9 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict for each rule that has findings, which are paired with indices in `rows`.
+        groups: a dict per violated rule, with pairs (finding, index of the layer's row).
         data: the input of the page's scripts, as JSON data.
-        numbers: the packed arrays; `data` contains the place of each array.
+        numbers: all packed arrays; `data` refers to an array by its offset.
         places: name of a layer -> index in `rows`.
     """
 
@@ -71,12 +72,10 @@ class Page:
     places: dict[str, int] = field(default_factory=dict)
 
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
-        """Add a row for a layer, described as in the last of `frames` that is not None.
+        """Add a row for a layer. The facts come from the last of `frames` that is not None.
 
-        Args:
-            frames: the layer in each model; None for a model that lacks the layer.
-            is_shown: True if findings about a layer of this name refer to this row.
-            more: further members of the row.
+        `frames` contains None for a model that lacks the layer. If `is_shown` is True, findings
+        about a layer of this name refer to this row. `more` are further members of the row.
         """
         layer = next(frame for frame in reversed(frames) if frame is not None)
         if is_shown:
@@ -107,8 +106,7 @@ class Page:
     def pack(self, array: Array | None) -> tuple[int, int, int] | None:
         """Add an array to `numbers` in C order, as float32 if that is exact, else as float64.
 
-        Returns:
-            Bytes per number, the number of numbers, and the offset in bytes.
+        Return the number of bytes per number, the number of numbers, and the offset in bytes.
         """
         if array is None:
             return None
@@ -120,17 +118,15 @@ class Page:
         return kind.itemsize, array.size, start
 
     def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
-        """Add findings, a model's notes and the scripts' input (with `data`); return the page."""
-        rules = {rule.code: rule for rule in RULES}
+        """Complete the page with findings, a model's notes and `data`, and return the page."""
+        rules, places = {rule.code: rule for rule in RULES}, self.places
         by_rule: dict[str, list[Finding]] = defaultdict(list)
         for finding in findings:
             by_rule[finding.rule].append(finding)
         self.groups = [
             {
                 "rule": rules[code],
-                "findings": [
-                    (each, self.places.get(each.layer or "")) for each in group[:MOST_LISTED]
-                ],
+                "findings": [(each, places.get(each.layer or "")) for each in group[:MOST_LISTED]],
                 "more": max(0, len(group) - MOST_LISTED),
                 "severity": min((each.severity for each in group), key=SEVERITIES.index),
             }
@@ -144,12 +140,12 @@ class Page:
             "marks": [
                 {
                     **members(finding, "rule", "name", "severity"),
-                    "row": self.places[finding.layer],
+                    "row": places[finding.layer],
                     "message": printable(finding.message),
                     "runs": _runs(finding.channels),
                 }
                 for finding in findings
-                if finding.layer is not None and finding.layer in self.places
+                if finding.layer is not None and finding.layer in places
             ],
             "measured": False,
             **data,
@@ -179,9 +175,7 @@ def _facts(model: Model) -> dict[str, str]:
     """Return label -> text, about the source, the size and the common settings of a model."""
     source = model.source
     facts = {
-        "format": source.format,
-        "writer": source.writer,
-        "checkpoint": source.checkpoint,
+        **members(source, "format", "writer", "checkpoint"),
         "step": None if source.step is None else f"{source.step:,}",
         "layers": f"{len(model):,} with {model.channels:,} channels",
     }
@@ -257,12 +251,8 @@ def of_difference(
         }
         page.add([old[change.old], new[change.new]], change=content)
     folded, misfolded = map(_folded, (difference.folded, difference.misfolded))
-    unpaired: list[tuple[Literal["old", "new"], str]] = [
-        *folded,
-        *(("old", name) for name in difference.removed),
-        *(("new", name) for name in difference.added),
-    ]
-    for side, name in unpaired:
+    removed, added = product(("old",), difference.removed), product(("new",), difference.added)
+    for side, name in (*folded, *removed, *added):
         page.add(
             [old[name], None] if side == "old" else [None, new[name]],
             is_shown=side == "new",
@@ -270,16 +260,12 @@ def of_difference(
             folded=folded.get((side, name)),
             misfolded=misfolded.get((side, name)),
         )
-    return page.finish(
-        new,
-        findings,
-        title=printable(f"{old.source.path} to {new.source.path}"),
-        frames=[{"name": "old"}, {"name": "new"}],
-    )
+    heading = printable(f"{old.source.path} to {new.source.path}")
+    return page.finish(new, findings, title=heading, frames=[{"name": "old"}, {"name": "new"}])
 
 
-def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str], str]:
-    """Map the side and the name of folded layers to `LAYER -> WEIGHTS`, and causes if any."""
+def _folded(layers: Sequence[Folded]) -> dict[tuple[str, str], str]:
+    """Map (side, layer name) to the text `LAYER -> WEIGHTS`, followed by causes."""
     return {
         (layer.side, layer.layer): "; ".join(
             [folded_text(layer), *(printable(cause.text) for cause in layer.causes)]
@@ -291,21 +277,14 @@ def _folded(layers: Sequence[Folded]) -> dict[tuple[Literal["old", "new"], str],
 Entry = tuple[str, Model | BnstatError]
 
 
-class Entries(Protocol):
-    """(name, model or error) pairs of checkpoints, oldest first, as from `load_all`."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Entry]: ...
-
-
 class Frames:
     """Iterates over the checkpoints of a run, and keeps the models whose channels the page shows.
 
     If a run is too large for a page, only the first, the last and evenly spaced ones are kept.
     """
 
-    def __init__(self, entries: Entries) -> None:
-        self._entries = entries
+    def __init__(self, entries: Iterable[Entry], total: int) -> None:
+        self._entries, self._total = entries, total
         self.kept: dict[int, tuple[str, Model]] = {}
         """Index among the readable checkpoints -> name and model."""
 
@@ -315,7 +294,7 @@ class Frames:
         return list(self.kept.values())[-1][1]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._total
 
     def __iter__(self) -> Iterator[Entry]:
         total, chosen, number, newest = len(self), None, 0, None
@@ -369,16 +348,13 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
         epsilons = [layer.epsilon for layer in layers if layer and layer.epsilon is not None]
         epsilon = epsilons[-1] if epsilons else None
         page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
-    return page.finish(
-        frames.newest,
-        findings,
-        checkpoints=[{"name": printable(each.name), "step": each.step} for each in checkpoints],
-        frames=[
-            {"name": printable(name), "checkpoint": number}
-            for number, (name, _) in frames.kept.items()
-        ],
-        measures=MEASURES,
-    )
+    kept = frames.kept.items()
+    data = {
+        "checkpoints": [{"name": printable(each.name), "step": each.step} for each in checkpoints],
+        "frames": [{"name": printable(name), "checkpoint": index} for index, (name, _) in kept],
+        "measures": MEASURES,
+    }
+    return page.finish(frames.newest, findings, **data)
 
 
 SCRIPTS: Final = (

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
+from bnstat.output.documents import members
 from bnstat.output.numbers import bars, compact, compact_pair, counted, finite
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
@@ -22,21 +23,14 @@ _BINS: Final = 8
 def _histogram(array: Array, summary: Summary, blocks: str) -> str:
     """Return a histogram of the finite values as a row of bars; empty if no value is finite."""
     extent = summary.max - summary.min
-    if not np.isfinite(extent):
-        return ""
-    if extent == 0:
-        return blocks[-1]
-    places = (finite(array) - summary.min) / extent
-    counts = np.bincount(np.minimum((places * _BINS).astype(np.int64), _BINS - 1), minlength=_BINS)
+    if not extent or not np.isfinite(extent):
+        return "" if extent else blocks[-1]
+    # `Scale.counts` takes longer, which a model of thousands of layers shows.
+    parts = ((finite(array) - summary.min) / extent * _BINS).astype(np.int64)
+    counts = np.bincount(np.minimum(parts, _BINS - 1), minlength=_BINS)
     return bars(counts, _BINS, 1, blocks)[0]
 
 
-_TITLES: Final = {
-    "gamma": "gamma",
-    "beta": "beta",
-    "moving_mean": "moving mean",
-    "moving_variance": "moving var",
-}
 _SETTINGS: Final = ("epsilon", "momentum", "axis", "trainable")
 _MARKS: Final = {
     "N": "NaN or infinite values",
@@ -50,11 +44,8 @@ _MOVING: Final = ("moving_mean", "moving_variance")
 class _Layout(NamedTuple):
     """The columns of the table, for one of several screen widths.
 
-    Attributes:
-        least_name: the minimum width of the column of layer names.
-        digits: the number of significant digits.
-        spread, range, histogram: True to show this beside the mean (spread: deviation).
-        settings: True for columns with settings that differ between layers, such as epsilon.
+    `least_name` is the minimum width of the layer names; `spread` shows standard deviations, and
+    `settings` shows the settings that differ between layers.
     """
 
     least_name: int
@@ -63,7 +54,6 @@ class _Layout(NamedTuple):
     spread: bool = True
     range: bool = False
     histogram: bool = False
-    channels: bool = True
     settings: bool = False
 
 
@@ -75,19 +65,16 @@ _LAYOUTS: Final = (
     _Layout(24, settings=True),
     _Layout(16),
     _Layout(14, spread=False),
-    _Layout(8, roles=_MOVING, channels=False),
-    _Layout(1, roles=_MOVING, channels=False, spread=False),
+    _Layout(8, roles=_MOVING),
+    _Layout(1, roles=_MOVING, spread=False),
 )
 """The layouts, largest first; the first that fits the screen is used."""
 
 
 class _Row(NamedTuple):
-    """A layer in the table.
+    """A layer in the table, with a summary and a histogram per role.
 
-    Attributes:
-        summaries: role -> summary.
-        histograms: role -> row of bars; an empty dict if the table has no histograms.
-        defects: letter of an obvious defect -> roles with this defect.
+    `defects` maps the letter of an obvious defect to the roles that have the defect.
     """
 
     layer: BatchNorm
@@ -136,20 +123,14 @@ def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
     """Yield lines with a model's source, number of layers and settings that all layers share."""
-    source = model.source
-    settings = [
-        f"{name} {texts[0]}" for name, texts in _settings(model).items() if len(set(texts)) == 1
-    ]
+    pairs = _settings(model).items()
+    settings = [f"{name} {texts[0]}" for name, texts in pairs if len(set(texts)) == 1]
     lines = {
-        "path": source.path,
-        "format": source.format,
-        "writer": source.writer or None,
-        "checkpoint": source.checkpoint,
-        "step": source.step,
+        **members(model.source, "path", "format", "writer", "checkpoint", "step"),
         "layers": f"{len(model):,} with {counted(model.channels, 'channel')}",
-        "settings": ", ".join(settings) or None,
+        "settings": ", ".join(settings),
     }
-    known = {label: legible(str(text)) for label, text in lines.items() if text is not None}
+    known = {label: legible(str(text)) for label, text in lines.items() if text not in (None, "")}
     yield from facts(known.items(), screen, max(map(len, known)))
 
 
@@ -184,7 +165,7 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Map each setting that the file records to one text per layer; `-` means not recorded."""
+    """Map each setting that any layer has to a text per layer; `-` if the layer lacks it."""
 
     def text(value: object) -> str:
         if value is None or isinstance(value, bool):
@@ -201,15 +182,12 @@ def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
         marks = ["".join(row.defects) for row in rows]
         red = {number: "red" for number, mark in enumerate(marks) if mark}
         columns.append(Column("", marks, styles=red))
-    if layout.channels:
+    if layout.roles is ROLES:
         counts = [str(row.layer.channels) for row in rows]
         columns.append(Column("channels" if layout.range else "ch", counts, right=True))
     if layout.settings:
-        columns += [
-            Column(name, texts, right=True)
-            for name, texts in _settings(model).items()
-            if len(set(texts)) > 1
-        ]
+        pairs = _settings(model).items()
+        columns += [Column(name, texts, right=True) for name, texts in pairs if len(set(texts)) > 1]
     for role in layout.roles:
         columns += _role_columns(role, rows, layout, glyphs)
     return columns
@@ -218,11 +196,9 @@ def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
 def _role_columns(
     role: str, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
 ) -> Iterator[Column]:
-    styles = {
-        number: "red"
-        for number, row in enumerate(rows)
-        if any(role in roles for roles in row.defects.values())
-    }
+    title = role.replace("_", " ").replace("variance", "var")
+    red = (number for number, row in enumerate(rows) if role in set().union(*row.defects.values()))
+    styles = dict.fromkeys(red, "red")
     means, ranges = [], []
     for row in rows:
         summary = row.summaries.get(role)
@@ -235,10 +211,10 @@ def _role_columns(
         means.append(mean)
         ranges.append(extent)
     if not layout.spread:
-        title = _TITLES[role].removeprefix("moving ")
-        yield Column(title, [mean for mean, _ in means], right=True, styles=styles)
+        short = title.removeprefix("moving ")
+        yield Column(short, [mean for mean, _ in means], right=True, styles=styles)
         return
-    yield _pairs(_TITLES[role], means, glyphs.plus_minus, styles)
+    yield _pairs(title, means, glyphs.plus_minus, styles)
     if layout.range:
         yield _pairs("range", ranges, "..", styles)
     if layout.histogram and glyphs.blocks:
@@ -249,7 +225,7 @@ def _role_columns(
 def _pairs(
     title: str, pairs: Sequence[tuple[str, str]], between: str, styles: Mapping[int, str]
 ) -> Column:
-    """Return a column of pairs joined by `between`, aligned there, under a centred title."""
+    """Return a column of pairs, joined by `between` and aligned at `between`."""
     left = max((len(first) for first, _ in pairs), default=0)
     right = max((len(second) for _, second in pairs), default=0)
     width = max(len(title), left + len(between) + right)

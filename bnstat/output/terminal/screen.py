@@ -38,9 +38,7 @@ _LONGEST_SENTENCE: Final = 8192
 class Screen(NamedTuple):
     """The abilities of an output stream.
 
-    Attributes:
-        width: the number of columns; None if rows can have any length.
-        boxes: True if lines are drawn in tables and charts.
+    `width` is None if rows can have any length. `boxes` draws lines in tables and charts.
     """
 
     width: int | None = None
@@ -59,12 +57,9 @@ class Screen(NamedTuple):
             width = int(columns)
         elif terminal:
             width = os.get_terminal_size(stream.fileno()).columns or 80
-        return cls(
-            width=width,
-            colour=coloured and not os.environ.get("NO_COLOR"),
-            boxes=terminal or forced,
-            glyphs=UNICODE if encodable(drawn, stream) == drawn else ASCII,
-        )
+        colour = coloured and not os.environ.get("NO_COLOR")
+        glyphs = UNICODE if encodable(drawn, stream) == drawn else ASCII
+        return cls(width, colour, terminal or forced, glyphs)
 
     def style(self, text: str, style: str) -> str:
         """Return a text in a style: `bold`, `dim` or the name of a colour."""

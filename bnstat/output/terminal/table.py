@@ -20,12 +20,7 @@ GAP: Final = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table, with a text for each row.
-
-    Attributes:
-        right: True to align the texts on the right.
-        styles: index of a row -> style for `Screen.style`.
-    """
+    """A column of a table; `styles` maps the index of a row to a style for `Screen.style`."""
 
     title: str
     cells: Sequence[str]
@@ -88,12 +83,9 @@ def layer_table(
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return cells: each name, then empty cells. `counts` contains the number of cells per name."""
-    return [
-        name if number == 0 else ""
-        for name, count in zip(names, counts, strict=True)
-        for number in range(count)
-    ]
+    """Return `counts[i]` cells for `names[i]`: the name, then empty cells."""
+    groups = ([name, *[""] * count][:count] for name, count in zip(names, counts, strict=True))
+    return list(itertools.chain.from_iterable(groups))
 
 
 def facts(pairs: Iterable[tuple[str, str]], screen: Screen, width: int) -> Iterator[str]:

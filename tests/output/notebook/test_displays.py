@@ -1,5 +1,3 @@
-"""Tables, figures and data frames for notebooks."""
-
 from __future__ import annotations
 
 import re
@@ -147,10 +145,7 @@ def test_matplotlib_is_not_installed(monkeypatch):
         usual("bn").plot()
 
 
-LIBRARIES = ["pandas", "polars"]
-
-
-@pytest.fixture(params=LIBRARIES)
+@pytest.fixture(params=["pandas", "polars"])
 def library(request):
     pytest.importorskip(request.param)
     return request.param
@@ -183,11 +178,9 @@ def test_missing_roles_are_missing_values(library):
 
 
 def test_small_floats_odd_shapes_and_no_layers(library):
-    arrays = {
-        "moving_mean": np.array([[1.5, 2.5]], ml_dtypes.bfloat16),
-        "moving_variance": np.float32([3]),
-    }
-    frame = model(layer("bn", arrays)).to_frame(library)
+    means = np.array([[1.5, 2.5]], ml_dtypes.bfloat16)
+    bn = layer("bn", {"moving_mean": means, "moving_variance": np.float32([3])})
+    frame = model(bn).to_frame(library)
     assert frame["moving_mean"].to_numpy().tolist() == [1.5, 2.5]
     assert len(frame) == 2
     empty = model().to_frame(library)
@@ -198,7 +191,7 @@ def test_small_floats_odd_shapes_and_no_layers(library):
 def test_the_default_library(monkeypatch):
     installed = {"polars"}
     monkeypatch.setattr(notebook, "find_spec", lambda name: name in installed or None)
-    for name in LIBRARIES:
+    for name in ("pandas", "polars"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert notebook._default_library() == "polars"
     installed.clear()

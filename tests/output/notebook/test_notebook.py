@@ -15,10 +15,8 @@ NOTEBOOK = Path(__file__).with_name("look.ipynb")
 
 @pytest.fixture(scope="module")
 def outputs():
-    pytest.importorskip("ipykernel")
-    pytest.importorskip("matplotlib")
-    nbclient = pytest.importorskip("nbclient")
-    nbformat = pytest.importorskip("nbformat")
+    libraries = ("ipykernel", "matplotlib", "nbclient", "nbformat")
+    *_, nbclient, nbformat = map(pytest.importorskip, libraries)
     if not (Path(sys.prefix) / "share/jupyter/kernels/python3").is_dir():
         pytest.skip("ipykernel is not installed in this environment")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

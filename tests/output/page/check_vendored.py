@@ -7,6 +7,7 @@ Needs npm and access to a registry. The exit code is 1 if a file differs.
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,8 @@ from pathlib import Path
 
 VENDOR = Path(__file__).resolve().parents[3] / "bnstat/output/page/vendor"
 
-FILES = {
-    "uPlot.iife.min.js": "package/dist/uPlot.iife.min.js",
-    "uPlot.min.css": "package/dist/uPlot.min.css",
-    "LICENSE": "package/LICENSE",
-}
-"""Vendored file -> its place in the package."""
+FILES = ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE")
+"""The vendored files, by their paths in the package."""
 
 
 def main() -> int:
@@ -31,11 +28,8 @@ def main() -> int:
         subprocess.run(pack, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL)
         (archive,) = Path(folder).glob("*.tgz")
         shutil.unpack_archive(archive, folder, filter="data")
-        wrong = [
-            file
-            for file, place in FILES.items()
-            if (VENDOR / file).read_bytes() != (Path(folder) / place).read_bytes()
-        ]
+        pairs = {file: (VENDOR / Path(file).name, Path(folder, "package", file)) for file in FILES}
+        wrong = [file for file, pair in pairs.items() if not filecmp.cmp(*pair, shallow=False)]
     print(f"{name} {version}:", f"{', '.join(wrong)} differ" if wrong else "as published")
     return int(bool(wrong))
 

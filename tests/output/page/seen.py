@@ -14,22 +14,18 @@ from tests.output.models import model, usual
 
 Show = Callable[..., Any]
 
+CELLS = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
 NAMES = ["stem/bn", "block1/bn", "block2/bn", "block10/bn", "head/bn"]
 
 
 def network(epsilon: float | None = 0.001) -> Any:
-    layers = [
-        usual(name, 16 + place, place, epsilon=epsilon) for place, name in enumerate(NAMES, 1)
-    ]
-    return model(*layers)
+    numbered = enumerate(NAMES, 1)
+    return model(*(usual(name, 16 + place, place, epsilon=epsilon) for place, name in numbered))
 
 
 def rows(page: Any) -> list[list[str]]:
     """Return the texts of the table's rows that are in the document."""
-    texts: list[list[str]] = page.eval_on_selector_all(
-        "#table tr[aria-rowindex]",
-        "rows => rows.map(row => [...row.cells].map(c => c.textContent))",
-    )
+    texts: list[list[str]] = page.eval_on_selector_all("#table tr[aria-rowindex]", CELLS)
     return texts
 
 
@@ -57,10 +53,7 @@ def numbers(page: Any) -> dict[str, list[str]]:
     page.evaluate("document.getElementById('numbers-details').open = true")
     page.wait_for_selector("#channels tr[aria-rowindex]")
     heads = page.eval_on_selector_all("#channels th", "heads => heads.map(h => h.textContent)")
-    cells = page.eval_on_selector_all(
-        "#channels tr[aria-rowindex]",
-        "rows => rows.map(row => [...row.cells].map(c => c.textContent))",
-    )
+    cells = page.eval_on_selector_all("#channels tr[aria-rowindex]", CELLS)
     return dict(zip(heads, map(list, zip(*cells, strict=True)), strict=True))
 
 

@@ -143,7 +143,7 @@ def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pages, "MOST_NUMBERS", 3 * 4 * 8)
     entries = [(str(place), model(usual("bn", seed=place))) for place in range(9)]
     entries[4] = ("4", DamagedError("model-4", "is damaged"))
-    frames = pages.Frames(entries)
+    frames = pages.Frames(entries, 9)
     passed = list(frames)
     assert [name for name, _ in passed] == [name for name, _ in entries]
     assert {number: name for number, (name, _) in frames.kept.items()} == {0: "0", 7: "8"}
@@ -152,10 +152,8 @@ def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch
 
 def test_measured_statistics() -> None:
     numbers = np.array([1.0, np.nan, 3])
-    data = {
-        "bn": ("shifted", {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}),
-        "other": ("healthy", {"mean": numbers}),
-    }
+    arrays = {"mean": numbers, "variance": numbers + 1, "divergence": numbers + 2}
+    data = {"bn": ("shifted", arrays), "other": ("healthy", {"mean": numbers})}
     shown = Shown(of_model(model(usual("bn", 3)), measured=data))
     measured = shown.data["rows"][0]["measured"]
     assert measured["state"] == "shifted"

@@ -33,7 +33,8 @@ def of_two(old: Model, new: Model) -> str:
 
 
 def of_run(*models: Model) -> str:
-    frames = page.Frames([(f"model-{place}", model) for place, model in enumerate(models)])
+    entries = [(f"model-{place}", model) for place, model in enumerate(models)]
+    frames = page.Frames(entries, len(entries))
     run = history(frames)
     findings = [*check(run), *check(frames.newest)]
     return text_of(page.of_history("runs/cnn", run, frames, findings))
@@ -77,10 +78,9 @@ class Parts(HTMLParser):
 
     @property
     def policy(self) -> str:
+        name = "Content-Security-Policy"
         return next(
-            str(attrs["content"])
-            for tag, attrs, _ in self.elements
-            if tag == "meta" and attrs.get("http-equiv") == "Content-Security-Policy"
+            str(attrs["content"]) for _, attrs, _ in self.elements if name in attrs.values()
         )
 
 

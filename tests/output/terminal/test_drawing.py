@@ -48,12 +48,8 @@ def test_notes_fit_the_screen():
 
 def test_a_frame():
     labels = {0: "10", 1: "0"}, ("a", "mid", "z")
-    assert framed(lambda width: ["#" * width] * 2, *labels, 14, Screen()) == [
-        "10 |##########",
-        " 0 |##########",
-        "   +----------",
-        "    a  mid   z",
-    ]
+    lines = ["10 |##########", " 0 |##########", "   +----------", "    a  mid   z"]
+    assert framed(lambda width: ["#" * width] * 2, *labels, 14, Screen()) == lines
     boxes = framed(lambda width: ["#" * width] * 2, *labels, 14, Screen(boxes=True))
     assert boxes[1:3] == [" 0 ┤##########", "   └──────────"]
     texts = {}, ("12345", "middle", "54321")

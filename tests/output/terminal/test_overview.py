@@ -37,11 +37,8 @@ def test_header():
         "layers      2 with 1,503 channels",
     ]
     source = Source("model.pb", "frozen-graph")
-    assert list(header(model(usual("a", 1), source=source), Screen())) == [
-        "path    model.pb",
-        "format  frozen-graph",
-        "layers  1 with 1 channel",
-    ]
+    lines = ["path    model.pb", "format  frozen-graph", "layers  1 with 1 channel"]
+    assert list(header(model(usual("a", 1), source=source), Screen())) == lines
 
 
 def test_settings_are_in_the_header_or_in_columns():
@@ -75,15 +72,15 @@ def test_histogram_counts_every_bin():
     assert table_rows(model(bn))["bn"].count("█▇▆▅▄▃▂▁") == 2
 
 
+BAD = "N  NaN or infinite values (1 layer)"
+
+
 @pytest.mark.parametrize(
     ("arrays", "legend_line"),
     [
-        ({"gamma": [1, np.nan]}, "N  NaN or infinite values (1 layer)"),
-        (
-            {"gamma": [-3e38, 3e38, np.nan], "beta": [1e-45, 0]},
-            "N  NaN or infinite values (1 layer)",
-        ),
-        ({"moving_variance": [1, np.inf]}, "N  NaN or infinite values (1 layer)"),
+        ({"gamma": [1, np.nan]}, BAD),
+        ({"gamma": [-3e38, 3e38, np.nan], "beta": [1e-45, 0]}, BAD),
+        ({"moving_variance": [1, np.inf]}, BAD),
         ({"moving_variance": [1, -1e-9]}, "V  negative variance (1 layer)"),
         (
             {"moving_mean": [0, 0], "moving_variance": [1, 1]},
@@ -113,9 +110,8 @@ def test_defects_are_marked_and_explained(arrays, legend_line):
 def test_sound_layers_are_not_marked(arrays):
     a_model = model(layer("bn", vectors(**arrays)))
     assert table_rows(a_model)["bn"][0] == "2"
-    assert legend(a_model) == [
-        "mean±standard deviation, smallest..largest, histogram over the channels"
-    ]
+    content = "mean±standard deviation, smallest..largest, histogram over the channels"
+    assert legend(a_model) == [content]
 
 
 def test_marks_are_red_where_there_are_colours():
@@ -136,11 +132,8 @@ def test_footnotes_name_each_fact_once():
     layers = [usual(f"bn_{number}", notes=["renamed"]) for number in range(5)]
     extra = {"renorm_mean": variable("r", [1.0])}
     layers += [usual("a", notes=["\x1b[31m"]), usual("b", extra=extra)]
-    assert list(footnotes(model(*layers))) == [
-        "bn_0, bn_1 and 3 others: renamed",
-        "a: \\x1b[31m",
-        "b: also stored: renorm_mean",
-    ]
+    lines = ["bn_0, bn_1 and 3 others: renamed", "a: \\x1b[31m", "b: also stored: renorm_mean"]
+    assert list(footnotes(model(*layers))) == lines
 
 
 NAMES = [
@@ -167,9 +160,8 @@ def test_no_line_is_wider_than_the_terminal(width, glyphs):
 
 def test_wider_screens_show_more():
     shown = model(usual("block1/conv1/batchnorm", 64))
-    texts = [
-        " ".join(overview(shown, Screen(width=width, boxes=True))) for width in (40, 80, 130, 200)
-    ]
+    screens = [Screen(width=width, boxes=True) for width in (40, 80, 130, 200)]
+    texts = [" ".join(overview(shown, screen)) for screen in screens]
     assert ["gamma" in text for text in texts] == [False, True, True, True]
     assert ["range" in text for text in texts] == [False, False, True, True]
     assert ["█" in text for text in texts] == [False, False, False, True]

@@ -41,19 +41,14 @@ def test_widths_and_abilities(monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "terminal_colour", "pipe_colour"),
     [
-        ({}, True, False),
-        ({"NO_COLOR": "1"}, False, False),
-        ({"NO_COLOR": ""}, True, False),
-        ({"FORCE_COLOR": "1"}, True, True),
-        ({"FORCE_COLOR": ""}, True, False),
-        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
-        ({"TERM": "dumb"}, False, False),
-        ({"TERM": "dumb", "FORCE_COLOR": "1"}, True, True),
+        *(("", True, False), ("NO_COLOR=", True, False), ("FORCE_COLOR=", True, False)),
+        *(("NO_COLOR=1", False, False), ("FORCE_COLOR=1", True, True), ("TERM=dumb", False, False)),
+        *(("FORCE_COLOR=1 NO_COLOR=1", False, False), ("TERM=dumb FORCE_COLOR=1", True, True)),
     ],
 )
 def test_colours(monkeypatch, variables, terminal_colour, pipe_colour):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
     assert Screen.of(Terminal()).colour == terminal_colour
     assert Screen.of(pipe()).colour == pipe_colour
 
