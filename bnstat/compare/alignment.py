@@ -1,9 +1,8 @@
 """Pairing the layers of two models.
 
-Layers with equal names are paired first. The other layers were renamed, or written by another
-framework. Two such layers are paired if one name ends with the other, regardless of separators. The
-rest is paired by position if all shapes agree, unless layers at other positions have equal values.
-Otherwise, layers are paired by values, or by scale and shift.
+Layers are paired by equal names, then if one name ends with the other, then by equal values (or
+equal scale and shift), then by position if all shapes agree, and then by the nearest values. Each
+step pairs only layers that the steps before left without a counterpart.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def _parts(name: str) -> _Parts:
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal shape if one name ends with the other, unless other names do as well."""
+    """Pair layers of equal shape if one name ends with the other, and with no third name."""
     by_suffix, new_by_suffix = (
         _unique((suffix, layer) for layer in layers for suffix in _suffixes(layer.name))
         for layers in (olds, news)
@@ -184,7 +183,7 @@ def _shape(layer: BatchNorm) -> tuple[int, ...]:
 def _by_position_or_values(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects | None
 ) -> list[Pair]:
-    """Pair layers by position, unless layers at other positions have equal values or effects."""
+    """Pair layers by equal values or effects, and the remaining layers by position."""
     placed, equals = _by_position(olds, news), _by_equal_values(olds, news)
     if effects is not None:
         equals += _by_effect(*_unpaired(olds, news, equals), effects)
@@ -226,7 +225,7 @@ def _by_effect(
 
 
 def _without_twins(layers: Iterable[BatchNorm]) -> dict[bytes, BatchNorm]:
-    """Return a mapping of hash of the values -> layer, without layers whose values are equal."""
+    """Map a hash of each layer's values to the layer; leave out layers with equal values."""
     return _unique((_fingerprint(layer), layer) for layer in layers)
 
 

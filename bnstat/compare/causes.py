@@ -54,7 +54,7 @@ def is_rewritten(layer: BatchNorm) -> bool:
 
 
 def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Cause, ...]:
-    """Return a tuple of the one cause that explains all differing values; empty if unexplained."""
+    """Return a tuple of the cause that explains all differing values; empty if no cause does."""
     values = _values_of_both(old, new)
     if values is None:
         return ()
@@ -101,7 +101,7 @@ def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | N
 
 
 def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -> Cause | None:
-    """Return a cause if all variances differ by one constant, as with another epsilon."""
+    """Return a cause if all variances differ by one constant, as after a change of epsilon."""
     if not _are_same_except(old, new, tolerance, "moving_variance"):
         return None
     offsets = new["moving_variance"] - old["moving_variance"]

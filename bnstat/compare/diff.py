@@ -93,8 +93,8 @@ class LayerChange:
         old, new: the layer's name in the old and the new model.
         match: the criterion for pairing; `suffix` if one name ends with the other.
         settings: changes of epsilon and momentum, if stored in both files.
-        remark: a key in `REMARKS`; None if the formats differ, or if every difference has a cause.
-        verdict: `same-effect` if scale and shift agree within the tolerance, though values do not.
+        remark: a key in `REMARKS` if the layer looks frozen, while others moved; None otherwise.
+        verdict: `same-effect` if only the values differ, and scale and shift agree.
         epsilons: the epsilon of the old and of the new layer; None if unknown.
     """
 
@@ -134,12 +134,10 @@ class Difference(Displayed):
         layers: the layers of both models, in the order of the new model.
         removed, added: the names of the layers of only the old or only the new model.
         folded: layers of one model that are proven to be folded into the other model's weights.
-        misfolded: removed and added layers that were folded with a wrong scale or shift, and the
-            causes.
+        misfolded: layers of `removed` and `added` that were folded with a wrong scale or shift.
         ties: names of layers of the new model that were paired by position alone, because another
             layer has the same values.
-        unfolded: removed and added layers that may be folded into the other model's weights, but
-            without proof.
+        unfolded: layers of `removed` and `added` that may be folded, without proof.
     """
 
     old: Source
@@ -393,7 +391,6 @@ def _compare_role(
 
 
 def _remark(change: LayerChange) -> Remark | None:
-    """Return a key of `REMARKS` if statistics or weights did not move; None if a cause is known."""
     if change.causes:
         return None
     moved = {role.role: role.moved > 0 for role in change.roles if role.comparable}

@@ -7,9 +7,8 @@ the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is
 their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
 the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift. Then scale and shift follow from the
-weights and biases of both models. A layer with this scale and shift is compared with the original,
-and reported only if known causes explain the whole difference.
+A converter may also fold a layer with a wrong scale or shift, which the weights and biases of both
+models imply. Such a layer is reported only if known causes explain the whole error.
 """
 
 from __future__ import annotations
@@ -79,10 +78,7 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Unfolded:
-    """A layer that is not proven to be folded into the other model's weights.
-
-    Its file stores no epsilon, or no weights of the other model match.
-    """
+    """A layer that may be folded: no weights match the layer, or its epsilon is unknown."""
 
     layer: str
     side: Side
@@ -99,9 +95,9 @@ def find_folded(
 ) -> tuple[list[Folded], list[Unfolded]]:
     """Return two lists: layers folded into the other model's weights, and layers that may be.
 
-    `layers` are missing in the other model. `doubtful` layers may have a counterpart, so they are
-    returned only if folding is proven. The second list is empty if the other model has batch norm
-    and no converter wrote it, because such a model is probably not folded.
+    `layers` are missing in the other model. `doubtful` layers may have a counterpart there, so they
+    are returned only with a proof. A model with batch norm is rarely folded, so the second list is
+    empty for such a model unless a converter wrote it.
     """
     if not own.stored or not other.stored:
         return [], []
@@ -287,7 +283,7 @@ class _Search:
         )
 
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
-        """Return a `Folded` whose `causes` explain a wrong scale or shift; None if there is none.
+        """Return a `Folded` with the causes of a wrong scale or shift; None if no cause is known.
 
         `taken` contains the keys of the other model's tensors into which other layers are folded.
         """
@@ -351,7 +347,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts that imply a mean near the layer's mean or (if swapped) its variance."""
+    """Return the shifts that imply a mean near the layer's mean, or its variance after a swap."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
@@ -383,7 +379,7 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 def _is_common(scale: Floats) -> bool:
     """Return True if a tensor may equal this scale by chance, so that equality proves nothing.
 
-    True if all channels have the same scale, or if a single channel's scale is short, like 0.75.
+    Such a scale is equal in all channels, or a single number with few digits, like 0.75.
     """
     if scale.size > 1:
         return bool(np.ptp(scale) == 0)

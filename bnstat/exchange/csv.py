@@ -186,11 +186,11 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
             raise DamagedError(where, f"{channel[:40]!r} is not a channel")
         indices.append(tuple(map(int, parts)))
     if len({len(index) for index in indices}) > 1:
-        raise DamagedError(where, "the channels of a layer differ in their number of indices")
+        raise DamagedError(where, "some channels have more indices than others")
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
     if prod(shape) > _MOST_CHANNELS:
         raise DamagedError(
-            where, f"has channel indices for {prod(shape)} channels, too many to read"
+            where, f"the channel indices imply {prod(shape)} channels, too many to read"
         )
     for label in labels(shape, 0, min(prod(shape), len(table) + 1)):
         if label not in table:

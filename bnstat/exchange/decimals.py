@@ -71,7 +71,7 @@ _MOST_DECIMALS: Final = 9
 
 
 def _shortest_float32(array: Array) -> Array:
-    """Return float32 numbers whose shortest decimals read back as the elements of `array`."""
+    """Convert narrower floats to float32 numbers whose shortest decimals read back the same."""
     with np.errstate(all="ignore"):
         exact = array.astype(np.float64)
         result = exact.astype(np.float32)

@@ -1,6 +1,6 @@
 """The parts of a layer that `export` writes, and their names in each framework.
 
-PyTorch's momentum is the share of the new statistics; in other frameworks, of the old statistics.
+Momentum is the share of the new statistics in PyTorch, and of the old statistics elsewhere.
 Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/normalization.py.
 
 `diff --map` writes a CSV file of lines OLD,NEW with the names of paired layers; `export --map`
@@ -89,7 +89,7 @@ class ExportOptions:
     """The options of `export`: the parts to write, and their names.
 
     Attributes:
-        names: a key of `NAMINGS`, stored in JSON; None for Keras's names, with no key in JSON.
+        names: a key of `NAMINGS`, which JSON records; None for Keras's names without a record.
         folded: True to write each layer's scale and shift instead of the four roles.
         epsilon: used for scale and shift if a layer's file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
@@ -204,7 +204,7 @@ def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
             continue
         if len(row) != 2 or not row[1].strip():
             raise DamagedError(
-                where, "is not FROM,TO", "bnstat diff OLD NEW --map writes such a file"
+                where, "must be two cells, FROM and TO", "bnstat diff OLD NEW --map writes them"
             )
         old, new = row[0].strip(), row[1].strip()
         if old not in by_text:

@@ -66,8 +66,8 @@ class ExportFormat(NamedTuple):
         content: what a file contains, for the help of `export` and the documentation.
         is_binary: True if `dump` writes bytes, False if it writes text.
         flag: the help of the option `--NAME`; empty if only `--format` selects the format.
-        is_document: True if a file contains everything that `schema.json` describes, so that it is
-            also of use without values.
+        is_document: True if a file contains everything that `schema.json` describes; such a file
+            is useful without values too.
         is_model: True if `apply` reads the file like any model, so that the module has only `dump`.
     """
 

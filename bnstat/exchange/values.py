@@ -96,7 +96,7 @@ class Document:
     """Values from a file or from memory.
 
     Attributes:
-        layers: layer name in the document's spelling -> role, or key of an undecided variable ->
+        layers: layer name in the document's spelling -> role (or an undecided variable's key) ->
             values.
         spelt: converts a layer's name in a model to the document's spelling.
     """

@@ -194,10 +194,10 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `arrays`, extended by new values for variables that the file stores a second time.
+    """Return `arrays` and new values for duplicates: variables that the file stores twice.
 
-    A second copy gets the new values of the variable that has the same name and the same bits. If
-    several such variables get different values, the copy is not changed. No graph reads copies.
+    A duplicate gets the new values of the variable with the same name and bits. If several such
+    variables get different values, the duplicate does not change. No graph reads duplicates.
     """
     result = dict(arrays)
     full_names = {node.key: node.full_name for node in contents.objects if node.key}

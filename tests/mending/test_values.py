@@ -225,7 +225,7 @@ WRONG_CSV = [
     (HEAD + "bn,0,1\nbn,0,1\n", "line 3: channel '0' is listed a second time"),
     (HEAD + "bn,0\n", "line 2: has 2 cells, but there are 3 columns"),
     (HEAD + "bn,x,1\n", "bn: 'x' is not a channel"),
-    (HEAD + "bn,0:0,1\nbn,1,1\n", "the channels of a layer differ in"),
+    (HEAD + "bn,0:0,1\nbn,1,1\n", "some channels have more indices than others"),
     (HEAD + "bn,999999999:999999999,1\n", "too many to read"),
     (HEAD + "bn,0,1\nbn,1,1\n", r"bn, gamma: the new values have shape \[2\]"),
     (HEAD + "br,0,1\n", "br: m has no such batch-norm layer"),

@@ -129,7 +129,7 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
-    """Return function -> constant -> new array. `arrays` has names of the inlined graph as keys."""
+    """Find the constants that the keys of `arrays`, names in the inlined graph, stand for."""
     engines = (node for node in all_nodes(graph) if node.op == TENSORRT)
     if any(engine.attr["serialized_segment"].s for engine in engines):
         raise UnsupportedError(

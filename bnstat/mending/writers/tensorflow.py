@@ -55,7 +55,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
         blocks = [(offset, size) for _, offset, size in table.blocks]
         handles = iter([write(each, changed if each in touched else None) for each in blocks])
         if left:
-            raise DamagedError(path, "lacks an entry that its index lists")
+            raise DamagedError(path, "has no entry for a tensor that gets new values")
         footer = write(table.metaindex, None)
         footer += write(table.index, lambda key, value: next(handles))
         out.write(footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
