@@ -109,34 +109,26 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
     PyTorch's wrappers put `module.` before every name, so that suffixes are ambiguous: `module.bn1`
     and `module.layer1.0.bn1` both end with `bn1`. The most common prefix is tried first.
     """
-    candidates: dict[tuple[str, _Parts], list[Pair]] = defaultdict(list)
+    candidates: dict[tuple[int, _Parts], list[Pair]] = defaultdict(list)
     old_by_parts, new_by_parts = (
         _unique((_parts(layer.name), layer) for layer in layers) for layers in (olds, news)
     )
-    for side, layers, others in (
-        ("new", new_by_parts, old_by_parts),
-        ("old", old_by_parts, new_by_parts),
-    ):
+    both = [(new_by_parts, old_by_parts), (old_by_parts, new_by_parts)]
+    for side, (layers, others) in enumerate(both):
         for parts, layer in layers.items():
             for start in range(min(len(parts), _MOST_PARTS)):
                 if (other := others.get(parts[start:])) is not None:
-                    old, new = (other, layer) if side == "new" else (layer, other)
+                    old, new = (layer, other) if side else (other, layer)
                     candidates[side, parts[:start]].append(Pair(old, new, "suffix"))
     result: list[Pair] = []
-    paired_olds: set[str] = set()
-    paired_news: set[str] = set()
+    paired: set[BatchNorm] = set()
     for (_, prefix), pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
-        free = [
-            pair
-            for pair in pairs
-            if pair.old.name not in paired_olds and pair.new.name not in paired_news
-        ]
+        free = [pair for pair in pairs if paired.isdisjoint((pair.old, pair.new))]
         same = [pair for pair in free if _shape(pair.old) == _shape(pair.new)]
         # One name that ends in another proves little, unless the names are equal.
         if 2 * len(same) > len(free) and (len(same) > 1 or not prefix):
             result += same
-            paired_olds |= {pair.old.name for pair in same}
-            paired_news |= {pair.new.name for pair in same}
+            paired.update(layer for pair in same for layer in (pair.old, pair.new))
     return result
 
 

@@ -266,11 +266,14 @@ def diff(
     # Without such a change, nothing shows that the layers that did not move were frozen.
     if old.source.format == new.source.format and has_unexplained:
         changes = [(pair, replace(change, remark=_remark(change))) for pair, change in changes]
+    # PyTorch numbers the layers of a sequence. If one model has fewer layers, later layers have
+    # other numbers, so a number as a name does not show that two layers correspond.
     any_alone = bool(alignment.removed or alignment.added)
     doubtful = [
         pair
         for pair, change in changes
-        if change.verdict == "different" and not _is_sure(pair, any_alone)
+        if change.verdict == "different"
+        and (pair.match != "name" or (any_alone and pair.new.name.split(".")[-1].isdecimal()))
     ]
     olds, news = [pair.old for pair in doubtful], [pair.new for pair in doubtful]
     old_folded, old_unfolded = find_folded(alignment.removed, olds, old, new, "old", effects)
@@ -299,16 +302,6 @@ def diff(
         alignment.ties,
         (*old_unfolded, *new_unfolded),
     )
-
-
-def _is_sure(pair: Pair, any_alone: bool) -> bool:
-    """Return True if the names show that two layers correspond, regardless of the values.
-
-    PyTorch numbers the layers of a sequence. If one model has fewer layers (`any_alone`: a layer
-    has no counterpart), later layers have other numbers, so a number as a name shows nothing.
-    """
-    is_number = pair.new.name.rpartition(".")[2].isdecimal()
-    return pair.match == "name" and not (any_alone and is_number)
 
 
 def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> LayerChange:

@@ -51,9 +51,7 @@ def _encode(array: Array, words: Mapping[str, str]) -> str:
     numbers = portable(array)
     dtype = numbers.dtype
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise UnsupportedError(
-            str(array.dtype), "bnstat does not write elements of this type as decimal numbers"
-        )
+        raise UnsupportedError(str(array.dtype), "cannot be written as decimal numbers")
     if dtype == np.float16 or (dtype != array.dtype and dtype.kind == "f"):
         numbers = _shortest_float32(array)
     numbers = numbers.astype(numbers.dtype.newbyteorder("="), order="C", copy=False)

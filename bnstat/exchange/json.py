@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import IO, Any, Final
 
 import numpy as np
@@ -25,14 +26,7 @@ _SCHEMA: Final = 1
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
     """Write a model as JSON; see `ExportModule.dump`."""
-    source = model.source
-    described = _members(
-        path=source.path,
-        format=source.format,
-        checkpoint=source.checkpoint,
-        step=source.step,
-        writer=source.writer,
-    )
+    described = _members(**asdict(model.source))
     names = f' "names": {encode(options.names)},\n' if options.names else ""
     file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n "layers": [')
     _write_layers(options.track(model.layers), file, options)
@@ -69,23 +63,17 @@ def _members(**items: object) -> str:
 def _folded(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
     name, epsilon = options.name(layer), options.epsilon_of(layer)
     yield f"  {{{_members(name=name, channels=layer.channels, epsilon=epsilon)}"
-    for part in options.parts:
-        array = options.array(layer, part)
-        if array is not None:
-            named = {"name": options.key(layer, part)} if options.names else {}
-            yield f',\n   "{part}": '
-            yield from _described(array, **named, dtype=array.dtype.name, shape=array.shape)
+    for part, array in zip(options.parts, layer.scale_and_shift(epsilon), strict=True):
+        named = {"name": options.key(layer, part)} if options.names else {}
+        yield f',\n   "{part}": '
+        yield from _described(array, **named, dtype=array.dtype.name, shape=array.shape)
     yield "}"
 
 
 def _layer(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
-    settings = {
-        "epsilon": layer.epsilon,
-        "momentum": options.momentum(layer),
-        "axis": layer.axis,
-        "evidence": layer.evidence,
-    }
-    yield f"  {{{_members(name=options.name(layer), channels=layer.channels, **settings)}"
+    name, momentum = options.name(layer), options.momentum(layer)
+    settings = {"epsilon": layer.epsilon, "momentum": momentum, "axis": layer.axis}
+    yield f"  {{{_members(name=name, channels=layer.channels, **settings, evidence=layer.evidence)}"
     for role in ROLES:
         yield f',\n   "{role}": '
         if role in layer.variables:
@@ -239,9 +227,7 @@ def _parse(file: File) -> object:
         return result
 
     def constant(word: str) -> object:
-        raise DamagedError(
-            file.path, f"contains {word} without quotes", f'write it as a string, "{word}"'
-        )
+        raise DamagedError(file.path, f"contains {word} without quotes", f'write "{word}"')
 
     try:
         parsed: object = json.loads(
@@ -318,7 +304,7 @@ def _object(item: object, known: set[str], path: str, place: str) -> dict[str, A
         if name not in known:
             member = f"{place}.{name[:80]}".removeprefix(".")
             raise _wrong(
-                path, member, "is not a known member", f"known are {', '.join(sorted(known))}"
+                path, member, "is not a known member", f"known: {', '.join(sorted(known))}"
             )
     return item
 

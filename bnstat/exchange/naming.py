@@ -139,9 +139,7 @@ class ExportOptions:
     def epsilon_of(self, layer: BatchNorm) -> float:
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
         if epsilon is None:
-            raise BnstatError(
-                printable(layer.name), "epsilon is not stored in this file", "pass --epsilon"
-            )
+            raise BnstatError(printable(layer.name), "the file stores no epsilon", "pass --epsilon")
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:

@@ -98,18 +98,14 @@ def apply(
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
     """Raise a `ChangedError` if a copy differs from the original beyond `arrays` (key -> new)."""
-    stored, copied = _arrays_of(original), _arrays_of(copy)
-    for layer, key in stored | copied:
-        place = layer, key
-        if (
-            place not in stored
-            or place not in copied
-            or not is_same(arrays.get(key, stored[place]), copied[place])
-        ):
+    copied = _arrays_of(copy)
+    expected = {place: arrays.get(place[1], array) for place, array in _arrays_of(original).items()}
+    for place in expected | copied:
+        is_known = place in expected and place in copied
+        if not is_known or not is_same(expected[place], copied[place]):
             raise ChangedError(
                 original.source.path,
-                f"the copy was deleted, because its layer {layer} does not have the expected "
-                "values",
+                f"the copy was deleted, because its layer {place[0]} has unexpected values",
                 "if the model was overwritten meanwhile, try again",
             )
 

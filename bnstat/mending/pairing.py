@@ -111,8 +111,9 @@ def fit(
         assert stored is not None
         where = f"{layer.name}, {role}"
         array = given.fitted(variable, stored, where)
-        owner = owners.setdefault(variable.key, where)
-        if not is_same(arrays.setdefault(variable.key, array), array):
+        key = variable.key
+        owner = owners.setdefault(key, where)
+        if not is_same(arrays.setdefault(key, array), array):
             raise BnstatError(
                 where,
                 f"shares its variable with {owner}, but their values differ",
@@ -123,9 +124,7 @@ def fit(
             distances = np.where(is_moved, abs(as_float64(array) - as_float64(stored)), 0.0)
         largest = float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
         moved = int(is_moved.sum())
-        changes.append(
-            Change(layer.name, role, variable.key, array.size, moved, largest, name, match)
-        )
+        changes.append(Change(layer.name, role, key, array.size, moved, largest, name, match))
     return arrays, changes
 
 

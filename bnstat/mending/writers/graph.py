@@ -73,13 +73,11 @@ def with_values(array: Array, tensor: bytes) -> bytes:
         new = field(number, b"".join(map(encoded, bits)))
     else:
         new = field(number, raw(array))
-    if not values:
-        return tensor + new
     pieces, kept = [], 0
     for span in values:
         pieces += [tensor[kept : span.begin], new]
         new, kept = b"", span.end
-    return b"".join((*pieces, tensor[kept:]))
+    return b"".join((*pieces, tensor[kept:], new))
 
 
 _GRAPH_IN_META_GRAPH: Final = 2

@@ -64,12 +64,10 @@ def _write_into(path: str, left: dict[str, Array]) -> None:
                 dataset: Any = opened[key]
                 array = left.pop(key)
                 # HDF5 has no bfloat16; it is stored as opaque pairs of bytes.
-                raw = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
-                dataset[...] = raw
+                dataset[...] = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise BnstatError(
-            path, f"h5py cannot write the new values ({first_line(error)})"
-        ) from error
+        reason = first_line(error)
+        raise BnstatError(path, f"h5py cannot write the new values ({reason})") from error
 
 
 def _refuse(left: Mapping[str, Array]) -> None:
