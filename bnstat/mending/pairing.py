@@ -119,10 +119,11 @@ def fit(
                 f"shares its variable with {owner}, but their values differ",
                 "give both the same values",
             )
-        is_moved = different(stored, array).reshape(stored.shape)
+        is_moved = different(stored, array)
         with np.errstate(all="ignore"):
-            distances = np.where(is_moved, abs(as_float64(array) - as_float64(stored)), 0.0)
-        largest = float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
+            distances = np.abs(as_float64(array) - as_float64(stored)).ravel()[is_moved]
+        distances[np.isnan(distances)] = np.inf
+        largest = float(distances.max(initial=0.0))
         moved = int(is_moved.sum())
         changes.append(Change(layer.name, role, key, array.size, moved, largest, name, match))
     return arrays, changes
