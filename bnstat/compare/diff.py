@@ -358,8 +358,9 @@ def _compare_role(
     presence: Presence = "new" if a is None else "old" if b is None else "both"
     shapes = (None if a is None else a.shape, None if b is None else b.shape)
     dtypes = (None if a is None else str(a.dtype), None if b is None else str(b.dtype))
+    change = RoleChange(role, presence, shapes, dtypes)
     if a is None or b is None or squeezed(a.shape) != squeezed(b.shape):
-        return RoleChange(role, presence, shapes, dtypes)
+        return change
     before, after = as_float64(a).ravel(), as_float64(b).ravel()
     with np.errstate(all="ignore"):
         distance = np.abs(after - before)
@@ -371,11 +372,8 @@ def _compare_role(
         moved = distance > atol + rtol * np.abs(before)
         moved |= np.isinf(distance)
         relative = (distance / np.abs(before))[(before != 0) & np.isfinite(before)]
-    return RoleChange(
-        role,
-        presence,
-        shapes,
-        dtypes,
+    return replace(
+        change,
         channels=before.size,
         moved=int(moved.sum()),
         largest=float(distance.max(initial=0)),

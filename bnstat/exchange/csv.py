@@ -24,10 +24,8 @@ from bnstat.model import ROLES, Array, Model, printable
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
-_LONGEST_NAME: Final = 32767
-"""Characters that fit into a spreadsheet cell. A layer's name is repeated on every row."""
-_ROWS: Final = 1 << 12
-"""Rows that are formatted at a time, few enough for the processor's cache."""
+_LONGEST_NAME: Final = 32767  # the characters that fit into a spreadsheet cell
+_ROWS: Final = 1 << 12  # rows that are formatted at a time, few enough for the processor's cache
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.decimals import CHUNK, WORDS, nested_json
+from bnstat.exchange.decimals import WORDS, nested_json
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import as_shape, numpy_dtype
@@ -22,27 +22,27 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
 from bnstat.storage.files import File
 
 _SCHEMA: Final = 1
+_CHUNK: Final = 1 << 16  # elements that are converted to decimal at a time
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
     """Write a model as JSON; see `ExportModule.dump`."""
     described = _members(**asdict(model.source))
     names = f' "names": {encode(options.names)},\n' if options.names else ""
-    file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n "layers": [')
-    _write_layers(options.track(model.layers), file, options)
-    file.write("]")
+    file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n')
+    file.writelines(_list("layers", options.track(model.layers), options))
     if model.undecided and not options.folded:
-        file.write(',\n "undecided": [')
-        _write_layers(model.undecided, file, options)
-        file.write("]")
+        file.write(",\n")
+        file.writelines(_list("undecided", model.undecided, options))
     file.write("}\n")
 
 
-def _write_layers(layers: Iterable[BatchNorm], file: IO[str], options: ExportOptions) -> None:
+def _list(member: str, layers: Iterable[BatchNorm], options: ExportOptions) -> Iterator[str]:
+    yield f' "{member}": ['
     for number, layer in enumerate(layers):
-        file.write(",\n" if number else "\n")
-        for piece in _folded(layer, options) if options.folded else _layer(layer, options):
-            file.write(piece)
+        yield ",\n" if number else "\n"
+        yield from _folded(layer, options) if options.folded else _layer(layer, options)
+    yield "]"
 
 
 def encode(value: object) -> str:
@@ -121,18 +121,17 @@ def _values(array: Array) -> Iterator[str]:
         yield "[]"
         return
     row_size = array.size // len(array)
-    rows = max(1, CHUNK // row_size)
+    rows = max(1, _CHUNK // row_size)
     for start in range(0, len(array), rows):
         yield ", " if start else "["
-        if row_size > CHUNK:
+        if row_size > _CHUNK:
             yield from _values(array[start])
         else:
             yield nested_json(array[start : start + rows])[1:-1]
     yield "]"
 
 
-DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
-"""The members of the document."""
+_DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
 _LAYER: Final = {
     "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
     "undecided", "notes", *ROLES,
@@ -171,7 +170,7 @@ def read_document(parsed: object, path: str) -> Document:
         DamagedError: the document is not like `schema.json`, or a shape does not fit its values.
         UnsupportedError: the document has another schema version, or contains scales and shifts.
     """
-    document = _object(parsed, DOCUMENT, path, "")
+    document = _object(parsed, _DOCUMENT, path, "")
     if document.get("schema", Number(_SCHEMA)) != Number(_SCHEMA):
         raise UnsupportedError(path, f"schema is not {_SCHEMA}", "export it again")
     layers: dict[str, Mapping[str, Given]] = {}

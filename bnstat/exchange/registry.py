@@ -44,7 +44,6 @@ class ExportModule(Protocol):
 
         A model must not match, because export formats are tried before the formats of models.
         """
-        ...
 
     def read(self, file: File) -> Document:
         """Read the values in a file.
@@ -53,7 +52,6 @@ class ExportModule(Protocol):
             DamagedError: the file is damaged, or does not contain values of layers.
             UnsupportedError: the file contains values that `apply` cannot write, or is too large.
         """
-        ...
 
 
 class ExportFormat(NamedTuple):
