@@ -146,10 +146,8 @@ def _rescaled(old: Values, new: Values, tolerance: float) -> Cause | None:
     if samples > _FEWEST_SAMPLES - 0.5 and abs(samples - round(samples)) <= max(doubt, 1e-4):
         about = "about " if doubt > 0.5 else ""
         change = "biased -> unbiased" if ratio > 1 else "unbiased -> biased"
-        return Cause(
-            "unbiased-variance",
-            f"the variance differs by N/(N-1), N = {about}{round(samples)}: {change}",
-        )
+        text = f"the variance differs by N/(N-1), N = {about}{round(samples)}: {change}"
+        return Cause("unbiased-variance", text)
     return Cause("rescaled-variance", f"the variance is multiplied by {ratio:.6g}")
 
 

@@ -16,7 +16,7 @@ from bnstat.compare.effects import TOLERANCE, Effects
 from bnstat.compare.folding import Folded, Unfolded, find_folded
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, BatchNorm, Model, Source, as_float64, different, squeezed
+from bnstat.model import ROLES, Model, Source, as_float64, different, squeezed
 
 PairVerdict = Literal["same", "same-effect", "different"]
 Presence = Literal["both", "old", "new"]
@@ -257,23 +257,19 @@ def diff(
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
-    has_unexplained = any(
-        role.moved
-        for _, change in changes
-        if change.verdict == "different" and not change.causes
-        for role in change.roles
-    )
+    differing = [(pair, change) for pair, change in changes if change.verdict == "different"]
+    unexplained = [change for _, change in differing if not change.causes]
     # Without such a change, nothing shows that the layers that did not move were frozen.
-    if old.source.format == new.source.format and has_unexplained:
+    has_moved = any(role.moved for change in unexplained for role in change.roles)
+    if old.source.format == new.source.format and has_moved:
         changes = [(pair, replace(change, remark=_remark(change))) for pair, change in changes]
     # PyTorch numbers the layers of a sequence. If one model has fewer layers, later layers have
     # other numbers, so a number as a name does not show that two layers correspond.
     any_alone = bool(alignment.removed or alignment.added)
     doubtful = [
         pair
-        for pair, change in changes
-        if change.verdict == "different"
-        and (pair.match != "name" or (any_alone and pair.new.name.split(".")[-1].isdecimal()))
+        for pair, _ in differing
+        if pair.match != "name" or (any_alone and pair.new.name.split(".")[-1].isdecimal())
     ]
     olds, news = [pair.old for pair in doubtful], [pair.new for pair in doubtful]
     old_folded, old_unfolded = find_folded(alignment.removed, olds, old, new, "old", effects)
@@ -307,7 +303,7 @@ def diff(
 def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> LayerChange:
     old, new = pair.old, pair.new
     either = [role for role in ROLES if role in old.variables or role in new.variables]
-    roles = tuple(_compare_role(role, old, new, rtol, atol) for role in either)
+    roles = tuple(_compare_role(role, pair, rtol, atol) for role in either)
     epsilons = effects.epsilon(old), effects.epsilon(new)
     stored = {"epsilon": epsilons, "momentum": (old.momentum, new.momentum)}
     # A graph stores settings as float32, a configuration as float64.
@@ -351,10 +347,8 @@ def _judge(
     return "different", value_reasons + causes
 
 
-def _compare_role(
-    role: str, old: BatchNorm, new: BatchNorm, rtol: float, atol: float
-) -> RoleChange:
-    a, b = old.array(role), new.array(role)
+def _compare_role(role: str, pair: Pair, rtol: float, atol: float) -> RoleChange:
+    a, b = pair.old.array(role), pair.new.array(role)
     presence: Presence = "new" if a is None else "old" if b is None else "both"
     shapes = (None if a is None else a.shape, None if b is None else b.shape)
     dtypes = (None if a is None else str(a.dtype), None if b is None else str(b.dtype))

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice, permutations, product
+from itertools import compress, islice, permutations, product
 from math import isqrt, prod
 from typing import Final, Literal, NamedTuple
 
@@ -101,11 +101,8 @@ def find_folded(
     """
     if not own.stored or not other.stored:
         return [], []
-    pairs = [
-        (layer, effect)
-        for layer in (*layers, *doubtful)
-        if (effect := effects.of(layer)) is not None
-    ]
+    either = (*layers, *doubtful)
+    pairs = [(layer, effect) for layer in either if (effect := effects.of(layer)) is not None]
     sizes = {effect.scale.size for _, effect in pairs}
     search = _Search(_Tensors(own, sizes), _Tensors(other, sizes), side, effects)
     result: list[Folded] = []
@@ -201,10 +198,9 @@ class _Search:
         for view in self._mine.views[effect.scale.size]:
             for into in self._scaled(effect.scale, view):
                 for bias in islice(biases or self._biases_of_next(effect, view), 1):
-                    roundings = (_rounding_of(into.weights), _rounding_of(view.weights))
-                    rounding = roundings[0] or roundings[1] or bias.rounding
-                    weights, scaled = view.weights.key, into.weights.key
-                    yield Folded(name, self._side, weights, scaled, bias.key or None, rounding)
+                    old, new = view.weights, into.weights
+                    rounding = _rounding_of(new) or _rounding_of(old) or bias.rounding
+                    yield Folded(name, self._side, old.key, new.key, bias.key or None, rounding)
         if _is_common(effect.scale):
             return
         shifts = self._near(effect.shift, self._tolerance * effect.terms)
@@ -330,7 +326,7 @@ class _Search:
                 scale: Floats = (flat * other).sum(axis=1) / view.norms**2
             distance = 10 * self._tolerance * np.abs(other).max(axis=1, keepdims=True)
             expected = scale[:, np.newaxis] * flat
-            if within(other, expected, np.broadcast_to(distance, other.shape)).all():
+            if within(other, expected, distance).all():
                 return scale
         return None
 
@@ -344,11 +340,9 @@ def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Sh
     with np.errstate(all="ignore"):
         implied = (values["beta"] - np.stack([shift for _, shift in shifts])) / scale
         distance = _NEAR * (np.abs(mean) + np.sqrt(np.abs(variance)) + np.abs(variance))
-        near = [
-            (np.abs(implied - target) <= distance).mean(axis=1) >= _SHARE
-            for target in (mean, variance)
-        ]
-    return [shifts[index] for index in np.flatnonzero(near[0] | near[1]).tolist()]
+        gaps = [np.abs(implied - target) for target in (mean, variance)]
+        is_near = [(gap <= distance).mean(axis=1) >= _SHARE for gap in gaps]
+    return list(compress(shifts, is_near[0] | is_near[1]))
 
 
 def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:

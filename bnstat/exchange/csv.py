@@ -71,6 +71,9 @@ def _column(array: Array | None, start: int, stop: int) -> list[str]:
 
 _MOST_CHANNELS: Final = 1 << 40
 
+_Table = dict[str, tuple[str, list[str | float | None]]]
+"""Channel -> the position of its row, such as `line 2`, and the row's numbers by role."""
+
 
 def matches(file: File) -> bool:
     """Return True if the first line of a file is the header of an exported table."""
@@ -121,7 +124,7 @@ def read_table(
             raise DamagedError(head, f"has two columns {name!r}")
     layer_at, channel_at = names.index("layer"), names.index("channel")
     roles = {name: at for at, name in enumerate(names) if name in ROLES}
-    tables: dict[str, dict[str, tuple[str, list[str | float | None]]]] = {}
+    tables: dict[str, _Table] = {}
     for place, row in rows:
         where = f"{path}, {place}"
         if len(row) != len(names):
@@ -148,12 +151,7 @@ def _number(value: object, where: str) -> str | float | None:
     raise DamagedError(where, "has a cell that is not a number")
 
 
-def _layer(
-    roles: Sequence[str],
-    table: Mapping[str, tuple[str, Sequence[str | float | None]]],
-    where: str,
-) -> dict[str, Given]:
-    """Return role -> values; `table` maps channel -> (row such as `line 2`, number per role)."""
+def _layer(roles: Sequence[str], table: _Table, where: str) -> dict[str, Given]:
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}

@@ -23,7 +23,6 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 if TYPE_CHECKING:
     from bnstat.compare.diff import Difference
 
-
 PARTS_FOLDED: Final = ("scale", "shift")
 """The parts of a folded layer: `y = scale * x + shift`."""
 
@@ -145,22 +144,21 @@ class ExportOptions:
     def check(self, layers: Sequence[BatchNorm]) -> None:
         """Raise a `BnstatError` if two tensors would get one name, or an epsilon is missing."""
         names: dict[str, str] = {}
+        hint = "rename one with --map"
         for layer in layers:
             earlier = names.setdefault(self.name(layer), layer.name)
             if earlier != layer.name:
                 raise BnstatError(
                     printable(self.name(layer)),
                     f"is the name of two layers, {printable(earlier)} and {printable(layer.name)}",
-                    "rename one with --map",
+                    hint,
                 )
             if self.folded:
                 self.epsilon_of(layer)
         keys = Counter(self.key(layer, part) for layer in layers for part in self.parts)
         for key, count in keys.items():
             if count > 1:
-                raise BnstatError(
-                    printable(key), "is the name of two tensors", "rename one with --map"
-                )
+                raise BnstatError(printable(key), "is the name of two tensors", hint)
 
 
 DEFAULTS: Final = ExportOptions()

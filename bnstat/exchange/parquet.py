@@ -29,12 +29,9 @@ _MOST_COLUMNS: Final = 16
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as Parquet; see `ExportModule.dump`."""
     arrow, parquet = _libraries()
-    is_wide = any(
-        variable.dtype not in ("float16", "bfloat16", "float32")
-        for layer in model.layers
-        for variable in layer.variables.values()
-    )
-    dtype = np.dtype(np.float64 if is_wide else np.float32)
+    dtypes = {variable.dtype for layer in model for variable in layer.variables.values()}
+    is_narrow = dtypes <= {"float16", "bfloat16", "float32"}
+    dtype = np.dtype(np.float32 if is_narrow else np.float64)
     kind = arrow.from_numpy_dtype(dtype)
     fields = [("layer", arrow.string()), ("channel", arrow.string())]
     schema = arrow.schema([*fields, *((label, kind) for label in options.labels)])

@@ -70,13 +70,7 @@ def apply(
     """
     path = fspath(path)
     refuse_url(path, "bnstat writes local models only")
-    options = Options(
-        reader="native",
-        patterns=tuple(patterns),
-        include_shadows=include_shadows,
-        eager=True,
-        config=config,
-    )
+    options = Options("native", tuple(patterns), include_shadows, eager=True, config=config)
     _, model = options.open(path, locate(path).choose(path, checkpoint, step))
     plan = planned(model.source, output, in_place)
     fitted, changes = fit(model, values_of(values), roles, layers)
@@ -87,13 +81,9 @@ def apply(
         _, copy = options.open(draft, locate(draft).default)
         verify(copy, model, arrays)
     touched = {change.layer for change in changes}
-    return Applied(
-        model.source,
-        plan.output,
-        fspath(values) if isinstance(values, (str, PathLike)) else None,
-        changes,
-        [layer.name for layer in model if layer.name not in touched],
-    )
+    untouched = [layer.name for layer in model if layer.name not in touched]
+    given = fspath(values) if isinstance(values, (str, PathLike)) else None
+    return Applied(model.source, plan.output, given, changes, untouched)
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:

@@ -155,10 +155,9 @@ def _in_graph(homes: Homes) -> Change:
         array = arrays.get(_name(node))
         if array is None:
             return node
-        change = at(_TENSOR_IN_ENTRY, partial(with_values, array))
-        return at([_ATTRIBUTE], lambda entry: change(entry) if _name(entry) == "value" else entry)(
-            node
-        )
+        new = at(_TENSOR_IN_ENTRY, partial(with_values, array))
+        in_value = at([_ATTRIBUTE], lambda entry: new(entry) if _name(entry) == "value" else entry)
+        return in_value(node)
 
     def in_function(function: bytes) -> bytes:
         name = _name(_first(function, _SIGNATURE))
