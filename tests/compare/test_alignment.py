@@ -9,6 +9,7 @@ import pytest
 from bnstat.compare import alignment
 from bnstat.compare.alignment import align
 from bnstat.model import BatchNorm, Variable
+from tests.compare.ports import arrays_of
 from tests.output.models import layer, model, usual
 
 
@@ -25,23 +26,13 @@ def matches(
 
 def trained(name: str, seed: int, channels: int = 8) -> BatchNorm:
     """Return the layer `usual(.., seed=seed)` after some training: near, but not equal."""
-    before = usual("", channels, seed)
-    return layer(
-        name,
-        {
-            role: before.array(role) * np.float32(1.1) + np.float32(0.01)
-            for role in before.variables
-        },
-    )
-
-
-def _arrays(of: BatchNorm) -> dict[str, np.ndarray]:
-    return {role: np.asarray(of.array(role)) for role in of.variables}
+    before = arrays_of(usual("", channels, seed))
+    return layer(name, {role: a * np.float32(1.1) + np.float32(0.01) for role, a in before.items()})
 
 
 def times(factor: float, name: str, seed: int) -> BatchNorm:
     """Return the layer `usual(.., seed=seed)` with all values multiplied."""
-    return layer(name, {role: factor * a for role, a in _arrays(usual("", seed=seed)).items()})
+    return layer(name, {role: factor * a for role, a in arrays_of(usual("", seed=seed)).items()})
 
 
 def only(name: str, role: str, seed: int) -> BatchNorm:
@@ -50,7 +41,7 @@ def only(name: str, role: str, seed: int) -> BatchNorm:
 
 
 FLAT = usual("a", seed=1)
-SONNET = layer("b", {role: array.reshape(1, 1, 1, 8) for role, array in _arrays(FLAT).items()})
+SONNET = layer("b", {role: array.reshape(1, 1, 1, 8) for role, array in arrays_of(FLAT).items()})
 ABC = [usual(f"a{number}", seed=number) for number in range(3)]
 NEAR = [usual("a0", seed=1), trained("a1", 1)]
 WIDTHS = dict(enumerate((4, 8, 16, 32)))

@@ -23,16 +23,9 @@ def document(layers: Mapping[str, Sequence[str]], spelt: Callable[[str], str] = 
     return Document("d.json", given, spelt)
 
 
-def changed(
-    of: Model,
-    values: Document | Model,
-    roles: Sequence[str] = ROLES,
-    globs: Sequence[str] = (),
-) -> list[tuple[str, str, str, str]]:
-    return [
-        (change.layer, change.role, change.given_as, change.match)
-        for change in fit(of, values, roles, globs)[1]
-    ]
+def changed(of: Model, values: Document | Model, *chosen: Any, **more: Any) -> list[Any]:
+    changes = fit(of, values, *chosen, **more)[1]
+    return [(change.layer, change.role, change.given_as, change.match) for change in changes]
 
 
 NET = model(

@@ -170,6 +170,10 @@ WRONG_JSON = [
     (put("layers.0.gamma.values", [1, 2]), f"{VALUES} has 2 elements"),
     (put("layers.0.gamma.values", 1), f"{VALUES} has no elements"),
     (put("layers.0.gamma.shape", [4]), f"{VALUES} has 3 elements"),
+    # A claim of 2**60 bytes is refused before memory is reserved, a larger claim at once.
+    (put("layers.0.gamma.shape", [1 << 58]), f"{VALUES} has 3 elements, but the shape requires"),
+    (put("layers.0.gamma.shape", [1 << 59]), f"{SHAPE} is not a list of sizes that an array can"),
+    (put("layers.0.gamma.shape", [1 << 60, 1 << 60, 0]), f"{SHAPE} is not a list of sizes"),
     (put("layers.0.gamma.shape", [-3]), f"{SHAPE} is not a list of sizes"),
     ('{"layers": [{"name": "bn", "gamma": {"shape": [' + "9" * 5000 + '], "values": []}}]}', SHAPE),
     (put("layers.0.gamma.shape", "3"), f"{SHAPE} is not a list of sizes"),
