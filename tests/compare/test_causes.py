@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.compare.diff import Difference, LayerChange, diff
+from bnstat.compare.diff import LayerChange, diff
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, BatchNorm
-from tests.compare.ports import arrays_of, changed, rewritten, trained
+from tests.compare.ports import arrays_of, changed, compared, rewritten, trained
 from tests.output.models import layer, model
 
 BN = trained("bn", 16)
@@ -22,10 +22,6 @@ VARIANCE = ARRAYS["moving_variance"]
 
 def judged(old: BatchNorm, new: BatchNorm, **options: Any) -> LayerChange:
     return compared(old, new, **options).layers[0]
-
-
-def compared(old: BatchNorm, new: BatchNorm, **options: Any) -> Difference:
-    return diff(model(old), model(new), **options)
 
 
 def kinds(change: LayerChange) -> list[str]:

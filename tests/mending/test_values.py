@@ -6,6 +6,8 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +156,7 @@ def put(at: str, value: Any) -> Callable[[Any], Any]:
 
     def change(document: Any) -> Any:
         *path, last = [int(part) if part.isdigit() else part for part in at.split(".")]
-        inner = document
-        for part in path:
-            inner = inner[part]
-        inner[last] = value
+        reduce(getitem, path, document)[last] = value
         return document
 
     return change
