@@ -30,11 +30,6 @@ def trained(name: str, seed: int, channels: int = 8) -> BatchNorm:
     return layer(name, {role: a * np.float32(1.1) + np.float32(0.01) for role, a in before.items()})
 
 
-def times(factor: float, name: str, seed: int) -> BatchNorm:
-    """Return the layer `usual(.., seed=seed)` with all values multiplied."""
-    return layer(name, {role: factor * a for role, a in arrays_of(usual("", seed=seed)).items()})
-
-
 def only(name: str, role: str, seed: int) -> BatchNorm:
     """Return a layer whose only role has the gamma of `usual(.., seed=seed)`."""
     return layer(name, {role: usual("", seed=seed).array("gamma")})
@@ -86,8 +81,8 @@ def numbered(prefix: str, first: int = 0) -> list[BatchNorm]:
          [only("b0", "beta", 2), only("b1", "beta", 1)], ["a0 b0 position", "a1 b1 position"]),
         # by near values
         (ABC, [trained("b2", 2), trained("b1", 1)], ["a2 b2 values", "a1 b1 values"]),
-        ([usual("a", seed=1), usual("c", 4)], [times(-1, "b", 1)], []),
-        ([usual("a", seed=1), usual("c", 4)], [times(2, "b", 1)], []),
+        *(([FLAT, usual("c", 4)], [layer("b", {r: n * a for r, a in arrays_of(FLAT).items()})], [])
+          for n in (-1, 2)),
         # Two layers do not share a match.
         *((near, [trained("b", 1)], ["a1 b values"]) for near in (NEAR, NEAR[::-1])),
         ([usual("b", seed=1)], [NEAR[1], usual("a2", seed=1)], ["b a2 values"]),

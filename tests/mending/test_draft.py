@@ -136,12 +136,9 @@ def _damage(contents: Any, _: Any) -> None:
     raise bnstat.DamagedError(f"{contents.source.path}.index", "is damaged")
 
 
-def _fill(contents: Any, _: Any) -> None:
-    raise OSError(28, "No space left on device", contents.source.path)
-
-
-def _refuse(*_: Any, **__: Any) -> None:
-    raise OSError(28, "No space left on device")
+def _fill(*arguments: Any, **_: Any) -> None:
+    paths = [each.source.path for each in arguments if hasattr(each, "source")]
+    raise OSError(28, "No space left on device", *paths)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +149,7 @@ def _refuse(*_: Any, **__: Any) -> None:
         # Errors have the name of the copy.
         ("bnstat.mending.apply", "write_arrays", _damage, "c.index: is damaged"),
         ("bnstat.mending.apply", "write_arrays", _fill, "c: cannot be written: No space"),
-        *(("os", name, _refuse, "c: cannot be written: No space")
+        *(("os", name, _fill, "c: cannot be written: No space")
           for name in ("rename", "fsync", "mkdir")),
     ],
 )  # fmt: skip
