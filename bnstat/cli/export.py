@@ -91,7 +91,7 @@ def command(
     rows = (
         row
         for row in FORMATS
-        if (row.name == name if name else output.lower().endswith(f".{row.ending}"))
+        if (row.name == name if name else output.lower().endswith(f".{row.name}"))
     )
     row = next(rows, FORMATS[0])
     if no_values and folded:

@@ -1,9 +1,8 @@
 """Pairing the layers of two models.
 
-Layers with equal names are paired first. The other layers were renamed, or written by another
-framework. Two such layers are paired if one name ends with the other, regardless of separators. The
-rest is paired by position if all shapes agree, unless layers at other positions have equal values.
-Otherwise, layers are paired by values, or by scale and shift.
+Layers are paired by equal names, then if one name ends with the other, then by equal values (or
+equal scale and shift), then by position if all shapes agree, and then by the nearest values. Each
+step pairs only layers that the steps before left without a counterpart.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ _MOST_PARTS = 16  # the number of trailing components of a name that are compare
 
 _Parts = tuple[str, ...]
 _Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+_Layers = Sequence[BatchNorm]
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -89,55 +89,47 @@ def _by_name(old: Model, new: Model) -> list[Pair]:
         Pair(pair.old, pair.new, "name") if pair.old.name == pair.new.name else pair
         for pair in _by_equal_values(old, new)
     ]
-    olds, news = ({layer.name for layer in side} for side in _unpaired(old, new, equals))
-    named = [pair for pair in pairs if pair.old.name in olds and pair.new.name in news]
+    paired = _layers_of(equals)
+    named = [pair for pair in pairs if paired.isdisjoint((pair.old, pair.new))]
     return _by_position(old, new) or equals + named
 
 
-def _unpaired(
-    old: Iterable[BatchNorm], new: Iterable[BatchNorm], pairs: Sequence[Pair]
-) -> tuple[list[BatchNorm], list[BatchNorm]]:
-    olds, news = {pair.old.name for pair in pairs}, {pair.new.name for pair in pairs}
-    return (
-        [layer for layer in old if layer.name not in olds],
-        [layer for layer in new if layer.name not in news],
-    )
+def _layers_of(pairs: Iterable[Pair]) -> set[BatchNorm]:
+    return {layer for pair in pairs for layer in (pair.old, pair.new)}
 
 
-def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+def _unpaired(old: _Layers, new: _Layers, pairs: Sequence[Pair]) -> tuple[_Layers, _Layers]:
+    paired = _layers_of(pairs)
+    olds, news = ([layer for layer in side if layer not in paired] for side in (old, new))
+    return olds, news
+
+
+def _by_prefix(olds: _Layers, news: _Layers) -> list[Pair]:
     """Pair layers of equal shape whose names differ by separators or by a common prefix.
 
     PyTorch's wrappers put `module.` before every name, so that suffixes are ambiguous: `module.bn1`
     and `module.layer1.0.bn1` both end with `bn1`. The most common prefix is tried first.
     """
-    candidates: dict[tuple[str, _Parts], list[Pair]] = defaultdict(list)
+    candidates: dict[tuple[int, _Parts], list[Pair]] = defaultdict(list)
     old_by_parts, new_by_parts = (
         _unique((_parts(layer.name), layer) for layer in layers) for layers in (olds, news)
     )
-    for side, layers, others in (
-        ("new", new_by_parts, old_by_parts),
-        ("old", old_by_parts, new_by_parts),
-    ):
+    both = [(new_by_parts, old_by_parts), (old_by_parts, new_by_parts)]
+    for side, (layers, others) in enumerate(both):
         for parts, layer in layers.items():
             for start in range(min(len(parts), _MOST_PARTS)):
                 if (other := others.get(parts[start:])) is not None:
-                    old, new = (other, layer) if side == "new" else (layer, other)
+                    old, new = (layer, other) if side else (other, layer)
                     candidates[side, parts[:start]].append(Pair(old, new, "suffix"))
     result: list[Pair] = []
-    paired_olds: set[str] = set()
-    paired_news: set[str] = set()
+    paired: set[BatchNorm] = set()
     for (_, prefix), pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
-        free = [
-            pair
-            for pair in pairs
-            if pair.old.name not in paired_olds and pair.new.name not in paired_news
-        ]
+        free = [pair for pair in pairs if paired.isdisjoint((pair.old, pair.new))]
         same = [pair for pair in free if _shape(pair.old) == _shape(pair.new)]
         # One name that ends in another proves little, unless the names are equal.
         if 2 * len(same) > len(free) and (len(same) > 1 or not prefix):
             result += same
-            paired_olds |= {pair.old.name for pair in same}
-            paired_news |= {pair.new.name for pair in same}
+            paired |= _layers_of(same)
     return result
 
 
@@ -153,8 +145,8 @@ def _parts(name: str) -> _Parts:
     return tuple(printable(name).replace("/", ".").split("."))
 
 
-def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal shape if one name ends with the other, unless other names do as well."""
+def _by_suffix(olds: _Layers, news: _Layers) -> list[Pair]:
+    """Pair layers of equal shape if one name ends with the other, and with no third name."""
     by_suffix, new_by_suffix = (
         _unique((suffix, layer) for layer in layers for suffix in _suffixes(layer.name))
         for layers in (olds, news)
@@ -181,10 +173,8 @@ def _shape(layer: BatchNorm) -> tuple[int, ...]:
     return squeezed(layer.shape)
 
 
-def _by_position_or_values(
-    olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects | None
-) -> list[Pair]:
-    """Pair layers by position, unless layers at other positions have equal values or effects."""
+def _by_position_or_values(olds: _Layers, news: _Layers, effects: Effects | None) -> list[Pair]:
+    """Pair layers by equal values or effects, and the remaining layers by position."""
     placed, equals = _by_position(olds, news), _by_equal_values(olds, news)
     if effects is not None:
         equals += _by_effect(*_unpaired(olds, news, equals), effects)
@@ -196,14 +186,14 @@ def _by_position_or_values(
     return equals + _by_position(*_unpaired(olds, news, equals))
 
 
-def _by_position(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+def _by_position(olds: _Layers, news: _Layers) -> list[Pair]:
     """Pair each layer with the layer at the same position; return no pairs if any shapes differ."""
     if [_shape(layer) for layer in olds] != [_shape(layer) for layer in news]:
         return []
     return [Pair(old, new, "position") for old, new in zip(olds, news, strict=True)]
 
 
-def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+def _by_equal_values(olds: _Layers, news: _Layers) -> list[Pair]:
     """Pair layers with equal values, if no other layer of either model has these values."""
     if not olds or not news:
         return []
@@ -215,18 +205,15 @@ def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> li
     ]
 
 
-def _by_effect(
-    olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
-) -> list[Pair]:
+def _by_effect(olds: _Layers, news: _Layers, effects: Effects) -> list[Pair]:
     """Pair layers with equal effects, if no other layer of either model has the same effect."""
     pairs = [Pair(*each, "effect") for each in product(olds, news) if effects.are_equal(*each)]
-    old_counts = Counter(pair.old.name for pair in pairs)
-    new_counts = Counter(pair.new.name for pair in pairs)
-    return [p for p in pairs if old_counts[p.old.name] == new_counts[p.new.name] == 1]
+    counts = Counter(layer for pair in pairs for layer in (pair.old, pair.new))
+    return [pair for pair in pairs if counts[pair.old] == counts[pair.new] == 1]
 
 
 def _without_twins(layers: Iterable[BatchNorm]) -> dict[bytes, BatchNorm]:
-    """Return a mapping of hash of the values -> layer, without layers whose values are equal."""
+    """Map a hash of each layer's values to the layer; leave out layers with equal values."""
     return _unique((_fingerprint(layer), layer) for layer in layers)
 
 
@@ -239,7 +226,7 @@ def _fingerprint(layer: BatchNorm) -> bytes:
     return digest.digest()
 
 
-def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+def _by_near_values(olds: _Layers, news: _Layers) -> list[Pair]:
     """Pair layers of equal roles and shapes that are mutual nearest neighbours by value."""
     pairs = []
     new_groups = _by_shapes(news)
@@ -255,17 +242,17 @@ def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> lis
     return pairs
 
 
-def _by_shapes(layers: Sequence[BatchNorm]) -> Mapping[_Shapes, list[BatchNorm]]:
+def _by_shapes(layers: _Layers) -> Mapping[_Shapes, list[BatchNorm]]:
     groups = defaultdict(list)
     for layer in layers:
         roles = [role for role in ROLES if role in layer.variables]
-        if roles:
-            shapes = tuple((role, squeezed(layer.variables[role].shape)) for role in roles)
+        shapes = tuple((role, squeezed(layer.variables[role].shape)) for role in roles)
+        if shapes:
             groups[shapes].append(layer)
     return groups
 
 
-def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
+def _distances(olds: _Layers, news: _Layers, role: str) -> Floats:
     """Return distances |a - b| / (|a| + |b|) of a role's values: row = old layer, column = new."""
     a, b = (np.stack([values_of(layer, role) for layer in layers]) for layers in (olds, news))
     with np.errstate(all="ignore"):

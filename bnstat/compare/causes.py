@@ -7,7 +7,7 @@ from the other layer's gamma, beta and epsilon, the implied mean and variance ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Final
 
 import numpy as np
@@ -54,7 +54,7 @@ def is_rewritten(layer: BatchNorm) -> bool:
 
 
 def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Cause, ...]:
-    """Return a tuple of the one cause that explains all differing values; empty if unexplained."""
+    """Return a tuple of the cause that explains all differing values; empty if no cause does."""
     values = _values_of_both(old, new)
     if values is None:
         return ()
@@ -86,10 +86,11 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
         tolerance = max(_IMPLIED, effects.tolerance)
         if (cause := _other_epsilon(olds, news, epsilon, tolerance)) is not None:
             return (cause,)
-    for find in (_swapped, _rounded, _order, _channels, _rescaled, _deviation):
-        if (cause := find(olds, news, tolerance)) is not None:
-            return (cause,)
-    return ()
+    finders = [_swapped, _rounded, _order, _channels]
+    if _are_same_except(olds, news, tolerance, "moving_variance"):
+        finders += [_rescaled, _deviation]
+    causes = (find(olds, news, tolerance) for find in finders)
+    return tuple(islice(filter(None, causes), 1))
 
 
 def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | None:
@@ -101,7 +102,7 @@ def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | N
 
 
 def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -> Cause | None:
-    """Return a cause if all variances differ by one constant, as with another epsilon."""
+    """Return a cause if all variances differ by one constant, as after a change of epsilon."""
     if not _are_same_except(old, new, tolerance, "moving_variance"):
         return None
     offsets = new["moving_variance"] - old["moving_variance"]
@@ -131,11 +132,7 @@ def _swapped(old: Values, new: Values, tolerance: float) -> Cause | None:
 def _rescaled(old: Values, new: Values, tolerance: float) -> Cause | None:
     """Return a cause if all variances changed by one factor, such as N/(N-1)."""
     variance = old["moving_variance"]
-    if (
-        not _are_same_except(old, new, tolerance, "moving_variance")
-        or not (variance > 0).all()
-        or variance.size < 2
-    ):
+    if variance.size < 2 or not (variance > 0).all():
         return None
     ratios = new["moving_variance"] / variance
     ratio = float(np.median(ratios))
@@ -149,16 +146,12 @@ def _rescaled(old: Values, new: Values, tolerance: float) -> Cause | None:
     if samples > _FEWEST_SAMPLES - 0.5 and abs(samples - round(samples)) <= max(doubt, 1e-4):
         about = "about " if doubt > 0.5 else ""
         change = "biased -> unbiased" if ratio > 1 else "unbiased -> biased"
-        return Cause(
-            "unbiased-variance",
-            f"the variance differs by N/(N-1), N = {about}{round(samples)}: {change}",
-        )
+        text = f"the variance differs by N/(N-1), N = {about}{round(samples)}: {change}"
+        return Cause("unbiased-variance", text)
     return Cause("rescaled-variance", f"the variance is multiplied by {ratio:.6g}")
 
 
 def _deviation(old: Values, new: Values, tolerance: float) -> Cause | None:
-    if not _are_same_except(old, new, tolerance, "moving_variance"):
-        return None
     a, b = old["moving_variance"], new["moving_variance"]
     with np.errstate(all="ignore"):
         if close(np.sqrt(a), b, tolerance).all():

@@ -16,7 +16,7 @@ from bnstat.compare.effects import TOLERANCE, Effects
 from bnstat.compare.folding import Folded, Unfolded, find_folded
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, BatchNorm, Model, Source, as_float64, different, squeezed
+from bnstat.model import ROLES, Model, Source, as_float64, different, squeezed
 
 PairVerdict = Literal["same", "same-effect", "different"]
 Presence = Literal["both", "old", "new"]
@@ -93,8 +93,8 @@ class LayerChange:
         old, new: the layer's name in the old and the new model.
         match: the criterion for pairing; `suffix` if one name ends with the other.
         settings: changes of epsilon and momentum, if stored in both files.
-        remark: a key in `REMARKS`; None if the formats differ, or if every difference has a cause.
-        verdict: `same-effect` if scale and shift agree within the tolerance, though values do not.
+        remark: a key in `REMARKS` if the layer looks frozen, while others moved; None otherwise.
+        verdict: `same-effect` if only the values differ, and scale and shift agree.
         epsilons: the epsilon of the old and of the new layer; None if unknown.
     """
 
@@ -134,12 +134,10 @@ class Difference(Displayed):
         layers: the layers of both models, in the order of the new model.
         removed, added: the names of the layers of only the old or only the new model.
         folded: layers of one model that are proven to be folded into the other model's weights.
-        misfolded: removed and added layers that were folded with a wrong scale or shift, and the
-            causes.
+        misfolded: layers of `removed` and `added` that were folded with a wrong scale or shift.
         ties: names of layers of the new model that were paired by position alone, because another
             layer has the same values.
-        unfolded: removed and added layers that may be folded into the other model's weights, but
-            without proof.
+        unfolded: layers of `removed` and `added` that may be folded, without proof.
     """
 
     old: Source
@@ -259,20 +257,19 @@ def diff(
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     changes = [(pair, _layer_change(pair, rtol, atol, effects)) for pair in alignment.pairs]
-    has_unexplained = any(
-        role.moved
-        for _, change in changes
-        if change.verdict == "different" and not change.causes
-        for role in change.roles
-    )
+    differing = [(pair, change) for pair, change in changes if change.verdict == "different"]
+    unexplained = [change for _, change in differing if not change.causes]
     # Without such a change, nothing shows that the layers that did not move were frozen.
-    if old.source.format == new.source.format and has_unexplained:
+    has_moved = any(role.moved for change in unexplained for role in change.roles)
+    if old.source.format == new.source.format and has_moved:
         changes = [(pair, replace(change, remark=_remark(change))) for pair, change in changes]
+    # PyTorch numbers the layers of a sequence. If one model has fewer layers, later layers have
+    # other numbers, so a number as a name does not show that two layers correspond.
     any_alone = bool(alignment.removed or alignment.added)
     doubtful = [
         pair
-        for pair, change in changes
-        if change.verdict == "different" and not _is_sure(pair, any_alone)
+        for pair, _ in differing
+        if pair.match != "name" or (any_alone and pair.new.name.split(".")[-1].isdecimal())
     ]
     olds, news = [pair.old for pair in doubtful], [pair.new for pair in doubtful]
     old_folded, old_unfolded = find_folded(alignment.removed, olds, old, new, "old", effects)
@@ -303,20 +300,10 @@ def diff(
     )
 
 
-def _is_sure(pair: Pair, any_alone: bool) -> bool:
-    """Return True if the names show that two layers correspond, regardless of the values.
-
-    PyTorch numbers the layers of a sequence. If one model has fewer layers (`any_alone`: a layer
-    has no counterpart), later layers have other numbers, so a number as a name shows nothing.
-    """
-    is_number = pair.new.name.rpartition(".")[2].isdecimal()
-    return pair.match == "name" and not (any_alone and is_number)
-
-
 def _layer_change(pair: Pair, rtol: float, atol: float, effects: Effects) -> LayerChange:
     old, new = pair.old, pair.new
     either = [role for role in ROLES if role in old.variables or role in new.variables]
-    roles = tuple(_compare_role(role, old, new, rtol, atol) for role in either)
+    roles = tuple(_compare_role(role, pair, rtol, atol) for role in either)
     epsilons = effects.epsilon(old), effects.epsilon(new)
     stored = {"epsilon": epsilons, "momentum": (old.momentum, new.momentum)}
     # A graph stores settings as float32, a configuration as float64.
@@ -360,15 +347,14 @@ def _judge(
     return "different", value_reasons + causes
 
 
-def _compare_role(
-    role: str, old: BatchNorm, new: BatchNorm, rtol: float, atol: float
-) -> RoleChange:
-    a, b = old.array(role), new.array(role)
+def _compare_role(role: str, pair: Pair, rtol: float, atol: float) -> RoleChange:
+    a, b = pair.old.array(role), pair.new.array(role)
     presence: Presence = "new" if a is None else "old" if b is None else "both"
     shapes = (None if a is None else a.shape, None if b is None else b.shape)
     dtypes = (None if a is None else str(a.dtype), None if b is None else str(b.dtype))
+    change = RoleChange(role, presence, shapes, dtypes)
     if a is None or b is None or squeezed(a.shape) != squeezed(b.shape):
-        return RoleChange(role, presence, shapes, dtypes)
+        return change
     before, after = as_float64(a).ravel(), as_float64(b).ravel()
     with np.errstate(all="ignore"):
         distance = np.abs(after - before)
@@ -380,11 +366,8 @@ def _compare_role(
         moved = distance > atol + rtol * np.abs(before)
         moved |= np.isinf(distance)
         relative = (distance / np.abs(before))[(before != 0) & np.isfinite(before)]
-    return RoleChange(
-        role,
-        presence,
-        shapes,
-        dtypes,
+    return replace(
+        change,
         channels=before.size,
         moved=int(moved.sum()),
         largest=float(distance.max(initial=0)),
@@ -393,7 +376,6 @@ def _compare_role(
 
 
 def _remark(change: LayerChange) -> Remark | None:
-    """Return a key of `REMARKS` if statistics or weights did not move; None if a cause is known."""
     if change.causes:
         return None
     moved = {role.role: role.moved > 0 for role in change.roles if role.comparable}

@@ -70,10 +70,8 @@ class Effects:
         if not close(a.scale[:1], b.scale[:1], self.tolerance).all():
             return False
         distance = self.tolerance * np.maximum(a.terms, b.terms)
-        return bool(
-            close(a.scale, b.scale, self.tolerance).all()
-            and within(a.shift, b.shift, distance).all()
-        )
+        are_close = close(a.scale, b.scale, self.tolerance) & within(a.shift, b.shift, distance)
+        return bool(are_close.all())
 
 
 def values_of_roles(layer: BatchNorm) -> Values | None:

@@ -7,9 +7,8 @@ the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is
 their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
 the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift. Then scale and shift follow from the
-weights and biases of both models. A layer with this scale and shift is compared with the original,
-and reported only if known causes explain the whole difference.
+A converter may also fold a layer with a wrong scale or shift, which the weights and biases of both
+models imply. Such a layer is reported only if known causes explain the whole error.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice, permutations, product
+from itertools import compress, islice, permutations, product
 from math import isqrt, prod
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from bnstat.compare.causes import Cause, value_causes
-from bnstat.compare.effects import Effect, Effects, Floats, close, values_of, within
-from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
+from bnstat.compare.effects import Effect, Effects, Floats, close, values_of_roles, within
+from bnstat.model import ROLES, BatchNorm, Model, Variable, as_float64, fetch, squeezed
 
 _MOST_TRIED: Final = 100  # the limit on pairs of scale and shift that are compared with a layer
 _NEAR: Final = 1e-3  # the largest relative distance between an implied mean and the layer's mean
@@ -79,10 +78,7 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Unfolded:
-    """A layer that is not proven to be folded into the other model's weights.
-
-    Its file stores no epsilon, or no weights of the other model match.
-    """
+    """A layer that may be folded: no weights match the layer, or its epsilon is unknown."""
 
     layer: str
     side: Side
@@ -99,17 +95,14 @@ def find_folded(
 ) -> tuple[list[Folded], list[Unfolded]]:
     """Return two lists: layers folded into the other model's weights, and layers that may be.
 
-    `layers` are missing in the other model. `doubtful` layers may have a counterpart, so they are
-    returned only if folding is proven. The second list is empty if the other model has batch norm
-    and no converter wrote it, because such a model is probably not folded.
+    `layers` are missing in the other model. `doubtful` layers may have a counterpart there, so they
+    are returned only with a proof. A model with batch norm is rarely folded, so the second list is
+    empty for such a model unless a converter wrote it.
     """
     if not own.stored or not other.stored:
         return [], []
-    pairs = [
-        (layer, effect)
-        for layer in (*layers, *doubtful)
-        if (effect := effects.of(layer)) is not None
-    ]
+    either = (*layers, *doubtful)
+    pairs = [(layer, effect) for layer in either if (effect := effects.of(layer)) is not None]
     sizes = {effect.scale.size for _, effect in pairs}
     search = _Search(_Tensors(own, sizes), _Tensors(other, sizes), side, effects)
     result: list[Folded] = []
@@ -125,8 +118,7 @@ def find_folded(
             result.append(replace(proof, tie=len(proofs) > 1 or not free))
         if not proofs and layer in layers:
             unproven.append(layer)
-    misfolded = [search.misfolded(layer, taken) for layer in unproven]
-    result += [folded for folded in misfolded if folded is not None]
+    result += filter(None, [search.misfolded(layer, taken) for layer in unproven])
     if other.layers and not other.source.is_converted:
         return result, []
     names = {folded.layer for folded in result}
@@ -148,9 +140,8 @@ class _Vector(NamedTuple):
     rounding: Rounding | None
 
 
-def _zeros(size: int) -> _Vector:
-    """Return the vector that stands for a missing bias; its key is empty."""
-    return _Vector("", np.zeros(size), np.zeros(size), None)
+_MISSING: Final = _Vector("", np.zeros(1), np.zeros(1), None)
+"""Stands for a missing bias."""
 
 
 @dataclass(frozen=True)
@@ -204,43 +195,36 @@ class _Search:
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
         biases = list(self._biases(effect))
-        for view in self._mine.views(effect.scale.size):
+        for view in self._mine.views[effect.scale.size]:
             for into in self._scaled(effect.scale, view):
-                fitting = [bias for bias, _ in biases] or self._biases_of_next(effect, view)
-                for bias in islice(fitting, 1):
-                    roundings = (_rounding_of(into.weights), _rounding_of(view.weights))
-                    rounding = roundings[0] or roundings[1] or bias.rounding
-                    weights, scaled = view.weights.key, into.weights.key
-                    yield Folded(name, self._side, weights, scaled, bias.key or None, rounding)
+                for bias in islice(biases or self._biases_of_next(effect, view), 1):
+                    old, new = view.weights, into.weights
+                    rounding = _rounding_of(new) or _rounding_of(old) or bias.rounding
+                    yield Folded(name, self._side, old.key, new.key, bias.key or None, rounding)
         if _is_common(effect.scale):
             return
-        for bias, is_sum in biases:
-            for vector in self._theirs.vectors(effect.scale.size):
-                if not bias.key or is_sum or vector.key == bias.key:
-                    continue
-                distance = self._tolerance * _larger(vector.values, effect.scale) + vector.doubt
-                if within(vector.values, effect.scale, distance).all():
-                    rounding = vector.rounding or bias.rounding
-                    yield Folded(name, self._side, None, vector.key, bias.key, rounding)
+        shifts = self._near(effect.shift, self._tolerance * effect.terms)
+        scales = self._near(effect.scale, self._tolerance * np.abs(effect.scale))
+        for shift, scale in product(shifts, scales):
+            if scale.key != shift.key:
+                rounding = scale.rounding or shift.rounding
+                yield Folded(name, self._side, None, scale.key, shift.key, rounding)
 
-    def _biases(self, effect: Effect) -> Iterator[tuple[_Vector, bool]]:
-        """Yield (bias, is_sum): the bias is the shift or, if `is_sum`, shift + scale * old bias."""
-        size = effect.scale.size
-        for old in (_zeros(size), *self._mine.vectors(size)):
-            scaled = effect.scale * old.values
-            doubt = np.abs(effect.scale) * old.doubt
+    def _biases(self, effect: Effect) -> Iterator[_Vector]:
+        """Yield biases that equal the shift, plus an old bias times the scale if there is one."""
+        for old in (_MISSING, *self._mine.vectors(effect.scale.size)):
+            scaled, doubt = effect.scale * old.values, np.abs(effect.scale) * old.doubt
             distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
-            for vector in self._near(effect.shift + scaled, distance):
-                yield vector, bool(old.key)
+            yield from self._near(effect.shift + scaled, distance)
         if (np.abs(effect.shift) <= self._tolerance * effect.terms).all():
-            yield _zeros(size), False
+            yield _MISSING
 
     def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector]:
         """Yield biases that result from folding a layer into the next weights, `view`."""
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
         weights, _ = view.numbers()
-        befores, olds = ((_zeros(size), *self._mine.vectors(size)) for size in weights.shape)
+        befores, olds = ((_MISSING, *self._mine.vectors(size)) for size in weights.shape)
         for before, old in product(befores, olds):
             scaled = effect.scale * before.values
             terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(old.values)
@@ -256,17 +240,15 @@ class _Search:
         """Yield the other model's weights that equal `view` times `scale`, in any order of axes."""
         size = np.abs(scale)
         expected, doubts = size * view.norms, size * view.doubts
-        candidates = self._theirs.views(scale.size)
+        candidates = self._theirs.views[scale.size]
         # The first channel rules most out. A sum of products has more roundings.
         firsts = np.array([(each.norms[0], each.doubts[0]) for each in candidates]).reshape(-1, 2)
         near = 10 * self._tolerance * _larger(firsts[:, 0], expected[:1]) + firsts[:, 1] + doubts[0]
         for index in np.flatnonzero(within(firsts[:, 0], expected[:1], near)).tolist():
             into = candidates[index]
             distance = 10 * self._tolerance * _larger(into.norms, expected) + into.doubts + doubts
-            is_near = prod(view.shape) == prod(into.shape) and within(
-                into.norms, expected, distance
-            )
-            if np.all(is_near) and self._is_product(scale, view, into):
+            are_near = within(into.norms, expected, distance).all()
+            if are_near and self._is_product(scale, view, into):
                 yield into
 
     def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
@@ -287,23 +269,22 @@ class _Search:
         )
 
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
-        """Return a `Folded` whose `causes` explain a wrong scale or shift; None if there is none.
+        """Return a `Folded` with the causes of a wrong scale or shift; None if no cause is known.
 
         `taken` contains the keys of the other model's tensors into which other layers are folded.
         """
-        tried = 0
         if layer.channels == 1:  # Too much explains a single number.
             return None
-        for weights, into, scale, shifts in self._candidates(layer.channels):
-            for bias, shift in _likely(layer, scale, shifts) if into not in taken else ():
-                tried += 1
-                if tried > _MOST_TRIED:
-                    return None
-                implied = _layer_with(scale, shift)
-                pair = (layer, implied) if self._side == "old" else (implied, layer)
-                causes = value_causes(*pair, self._effects)
-                if causes:
-                    return Folded(layer.name, self._side, weights, into, bias, causes=causes)
+        likely = (
+            (Folded(layer.name, self._side, weights, into, bias), _layer_with(scale, shift))
+            for weights, into, scale, shifts in self._candidates(layer.channels)
+            if into not in taken
+            for bias, shift in _likely(layer, scale, shifts)
+        )
+        for folded, implied in islice(likely, _MOST_TRIED):
+            pair = (layer, implied) if self._side == "old" else (implied, layer)
+            if causes := value_causes(*pair, self._effects):
+                return replace(folded, causes=causes)
         return None
 
     def _candidates(self, size: int) -> Iterator[tuple[str | None, str, Floats, list[Shift]]]:
@@ -316,15 +297,15 @@ class _Search:
             # Unchanged weights have nothing folded into them.
             self._multiples[size] = [
                 (view, into, scale)
-                for view, into in product(self._mine.views(size), self._theirs.views(size))
+                for view, into in product(self._mine.views[size], self._theirs.views[size])
                 if (scale := self._multiple(view, into)) is not None
                 and not close(scale, np.ones(size), _NEAR).all()
             ]
         for view, into, scale in self._multiples[size]:
-            zeros = _zeros(size)
+            olds = (_MISSING, *self._mine.vectors(size))
             shifts = [
                 (new.key or None, new.values - scale * old.values)
-                for old, new in product((zeros, *self._mine.vectors(size)), (*news, zeros))
+                for old, new in product(olds, (*news, _MISSING))
             ]
             yield view.weights.key, into.weights.key, scale, shifts
         for vector in news:
@@ -345,37 +326,30 @@ class _Search:
                 scale: Floats = (flat * other).sum(axis=1) / view.norms**2
             distance = 10 * self._tolerance * np.abs(other).max(axis=1, keepdims=True)
             expected = scale[:, np.newaxis] * flat
-            if within(other, expected, np.broadcast_to(distance, other.shape)).all():
+            if within(other, expected, distance).all():
                 return scale
         return None
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts that imply a mean near the layer's mean or (if swapped) its variance."""
-    mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
-    beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
-    if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
+    """Return the shifts that imply a mean near the layer's mean, or its variance after a swap."""
+    values = values_of_roles(layer)
+    if not shifts or values is None or values["beta"].size != scale.size:
         return []
+    mean, variance = values["moving_mean"], values["moving_variance"]
     with np.errstate(all="ignore"):
-        implied = (beta - np.stack([shift for _, shift in shifts])) / scale
+        implied = (values["beta"] - np.stack([shift for _, shift in shifts])) / scale
         distance = _NEAR * (np.abs(mean) + np.sqrt(np.abs(variance)) + np.abs(variance))
-        near = [
-            (np.abs(implied - target) <= distance).mean(axis=1) >= _SHARE
-            for target in (mean, variance)
-        ]
-    return [shifts[index] for index in np.flatnonzero(near[0] | near[1]).tolist()]
+        gaps = [np.abs(implied - target) for target in (mean, variance)]
+        is_near = [(gap <= distance).mean(axis=1) >= _SHARE for gap in gaps]
+    return list(compress(shifts, is_near[0] | is_near[1]))
 
 
 def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
-    arrays = {
-        "gamma": scale,
-        "beta": shift,
-        "moving_mean": np.zeros_like(scale),
-        "moving_variance": np.ones_like(scale),
-    }
+    arrays = (scale, shift, np.zeros_like(scale), np.ones_like(scale))
     variables = {
         role: Variable(role, role, "float64", array.shape, partial(np.asarray, array))
-        for role, array in arrays.items()
+        for role, array in zip(ROLES, arrays, strict=True)
     }
     return BatchNorm("", variables, epsilon=0.0)
 
@@ -383,7 +357,7 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 def _is_common(scale: Floats) -> bool:
     """Return True if a tensor may equal this scale by chance, so that equality proves nothing.
 
-    True if all channels have the same scale, or if a single channel's scale is short, like 0.75.
+    Such a scale is equal in all channels, or a single number with few digits, like 0.75.
     """
     if scale.size > 1:
         return bool(np.ptp(scale) == 0)
@@ -396,7 +370,10 @@ def _larger(a: Floats, b: Floats) -> Floats:
 
 
 class _Tensors:
-    """The tensors outside batch norm that have one of the given numbers of channels."""
+    """The tensors outside batch norm that have one of the given numbers of channels.
+
+    `views` maps each number of channels to a view of each weight tensor and each such axis.
+    """
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
@@ -406,7 +383,7 @@ class _Tensors:
             if key not in model.claimed and variable.dtype in _FLOATS
         ]
         self._lines = [tensor for tensor in tensors if len(squeezed(tensor.shape)) <= 1]
-        self.weights = [
+        weights = [
             tensor
             for tensor in tensors
             if 2 <= len(squeezed(tensor.shape)) <= _MOST_AXES
@@ -414,26 +391,25 @@ class _Tensors:
             and any(wanted.intersection(shape) for shape in _shapes(tensor))
         ]
         lines = [line for line in self._lines if prod(line.shape) in wanted]
-        fetch([*lines, *self.weights])
+        fetch([*lines, *weights])
         self._vectors: dict[int, list[_Vector]] = {}
         self._kept: dict[str, Floats] = {}
         self._room = _MOST_KEPT
-        self._views: dict[int, list[_View]] = defaultdict(list)
-        for weights in self.weights:
-            for view in self._views_of(weights, wanted):
-                self._views[view.norms.size].append(view)
+        self.views: dict[int, list[_View]] = defaultdict(list)
+        for tensor in weights:
+            for view in self._views_of(tensor, wanted):
+                self.views[view.norms.size].append(view)
 
     def vectors(self, size: int) -> Sequence[_Vector]:
         if size not in self._vectors:
             lines = [line for line in self._lines if prod(line.shape) == size]
             fetch(lines)
-            self._vectors[size] = []
-            for line in lines:
-                array = as_float64(line.read())
-                doubt = _doubt(line, array)
-                if not _is_coarse(array, doubt):
-                    vector = _Vector(line.key, array.ravel(), doubt.ravel(), _rounding_of(line))
-                    self._vectors[size].append(vector)
+            read = ((line, as_float64(line.read()).ravel()) for line in lines)
+            self._vectors[size] = [
+                _Vector(line.key, array, doubt, _rounding_of(line))
+                for line, array in read
+                if not _is_coarse(array, doubt := _doubt(line, array))
+            ]
         return self._vectors[size]
 
     def array(self, weights: Variable) -> Floats:
@@ -445,10 +421,6 @@ class _Tensors:
             self._room -= array.size
             self._kept[weights.key] = array
         return array
-
-    def views(self, size: int) -> Sequence[_View]:
-        """Return a view of each weight tensor for each axis with this number of channels."""
-        return self._views.get(size, ())
 
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
         array = self.array(weights)

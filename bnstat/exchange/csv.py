@@ -24,10 +24,8 @@ from bnstat.model import ROLES, Array, Model, printable
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
-_LONGEST_NAME: Final = 32767
-"""Characters that fit into a spreadsheet cell. A layer's name is repeated on every row."""
-_ROWS: Final = 1 << 12
-"""Rows that are formatted at a time, few enough for the processor's cache."""
+_LONGEST_NAME: Final = 32767  # the characters that fit into a spreadsheet cell
+_ROWS: Final = 1 << 12  # rows that are formatted at a time, few enough for the processor's cache
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
@@ -72,12 +70,14 @@ def _column(array: Array | None, start: int, stop: int) -> list[str]:
 
 
 _MOST_CHANNELS: Final = 1 << 40
-_BOM: Final = b"\xef\xbb\xbf"
+
+_Table = dict[str, tuple[str, list[str | float | None]]]
+"""Channel -> the position of its row, such as `line 2`, and the row's numbers by role."""
 
 
 def matches(file: File) -> bool:
     """Return True if the first line of a file is the header of an exported table."""
-    first = file.head(4096).removeprefix(_BOM).splitlines()
+    first = file.head(4096).removeprefix(b"\xef\xbb\xbf").splitlines()
     columns = {name.strip().strip(b'"') for name in first[0].split(b",")} if first else set()
     return {b"layer", b"channel"} <= columns
 
@@ -85,7 +85,7 @@ def matches(file: File) -> bool:
 def read(file: File) -> Document:
     """Read the values in a file; see `ExportModule.read`."""
     try:
-        text = file.read().removeprefix(_BOM).decode()
+        text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -116,16 +116,15 @@ def read_table(
     by_label = {naming.label(role): role for role in ROLES}
     names = [by_label.get(name, name) for name in names]
     known = ("layer", "channel", *ROLES)
+    head = f"{path}, line 1"
     for name in names:
         if name not in known:
-            raise DamagedError(
-                f"{path}, line 1", f"column {name[:40]!r} is not one of {', '.join(known)}"
-            )
+            raise DamagedError(head, f"column {name[:40]!r} is not one of {', '.join(known)}")
         if names.count(name) > 1:
-            raise DamagedError(f"{path}, line 1", f"has two columns {name!r}")
+            raise DamagedError(head, f"has two columns {name!r}")
     layer_at, channel_at = names.index("layer"), names.index("channel")
     roles = {name: at for at, name in enumerate(names) if name in ROLES}
-    tables: dict[str, dict[str, tuple[str, list[str | float | None]]]] = {}
+    tables: dict[str, _Table] = {}
     for place, row in rows:
         where = f"{path}, {place}"
         if len(row) != len(names):
@@ -152,12 +151,7 @@ def _number(value: object, where: str) -> str | float | None:
     raise DamagedError(where, "has a cell that is not a number")
 
 
-def _layer(
-    roles: Sequence[str],
-    table: Mapping[str, tuple[str, Sequence[str | float | None]]],
-    where: str,
-) -> dict[str, Given]:
-    """Return role -> values; `table` maps channel -> (row such as `line 2`, number per role)."""
+def _layer(roles: Sequence[str], table: _Table, where: str) -> dict[str, Given]:
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
@@ -169,9 +163,7 @@ def _layer(
             continue
         if cells[: len(filled)] != filled or (len(filled) < len(cells) and len(shape) > 1):
             place = rows[cells.index(None)][0]
-            raise DamagedError(
-                where, f"{role} is empty in {place}, but not in every row of the layer"
-            )
+            raise DamagedError(where, f"{role} is empty in {place}, but not in all rows")
         array = np.empty(len(filled), object if isinstance(filled[0], str) else np.float64)
         array[:] = filled
         layer[role] = Given(array.reshape(shape if len(shape) > 1 else -1), any_rank=True)
@@ -186,13 +178,12 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
             raise DamagedError(where, f"{channel[:40]!r} is not a channel")
         indices.append(tuple(map(int, parts)))
     if len({len(index) for index in indices}) > 1:
-        raise DamagedError(where, "the channels of a layer differ in their number of indices")
+        raise DamagedError(where, "some channels have more indices than others")
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
-    if prod(shape) > _MOST_CHANNELS:
-        raise DamagedError(
-            where, f"has channel indices for {prod(shape)} channels, too many to read"
-        )
-    for label in labels(shape, 0, min(prod(shape), len(table) + 1)):
+    size = prod(shape)
+    if size > _MOST_CHANNELS:
+        raise DamagedError(where, f"the channel indices imply {size} channels, too many to read")
+    for label in labels(shape, 0, min(size, len(table) + 1)):
         if label not in table:
             raise DamagedError(where, f"channel {label} is missing")
     return shape

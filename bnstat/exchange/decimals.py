@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Final
 
@@ -12,9 +12,6 @@ import numpy as np
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.model import Array
 
-CHUNK: Final = 1 << 16
-"""Elements that are converted to decimal at a time."""
-
 WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 """Python's words for NaN and the infinities -> words in protobuf's JSON."""
 _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
@@ -22,13 +19,6 @@ _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}")
 _LONGEST: Final = 1000
-
-
-def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
-    """Yield the elements in C order, in flat pieces of at most `size`."""
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, size):
-        yield flat[start : start + size]
 
 
 def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
@@ -51,9 +41,7 @@ def _encode(array: Array, words: Mapping[str, str]) -> str:
     numbers = portable(array)
     dtype = numbers.dtype
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise UnsupportedError(
-            str(array.dtype), "bnstat does not write elements of this type as decimal numbers"
-        )
+        raise UnsupportedError(str(array.dtype), "cannot be written as decimal numbers")
     if dtype == np.float16 or (dtype != array.dtype and dtype.kind == "f"):
         numbers = _shortest_float32(array)
     numbers = numbers.astype(numbers.dtype.newbyteorder("="), order="C", copy=False)
@@ -66,12 +54,11 @@ def _encode(array: Array, words: Mapping[str, str]) -> str:
     return "".join(chain.from_iterable(zip(text.split("null"), [*names, ""], strict=True)))
 
 
-_MOST_DECIMALS: Final = 9
-"""Significant digits that suffice for any float32."""
+_MOST_DECIMALS: Final = 9  # significant digits that suffice for any float32
 
 
 def _shortest_float32(array: Array) -> Array:
-    """Return float32 numbers whose shortest decimals read back as the elements of `array`."""
+    """Convert narrower floats to float32 numbers whose shortest decimals read back the same."""
     with np.errstate(all="ignore"):
         exact = array.astype(np.float64)
         result = exact.astype(np.float32)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import IO, Any, Final
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.decimals import CHUNK, WORDS, nested_json
+from bnstat.exchange.decimals import WORDS, nested_json
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import as_shape, numpy_dtype
@@ -21,34 +22,27 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
 from bnstat.storage.files import File
 
 _SCHEMA: Final = 1
+_CHUNK: Final = 1 << 16  # elements that are converted to decimal at a time
 
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
     """Write a model as JSON; see `ExportModule.dump`."""
-    source = model.source
-    described = _members(
-        path=source.path,
-        format=source.format,
-        checkpoint=source.checkpoint,
-        step=source.step,
-        writer=source.writer,
-    )
+    described = _members(**asdict(model.source))
     names = f' "names": {encode(options.names)},\n' if options.names else ""
-    file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n "layers": [')
-    _write_layers(options.track(model.layers), file, options)
-    file.write("]")
+    file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n')
+    file.writelines(_list("layers", options.track(model.layers), options))
     if model.undecided and not options.folded:
-        file.write(',\n "undecided": [')
-        _write_layers(model.undecided, file, options)
-        file.write("]")
+        file.write(",\n")
+        file.writelines(_list("undecided", model.undecided, options))
     file.write("}\n")
 
 
-def _write_layers(layers: Iterable[BatchNorm], file: IO[str], options: ExportOptions) -> None:
+def _list(member: str, layers: Iterable[BatchNorm], options: ExportOptions) -> Iterator[str]:
+    yield f' "{member}": ['
     for number, layer in enumerate(layers):
-        file.write(",\n" if number else "\n")
-        for piece in _folded(layer, options) if options.folded else _layer(layer, options):
-            file.write(piece)
+        yield ",\n" if number else "\n"
+        yield from _folded(layer, options) if options.folded else _layer(layer, options)
+    yield "]"
 
 
 def encode(value: object) -> str:
@@ -69,23 +63,17 @@ def _members(**items: object) -> str:
 def _folded(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
     name, epsilon = options.name(layer), options.epsilon_of(layer)
     yield f"  {{{_members(name=name, channels=layer.channels, epsilon=epsilon)}"
-    for part in options.parts:
-        array = options.array(layer, part)
-        if array is not None:
-            named = {"name": options.key(layer, part)} if options.names else {}
-            yield f',\n   "{part}": '
-            yield from _described(array, **named, dtype=array.dtype.name, shape=array.shape)
+    for part, array in zip(options.parts, layer.scale_and_shift(epsilon), strict=True):
+        named = {"name": options.key(layer, part)} if options.names else {}
+        yield f',\n   "{part}": '
+        yield from _described(array, **named, dtype=array.dtype.name, shape=array.shape)
     yield "}"
 
 
 def _layer(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
-    settings = {
-        "epsilon": layer.epsilon,
-        "momentum": options.momentum(layer),
-        "axis": layer.axis,
-        "evidence": layer.evidence,
-    }
-    yield f"  {{{_members(name=options.name(layer), channels=layer.channels, **settings)}"
+    name, momentum = options.name(layer), options.momentum(layer)
+    settings = {"epsilon": layer.epsilon, "momentum": momentum, "axis": layer.axis}
+    yield f"  {{{_members(name=name, channels=layer.channels, **settings, evidence=layer.evidence)}"
     for role in ROLES:
         yield f',\n   "{role}": '
         if role in layer.variables:
@@ -133,18 +121,17 @@ def _values(array: Array) -> Iterator[str]:
         yield "[]"
         return
     row_size = array.size // len(array)
-    rows = max(1, CHUNK // row_size)
+    rows = max(1, _CHUNK // row_size)
     for start in range(0, len(array), rows):
         yield ", " if start else "["
-        if row_size > CHUNK:
+        if row_size > _CHUNK:
             yield from _values(array[start])
         else:
             yield nested_json(array[start : start + rows])[1:-1]
     yield "]"
 
 
-DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
-"""The members of the document."""
+_DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
 _LAYER: Final = {
     "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
     "undecided", "notes", *ROLES,
@@ -183,7 +170,7 @@ def read_document(parsed: object, path: str) -> Document:
         DamagedError: the document is not like `schema.json`, or a shape does not fit its values.
         UnsupportedError: the document has another schema version, or contains scales and shifts.
     """
-    document = _object(parsed, DOCUMENT, path, "")
+    document = _object(parsed, _DOCUMENT, path, "")
     if document.get("schema", Number(_SCHEMA)) != Number(_SCHEMA):
         raise UnsupportedError(path, f"schema is not {_SCHEMA}", "export it again")
     layers: dict[str, Mapping[str, Given]] = {}
@@ -239,9 +226,7 @@ def _parse(file: File) -> object:
         return result
 
     def constant(word: str) -> object:
-        raise DamagedError(
-            file.path, f"contains {word} without quotes", f'write it as a string, "{word}"'
-        )
+        raise DamagedError(file.path, f"contains {word} without quotes", f'write "{word}"')
 
     try:
         parsed: object = json.loads(
@@ -318,7 +303,7 @@ def _object(item: object, known: set[str], path: str, place: str) -> dict[str, A
         if name not in known:
             member = f"{place}.{name[:80]}".removeprefix(".")
             raise _wrong(
-                path, member, "is not a known member", f"known are {', '.join(sorted(known))}"
+                path, member, "is not a known member", f"known: {', '.join(sorted(known))}"
             )
     return item
 

@@ -1,6 +1,6 @@
 """The parts of a layer that `export` writes, and their names in each framework.
 
-PyTorch's momentum is the share of the new statistics; in other frameworks, of the old statistics.
+Momentum is the share of the new statistics in PyTorch, and of the old statistics elsewhere.
 Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/normalization.py.
 
 `diff --map` writes a CSV file of lines OLD,NEW with the names of paired layers; `export --map`
@@ -22,7 +22,6 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 
 if TYPE_CHECKING:
     from bnstat.compare.diff import Difference
-
 
 PARTS_FOLDED: Final = ("scale", "shift")
 """The parts of a folded layer: `y = scale * x + shift`."""
@@ -89,7 +88,7 @@ class ExportOptions:
     """The options of `export`: the parts to write, and their names.
 
     Attributes:
-        names: a key of `NAMINGS`, stored in JSON; None for Keras's names, with no key in JSON.
+        names: a key of `NAMINGS`, which JSON records; None for Keras's names without a record.
         folded: True to write each layer's scale and shift instead of the four roles.
         epsilon: used for scale and shift if a layer's file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
@@ -139,30 +138,27 @@ class ExportOptions:
     def epsilon_of(self, layer: BatchNorm) -> float:
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
         if epsilon is None:
-            raise BnstatError(
-                printable(layer.name), "epsilon is not stored in this file", "pass --epsilon"
-            )
+            raise BnstatError(printable(layer.name), "the file stores no epsilon", "pass --epsilon")
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:
         """Raise a `BnstatError` if two tensors would get one name, or an epsilon is missing."""
         names: dict[str, str] = {}
+        hint = "rename one with --map"
         for layer in layers:
             earlier = names.setdefault(self.name(layer), layer.name)
             if earlier != layer.name:
                 raise BnstatError(
                     printable(self.name(layer)),
                     f"is the name of two layers, {printable(earlier)} and {printable(layer.name)}",
-                    "rename one with --map",
+                    hint,
                 )
             if self.folded:
                 self.epsilon_of(layer)
         keys = Counter(self.key(layer, part) for layer in layers for part in self.parts)
         for key, count in keys.items():
             if count > 1:
-                raise BnstatError(
-                    printable(key), "is the name of two tensors", "rename one with --map"
-                )
+                raise BnstatError(printable(key), "is the name of two tensors", hint)
 
 
 DEFAULTS: Final = ExportOptions()
@@ -204,7 +200,7 @@ def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
             continue
         if len(row) != 2 or not row[1].strip():
             raise DamagedError(
-                where, "is not FROM,TO", "bnstat diff OLD NEW --map writes such a file"
+                where, "must be two cells, FROM and TO", "bnstat diff OLD NEW --map writes them"
             )
         old, new = row[0].strip(), row[1].strip()
         if old not in by_text:

@@ -7,6 +7,7 @@ byte or a lone surrogate, so these characters are written as escapes.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from types import SimpleNamespace
 from typing import BinaryIO, Final, cast
@@ -43,14 +44,9 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
 
 def _member(key: str) -> str:
     """Return a tensor's key as the name of a ZIP member, to which the caller adds `.npy`."""
-    try:
-        encoded = key.encode()
-    except UnicodeEncodeError:
-        encoded = b"\0"
-    if b"\0" in encoded:
+    if re.search("[\0\ud800-\udfff]", key):
         key = printable(key)
-        encoded = key.encode()
-    if len(encoded) + len(_ENDING) > _LONGEST_NAME:
+    if len(key.encode()) + len(_ENDING) > _LONGEST_NAME:
         raise UnsupportedError(
             f"{printable(key[:40])}...", "this name is too long for an NPZ file", "use JSON instead"
         )

@@ -29,12 +29,9 @@ _MOST_COLUMNS: Final = 16
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as Parquet; see `ExportModule.dump`."""
     arrow, parquet = libraries()
-    is_wide = any(
-        variable.dtype not in ("float16", "bfloat16", "float32")
-        for layer in model.layers
-        for variable in layer.variables.values()
-    )
-    dtype = np.dtype(np.float64 if is_wide else np.float32)
+    dtypes = {variable.dtype for layer in model for variable in layer.variables.values()}
+    is_narrow = dtypes <= {"float16", "bfloat16", "float32"}
+    dtype = np.dtype(np.float32 if is_narrow else np.float64)
     kind = arrow.from_numpy_dtype(dtype)
     fields = [("layer", arrow.string()), ("channel", arrow.string())]
     schema = arrow.schema([*fields, *((label, kind) for label in options.labels)])
@@ -88,7 +85,7 @@ def read(file: File) -> Document:
         columns = opened.metadata.num_columns
         if columns > _MOST_COLUMNS or columns * opened.metadata.num_rows > _MOST_CELLS:
             raise UnsupportedError(
-                file.path, "has more cells or columns than bnstat reads from Parquet"
+                file.path, f"is larger than {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
             )
         table: dict[str, list[Any]] = opened.read(use_threads=False).to_pydict()
     except (arrow.ArrowException, OSError, ValueError) as error:

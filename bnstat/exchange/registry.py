@@ -44,7 +44,6 @@ class ExportModule(Protocol):
 
         A model must not match, because export formats are tried before the formats of models.
         """
-        ...
 
     def read(self, file: File) -> Document:
         """Read the values in a file.
@@ -53,26 +52,24 @@ class ExportModule(Protocol):
             DamagedError: the file is damaged, or does not contain values of layers.
             UnsupportedError: the file contains values that `apply` cannot write, or is too large.
         """
-        ...
 
 
 class ExportFormat(NamedTuple):
     """A format of values.
 
     Attributes:
-        name: the name of the module in this package, and the value of `--format`.
-        ending: the ending of file names, without the dot, that selects the format.
+        name: the name of the module in this package, the value of `--format`, and the ending of
+            file names (without the dot) that selects the format.
         title: the name in messages and help.
         content: what a file contains, for the help of `export` and the documentation.
         is_binary: True if `dump` writes bytes, False if it writes text.
         flag: the help of the option `--NAME`; empty if only `--format` selects the format.
-        is_document: True if a file contains everything that `schema.json` describes, so that it is
-            also of use without values.
+        is_document: True if a file contains everything that `schema.json` describes; such a file
+            is useful without values too.
         is_model: True if `apply` reads the file like any model, so that the module has only `dump`.
     """
 
     name: str
-    ending: str
     title: str
     content: str
     is_binary: bool
@@ -94,7 +91,6 @@ class ExportFormat(NamedTuple):
 FORMATS: Final = (
     ExportFormat(
         name="json",
-        ending="json",
         title="JSON",
         content="""\
 one object; its schema is schema.json in bnstat/exchange.
@@ -105,7 +101,6 @@ Numbers read back to the stored bits; NaN and infinities are strings.""",
     ),
     ExportFormat(
         name="csv",
-        ending="csv",
         title="CSV",
         content="""\
 one row per channel: layer, channel, gamma, beta, moving_mean,
@@ -117,7 +112,6 @@ spreadsheet would run as a formula gets a ' before it.""",
     ),
     ExportFormat(
         name="npz",
-        ending="npz",
         title="NPZ",
         content="keys LAYER/ROLE, for numpy.load. bfloat16 becomes float32, exactly.",
         is_binary=True,
@@ -125,7 +119,6 @@ spreadsheet would run as a formula gets a ' before it.""",
     ),
     ExportFormat(
         name="safetensors",
-        ending="safetensors",
         title="safetensors",
         content="the same keys, with every type as it is stored.",
         is_binary=True,
@@ -133,7 +126,6 @@ spreadsheet would run as a formula gets a ' before it.""",
     ),
     ExportFormat(
         name="parquet",
-        ending="parquet",
         title="Parquet",
         content="the table of CSV; needs pyarrow (pip install pyarrow).",
         is_binary=True,

@@ -27,9 +27,9 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
         for part in options.parts:
             array = options.array(layer, part)
             if array is not None:
-                arrays[_text(options.key(layer, part))] = array
+                arrays[printable(options.key(layer, part))] = array
     settings = {
-        _text(options.name(layer)): {
+        printable(options.name(layer)): {
             "epsilon": layer.epsilon,
             "momentum": options.momentum(layer),
         }
@@ -39,16 +39,10 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for key, array in arrays.items():
-        if array.dtype.name not in _CODES:
-            raise UnsupportedError(
-                key, f"safetensors cannot store {array.dtype.name}", "export JSON instead"
-            )
+        if (name := array.dtype.name) not in _CODES:
+            raise UnsupportedError(key, f"safetensors cannot store {name}", "export JSON instead")
         begin, end = end, end + array.nbytes
-        header[key] = {
-            "dtype": _CODES[array.dtype.name],
-            "shape": array.shape,
-            "data_offsets": [begin, end],
-        }
+        header[key] = {"dtype": _CODES[name], "shape": array.shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
     file.write(len(encoded).to_bytes(8, "little"))
@@ -58,7 +52,3 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
         is_extension = array.dtype.isbuiltin == 2
         stored = array if is_extension else array.astype(array.dtype.newbyteorder("<"))
         file.write(stored.tobytes())
-
-
-def _text(key: str) -> str:
-    return key if key.isprintable() else printable(key)

@@ -23,9 +23,7 @@ def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     if array.dtype == dtype:
         return array
     if not _is_float(dtype):
-        raise UnsupportedError(
-            where, f"bnstat does not write new values to a variable of type {dtype.name}"
-        )
+        raise UnsupportedError(where, f"bnstat does not write variables of type {dtype.name}")
     if not _is_float(array.dtype) and array.dtype.kind not in "iu":
         raise UnsupportedError(where, f"values of type {array.dtype} are not numbers")
     with np.errstate(all="ignore"):
@@ -73,10 +71,8 @@ class Given:
         array = self.array
         if array.shape != variable.shape:
             if not self.any_rank or squeezed(array.shape) != squeezed(variable.shape):
-                shapes = list(array.shape), list(variable.shape)
-                raise DamagedError(
-                    where, "the new values have shape {}, the stored ones {}".format(*shapes)
-                )
+                new, old = list(array.shape), list(variable.shape)
+                raise DamagedError(where, f"the new values have shape {new}, the stored ones {old}")
             array = array.reshape(variable.shape)
         numbers = array
         if array.dtype == object:
@@ -96,7 +92,7 @@ class Document:
     """Values from a file or from memory.
 
     Attributes:
-        layers: layer name in the document's spelling -> role, or key of an undecided variable ->
+        layers: layer name in the document's spelling -> role (or an undecided variable's key) ->
             values.
         spelt: converts a layer's name in a model to the document's spelling.
     """

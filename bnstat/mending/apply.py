@@ -87,29 +87,21 @@ def apply(
         _, copy = options.open(draft, locate(draft).default, Access())
         verify(copy, model, arrays)
     touched = {change.layer for change in changes}
-    return Applied(
-        model.source,
-        plan.output,
-        fspath(values) if isinstance(values, (str, PathLike)) else None,
-        changes,
-        [layer.name for layer in model if layer.name not in touched],
-    )
+    untouched = [layer.name for layer in model if layer.name not in touched]
+    given = fspath(values) if isinstance(values, (str, PathLike)) else None
+    return Applied(model.source, plan.output, given, changes, untouched)
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
     """Raise a `ChangedError` if a copy differs from the original beyond `arrays` (key -> new)."""
-    stored, copied = _arrays_of(original), _arrays_of(copy)
-    for layer, key in stored | copied:
-        place = layer, key
-        if (
-            place not in stored
-            or place not in copied
-            or not is_same(arrays.get(key, stored[place]), copied[place])
-        ):
+    copied = _arrays_of(copy)
+    expected = {place: arrays.get(place[1], array) for place, array in _arrays_of(original).items()}
+    for place in expected | copied:
+        is_known = place in expected and place in copied
+        if not is_known or not is_same(expected[place], copied[place]):
             raise ChangedError(
                 original.source.path,
-                f"the copy was deleted, because its layer {layer} does not have the expected "
-                "values",
+                f"the copy was deleted, because its layer {place[0]} has unexpected values",
                 "if the model was overwritten meanwhile, try again",
             )
 

@@ -82,26 +82,21 @@ def _sync_all(layout: Layout, folder: str) -> None:
 
 
 def _appear(layout: Layout, folder: str) -> None:
-    done: list[str] = []
-    try:
+    with contextlib.ExitStack() as undo:
         for name in layout.names:
             target = os.path.join(layout.parent, name)
             if os.path.lexists(target) and not os.path.isdir(target):
                 raise BnstatError(target, "exists already", "choose another name")
             os.rename(os.path.join(folder, name), target)
-            done.append(target)
-    except BaseException:
-        for target in done:
-            shutil.rmtree(target) if os.path.isdir(target) else os.unlink(target)
-        raise
+            undo.callback(shutil.rmtree if os.path.isdir(target) else os.unlink, target)
+        undo.pop_all()
 
 
 def _replace(layout: Layout, folder: str) -> None:
     """Replace the original files. If a file cannot be replaced, restore all of them."""
     aside = os.path.join(folder, "replaced")
     os.mkdir(aside)
-    kept = []
-    try:
+    with contextlib.ExitStack() as undo:
         for name in layout.names:
             target = os.path.join(layout.parent, name)
             new, old = os.path.join(folder, name), os.path.join(aside, name)
@@ -114,13 +109,9 @@ def _replace(layout: Layout, folder: str) -> None:
                     os.link(target, old, follow_symlinks=False)
                 except OSError:  # The file system has no hard links.
                     shutil.copy2(target, old, follow_symlinks=False)
-            kept.append((old, target))
+            undo.callback(os.replace, old, target)
             os.replace(new, target)
-    except BaseException:
-        for old, target in kept:
-            if not os.path.isdir(target):
-                os.replace(old, target)
-        raise
+        undo.pop_all()
 
 
 def copy_file(source: str, target: str) -> None:

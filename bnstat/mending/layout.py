@@ -55,9 +55,7 @@ def footprint(source: Source) -> Footprint:
             "apply the values to the original TensorFlow or Keras model, and convert it again",
         )
     if "://" in source.path:
-        raise UnsupportedError(
-            source.path, "is remote, and bnstat writes only local models", "download it"
-        )
+        raise UnsupportedError(source.path, "is remote, and cannot be written", "download it")
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
@@ -65,9 +63,7 @@ def footprint(source: Source) -> Footprint:
         from bnstat.storage.archive import open_archive
 
         if open_archive(LocalFile(path)) is not None:
-            raise UnsupportedError(
-                source.path, "is an archive, and bnstat does not write archives", "unpack it"
-            )
+            raise UnsupportedError(source.path, "is an archive, and cannot be written", "unpack it")
     if source.format == "saved-model":
         return _saved_model(folder, path, source.checkpoint)
     if source.format in _CHECKPOINTS and source.checkpoint is not None:
@@ -110,9 +106,7 @@ def _files(folder: str, name: str, within: bool) -> Footprint:
 
     index, shards = shard_names(file)
     if index != name:
-        raise BnstatError(
-            file.path, "is one of several files that belong together", f"pass {index} instead"
-        )
+        raise BnstatError(file.path, "is one of several weight files", f"pass {index} instead")
     return Footprint("files", folder, name, [*shards, name], within)
 
 
@@ -187,9 +181,8 @@ def _in_a_new_folder(original: Footprint, output: str) -> Layout:
     files = {
         os.path.join(original.folder, file): os.path.join(name, file) for file in original.files
     }
-    state = None
-    if original.kind == "checkpoint":
-        state = (os.path.join(name, STATE), state_text(original.name))
+    is_checkpoint = original.kind == "checkpoint"
+    state = (os.path.join(name, STATE), state_text(original.name)) if is_checkpoint else None
     return Layout(parent, [name], name, files, {name: None}, state)
 
 

@@ -111,21 +111,21 @@ def fit(
         assert stored is not None
         where = f"{layer.name}, {role}"
         array = given.fitted(variable, stored, where)
-        owner = owners.setdefault(variable.key, where)
-        if not is_same(arrays.setdefault(variable.key, array), array):
+        key = variable.key
+        owner = owners.setdefault(key, where)
+        if not is_same(arrays.setdefault(key, array), array):
             raise BnstatError(
                 where,
                 f"shares its variable with {owner}, but their values differ",
                 "give both the same values",
             )
-        is_moved = different(stored, array).reshape(stored.shape)
+        is_moved = different(stored, array)
         with np.errstate(all="ignore"):
-            distances = np.where(is_moved, abs(as_float64(array) - as_float64(stored)), 0.0)
-        largest = float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
+            distances = np.abs(as_float64(array) - as_float64(stored)).ravel()[is_moved]
+        distances[np.isnan(distances)] = np.inf
+        largest = float(distances.max(initial=0.0))
         moved = int(is_moved.sum())
-        changes.append(
-            Change(layer.name, role, variable.key, array.size, moved, largest, name, match)
-        )
+        changes.append(Change(layer.name, role, key, array.size, moved, largest, name, match))
     return arrays, changes
 
 
@@ -194,10 +194,10 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `arrays`, extended by new values for variables that the file stores a second time.
+    """Return `arrays` and new values for duplicates: variables that the file stores twice.
 
-    A second copy gets the new values of the variable that has the same name and the same bits. If
-    several such variables get different values, the copy is not changed. No graph reads copies.
+    A duplicate gets the new values of the variable with the same name and bits. If several such
+    variables get different values, the duplicate does not change. No graph reads duplicates.
     """
     result = dict(arrays)
     full_names = {node.key: node.full_name for node in contents.objects if node.key}

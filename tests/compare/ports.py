@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bnstat.compare.diff import Difference, diff
 from bnstat.model import BatchNorm, Model, Variable
 from tests.output.models import layer, model, usual, variable
 
@@ -23,6 +24,10 @@ def changed(of: BatchNorm, arrays: Mapping[str, np.ndarray], **settings: Any) ->
     """A layer with some arrays replaced."""
     settings = {"epsilon": of.epsilon, "momentum": of.momentum, **settings}
     return layer(of.name, {**arrays_of(of), **arrays}, **settings)
+
+
+def compared(old: BatchNorm, new: BatchNorm, **options: Any) -> Difference:
+    return diff(model(old), model(new), **options)
 
 
 def scale_and_shift(of: BatchNorm) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.compare.diff import Difference, LayerChange, diff
+from bnstat.compare.diff import LayerChange, diff
 from bnstat.errors import BnstatError
-from bnstat.model import BatchNorm
-from tests.compare.ports import arrays_of, changed, rewritten, trained
+from bnstat.model import ROLES, BatchNorm
+from tests.compare.ports import arrays_of, changed, compared, rewritten, trained
 from tests.output.models import layer, model
 
 BN = trained("bn", 16)
@@ -22,10 +22,6 @@ VARIANCE = ARRAYS["moving_variance"]
 
 def judged(old: BatchNorm, new: BatchNorm, **options: Any) -> LayerChange:
     return compared(old, new, **options).layers[0]
-
-
-def compared(old: BatchNorm, new: BatchNorm, **options: Any) -> Difference:
-    return diff(model(old), model(new), **options)
 
 
 def kinds(change: LayerChange) -> list[str]:
@@ -79,16 +75,8 @@ ONES = np.ones(16, np.float32)
 NEAR = changed(BN, {"gamma": ARRAYS["gamma"] * np.float32(1 + 1e-5)})
 NO_EPSILON = layer("bn", ARRAYS)
 NO_GAMMA = layer("bn", {role: ARRAYS[role] for role in ARRAYS if role != "gamma"})
-CANCELLING = layer(
-    "bn",
-    {
-        "gamma": np.full(4, 3, np.float32),
-        "beta": np.full(4, 1000, np.float32),
-        "moving_mean": np.full(4, 1000 / 3, np.float32),
-        "moving_variance": np.full(4, 1, np.float32),
-    },
-    epsilon=1e-7,
-)
+TERMS = (3, 1000, 1000 / 3, 1)
+CANCELLING = layer("bn", dict(zip(ROLES, np.float32([TERMS] * 4).T, strict=True)), epsilon=1e-7)
 OFF = {**ARRAYS, "gamma": 0 * ONES}
 OFF_ELSEWHERE = {**OFF, "moving_variance": 2 * VARIANCE}
 BROKEN = changed(BN, {"beta": np.nan * ONES})

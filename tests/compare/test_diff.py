@@ -6,20 +6,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.compare.diff import Difference, RoleChange, diff
-from bnstat.model import ROLES, BatchNorm
+from bnstat.compare.diff import RoleChange, diff
+from bnstat.model import ROLES
+from tests.compare.ports import compared
 from tests.output.models import layer, model, usual
 
 START = {"moving_mean": np.zeros(4, np.float32), "moving_variance": np.ones(4, np.float32)}
 
 
-def of_one(old: BatchNorm, new: BatchNorm, **tolerance: float) -> Difference:
-    return diff(model(old), model(new), **tolerance)
-
-
 def role(old: np.ndarray, new: np.ndarray, **tolerance: float) -> RoleChange:
     """Return the change of a beta."""
-    difference = of_one(
+    difference = compared(
         layer("bn", {"beta": old, **START}), layer("bn", {"beta": new, **START}), **tolerance
     )
     (change,) = (each for each in difference.layers[0].roles if each.role == "beta")
@@ -90,10 +87,10 @@ def test_roles_that_cannot_be_compared() -> None:
     assert change.shapes == ((4,), (3,))
     assert role(np.ones(4), np.ones((1, 1, 1, 4))).equal
     old, new = layer("bn", START), layer("bn", {"gamma": np.ones(4), **START})
-    (gained, *_) = of_one(old, new).layers[0].roles
-    (lost, *_) = of_one(new, old).layers[0].roles
+    (gained, *_) = compared(old, new).layers[0].roles
+    (lost, *_) = compared(new, old).layers[0].roles
     assert (gained.presence, lost.presence) == ("new", "old")
-    assert not of_one(old, new).equal
+    assert not compared(old, new).equal
 
 
 @pytest.mark.parametrize(
@@ -107,7 +104,7 @@ def test_roles_that_cannot_be_compared() -> None:
     ],
 )
 def test_settings_that_both_files_store(old: Any, new: Any, changes: list[str]) -> None:
-    difference = of_one(layer("bn", START, **old), layer("bn", START, **new))
+    difference = compared(layer("bn", START, **old), layer("bn", START, **new))
     assert [each.setting for each in difference.layers[0].settings] == changes
     assert difference.equal == (not changes)
 

@@ -15,17 +15,12 @@ keras = pytest.importorskip("keras")
 
 def network() -> keras.Model:
     keras.utils.set_random_seed(7)
-    layers = [keras.Input((6,))]
-    for name, units in (("first", 5), ("second", 5), ("third", 5), ("last", 4)):
-        layers += [
-            keras.layers.Dense(units, activation="tanh"),
-            keras.layers.BatchNormalization(name=name),
-        ]
-    model = keras.Sequential([*layers, keras.layers.Dense(1)])
+    dense = keras.layers.Dense(5, activation="tanh")
+    norms = [keras.layers.BatchNormalization(name=name) for name in ("one", "two", "three", "last")]
+    model = keras.Sequential([keras.Input((6,)), dense, *norms, keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     random = np.random.default_rng(3)
-    inputs = random.normal(2, 3, (64, 6)).astype(np.float32)
-    model.fit(inputs, random.normal(size=64), epochs=3, verbose=0)
+    model.fit(random.normal(2, 3, (64, 6)), random.normal(size=64), epochs=3, verbose=0)
     return model
 
 

@@ -29,19 +29,12 @@ def run_of(*checkpoints: Mapping[str, Sequence[float]]) -> dict[str, Track]:
     return {role: track for (_, role), track in history(entries).tracks.items()}
 
 
+NUMBERS = st.lists(st.floats(width=32), min_size=1, max_size=4)
+
+
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.dictionaries(
-            st.sampled_from("abc"), st.lists(st.floats(width=32), min_size=1, max_size=4)
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_any_numbers_give_what_a_summary_gives(
-    checkpoints: list[Mapping[str, list[float]]],
-) -> None:
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), NUMBERS), min_size=1, max_size=4))
+def test_any_numbers_give_what_a_summary_gives(checkpoints: list[dict[str, list[float]]]) -> None:
     entries = [
         at(n, *(layer(name, {"beta": np.array(array)}) for name, array in layers.items()))
         for n, layers in enumerate(checkpoints)
@@ -59,13 +52,10 @@ def test_any_numbers_give_what_a_summary_gives(
                 continue
             summary = Summary.of(np.array(layers[name]))
             assert track.bad[place] == summary.bad
+            near = {"rel": 1e-9, "abs": 1e-9 * max(1, abs(summary.max)), "nan_ok": True}
             for measure in ("mean", "std", "min", "max"):
-                assert getattr(track, measure)[place] == pytest.approx(
-                    getattr(summary, measure),
-                    rel=1e-9,
-                    abs=1e-9 * max(1, abs(summary.max)),
-                    nan_ok=True,
-                )
+                expected = pytest.approx(getattr(summary, measure), **near)
+                assert getattr(track, measure)[place] == expected
             if place and layers[name] == checkpoints[place - 1].get(name):
                 assert track.change[place] == 0
 
@@ -132,22 +122,15 @@ def test_a_checkpoint_that_cannot_be_read_is_skipped() -> None:
     variables = dict(usual("bn").variables)
     variables["moving_mean"] = Variable("bn/moving_mean", "", "float32", (8,), broken)
     gone = DamagedError("model-2.index", "is empty")
-    run = history(
-        [
-            at(1, usual("bn", seed=1)),
-            ("model-2", gone),
-            at(3, BatchNorm("bn", variables)),
-            at(4, usual("bn", seed=4)),
-        ]
-    )
+    first, last = usual("bn", seed=1), usual("bn", seed=4)
+    run = history([at(1, first), ("model-2", gone), at(3, BatchNorm("bn", variables)), at(4, last)])
     assert [each.name for each in run.checkpoints] == ["model-1", "model-4"]
     assert [(each.name, str(each.error)) for each in run.skipped] == [
         ("model-2", "model-2.index: is empty"),
         ("model-3", "model-3.data-00000-of-00001: is truncated"),
     ]
-    after = usual("bn", seed=4).array("beta") - usual("bn", seed=1).array("beta")
-    unit = np.sqrt(np.mean(usual("bn", seed=4).array("gamma") ** 2))
-    expected = np.sqrt(np.mean(after**2)) / unit
+    moved = last.array("beta") - first.array("beta")
+    expected = np.sqrt(np.mean(moved**2) / np.mean(last.array("gamma") ** 2))
     assert run.tracks["bn", "beta"].change[1] == pytest.approx(expected, rel=1e-6)
 
 

@@ -152,7 +152,7 @@ EXPORT_HEADER = "| format | ending | content |\n| --- | --- | --- |\n"
 def export() -> Iterator[str]:
     contents = [" ".join(row.content.split()) for row in EXPORT_FORMATS]
     rows = [
-        (row.title, f"`.{row.ending}`", content[0].upper() + content[1:])
+        (row.title, f"`.{row.name}`", content[0].upper() + content[1:])
         for row, content in zip(EXPORT_FORMATS, contents, strict=True)
     ]
     return with_rows("export", EXPORT_HEADER, rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bnstat.errors import UnsupportedError
-from bnstat.exchange.decimals import chunks, labels, nested_json, portable, shortest
+from bnstat.exchange.decimals import labels, nested_json, portable, shortest
 from bnstat.model import as_float64
 
 SMALL_TYPES = [
@@ -78,13 +78,6 @@ def test_portable_leaves_numpys_own_types_alone():
     array = np.array([1, 2], ">f2")
     assert portable(array) is array
     assert portable(np.array([-8, 7], ml_dtypes.int4)).tolist() == [-8, 7]
-
-
-def test_chunks_are_the_elements_in_order():
-    array = np.arange(24).reshape(2, 3, 4)
-    pieces = list(chunks(array, 7))
-    assert [piece.size for piece in pieces] == [7, 7, 7, 3]
-    np.testing.assert_array_equal(np.concatenate(pieces), np.arange(24))
 
 
 @pytest.mark.parametrize(

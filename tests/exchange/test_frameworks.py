@@ -28,8 +28,6 @@ PYTORCH = ("weight", "bias", "running_mean", "running_var")
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
 def test_exports_are_loaded_as_the_same_layers(names: str, kind: str, tmp_path: Path) -> None:
     read = bnstat.load(exported(TWO, kind, tmp_path, ExportOptions(names)))
-    difference = bnstat.diff(TWO, read)
-    assert difference.equal, difference
     for each, other in zip(TWO, read, strict=True):
         assert all(same_bits(other.array(role), each.array(role)) for role in ROLES)
 
@@ -62,20 +60,13 @@ def test_torch_loads_them_into_the_port(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("safetensors.torch")
     path = exported(TWO, "safetensors", tmp_path, ExportOptions("pytorch"))
-    port = torch.nn.ModuleDict(
-        {
-            f"block{number}": torch.nn.ModuleDict(
-                {
-                    "conv": torch.nn.Conv2d(2, channels, 3),
-                    "bn": torch.nn.BatchNorm2d(channels, eps=1e-3),
-                }
-            )
-            for number, channels in ((1, 5), (2, 3))
-        }
-    )
+    blocks = [
+        torch.nn.ModuleDict({"bn": torch.nn.BatchNorm2d(channels, eps=1e-3)}) for channels in (5, 3)
+    ]
+    port = torch.nn.ModuleDict({f"block{n}": block for n, block in enumerate(blocks, 1)})
     result = port.load_state_dict(library.load_file(path), strict=False)
     assert result.unexpected_keys == []
-    assert not [key for key in result.missing_keys if ".bn." in key and "num_batches" not in key]
+    assert not [key for key in result.missing_keys if "num_batches" not in key]
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 4)).astype(np.float32)
     given = port.eval()["block1"]["bn"](torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(given, TWO[0].normalize(x, axis=1), rtol=1e-5, atol=1e-6)

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from bnstat.errors import UnsupportedError
 from bnstat.exchange import npz as output
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.model import ROLES
@@ -62,20 +62,9 @@ def test_types_that_numpy_lacks_become_float32(dtype):
 
 
 def test_writing_to_a_pipe():
-    class Pipe(io.RawIOBase):
-        def __init__(self):
-            self.parts = []
-
-        def writable(self):
-            return True
-
-        def write(self, part):
-            self.parts.append(bytes(part))
-            return len(part)
-
-    pipe = Pipe()
-    output.dump(model(usual("bn")), pipe)
-    archive = np.load(io.BytesIO(b"".join(pipe.parts)), allow_pickle=False)
+    file = io.BytesIO()
+    output.dump(model(usual("bn")), SimpleNamespace(write=file.write, flush=file.flush))
+    archive = np.load(io.BytesIO(file.getvalue()), allow_pickle=False)
     np.testing.assert_array_equal(archive["bn/beta"], usual("bn").beta)
 
 
@@ -83,8 +72,3 @@ def test_writing_to_a_pipe():
 def test_names_are_exact_unless_a_zip_cannot_hold_them(name):
     key = {"a\0b": "a\\x00b", "\udc80": "\\udc80"}.get(name, name)
     assert f"{key}/gamma" in list(written(model(usual(name))))
-
-
-def test_a_huge_name_is_refused():
-    with pytest.raises(UnsupportedError, match="too long"):
-        written(model(usual("n" * 70_000, 1)))

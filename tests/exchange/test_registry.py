@@ -32,7 +32,7 @@ def test_the_help_describes_it(row: ExportFormat) -> None:
 
 @each_format
 def test_ending_and_options_choose_it(row: ExportFormat, tmp_path: Path) -> None:
-    ways = [["-o", f"a.{row.ending.upper()}"], ["--format", row.name, "-o", "b"]]
+    ways = [["-o", f"a.{row.name.upper()}"], ["--format", row.name, "-o", "b"]]
     ways += [[f"--{row.name}", "-o", "c"]] if row.flag else []
     written = set()
     for *options, name in ways:

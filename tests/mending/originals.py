@@ -22,8 +22,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_mended(copy: Path, original: Path) -> None:
-    values = new_values(bnstat.load(original))
-    for layer in bnstat.load(copy):
+    assert_stored(copy, new_values(bnstat.load(original)))
+
+
+def assert_stored(path: Path | str, values: NewValues) -> None:
+    """Assert that the layers of a model have these values."""
+    for layer in bnstat.load(path):
         for role, array in values[layer.name].items():
             assert same_bits(layer.array(role), array)
 
@@ -32,5 +36,6 @@ def mended(original: Path, copy: Path | None = None, **options: Any) -> NewValue
     """Write a copy of a model with new values, and return these."""
     values = new_values(bnstat.load(original))
     applied = bnstat.apply(original, values, copy, **options)
-    assert copy is None or applied.output == str(copy)
+    assert applied.output == str(copy or original)
+    assert applied.moved == sum(change.channels for change in applied.changes)
     return values

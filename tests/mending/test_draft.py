@@ -17,9 +17,8 @@ import bnstat
 from bnstat.mending import draft as drafts
 from bnstat.mending.draft import copy_file, exchange
 from tests.builders.mended import new_values
-from tests.builders.oracle import same_bits
 from tests.builders.signals import heeded
-from tests.mending.originals import DIGITS, ROOT, assert_mended, contents, mended
+from tests.mending.originals import DIGITS, ROOT, assert_mended, assert_stored, contents, mended
 
 DRIVER = """
 import sys
@@ -137,12 +136,9 @@ def _damage(contents: Any, _: Any) -> None:
     raise bnstat.DamagedError(f"{contents.source.path}.index", "is damaged")
 
 
-def _fill(contents: Any, _: Any) -> None:
-    raise OSError(28, "No space left on device", contents.source.path)
-
-
-def _refuse(*_: Any, **__: Any) -> None:
-    raise OSError(28, "No space left on device")
+def _fill(*arguments: Any, **_: Any) -> None:
+    paths = [each.source.path for each in arguments if hasattr(each, "source")]
+    raise OSError(28, "No space left on device", *paths)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +149,7 @@ def _refuse(*_: Any, **__: Any) -> None:
         # Errors have the name of the copy.
         ("bnstat.mending.apply", "write_arrays", _damage, "c.index: is damaged"),
         ("bnstat.mending.apply", "write_arrays", _fill, "c: cannot be written: No space"),
-        *(("os", name, _refuse, "c: cannot be written: No space")
+        *(("os", name, _fill, "c: cannot be written: No space")
           for name in ("rename", "fsync", "mkdir")),
     ],
 )  # fmt: skip
@@ -175,13 +171,9 @@ def test_a_copy_that_fails_is_not_kept(
 def test_in_place(saved_model: Path, checkpoint: Path, tmp_path: Path) -> None:
     for path in (saved_model, checkpoint):
         names = sorted(os.listdir(path.parent))
-        values = new_values(bnstat.load(path))
-        applied = bnstat.apply(path, values, in_place=True)
-        assert Path(applied.output) == path
+        values = mended(path, in_place=True)
         assert sorted(os.listdir(path.parent)) == names
-        for layer in bnstat.load(path):
-            for role, array in values[layer.name].items():
-                assert same_bits(layer.array(role), array)
+        assert_stored(path, values)
 
 
 def test_a_folder_in_place_if_names_cannot_be_swapped(

@@ -20,6 +20,7 @@ import bnstat
 from tests.builders import keras_models
 from tests.builders.mended import NewValues, differing, held, new_values
 from tests.builders.oracle import same_bits
+from tests.mending.originals import mended
 
 
 def build(package: Any) -> Any:
@@ -39,13 +40,6 @@ def assert_loaded(model: Any, values: NewValues) -> None:
         for role, array in roles.items():
             variable = getattr(by_name[name.rpartition("/")[2]], role)
             assert same_bits(np.asarray(variable), array), (name, role)
-
-
-def mended(original: Path, copy: Path) -> NewValues:
-    values = new_values(bnstat.load(original))
-    applied = bnstat.apply(original, values, copy)
-    assert applied.moved == sum(array.size for roles in values.values() for array in roles.values())
-    return values
 
 
 def saved(network: Any, path: Path) -> Path:

@@ -23,16 +23,9 @@ def document(layers: Mapping[str, Sequence[str]], spelt: Callable[[str], str] = 
     return Document("d.json", given, spelt)
 
 
-def changed(
-    of: Model,
-    values: Document | Model,
-    roles: Sequence[str] = ROLES,
-    globs: Sequence[str] = (),
-) -> list[tuple[str, str, str, str]]:
-    return [
-        (change.layer, change.role, change.given_as, change.match)
-        for change in fit(of, values, roles, globs)[1]
-    ]
+def changed(of: Model, values: Document | Model, *chosen: Any, **more: Any) -> list[Any]:
+    changes = fit(of, values, *chosen, **more)[1]
+    return [(change.layer, change.role, change.given_as, change.match) for change in changes]
 
 
 NET = model(
@@ -56,6 +49,17 @@ def test_only_the_chosen_roles_and_layers_are_written() -> None:
         ("a", "gamma", "a", "name"),
         ("a", "beta", "a", "name"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved", "largest"),
+    [([1, 2, 3], [1, 2.5, 1], 2, 2), ([0], [np.inf], 1, np.inf), ([np.nan, 1], [0, 1], 1, np.inf),
+     ([np.inf], [-np.inf], 1, np.inf), ([0.0], [-0.0], 1, 0), (2, 5, 1, 3)],
+)  # fmt: skip
+def test_the_largest_change(old: Any, new: Any, moved: int, largest: float) -> None:
+    of = model(layer("a", {"gamma": np.array(old, float)}))
+    (change,) = fit(of, Document("", {"a": {"gamma": Given(np.array(new, float))}}))[1]
+    assert (change.moved, change.largest) == (moved, largest)
 
 
 ALL = {"a": ROLES, "gone": ROLES}

@@ -24,7 +24,7 @@ from tests.builders.oracle import same_bits
 from tests.conftest import SHARED
 from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
 from tests.mending.exported import DOCUMENTS, KINDS, dtype, exported, fitted, layer, model
-from tests.mending.originals import ROOT
+from tests.mending.originals import ROOT, assert_stored
 from tests.output.models import variable
 
 _LARGEST = 30_000
@@ -75,9 +75,7 @@ def _assert_mended(path: Path, folder: Path) -> None:
         (folder / name).mkdir()
     ending = "".join(path.suffixes[-2:])
     applied = bnstat.apply(path, values, folder / f"new/m{ending}")
-    for stored in bnstat.load(applied.output):
-        for role, array in values[stored.name].items():
-            assert same_bits(stored.array(role), array)
+    assert_stored(applied.output, values)
     back = bnstat.apply(applied.output, of, folder / f"old/m{ending}")
     assert bnstat.diff(of, bnstat.load(back.output)).equal
 

@@ -6,6 +6,8 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +156,7 @@ def put(at: str, value: Any) -> Callable[[Any], Any]:
 
     def change(document: Any) -> Any:
         *path, last = [int(part) if part.isdigit() else part for part in at.split(".")]
-        inner = document
-        for part in path:
-            inner = inner[part]
-        inner[last] = value
+        reduce(getitem, path, document)[last] = value
         return document
 
     return change
@@ -170,6 +169,10 @@ WRONG_JSON = [
     (put("layers.0.gamma.values", [1, 2]), f"{VALUES} has 2 elements"),
     (put("layers.0.gamma.values", 1), f"{VALUES} has no elements"),
     (put("layers.0.gamma.shape", [4]), f"{VALUES} has 3 elements"),
+    # A claim of 2**60 bytes is refused before memory is reserved, a larger claim at once.
+    (put("layers.0.gamma.shape", [1 << 58]), f"{VALUES} has 3 elements, but the shape requires"),
+    (put("layers.0.gamma.shape", [1 << 59]), f"{SHAPE} is not a list of sizes that an array can"),
+    (put("layers.0.gamma.shape", [1 << 60, 1 << 60, 0]), f"{SHAPE} is not a list of sizes"),
     (put("layers.0.gamma.shape", [-3]), f"{SHAPE} is not a list of sizes"),
     ('{"layers": [{"name": "bn", "gamma": {"shape": [' + "9" * 5000 + '], "values": []}}]}', SHAPE),
     (put("layers.0.gamma.shape", "3"), f"{SHAPE} is not a list of sizes"),
@@ -225,7 +228,7 @@ WRONG_CSV = [
     (HEAD + "bn,0,1\nbn,0,1\n", "line 3: channel '0' is listed a second time"),
     (HEAD + "bn,0\n", "line 2: has 2 cells, but there are 3 columns"),
     (HEAD + "bn,x,1\n", "bn: 'x' is not a channel"),
-    (HEAD + "bn,0:0,1\nbn,1,1\n", "the channels of a layer differ in"),
+    (HEAD + "bn,0:0,1\nbn,1,1\n", "some channels have more indices than others"),
     (HEAD + "bn,999999999:999999999,1\n", "too many to read"),
     (HEAD + "bn,0,1\nbn,1,1\n", r"bn, gamma: the new values have shape \[2\]"),
     (HEAD + "br,0,1\n", "br: m has no such batch-norm layer"),

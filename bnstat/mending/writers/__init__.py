@@ -51,16 +51,11 @@ def patch(contents: Contents, arrays: Mapping[str, Array]) -> tuple[list[Range],
             continue
         for extent in extents:
             assert extent.part is not None
-            overwrite(extent.file.path, extent.offset, raw(array[extent.part]))
+            with open(extent.file.path, "r+b") as file:
+                file.seek(extent.offset)
+                file.write(raw(array[extent.part]))
             done.append(extent)
     return done, others
-
-
-def overwrite(path: str, offset: int, data: bytes) -> None:
-    """Replace the bytes at an offset of a file."""
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 def raw(array: Array) -> bytes:

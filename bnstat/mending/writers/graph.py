@@ -73,13 +73,11 @@ def with_values(array: Array, tensor: bytes) -> bytes:
         new = field(number, b"".join(map(encoded, bits)))
     else:
         new = field(number, raw(array))
-    if not values:
-        return tensor + new
     pieces, kept = [], 0
     for span in values:
         pieces += [tensor[kept : span.begin], new]
         new, kept = b"", span.end
-    return b"".join((*pieces, tensor[kept:]))
+    return b"".join((*pieces, tensor[kept:], new))
 
 
 _GRAPH_IN_META_GRAPH: Final = 2
@@ -129,7 +127,7 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
-    """Return function -> constant -> new array. `arrays` has names of the inlined graph as keys."""
+    """Find the constants that the keys of `arrays`, names in the inlined graph, stand for."""
     engines = (node for node in all_nodes(graph) if node.op == TENSORRT)
     if any(engine.attr["serialized_segment"].s for engine in engines):
         raise UnsupportedError(
@@ -157,10 +155,9 @@ def _in_graph(homes: Homes) -> Change:
         array = arrays.get(_name(node))
         if array is None:
             return node
-        change = at(_TENSOR_IN_ENTRY, partial(with_values, array))
-        return at([_ATTRIBUTE], lambda entry: change(entry) if _name(entry) == "value" else entry)(
-            node
-        )
+        new = at(_TENSOR_IN_ENTRY, partial(with_values, array))
+        in_value = at([_ATTRIBUTE], lambda entry: new(entry) if _name(entry) == "value" else entry)
+        return in_value(node)
 
     def in_function(function: bytes) -> bytes:
         name = _name(_first(function, _SIGNATURE))

@@ -42,9 +42,8 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
     if os.path.isdir(path):
         paths = [entry.path for entry in os.scandir(path) if entry.is_file()]
     else:
-        folder = os.path.dirname(path)
         shards = shard_names(LocalFile(path))[1]
-        paths = [os.path.join(folder, name) for name in shards] or [path]
+        paths = [os.path.join(os.path.dirname(path), name) for name in shards] or [path]
     for each in paths:
         _write_into(each, left)
     _refuse(left)
@@ -64,12 +63,10 @@ def _write_into(path: str, left: dict[str, Array]) -> None:
                 dataset: Any = opened[key]
                 array = left.pop(key)
                 # HDF5 has no bfloat16; it is stored as opaque pairs of bytes.
-                raw = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
-                dataset[...] = raw
+                dataset[...] = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise BnstatError(
-            path, f"h5py cannot write the new values ({first_line(error)})"
-        ) from error
+        reason = first_line(error)
+        raise BnstatError(path, f"h5py cannot write the new values ({reason})") from error
 
 
 def _refuse(left: Mapping[str, Array]) -> None:
@@ -98,13 +95,10 @@ def renew_checksums(path: str, offsets: Sequence[int]) -> None:
                 checksum = 0
                 for place in range(start, end, _PIECE):
                     checksum = zlib.crc32(file.read(min(_PIECE, end - place)), checksum)
-                places = [entry + 16]
+                local = header + 14
                 if member.flag_bits & _HAS_DESCRIPTOR:
-                    has_signature = _read(file, end, 4) == _DESCRIPTOR
-                    places.append(end + 4 if has_signature else end)
-                else:
-                    places.append(header + 14)
-                for place in places:
+                    local = end + 4 if _read(file, end, 4) == _DESCRIPTOR else end
+                for place in (local, entry + 16):
                     file.seek(place)
                     file.write(checksum.to_bytes(4, "little"))
             entry += _ENTRY + sum(struct.unpack("<3H", _read(file, entry + 28, 6)))

@@ -55,7 +55,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
         blocks = [(offset, size) for _, offset, size in table.blocks]
         handles = iter([write(each, changed if each in touched else None) for each in blocks])
         if left:
-            raise DamagedError(path, "lacks an entry that its index lists")
+            raise DamagedError(path, "has no entry for a tensor that gets new values")
         footer = write(table.metaindex, None)
         footer += write(table.index, lambda key, value: next(handles))
         out.write(footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
@@ -97,14 +97,13 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
     done, others = patch(contents, arrays)
     if others:
         raise UnsupportedError(contents.source.path, f"bnstat cannot write the tensor {others[0]}")
-    indices = {
-        os.path.join(os.path.dirname(extent.file.path), match["prefix"] + INDEX)
+    bundles = {
+        (os.path.dirname(extent.file.path), match["prefix"])
         for extent in done
         if (match := DATA.match(extent.file.name))
     }
-    for index in indices:
-        folder, name = os.path.split(index)
-        bundle = Bundle(LocalFolder(folder), name.removesuffix(INDEX), data=False)
+    for folder, prefix in bundles:
+        bundle = Bundle(LocalFolder(folder), prefix, data=False)
         changes: dict[bytes, Change] = {}
         for key, array in arrays.items():
             entry = bundle.entry(key)
@@ -112,9 +111,10 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
                 piece = array[box_of(part, entry.shape, key)]
                 changes[slice_key(key, part)] = partial(_with_checksum, raw(piece))
             if not entry.slices:
-                listed = key.encode("utf-8", "surrogateescape")
-                changes[listed] = partial(_with_checksum, raw(array))
-        change(index, changes)
+                changes[key.encode("utf-8", "surrogateescape")] = partial(
+                    _with_checksum, raw(array)
+                )
+        change(os.path.join(folder, prefix + INDEX), changes)
 
 
 def _with_checksum(data: bytes, entry: bytes) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from bnstat.errors import BnstatError
-from bnstat.exchange.decimals import chunks, labels, shortest
+from bnstat.exchange.decimals import labels, shortest
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable
 from bnstat.output.terminal.overview import Track, footnotes, header
 from bnstat.output.terminal.screen import Screen, legible, sentence
@@ -108,10 +108,10 @@ def _shape(variable: Variable) -> str:
 
 def _values(array: Array, screen: Screen) -> Iterator[str]:
     """Yield lines of values, each with the channel of its first value."""
-    start = 0
-    for chunk in chunks(array, _CHUNK):
-        texts = shortest(chunk, {})
-        stop = start + chunk.size
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        texts = shortest(flat[start : start + _CHUNK], {})
+        stop = start + len(texts)
         width = max(map(len, texts))
         label_width = max(map(len, labels(array.shape, start, stop)))
         room = (screen.width or _PIPE_WIDTH) - 2 * len(_INDENT) - label_width
@@ -121,4 +121,3 @@ def _values(array: Array, screen: Screen) -> Iterator[str]:
         ):
             line = GAP.join(f"{text:>{width}}" for text in texts[first : first + length])
             yield f"{2 * _INDENT}{screen.style(f'{label:>{label_width}}', 'dim')}{GAP}{line}"
-        start = stop
