@@ -44,10 +44,12 @@ _FIXED: Final[dict[int, int]] = {
 
 
 class Item(NamedTuple):
-    """A value in the document; `path` has the keys and indices that lead to the value.
+    """A value in the document.
 
-    `value` is the number, the length of a map or list, the type of an extension, or 0 for strings
-    and bytes. The offsets `start` and `end` enclose a string, bytes or an extension's contents.
+    Attributes:
+        path: the keys of maps and indices of lists that lead to the value.
+        value: a number itself; the length of a map or list; the type of an extension; otherwise 0.
+        start, end: the offsets around the contents of a string, bytes or an extension.
     """
 
     kind: Kind
@@ -119,7 +121,7 @@ def _nested(window: Window, at: int, end: int, path: tuple[str, ...]) -> Generat
     if item.kind not in ("map", "list"):
         return at
     if len(path) == _DEEPEST or item.value > end - at:
-        raise WireError("it is nested too deeply, or claims more values than there are bytes")
+        raise WireError("it is nested too deeply, or claims more values than it has bytes")
     for index in range(item.value):
         name = str(index)
         if item.kind == "map":

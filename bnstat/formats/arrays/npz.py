@@ -110,7 +110,7 @@ class _Npy:
         if packed is None or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
             raise UnsupportedError(
                 file.path,
-                f"{info.filename} is encrypted, or compressed by another method than deflate",
+                f"{info.filename} is encrypted, or its compression is not deflate",
                 "save it again with numpy.savez",
             )
         self.path = packed.path
@@ -160,7 +160,7 @@ class _Npy:
         if self._start + count * self.dtype.itemsize != size:
             raise DamagedError(self.path, f"claims {count} elements, but has {size} bytes")
         if size > max(_BOMB_FLOOR, _MAX_RATIO * packed_size):
-            raise DamagedError(self.path, f"claims {size} bytes, but stores {packed_size}")
+            raise DamagedError(self.path, f"claims to inflate from {packed_size} to {size} bytes")
         data = self._inflated(self._packed.read(), size)
         if len(data) != size or zlib.crc32(data) != self._info.CRC:
             raise DamagedError(

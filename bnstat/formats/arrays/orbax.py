@@ -55,7 +55,7 @@ _FAILURES: Final = (
 
 
 class Orbax(Finder):
-    """Finds folders that are an item of a checkpoint, or that contain items."""
+    """Finds checkpoints: a folder that is an item, or that contains items."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name in (_TREE, _STORE, _CHECKPOINT) and _items(folder)
@@ -131,7 +131,7 @@ def _json(folder: Folder, name: str) -> Mapping[str, Any]:
 
 
 def _paths(folder: Folder) -> dict[str, list[str]]:
-    """Return an array's name in the store -> its path in the tree, as a list of keys."""
+    """Return array name in the store -> keys of the path in the tree."""
     tree = _json(folder, _TREE).get("tree_metadata")
     paths = {}
     for entry in tree.values() if isinstance(tree, dict) else ():
@@ -217,7 +217,7 @@ class _Store:
             opened = self._tensorstore.open(spec).result()
             chunk = prod(opened.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
             if chunk > max(size, _LARGEST_CHUNK):
-                raise DamagedError(where, f"has {size:,} bytes in chunks of {chunk:,} bytes")
+                raise DamagedError(where, f"has {size:,} bytes, but a chunk of {chunk:,} bytes")
             numbers: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
             raise self._damaged(error) from error

@@ -62,12 +62,8 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
         raise DamagedError(where, "its entry in the header does not describe a tensor")
     begin, end = offsets
     if not begin <= end <= file.size - start:
-        raise DamagedError(
-            where,
-            f"its bytes {begin} to {end} are not in the file, which has {file.size - start} after "
-            "the header",
-            "copy or download it again",
-        )
+        reason = f"its bytes {begin} to {end} are not in the {file.size - start} after the header"
+        raise DamagedError(where, reason, "copy or download it again")
     dtype = SAFETENSORS.get(code, code)
     return contiguous_variable(file, start + begin, end - begin, dtype, shape, name)
 
@@ -96,9 +92,8 @@ def open_sharded(index: File, source: Source) -> Contents:
         source = replace(contents.source, writer=source.writer or contents.source.writer)
         for key in keys:
             if key not in contents.variables:
-                raise DamagedError(
-                    file.path, f"lacks {key}, which it contains according to {index.name}"
-                )
+                reason = f"lacks {key}, which {index.name} assigns to this file"
+                raise DamagedError(file.path, reason)
             variables[key] = contents.variables[key]
             names[key] = contents.name_of(key)
     return Contents(source, variables, names=names)

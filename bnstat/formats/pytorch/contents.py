@@ -74,7 +74,7 @@ def open_contents(file: File, source: Source) -> Contents:
     with pickle_errors(file):
         if top is not None and pickle is not None:
             if pickle.size > LARGEST_PICKLE:
-                reason = f"bnstat does not read a {_PICKLE} of {pickle.size} bytes"
+                reason = f"its pickle has {pickle.size} bytes; bnstat reads smaller pickles"
                 raise UnsupportedError(file.path, reason)
             root, _ = pickled.unpickle(pickle.read(), 0, called, persistent)
             locate, is_big_endian = _storages_in_zip(top, storages)
@@ -112,7 +112,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def find_pickle(file: File) -> tuple[Folder, File] | None:
-    """Return a zip's folder that contains `data.pkl`, and this file; None if no folder does.
+    """Return a zip's folder that contains `data.pkl`, and `data.pkl`; None if there is none.
 
     PyTorch names the folder after the file.
     """
@@ -144,7 +144,7 @@ def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Loca
 def _read_legacy(
     file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
 ) -> tuple[Any, Locate, bool]:
-    """Read a file from before 1.6: the object, a `Locate`, and True if storages are big-endian."""
+    """Read a file from before 1.6; return the object and what `_storages_in_zip` returns."""
     (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")

@@ -2,7 +2,7 @@
 
     since 1.6   a zip: `NAME/data.pkl`, and `NAME/data/KEY` for each storage, uncompressed
     before 1.6  five pickles: a magic number, a version, facts about the machine, the object, the
-                keys of the storages; then for each storage the number of elements (u64), the bytes
+                keys of the storages; then each storage: number of elements (u64), bytes
 
 Source: torch/serialization.py, `_save`, `_legacy_save`.
 """

@@ -156,7 +156,7 @@ class _Machine:
         self.push(self.take(length).decode("utf-8", "replace"))
 
     def push_old_text(self, length: int) -> None:
-        """Push a Python 2 `str`, which may be text or bytes; `bytes_of` restores the bytes."""
+        """Push a Python 2 `str`, text or bytes, as a `str` that `bytes_of` converts to bytes."""
         self.push(self.take(length).decode("utf-8", "surrogateescape"))
 
     def push_tuple(self, count: int) -> None:
@@ -220,7 +220,7 @@ class _Machine:
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
-        raise PickleError("it uses pickle protocol 0, in which PyTorch cannot read tensors either")
+        raise PickleError("it uses pickle protocol 0, by which PyTorch cannot load tensors either")
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]

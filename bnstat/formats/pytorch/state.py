@@ -5,18 +5,15 @@ Parallel training and compilation prefix every name in the state dict with `modu
 `_orig_mod.`. A module that was saved whole keeps its tensors in `_parameters` and `_buffers` and
 its children in `_modules`; a TorchScript module keeps tensors and children in its state.
 
-The classes of TorchScript modules are code in the archive:
-
-    NAME/data.pkl                              the modules; the code contains each object's class
-    NAME/code/__torch__/torch/nn/modules/batchnorm.py
-                                               `__torch__.torch.nn.modules.batchnorm.BatchNorm2d`
-
-The code is neither run nor parsed as a program. Two kinds of lines are searched for in the class of
-a module with running statistics: constants (`eps : Final[float] = 1.0000000000000001e-05`), and
-the arguments of `torch.batch_norm`. A traced module has only the second kind.
+A TorchScript archive also contains the code of its modules' classes. For example, the code of the
+class `__torch__.torch.nn.modules.batchnorm.BatchNorm2d` is in the member
+`NAME/code/__torch__/torch/nn/modules/batchnorm.py`. The code is neither run nor parsed. Two kinds
+of lines are searched for in the class of a module with running statistics: constants
+(`eps : Final[float] = 1.0000000000000001e-05`), and calls of `torch.batch_norm`, whose arguments
+include momentum and epsilon. A traced module has only calls.
 
 LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one such
-module, in no order, and replaces the dots in names by `|`.
+module, in arbitrary order, and replaces the dots in names by `|`.
 
 Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/native_functions.yaml,
 `batch_norm`; tch-rs, src/wrappers/tensor.rs, `save_multi`.
@@ -123,10 +120,10 @@ def collect(root: Any) -> Collected:
 
 
 def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
-    """Drop the tensors of a state dict if a whole model in the same file repeats them.
+    """Drop the tensors of a state dict that are also in a whole model in the same file.
 
-    Two tensors are equal if they have the same name within their containers and the same view of
-    the same storage. A tensor with two names in one container is kept twice.
+    Such tensors have the same name, without the path of the container, and the same view of a
+    storage.
     """
     of_modules = [key for layer in collected.layers for key in layer.variables.values()]
 
@@ -144,10 +141,10 @@ def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> N
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and value of each tensor and container below an object, in stored order.
+    """Yield (path, value) for each tensor and container in an object, in stored order.
 
-    A container is yielded once, with its first path. Names within a module are joined by dots and
-    form one component of the path.
+    A container with several paths is yielded once. The names of nested modules, joined by dots,
+    form one component of a path.
     """
     stack: list[tuple[tuple[str, ...], Any, bool, int]] = [((), root, False, 0)]
     seen: set[int] = set()
@@ -209,7 +206,7 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 
 
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
-    """Yield the layer of a module that owns tensors, if the file records the module's class."""
+    """Yield a module as a layer if the module owns tensors and its class is recorded."""
     state = module.state if isinstance(module.state, dict) else {}
     is_script = _is_script_module(module)
     if str(module.kind) == _FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
@@ -275,9 +272,9 @@ def _is_store(value: Any) -> bool:
 
 
 def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer]:
-    """Return the layers, with epsilon and momentum added from the archive's code where possible.
+    """Return the layers with the settings of batch norm that the archive's code contains.
 
-    `top` is the folder of the archive that may contain `code`; None if there is no archive.
+    `top` is the folder that may contain `code`; None for a file that is not an archive.
     """
     members = {
         layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
@@ -305,7 +302,7 @@ def _code(top: Folder, member: str) -> str:
 
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
-    """Return `eps` and `momentum` from the code of a class; return nothing if `eps` is missing."""
+    """Return `eps` and `momentum` from the code of a class; empty if `eps` is missing."""
     start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
     if start < 0:
         return {}

@@ -4,16 +4,15 @@ A storage is identified by a persistent id `("storage", TYPE, KEY, DEVICE, COUNT
 `torch._utils._rebuild_tensor_v2(STORAGE, OFFSET, SIZE, STRIDE, ...)` returns. Only these functions
 and the containers around them are understood; nothing of PyTorch is imported.
 
-An array is what one of these returns:
+One of these calls returns an array; pickles of protocol 5 use `_frombuffer`:
 
     numpy._core.multiarray._reconstruct(ndarray, ...)
     numpy._core.numeric._frombuffer(bytes, dtype, shape, order)
     jax._src.array._reconstruct_array(_reconstruct, arguments, state, ...)
 
-The second is in pickles of protocol 5. The first is followed by the array's state, which is an
-argument of the third: `(version, shape, dtype, is Fortran order, bytes)`. The dtype is
-`numpy.dtype("f4", ...)`, whose own state contains the byte order, or `numpy.dtype` of a type of
-ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
+An array's state is `(version, shape, dtype, is Fortran order, bytes)`. The pickle sets this state
+after NumPy's `_reconstruct`. The dtype is `numpy.dtype("f4", ...)`, whose own state contains the
+byte order, or `numpy.dtype` of a type of ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
 
 Sources: torch/_utils.py, torch/_tensor.py, torch/serialization.py, torch/storage.py;
 numpy/_core/src/multiarray/methods.c, `array_reduce_ex`; jax/_src/array.py.
@@ -53,7 +52,8 @@ class Storage:
 
     Attributes:
         key: the name in the file.
-        offset: the index of the storage's first element among the elements stored for `key`.
+        offset: the index of the first element in the stored bytes; before PyTorch 1.6, several
+            storages can share these bytes.
     """
 
     key: str
@@ -67,8 +67,8 @@ class Tensor:
     """A view of a storage; offset and strides count elements of `dtype`.
 
     Attributes:
-        quantizer: the scale, the zero point and the axis of a quantized tensor. The axis matters
-            only if scale and zero point are tensors. None for a tensor that is not quantized.
+        quantizer: (scale, zero point, axis) of a quantized tensor; None for other tensors. The
+            axis has no meaning if the scale is a number.
     """
 
     storage: Storage
@@ -97,7 +97,7 @@ class Tensor:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage, or the module's class in files before 1.6, that a persistent id names."""
+    """Return the storage that a persistent id names, or before PyTorch 1.6 a module's class."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()
@@ -235,7 +235,7 @@ def read_tensor(
 
 
 def find_tensor(tensor: Tensor, content: File, is_big_endian: bool) -> Sequence[Range]:
-    """Return the extent of a tensor as a sequence, empty if unknown; see `Variable.extents`."""
+    """Return the extents of a tensor; empty if unknown. See `Variable.extents`."""
     dtype = find_dtype(tensor.dtype)
     if dtype is None or tensor.start(dtype.itemsize) < 0:
         return ()

@@ -128,7 +128,7 @@ def test_hostile_members(tmp_path: Path, content: bytes, method: int) -> None:
 
 def test_a_bomb(tmp_path: Path) -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (100000000,)}"
-    with pytest.raises(DamagedError, match="claims 100000073 bytes, but stores"):
+    with pytest.raises(DamagedError, match="to 100000073 bytes"):
         load_member(tmp_path, npy(header, bytes(100_000_000)), zipfile.ZIP_DEFLATED)
 
 
