@@ -298,10 +298,11 @@ def array_of(value: Opaque) -> Array | None:
         case _ if name in _RECONSTRUCT:
             state = value.state
     match state:
-        case (int(), shape, dtype, bool(is_fortran), data) | (shape, dtype, bool(is_fortran), data):
-            stored, content, sizes = _dtype(dtype), bytes_of(data), as_shape(shape)
-            if stored is not None and content is not None and sizes is not None:
-                return Array(stored, sizes, "F" if is_fortran else "C", content)
+        case (int(), sizes, kind, bool(is_fortran), data) | (sizes, kind, bool(is_fortran), data):
+            dtype, shape = _dtype(kind), as_shape(sizes)
+            content = bytes_of(data) if isinstance(data, str) else data
+            if dtype is not None and shape is not None and isinstance(content, bytes):
+                return Array(dtype, shape, "F" if is_fortran else "C", content)
     return None
 
 
