@@ -41,9 +41,10 @@ def matches(file: File) -> bool:
     from bnstat.formats.pytorch.contents import find_pickle
 
     try:
-        return find_pickle(file) is not None
+        find_pickle(file)
     except DamagedError:
         return False
+    return True
 
 
 def open_contents(file: File, source: Source) -> Contents:

@@ -107,7 +107,8 @@ def collect(root: Any) -> Collected:
             result.layers += _layer(path, value)
     _drop_repeated(result, paths)
     result.names = _names(paths)
-    if _is_store(root):
+    is_flat = _is_script_module(root) and str(root.kind) == _FLAT
+    if is_flat and not any(map(_is_script_module, root.state.values())):  # of tch-rs
         result.names = {key: name.replace("|", ".") for key, name in result.names.items()}
         result.in_order = False
     if isinstance(root, dict):
@@ -207,19 +208,13 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
     """Yield a module as a layer if the module owns tensors and its class is recorded."""
-    state = module.state if isinstance(module.state, dict) else {}
-    is_script = _is_script_module(module)
-    if str(module.kind) == _FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
-        return
-    parts = [state] if is_script else [state.get("_parameters"), state.get("_buffers")]
     variables = {
         _text(name): "/".join(_dotted(path, _text(name), bool(path)))
-        for part in parts
-        for name, value in _items(part)
+        for name, value in _module_parts(module) or ()
         if isinstance(value, Tensor)
     }
-    if variables:
-        config = {key: value for key, value in state.items() if type(value) in _PLAIN}
+    if variables and str(module.kind) != _FLAT:
+        config = {key: value for key, value in module.state.items() if type(value) in _PLAIN}
         name = path[-1] if path else ""
         yield Layer(name, str(module.kind), config, variables, key="/".join(path))
 
@@ -259,15 +254,6 @@ def _is_script_module(value: Any) -> bool:
         isinstance(value, Opaque)
         and value.kind.module.partition(".")[0] == _ROOT
         and isinstance(value.state, dict)
-    )
-
-
-def _is_store(value: Any) -> bool:
-    """Return True for the single module in which tch-rs saves all variables."""
-    return (
-        _is_script_module(value)
-        and str(value.kind) == _FLAT
-        and not any(_is_script_module(child) for child in value.state.values())
     )
 
 

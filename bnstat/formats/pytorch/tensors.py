@@ -127,18 +127,15 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     if not isinstance(storage, Storage):
         return Opaque(_UNBUILT)
     dtype = storage.dtype
-    if len(rest) > 2 and isinstance(rest[2], Global) and rest[2].module == "torch":
-        dtype = TORCH.get(rest[2].name, rest[2].name)
+    match rest:
+        case (_, _, Global("torch", name), *_):  # of `_rebuild_tensor_v3`
+            dtype = TORCH.get(name, name)
     shape, strides = as_shape(size), as_sizes(stride)
     if type(offset) is not int or offset < 0 or shape is None or strides is None:
         raise PickleError("a tensor has an invalid shape")
     if len(shape) != len(strides):
         raise PickleError("a tensor's strides do not match its dimensions")
     return Tensor(storage, dtype, offset, shape, strides)
-
-
-def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
-    return _tensor(storage, offset, size, stride)
 
 
 def _quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_: Any) -> Any:
@@ -192,8 +189,8 @@ def _sequence(*arguments: Any) -> Any:
 
 
 _TENSORS: Final[Mapping[Global, Callable[..., Any]]] = {
-    Global("torch._utils", "_rebuild_tensor"): _tensor_v2,
-    Global("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
+    Global("torch._utils", "_rebuild_tensor"): _tensor,
+    Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
     Global("torch._utils", "_rebuild_tensor_v3"): _tensor,
     Global("torch._utils", "_rebuild_qtensor"): _quantized,
     Global("torch._utils", "_rebuild_parameter"): _first,
@@ -239,7 +236,7 @@ def find_tensor(tensor: Tensor, content: File, is_big_endian: bool) -> Sequence[
     dtype = find_dtype(tensor.dtype)
     if dtype is None or tensor.start(dtype.itemsize) < 0:
         return ()
-    is_plain, expected = not is_big_endian, 1
+    is_plain, expected = not is_big_endian and tensor.quantizer is None, 1
     for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
         is_plain &= size == 1 or stride == expected
         expected *= size
@@ -279,9 +276,8 @@ class Array:
     def read(self, where: str) -> NDArray[np.generic]:
         """Return the elements; `where` names the array in errors."""
         if len(self.data) != bytes_needed(self.shape, self.stored):
-            raise DamagedError(
-                where, f"the {len(self.data)} bytes of this array do not fit its shape"
-            )
+            reason = f"the {len(self.data)} bytes of this array do not fit its shape"
+            raise DamagedError(where, reason)
         array = np.frombuffer(self.data, self.stored).reshape(self.shape, order=self.order)
         return array.astype(self.stored.newbyteorder("="), order="C")
 
