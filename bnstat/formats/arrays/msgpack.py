@@ -85,24 +85,15 @@ def open_contents(file: File, source: Source) -> Contents:
 
 def _variable(window: Window, item: Item) -> Variable:
     inner = [*_items(window, item.start, item.end)]
-    match [each.kind for each in inner]:
-        case ["list", "list", *sizes, "text", "bytes"] if set(sizes) <= {"number"}:
-            shape = as_shape([each.value for each in inner[2:-2]])
-        case _:
-            shape = None
-    if shape is None or inner[0].value != 3 or inner[1].value != len(shape):
+    shape = as_shape([each.value for each in inner[2:-2]])
+    kinds = [each.kind for each in inner]
+    expected = ["list", "list", *["number"] * (len(kinds) - 4), "text", "bytes"]
+    if shape is None or kinds != expected or (inner[0].value, inner[1].value) != (3, len(shape)):
         raise WireError("an array is not [shape, dtype, bytes]")
     kind, data = inner[-2:]
     dtype = window.read(kind.start, min(kind.end, kind.start + _LONGEST_TEXT)).decode("latin1")
-    return contiguous_variable(
-        window.file,
-        data.start,
-        data.end - data.start,
-        dtype,
-        shape,
-        "/".join(item.path),
-        name_of_path(item.path),
-    )
+    key, name, length = "/".join(item.path), name_of_path(item.path), data.end - data.start
+    return contiguous_variable(window.file, data.start, length, dtype, shape, key, name)
 
 
 def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[Item]:

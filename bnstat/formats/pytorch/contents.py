@@ -198,10 +198,10 @@ def _variable(
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
     def read(stored: Tensor = tensor) -> NDArray[np.generic]:
-        return tensors.read_tensor(stored, *content(stored.storage), where)
+        return stored.read(*content(stored.storage), where)
 
     def extents() -> Sequence[Range]:
-        return tensors.find_tensor(tensor, *content(tensor.storage))
+        return tensor.extents(*content(tensor.storage))
 
     if tensor.quantizer is None:
         return Variable(key, name, tensor.dtype, tensor.shape, read, extents)

@@ -219,8 +219,7 @@ class _Machine:
         if isinstance(target, list):
             target.extend(values)
         elif isinstance(target, Opaque):
-            for value in values:
-                target.items[len(target.items)] = value
+            target.items.update(enumerate(values, len(target.items)))
         else:
             raise PickleError("items are added to an object that is not a list")
 

@@ -113,10 +113,10 @@ def collect(root: Any) -> Collected:
         result.in_order = False
     if isinstance(root, dict):
         version, step = root.get(_LIGHTNING), root.get("global_step")
-        result.writer = (
-            f"PyTorch Lightning {legible(version)}" if isinstance(version, str) else None
-        )
-        result.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
+        if isinstance(version, str):
+            result.writer = f"PyTorch Lightning {legible(version)}"
+        if type(step) is int and 0 <= step < _LONGEST_INDEX:
+            result.step = step
     return result
 
 
@@ -155,11 +155,10 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         count, length = count + 1, length + sum(map(len, path))
         if count > _MOST_VALUES or length > _MOST_NAMES:
             raise BudgetError("more objects, or longer names, than any network has")
-        if isinstance(value, Tensor):
+        if isinstance(value, Opaque):
+            value = array_of(value) or value
+        if isinstance(value, Tensor | Array):
             yield path, value
-            continue
-        if isinstance(value, Opaque) and (array := array_of(value)) is not None:
-            yield path, array
             continue
         if id(value) in seen:
             continue
@@ -244,9 +243,7 @@ def _text(key: Any) -> str:
         return key.decode("utf-8", "replace")
     if isinstance(key, str):
         return legible(key)
-    if isinstance(key, int) and abs(key) < _LONGEST_INDEX:
-        return str(key)
-    return "?"
+    return str(key) if isinstance(key, int) and abs(key) < _LONGEST_INDEX else "?"
 
 
 def _is_script_module(value: Any) -> bool:
@@ -262,29 +259,25 @@ def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer
 
     `top` is the folder that may contain `code`; None for a file that is not an archive.
     """
+    names = {layer.class_name or "" for layer in layers if layer.variables.keys() >= _STATISTICS}
     members = {
-        layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
-        for layer in layers
-        if layer.class_name is not None
-        and layer.class_name.startswith(f"{_ROOT}.")
-        and layer.variables.keys() >= _STATISTICS
+        name: f"code/{name.rpartition('.')[0].replace('.', '/')}.py"
+        for name in names
+        if name.startswith(f"{_ROOT}.")
     }
     if top is None or not members:
         return layers
     top.expect(set(members.values()))
-    code = {member: _code(top, member) for member in set(members.values())}
-    settings = {name: _settings(code[member], name) for name, member in members.items()}
+    code = {}
+    for member in set(members.values()):
+        file = top.file(member)
+        if file is not None and file.size <= _LONGEST_CODE:
+            code[member] = file.read().decode("utf-8", "replace")
+    settings = {name: _settings(code.get(member, ""), name) for name, member in members.items()}
     return [
         replace(layer, config={**layer.config, **settings.get(layer.class_name or "", {})})
         for layer in layers
     ]
-
-
-def _code(top: Folder, member: str) -> str:
-    file = top.file(member)
-    if file is None or file.size > _LONGEST_CODE:
-        return ""
-    return file.read().decode("utf-8", "replace")
 
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:

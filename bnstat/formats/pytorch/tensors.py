@@ -92,7 +92,35 @@ class Tensor:
         pairs = zip(self.shape, self.strides, strict=True)
         return 1 + sum((size - 1) * stride for size, stride in pairs)
 
-    def start(self, itemsize: int) -> int:
+    def read(self, content: File, is_big_endian: bool, where: str) -> NDArray[np.generic]:
+        """Return the elements from the storage's bytes; `where` names the tensor in errors."""
+        dtype = numpy_dtype(self.dtype, where)
+        size = dtype.itemsize
+        start, length = self._start(size), self.reach * size
+        if start < 0 or start + length > content.size:
+            raise DamagedError(where, f"reaches beyond its storage of {content.size} bytes")
+        data = content.read(start, length)
+        pairs = zip(self.shape, self.strides, strict=True)
+        strides = [stride * size if count > 1 else 0 for count, stride in pairs] if length else None
+        stored = dtype
+        if dtype.kind in "iufcb":
+            stored = dtype.newbyteorder(">" if is_big_endian else "<")
+        shaped: NDArray[np.generic] = np.ndarray(self.shape, stored, data, 0, strides)
+        return shaped.astype(dtype, order="C")
+
+    def extents(self, content: File, is_big_endian: bool) -> Sequence[Range]:
+        """Return the extents in the storage; empty if unknown. See `Variable.extents`."""
+        dtype = find_dtype(self.dtype)
+        if dtype is None or self._start(dtype.itemsize) < 0:
+            return ()
+        is_plain, expected = not is_big_endian and self.quantizer is None, 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            is_plain &= size == 1 or stride == expected
+            expected *= size
+        start, length = self._start(dtype.itemsize), self.reach * dtype.itemsize
+        return extents(content, start, length, dtype if is_plain else None, self.shape)
+
+    def _start(self, itemsize: int) -> int:
         return (self.storage.offset + self.offset) * itemsize
 
 
@@ -174,10 +202,7 @@ def _encoded(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
     """Return the bytes that a pickle before protocol 3 stores as a string."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         return Opaque(Global("_codecs", "encode"))
-    try:
-        return text.encode(encoding)
-    except UnicodeEncodeError as error:
-        raise PickleError(f"a string cannot be encoded as {encoding}") from error
+    return text.encode(encoding)
 
 
 def _bytes(*arguments: Any) -> Any:
@@ -210,38 +235,6 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
         for name, function in (("bytes", _bytes), ("dict", _dict), ("set", _sequence))
     },
 }
-
-
-def read_tensor(
-    tensor: Tensor, content: File, is_big_endian: bool, where: str
-) -> NDArray[np.generic]:
-    """Return a tensor from its storage's bytes; `where` names the tensor in errors."""
-    dtype = numpy_dtype(tensor.dtype, where)
-    size = dtype.itemsize
-    start, length = tensor.start(size), tensor.reach * size
-    if start < 0 or start + length > content.size:
-        raise DamagedError(where, f"reaches beyond its storage of {content.size} bytes")
-    data = content.read(start, length)
-    pairs = zip(tensor.shape, tensor.strides, strict=True)
-    strides = [stride * size if count > 1 else 0 for count, stride in pairs] if length else None
-    stored = dtype
-    if dtype.kind in "iufcb":
-        stored = dtype.newbyteorder(">" if is_big_endian else "<")
-    shaped: NDArray[np.generic] = np.ndarray(tensor.shape, stored, data, 0, strides)
-    return shaped.astype(dtype, order="C")
-
-
-def find_tensor(tensor: Tensor, content: File, is_big_endian: bool) -> Sequence[Range]:
-    """Return the extents of a tensor; empty if unknown. See `Variable.extents`."""
-    dtype = find_dtype(tensor.dtype)
-    if dtype is None or tensor.start(dtype.itemsize) < 0:
-        return ()
-    is_plain, expected = not is_big_endian and tensor.quantizer is None, 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
-        is_plain &= size == 1 or stride == expected
-        expected *= size
-    start, length = tensor.start(dtype.itemsize), tensor.reach * dtype.itemsize
-    return extents(content, start, length, dtype if is_plain else None, tensor.shape)
 
 
 _RECONSTRUCT: Final = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
