@@ -72,10 +72,10 @@ def open_contents(file: File, source: Source) -> Contents:
         return storage
 
     unpickle = partial(pickled.unpickle, call=called, persistent=persistent)
-    top = None
+    top, is_big_endian = None, False
     with pickle_errors(file):
         if first_in_zip(file) is None:
-            root, locate, is_big_endian = _read_legacy(file, unpickle, storages)
+            root, locate = _read_legacy(file, unpickle, storages)
         else:
             top, pickle = find_pickle(file)
             if pickle.size > LARGEST_PICKLE:
@@ -125,6 +125,7 @@ def find_pickle(file: File) -> tuple[Folder, File]:
 
 
 def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Locate, bool]:
+    """Return the function that locates storages, and True if they are big-endian."""
     order = top.file("byteorder")
 
     @cache
@@ -141,22 +142,21 @@ def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Loca
 
 def _read_legacy(
     file: File, unpickle: Unpickle, storages: Mapping[str, Storage]
-) -> tuple[Any, Locate, bool]:
-    """Read a file from before 1.6; return the object and what `_storages_in_zip` returns."""
-    (_magic, version, facts, root, keys), position = _pickles(file, unpickle)
-    if version != 1001 or not isinstance(facts, dict):
+) -> tuple[Any, Locate]:
+    """Return the object and the `Locate` of a file from before 1.6, always little-endian."""
+    (_magic, version, _machine, root, keys), position = _pickles(file, unpickle)
+    if version != 1001:
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")
-    is_big = facts.get("little_endian") is False
     contents: dict[str, File] = {}
     for key in keys if isinstance(keys, list) else ():
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None:
             raise DamagedError(file.path, "has a storage that no tensor uses")
-        count = int.from_bytes(file.read(position, 8), "big" if is_big else "little")
+        count = int.from_bytes(file.read(position, 8), "little")
         length = count * numpy_dtype(storage.dtype, file.path).itemsize
         contents[storage.key] = Slice(file, position + 8, length, storage.key)
         position += 8 + length
-    return root, contents.get, is_big
+    return root, contents.get
 
 
 def _pickles(file: File, unpickle: Unpickle) -> tuple[list[Any], int]:

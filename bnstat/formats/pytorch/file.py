@@ -2,9 +2,10 @@
 
     since 1.6   a zip: `NAME/data.pkl`, and `NAME/data/KEY` for each storage, uncompressed
     before 1.6  five pickles: a magic number, a version, facts about the machine, the object, the
-                keys of the storages; then each storage: number of elements (u64), bytes
+                keys of the storages; then each storage: number of elements (u64), bytes;
+                little-endian whatever the machine
 
-Source: torch/serialization.py, `_save`, `_legacy_save`.
+Sources: torch/serialization.py, `_save`, `_legacy_save`; torch/csrc/generic/serialization.cpp.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ numpy/_core/src/multiarray/methods.c, `array_reduce_ex`; jax/_src/array.py.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -102,11 +103,9 @@ class Tensor:
         data = content.read(start, length)
         pairs = zip(self.shape, self.strides, strict=True)
         strides = [stride * size if count > 1 else 0 for count, stride in pairs] if length else None
-        stored = dtype
-        if dtype.kind in "iufcb":
-            stored = dtype.newbyteorder(">" if is_big_endian else "<")
-        shaped: NDArray[np.generic] = np.ndarray(self.shape, stored, data, 0, strides)
-        return shaped.astype(dtype, order="C")
+        view: NDArray[np.generic] = np.ndarray(self.shape, dtype, data, 0, strides)
+        array = view.astype(dtype, order="C")
+        return array if is_big_endian == (sys.byteorder == "big") else array.byteswap()
 
     def extents(self, content: File, is_big_endian: bool) -> Sequence[Range]:
         """Return the extents in the storage; empty if unknown. See `Variable.extents`."""

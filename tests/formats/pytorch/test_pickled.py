@@ -6,6 +6,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 import bnstat
@@ -13,7 +15,7 @@ from bnstat.errors import UnsupportedError
 from bnstat.formats.pytorch import pickled, state
 from bnstat.formats.pytorch.pickled import BudgetError, Global, Opaque, PickleError, unpickle
 from bnstat.formats.pytorch.tensors import call, storage_of
-from tests.builders.oracle import assert_layers
+from tests.builders.oracle import assert_layers, same_bits
 from tests.formats.pytorch.reading import arrays, opened, zipped
 from tests.fuzz import ports
 from tests.fuzz.handmade import values
@@ -156,6 +158,29 @@ def test_every_form(tmp_path: Path, name: str) -> None:
     model = bnstat.load(path)
     assert_layers(model, dict.fromkeys(LAYERS[name], values()))
     assert [layer.epsilon for layer in model] == ([1e-5] if name == "whole" else [None, None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(b"Float", "f4"), (b"BFloat16", ml_dtypes.bfloat16), (b"ComplexFloat", "c8"), (b"Char", "i1")],
+)
+def test_files_of_big_endian_machines(tmp_path: Path, kind: bytes, dtype: Any) -> None:
+    array = np.array([1, 2, -3]).astype(dtype)
+    content = ports.pickled({"t": ports.tensor(ports.Storage("0", 3))}).replace(b"Float", kind)
+    members = {"data.pkl": content, "byteorder": b"big", "data/0": array.byteswap().tobytes()}
+    (tmp_path / "m").write_bytes(ports.pytorch_members(members))
+    variable = opened(tmp_path / "m").variables["t"]
+    assert same_bits(variable.read(), array)
+    assert [place.part for place in variable.extents()] == [None]
+
+
+def test_old_files_of_big_endian_machines_are_little_endian(tmp_path: Path) -> None:
+    """PyTorch's legacy format records the byte order of the machine, but never uses it."""
+    content = ports.pytorch_files()["legacy.pt"]
+    machine = ports.program("little_endian")
+    assert content.count(machine + b"\x88") == 1
+    (tmp_path / "m").write_bytes(content.replace(machine + b"\x88", machine + b"\x89"))
+    assert_layers(bnstat.load(tmp_path / "m"), dict.fromkeys("ab", values()))
 
 
 @pytest.mark.parametrize("parallel", ["", "module."])
