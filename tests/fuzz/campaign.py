@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -102,21 +103,12 @@ class Campaign:
         folder = self._saved / name
         shutil.rmtree(folder, ignore_errors=True)
         case.write(folder / "files")
-        record = {
-            "finding": verdict.text,
-            "seed": seed.name,
-            "format": seed.format,
-            "target": case.target,
-            "case": name,
-        }
+        record = {"finding": verdict.text, "seed": seed.name, "target": case.target}
         (folder / "finding.json").write_text(json.dumps(record, indent=1) + "\n")
         (folder / "details.txt").write_text(verdict.details)
 
 
 def replay(folder: Path) -> Verdict:
     record = json.loads((folder / "finding.json").read_text())
-    worker = Worker()
-    try:
+    with closing(Worker()) as worker:
         return worker.judge(folder / "files" / record["target"])
-    finally:
-        worker.close()
