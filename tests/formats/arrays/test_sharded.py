@@ -19,14 +19,12 @@ from tests.fuzz.ports import safetensors_of
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], **changed: str) -> Path:
     """Write two parts and their index, which names other parts for the tensors in `changed`."""
-    parts: list[dict[str, np.ndarray]] = [{}, {}]
-    places = {}
-    for number, (name, array) in enumerate(tensors.items()):
-        parts[number % 2][name] = array
-        places[name] = f"model-0000{number % 2 + 1}-of-00002.safetensors"
-    for number, part in enumerate(parts):
+    places: dict[str, str] = {}
+    for number in range(2):
+        part = dict([*tensors.items()][number::2])
         name = f"model-0000{number + 1}-of-00002.safetensors"
         (folder / name).write_bytes(safetensors_of(part))
+        places |= dict.fromkeys(part, name)
     index = {"metadata": {"total_size": 1}, "weight_map": {**places, **changed}}
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index))

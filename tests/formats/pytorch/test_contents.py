@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -142,21 +141,3 @@ def test_every_protocol(tmp_path: Path, form: str, protocol: int) -> None:
             bnstat.load(path)
     else:
         assert_is(bnstat.load(path), net)
-
-
-class _Bomb:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_nothing_is_executed(tmp_path: Path, form: str) -> None:
-    net = Net()
-    content = {"model": net.state_dict(), "extra": _Bomb(f"touch {tmp_path / 'executed'}")}
-    model = bnstat.load(save(tmp_path / "m", content, form))
-    assert_is(model, net)
-    assert "system" in model.notes[0]
-    assert not (tmp_path / "executed").exists()
