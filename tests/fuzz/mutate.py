@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -107,22 +108,14 @@ def text(rng: Random, data: bytes) -> bytes:
     """Move, repeat or remove lines, change line ends, or replace names."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
-    kind = rng.randrange(6)
-    if kind == 0:
-        rng.shuffle(lines)
-    elif kind == 1:
-        lines[at:at] = [lines[at]] * rng.choice((1, 100))
-    elif kind == 2:
-        del lines[at]
-    elif kind == 3:
-        return b"\r\n".join(lines)
-    elif kind == 4:
-        quoted = lines[at].split(b'"')
-        quoted[rng.randrange(len(quoted))] = rng.choice(NAMES)
-        lines[at] = b'"'.join(quoted)
-    else:
-        return some_bytes(rng, data)
-    return b"\n".join(lines)
+    quoted = lines[at].split(b'"')
+    quoted[rng.randrange(len(quoted))] = rng.choice(NAMES)
+    changes = (
+        rng.sample(lines, len(lines)),
+        [*lines[:at], *[lines[at]] * rng.choice((0, 2, 100)), *lines[at + 1 :]],
+        [*lines[:at], b'"'.join(quoted), *lines[at + 1 :]],
+    )
+    return rng.choice((b"\n", b"\n", b"\r\n")).join(rng.choice(changes))
 
 
 def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
@@ -147,10 +140,9 @@ def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
 
 
 def _fields(message: bytes) -> list[Field]:
-    try:
+    with suppress(ValueError):
         return wire.parse(message)
-    except ValueError:
-        return []
+    return []
 
 
 def is_message(data: bytes) -> bool:

@@ -57,10 +57,10 @@ class Seed:
 
 
 @cache
-def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
+def seeds() -> tuple[Seed, ...]:
     """Return all seeds that this machine has; TensorFlow writes some in half a minute, once."""
     folders = [DATA]
-    if tensorflow and (written := _written_by_tensorflow()) is not None:
+    if (written := _written_by_tensorflow()) is not None:
         folders.append(written)
     folders += [SHARED / name for name in ("written", "real") if (SHARED / name).is_dir()]
     by_content: dict[str, Seed] = {}
@@ -80,7 +80,7 @@ def _in_folder(top: Path) -> Iterator[Seed]:
         name = str(path.relative_to(top.parent))
         if path.name == "saved_model.pb":
             inside = path.parent.rglob("*")
-            files = _contents(path.parent, (file for file in inside if _is_of_saved_model(file)))
+            files = _contents(path.parent, (file for file in inside if file.suffix in _SAVED_MODEL))
             yield Seed(name, "saved-model", files)
         elif path.name == "checkpoint":
             beside = (file for file in path.parent.iterdir() if file.suffix != ".meta")
@@ -106,16 +106,13 @@ def _contents(folder: Path, files: Iterable[Path]) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
 
 
-def _is_of_saved_model(file: Path) -> bool:
-    return file.suffix in (".pb", ".index", ".data-00000-of-00001")
-
-
 def _format_of(path: Path) -> str | None:
     if ".ckpt" in path.name and not path.suffix.startswith((".index", ".meta", ".data-")):
         return "v1"
     return None if path.name in ("keras_metadata.pb", "fingerprint.pb") else _ALONE.get(path.suffix)
 
 
+_SAVED_MODEL = (".pb", ".index", ".data-00000-of-00001")
 _ALONE = {
     ".h5": "hdf5", ".hdf5": "hdf5", ".keras": "keras", ".msgpack": "msgpack", ".pb": "graph",
     ".pkl": "pickle", ".tflite": "tflite",

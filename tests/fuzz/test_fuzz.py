@@ -59,9 +59,6 @@ def test_parsed_messages_are_written_as_before() -> None:
     assert wire.encode(wire.parse(message)) == message
 
 
-# The judge and the worker
-
-
 def _plant(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make bnstat do something forbidden in new processes."""
     (folder / "sitecustomize.py").write_text(

@@ -63,14 +63,9 @@ def test_exports_are_read_back(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(6, dtype=">f4"),
+        *(np.arange(6, dtype=">f4"), np.arange(4, dtype=np.float16), np.array([True, False])),
+        *(np.array(3.5), np.zeros((0, 2)), np.array([1 + 2j]), np.full((5000, 100), 7.0)),
         np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.arange(4, dtype=np.float16),
-        np.array(3.5),
-        np.zeros((0, 2)),
-        np.array([True, False]),
-        np.array([1 + 2j]),
-        np.full((5000, 100), 7.0),
     ],
 )
 @both_ways
@@ -104,17 +99,13 @@ def load_member(tmp_path: Path, content: bytes, method: int = zipfile.ZIP_STORED
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"\x93NUMPY",
-        b"nothing of the kind",
+        *(b"", b"\x93NUMPY", b"nothing of the kind"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999,)}"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", b"1234"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", b"1234"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"12345678"),
         npy(b"{'descr': 'zzz', 'fortran_order': False, 'shape': (1,)}", b"1234"),
-        npy(b"__import__('os').system('true')"),
-        npy(b"{" * 5000),
-        npy(b"[" * 50_000),
+        *map(npy, (b"__import__('os').system('true')", b"{" * 5000, b"[" * 50_000)),
         npy(b"{}", version=b"\x09\x00"),
     ],
 )

@@ -52,9 +52,11 @@ def test_parts_of_pytorch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     tensors = {name: torch.tensor(array) for name, array in floats().items()}
     names = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
-    torch.save({name: t for name, t in tensors.items() if "2" in name}, tmp_path / names[0])
-    torch.save({name: t for name, t in tensors.items() if "2" not in name}, tmp_path / names[1])
     places = {name: names["2" not in name] for name in tensors}
+    for part in names:
+        torch.save(
+            {name: t for name, t in tensors.items() if places[name] == part}, tmp_path / part
+        )
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": places}))
     model = bnstat.load(tmp_path)
