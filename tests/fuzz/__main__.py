@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tests.fuzz.campaign import Campaign, replay
@@ -27,18 +28,14 @@ def main() -> int:
         print(verdict.text, verdict.details, sep="\n")
         return int(verdict.is_finding)
     chosen = [seed for seed in seeds() if seed.format in (options.format or FORMATS)]
-    campaign = Campaign(chosen, options.findings, options.seed)
-    try:
-        if options.case is not None:
-            for name in options.format or FORMATS:
-                print(name, campaign.case(name, options.case).text)
-        else:
-            campaign.run(60 * options.minutes)
+    with closing(Campaign(chosen, options.findings, options.seed)) as campaign:
+        with suppress(KeyboardInterrupt):
+            if options.case is None:
+                campaign.run(60 * options.minutes)
+            else:
+                for name in options.format or FORMATS:
+                    print(name, campaign.case(name, options.case).text)
         print(*campaign.lines(), sep="\n")
-    except KeyboardInterrupt:
-        print(*campaign.lines(), sep="\n")
-    finally:
-        campaign.close()
     return int(bool(campaign.findings))
 
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -27,9 +28,7 @@ class Campaign:
     """
 
     def __init__(self, seeds: Sequence[Seed], saved: Path, number: int = 0) -> None:
-        self._by_format: dict[str, list[Seed]] = {}
-        for seed in seeds:
-            self._by_format.setdefault(seed.format, []).append(seed)
+        self._seeds = seeds
         self._saved = saved
         self._number = number
         self._worker = Worker()
@@ -46,10 +45,9 @@ class Campaign:
     def run(self, seconds: float = math.inf, rounds: float = math.inf) -> None:
         """Judge the seeds, then a case of each format per round until a limit is reached."""
         end = time.monotonic() + seconds
-        formats = sorted(self._by_format)
-        for seeds in self._by_format.values():
-            for seed in seeds:
-                self._take(seed, seed, f"{seed.format}-seed")
+        formats = sorted({seed.format for seed in self._seeds})
+        for seed in self._seeds:
+            self._take(seed, seed, f"{seed.format}-seed")
         index = 0
         while index < rounds * len(formats) and time.monotonic() < end:
             format_ = formats[index % len(formats)]
@@ -66,7 +64,7 @@ class Campaign:
 
     def case(self, format_: str, index: int) -> Verdict:
         rng = Random(f"{self._number} {format_} {index}")
-        seed = rng.choice(self._by_format[format_])
+        seed = rng.choice([seed for seed in self._seeds if seed.format == format_])
         case, is_covered = make(rng, seed)
         return self._take(case, seed, f"{format_}-{self._number}-{index}", is_covered)
 
@@ -102,21 +100,12 @@ class Campaign:
         folder = self._saved / name
         shutil.rmtree(folder, ignore_errors=True)
         case.write(folder / "files")
-        record = {
-            "finding": verdict.text,
-            "seed": seed.name,
-            "format": seed.format,
-            "target": case.target,
-            "case": name,
-        }
+        record = {"finding": verdict.text, "seed": seed.name, "target": case.target}
         (folder / "finding.json").write_text(json.dumps(record, indent=1) + "\n")
         (folder / "details.txt").write_text(verdict.details)
 
 
 def replay(folder: Path) -> Verdict:
     record = json.loads((folder / "finding.json").read_text())
-    worker = Worker()
-    try:
+    with closing(Worker()) as worker:
         return worker.judge(folder / "files" / record["target"])
-    finally:
-        worker.close()

@@ -25,8 +25,7 @@ def values(channels: int = 3) -> dict[str, np.ndarray]:
 
 
 def shape_message(shape: tuple[int, ...]) -> bytes:
-    dims = (encode([Field(1, 0, size)]) if size else b"" for size in shape)
-    return encode([Field(2, 2, dim) for dim in dims])
+    return encode(Field(2, 2, [Field(1, 0, size)] if size else b"") for size in shape)
 
 
 def bundle(
@@ -56,16 +55,12 @@ def object_bundle(graph: bytes, tensors: dict[str, np.ndarray]) -> dict[str, byt
 def node(children: dict[str, int], key: str | None = None, full_name: str = "") -> Field:
     """Return a TrackableObject, as a field of a TrackableObjectGraph."""
     fields = [
-        Field(1, 2, encode([Field(1, 0, child), Field(2, 2, name.encode())]))
+        Field(1, 2, [Field(1, 0, child), Field(2, 2, name.encode())])
         for name, child in children.items()
     ]
     if key is not None:
-        attribute = [
-            Field(1, 2, b"VARIABLE_VALUE"),
-            Field(2, 2, full_name.encode()),
-            Field(3, 2, key.encode()),
-        ]
-        fields.append(Field(2, 2, encode(attribute)))
+        texts = (b"VARIABLE_VALUE", full_name.encode(), key.encode())
+        fields.append(Field(2, 2, [Field(at, 2, text) for at, text in enumerate(texts, 1)]))
     return Field(1, 2, encode(fields))
 
 
@@ -90,28 +85,24 @@ def v1() -> bytes:
     from bnstat.formats.tensorflow.bundle import slice_key
 
     metas, entries = [], {}
-    full = encode([Field(1, 2, b"")])
+    full = [Field(1, 2, b"")]
     for role, array in values().items():
         name = Field(1, 2, f"bn/{role}".encode())
         shape = Field(2, 2, shape_message(array.shape))
-        metas.append(Field(1, 2, encode([name, shape, Field(3, 0, 1), Field(4, 2, full)])))
-        tensor = encode([Field(5, 2, array.tobytes())])
-        saved = encode([name, Field(2, 2, full), Field(3, 2, tensor)])
+        metas.append(Field(1, 2, [name, shape, Field(3, 0, 1), Field(4, 2, full)]))
+        saved = [name, Field(2, 2, full), Field(3, 2, [Field(5, 2, array.tobytes())])]
         entries[slice_key(f"bn/{role}", ((0, -1),))] = encode([Field(2, 2, saved)])
-    entries[b""] = encode([Field(1, 2, encode(metas))])
-    return table(entries)
+    return table({**entries, b"": encode([Field(1, 2, metas)])})
 
 
 def config(layers: int = 2) -> dict[str, Any]:
     """Return the configuration of a Sequential model."""
-    listed = [
-        {
-            "class_name": "BatchNormalization",
-            "config": {"name": f"bn{i}", "axis": [-1], "epsilon": 0.001, "momentum": 0.99},
-        }
-        for i in range(layers)
+    settings = {"axis": [-1], "epsilon": 0.001, "momentum": 0.99}
+    norms = [
+        {"class_name": "BatchNormalization", "config": {"name": f"bn{at}", **settings}}
+        for at in range(layers)
     ]
-    return {"class_name": "Sequential", "config": {"name": "net", "layers": listed}}
+    return {"class_name": "Sequential", "config": {"name": "net", "layers": norms}}
 
 
 def hdf5(fill: Any, *, libver: str | tuple[str, str] = "earliest", user_block: int = 0) -> bytes:
@@ -178,43 +169,29 @@ def arrays(file: Any) -> None:
 
 
 def hdf5_files() -> dict[str, bytes]:
-    return {
-        "legacy.h5": hdf5(legacy),
-        "legacy-latest.h5": hdf5(legacy, libver="latest"),
-        "weights.weights.h5": hdf5(weights),
-        "arrays.h5": hdf5(arrays),
-        "user-block.h5": hdf5(weights, user_block=512),
-        "chunked.weights.h5": hdf5(chunked),
-        "chunked-latest.weights.h5": hdf5(chunked, libver="latest"),
-        "growing.weights.h5": hdf5(growing),
-        "growing-latest.weights.h5": hdf5(growing, libver="latest"),
-    }
+    files = {"arrays.h5": hdf5(arrays), "user-block.h5": hdf5(weights, user_block=512)}
+    files["weights.weights.h5"] = hdf5(weights)
+    for name, fill in (("legacy", legacy), ("chunked", chunked), ("growing", growing)):
+        files[f"{name}.h5"] = hdf5(fill)
+        files[f"{name}-latest.h5"] = hdf5(fill, libver="latest")
+    return files
 
 
 def npz_files() -> dict[str, bytes]:
-    random = np.random.default_rng(3)
-    arrays = {
-        f"{scope}/{role}": random.random(5).astype(np.float32)
-        for scope in ("stem/bn", "head/bn")
-        for role in ROLES
-    }
-    files = {}
-    for name, save in (("m.npz", np.savez), ("deflated.npz", np.savez_compressed)):
-        stream = io.BytesIO()
-        save(stream, **arrays)
-        files[name] = stream.getvalue()
-    return files
+    scopes = ("stem/bn", "head/bn")
+    arrays = {f"{scope}/{role}": array for scope in scopes for role, array in values(5).items()}
+    files = {"m.npz": io.BytesIO(), "deflated.npz": io.BytesIO()}
+    np.savez(files["m.npz"], **arrays)
+    np.savez_compressed(files["deflated.npz"], **arrays)
+    return {name: stream.getvalue() for name, stream in files.items()}
 
 
 def keras_archive(
     model: Any = None, fill: Any = weights, compression: int = zipfile.ZIP_STORED
 ) -> bytes:
-    members = [
-        ("metadata.json", json.dumps({"keras_version": "3.15.1"}).encode()),
-        ("config.json", json.dumps(config() if model is None else model).encode()),
-        ("model.weights.h5", hdf5(fill)),
-    ]
-    return zipped(members, compression)
+    config_ = json.dumps(config() if model is None else model).encode()
+    members = [("metadata.json", b'{"keras_version": "3.15.1"}'), ("config.json", config_)]
+    return zipped([*members, ("model.weights.h5", hdf5(fill))], compression)
 
 
 def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -69,14 +70,12 @@ def cut(rng: Random, data: bytes) -> bytes:
     return data[: rng.randrange(len(data) + 1)]
 
 
-def remove(rng: Random, data: bytes) -> bytes:
-    start = rng.randrange(len(data) + 1)
-    return data[:start] + data[start + rng.choice((1, 2, 4, 8, 100)) :]
-
-
-def insert(rng: Random, data: bytes) -> bytes:
-    start = rng.randrange(len(data) + 1)
-    return data[:start] + rng.randbytes(rng.choice((1, 2, 4, 8, 100))) + data[start:]
+def splice(rng: Random, data: bytes) -> bytes:
+    """Remove, insert or repeat bytes."""
+    start, length = rng.randrange(len(data) + 1), rng.choice((1, 2, 4, 8, 100))
+    piece = data[start : start + length]
+    changed = rng.choice((b"", rng.randbytes(length) + piece, piece * rng.choice((2, 10, 1000))))
+    return data[:start] + changed + data[start + length :]
 
 
 def copy(rng: Random, data: bytes) -> bytes:
@@ -86,14 +85,8 @@ def copy(rng: Random, data: bytes) -> bytes:
     return data[:target] + piece + data[target + len(piece) :]
 
 
-def repeat(rng: Random, data: bytes) -> bytes:
-    start = rng.randrange(len(data) + 1)
-    piece = data[start : start + rng.choice((1, 8, 64))]
-    return data[:start] + piece * rng.choice((2, 10, 1000)) + data[start + len(piece) :]
-
-
 IN_PLACE = (flip, flip, flip, set_number, set_number, copy)
-ANY = (*IN_PLACE, set_float, cut, remove, insert, repeat)
+ANY = (*IN_PLACE, set_float, cut, splice, splice, splice)
 
 
 def some_bytes(rng: Random, data: bytes) -> bytes:
@@ -115,22 +108,14 @@ def text(rng: Random, data: bytes) -> bytes:
     """Move, repeat or remove lines, change line ends, or replace names."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
-    kind = rng.randrange(6)
-    if kind == 0:
-        rng.shuffle(lines)
-    elif kind == 1:
-        lines[at:at] = [lines[at]] * rng.choice((1, 100))
-    elif kind == 2:
-        del lines[at]
-    elif kind == 3:
-        return b"\r\n".join(lines)
-    elif kind == 4:
-        quoted = lines[at].split(b'"')
-        quoted[rng.randrange(len(quoted))] = rng.choice(NAMES)
-        lines[at] = b'"'.join(quoted)
-    else:
-        return some_bytes(rng, data)
-    return b"\n".join(lines)
+    quoted = lines[at].split(b'"')
+    quoted[rng.randrange(len(quoted))] = rng.choice(NAMES)
+    changes = (
+        rng.sample(lines, len(lines)),
+        [*lines[:at], *[lines[at]] * rng.choice((0, 2, 100)), *lines[at + 1 :]],
+        [*lines[:at], b'"'.join(quoted), *lines[at + 1 :]],
+    )
+    return rng.choice((b"\n", b"\n", b"\r\n")).join(rng.choice(changes))
 
 
 def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
@@ -155,10 +140,9 @@ def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
 
 
 def _fields(message: bytes) -> list[Field]:
-    try:
+    with suppress(ValueError):
         return wire.parse(message)
-    except ValueError:
-        return []
+    return []
 
 
 def is_message(data: bytes) -> bool:
@@ -196,43 +180,25 @@ def _change(rng: Random, fields: list[Field], at: int) -> None:
 
 
 def wiring(rng: Random, data: bytes) -> bytes:
-    """Swap texts of a graph: inputs, functions, ops, names."""
-    words: list[bytes] = []
-    _collect(data, words, 0)
-    if not words:
-        return data
-    for _ in range(rng.choice((1, 1, 3, 10))):
-        data = _swap(rng, data, rng.choice(words), rng.choice(words))
-    return data
+    """Replace texts of a graph by others of its texts: inputs, functions, ops, names."""
+    texts: list[tuple[list[Field], int]] = []
+    graph = _parsed(data, texts)
+    for _ in range(rng.choice((1, 1, 3, 10)) if texts else 0):
+        (fields, at), (others, other) = rng.choice(texts), rng.choice(texts)
+        fields[at] = fields[at]._replace(value=others[other].value)
+    return wire.encode(graph)
 
 
-def _collect(message: bytes, words: list[bytes], depth: int) -> None:
-    for _, kind, value in _fields(message):
-        if kind == 2 and isinstance(value, bytes) and len(words) < 3000:
-            if 2 < len(value) < 200 and value.isascii() and value[0] > 32:
-                words.append(value)
-            elif depth < 8:
-                _collect(value, words, depth + 1)
-
-
-def _swap(rng: Random, message: bytes, old: bytes, new: bytes) -> bytes:
-    """Replace one `old` by `new`, with correct lengths around it."""
-    if message == old:
-        return new
+def _parsed(message: bytes, texts: list[tuple[list[Field], int]], depth: int = 0) -> list[Field]:
+    """Return the fields of a message and of messages in it; add the places of texts to `texts`."""
     fields = _fields(message)
-    places = [
-        index
-        for index, (_, kind, value) in enumerate(fields)
-        if kind == 2 and isinstance(value, bytes) and old in value
-        if value == old or is_message(value)
-    ]
-    if not places:
-        return message
-    at = rng.choice(places)
-    number, kind, value = fields[at]
-    assert isinstance(value, bytes)
-    fields[at] = Field(number, kind, _swap(rng, value, old, new))
-    return wire.encode(fields)
+    for at, (number, kind, value) in enumerate(fields):
+        if kind == 2 and isinstance(value, bytes) and len(texts) < 3000:
+            if 2 < len(value) < 200 and value.isascii() and value[0] > 32:
+                texts.append((fields, at))
+            elif depth < 8 and (inner := _parsed(value, texts, depth + 1)):
+                fields[at] = Field(number, kind, inner)
+    return fields
 
 
 def json_text(rng: Random, data: bytes) -> bytes:

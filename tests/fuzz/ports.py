@@ -150,11 +150,6 @@ def tensors(first: int = 0) -> dict[str, Call]:
     return {name: tensor(Storage(str(first + at), 3)) for at, name in enumerate(NAMES)}
 
 
-def _storages() -> dict[str, bytes]:
-    arrays = [array.astype("<f4").tobytes() for array in values().values()]
-    return {str(index): raw for index, raw in enumerate(arrays)} | {"9": b"".join(arrays)}
-
-
 def _state(*view: None) -> dict[str, Call]:
     """Return a state dict: layer a has a storage for each tensor, layer b has one for all."""
     state = {f"a.{n}": tensor(Storage(str(i), 3, view)) for i, n in enumerate(NAMES)}
@@ -179,7 +174,8 @@ def torch_norm(tensors: Mapping[str, Call], **settings: Any) -> Call:
 
 
 def pytorch_files() -> dict[str, bytes]:
-    state, storages = _state(), _storages()
+    arrays = [array.tobytes() for array in values().values()]
+    state, storages = _state(), {**dict(zip("0123", arrays, strict=True)), "9": b"".join(arrays)}
     norm = torch_norm(tensors(), eps=1e-5, momentum=0.1)
     net = torch_module("net:Net", {"bn": norm})
     contents = {"state": state, "checkpoint": _checkpoint(state), "whole": {"model": net}}
@@ -261,7 +257,6 @@ def early_tfjs_files(prefix: str) -> dict[str, bytes]:
 
 
 def tfjs_graph(prefix: str) -> dict[str, Any]:
-
     def node(name: str, op: str, inputs: list[str], **attributes: Any) -> dict[str, Any]:
         return {"name": name, "op": op, "input": inputs, "attr": attributes}
 

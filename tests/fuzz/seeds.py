@@ -57,10 +57,10 @@ class Seed:
 
 
 @cache
-def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
+def seeds() -> tuple[Seed, ...]:
     """Return all seeds that this machine has; TensorFlow writes some in half a minute, once."""
     folders = [DATA]
-    if tensorflow and (written := _written_by_tensorflow()) is not None:
+    if (written := _written_by_tensorflow()) is not None:
         folders.append(written)
     folders += [SHARED / name for name in ("written", "real") if (SHARED / name).is_dir()]
     by_content: dict[str, Seed] = {}
@@ -69,8 +69,7 @@ def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
             digest = hashlib.sha256(repr(sorted(seed.files.items())).encode()).hexdigest()
             by_content.setdefault(digest + seed.target, seed)
     made = [*by_content.values(), *_made_by_hand()]
-    wild = tuple(f"{name}/" for name in ("written", "real"))
-    own = [seed for seed in made if not seed.name.startswith(wild)]
+    own = [seed for seed in made if not seed.name.startswith(("written/", "real/"))]
     made += [archive for seed in own for archive in _archived(seed)]
     small = (seed for seed in made if sum(map(len, seed.files.values())) <= LARGEST)
     return tuple(sorted(small, key=lambda seed: (seed.format, seed.name)))
@@ -81,7 +80,7 @@ def _in_folder(top: Path) -> Iterator[Seed]:
         name = str(path.relative_to(top.parent))
         if path.name == "saved_model.pb":
             inside = path.parent.rglob("*")
-            files = _contents(path.parent, (file for file in inside if _is_of_saved_model(file)))
+            files = _contents(path.parent, (file for file in inside if file.suffix in _SAVED_MODEL))
             yield Seed(name, "saved-model", files)
         elif path.name == "checkpoint":
             beside = (file for file in path.parent.iterdir() if file.suffix != ".meta")
@@ -107,90 +106,79 @@ def _contents(folder: Path, files: Iterable[Path]) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
 
 
-def _is_of_saved_model(file: Path) -> bool:
-    return file.suffix in (".pb", ".index", ".data-00000-of-00001")
-
-
 def _format_of(path: Path) -> str | None:
     if ".ckpt" in path.name and not path.suffix.startswith((".index", ".meta", ".data-")):
         return "v1"
     return None if path.name in ("keras_metadata.pb", "fingerprint.pb") else _ALONE.get(path.suffix)
 
 
+_SAVED_MODEL = (".pb", ".index", ".data-00000-of-00001")
 _ALONE = {
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".keras": "keras",
-    ".msgpack": "msgpack",
-    ".pb": "graph",
-    ".pkl": "pickle",
-    ".tflite": "tflite",
-}
+    ".h5": "hdf5", ".hdf5": "hdf5", ".keras": "keras", ".msgpack": "msgpack", ".pb": "graph",
+    ".pkl": "pickle", ".tflite": "tflite",
+}  # fmt: skip
 
 
 def _made_by_hand() -> Iterator[Seed]:
     from tests.builders import flatbuffers
     from tests.fuzz import handmade, ports
 
-    for name, content in handmade.hdf5_files().items():
-        yield Seed(f"handmade/{name}", "hdf5", {name: content}, name)
-    yield Seed("handmade/m.keras", "keras", {"m.keras": handmade.keras_archive()}, "m.keras")
-    for name, content in handmade.npz_files().items():
-        yield Seed(f"handmade/{name}", "npz", {name: content}, name)
-    for name, files in handmade.bundles().items():
-        yield Seed(f"handmade/{name}", "bundle", files, "m.index")
-    yield Seed("handmade/v1", "v1", {"m.ckpt": handmade.v1()}, "m.ckpt")
-    for name, files in ports.onnx_files().items():
-        yield Seed(f"handmade/{name}.onnx", "onnx", files, "m.onnx")
-    yield Seed("handmade/m.safetensors", "safetensors", {"m": ports.safetensors()}, "m")
-    yield Seed("handmade/sharded", "sharded", ports.sharded_files(), "m.safetensors.index.json")
-    layers = ports.tfjs_files({"model_config": handmade.config()}, "bn0")
+    tflite = {
+        f"{kind}.tflite": flatbuffers.hand_made(kind, (4,), bytes(range(size)), scale)
+        for kind, size, scale in ((0, 16, 0.0), (9, 4, 0.5), (17, 2, 0.5))
+    }
+    single = {
+        "hdf5": handmade.hdf5_files(),
+        "keras": {"m.keras": handmade.keras_archive()},
+        "npz": handmade.npz_files(),
+        "pytorch": ports.pytorch_files(),
+        "safetensors": {"m": ports.safetensors()},
+        "tflite": tflite,
+        "v1": {"m.ckpt": handmade.v1()},
+    }
     graph = ports.tfjs_files(ports.tfjs_graph("net/bn"), "net/bn", ports.in_bytes)
-    for name, files in (("layers", layers), ("graph", graph)):
-        yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
-    early = ports.early_tfjs_files("net/bn")
-    yield Seed("handmade/tfjs-early", "tfjs", early, "weights_manifest.json")
-    for name, content in ports.pytorch_files().items():
-        yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
-    for kind, scale in ((0, 0.0), (9, 0.5), (17, 0.5)):
-        content = flatbuffers.hand_made(kind, (4,), bytes(range({0: 16, 9: 4, 17: 2}[kind])), scale)
-        yield Seed(f"handmade/{kind}.tflite", "tflite", {"m.tflite": content}, "m.tflite")
-    yield from _orbax()
-    yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")
+    layers = ports.tfjs_files({"model_config": handmade.config()}, "bn0")
+    several = {
+        ("bundle", "m.index"): handmade.bundles(),
+        ("json", "m.weights.json"): {"sharded.weights": handmade.sharded()},
+        ("onnx", "m.onnx"): ports.onnx_files(),
+        ("orbax", ""): _orbax(),
+        ("sharded", "m.safetensors.index.json"): {"sharded": ports.sharded_files()},
+        ("tfjs", "model.json"): {"tfjs-graph": graph, "tfjs-layers": layers},
+        ("tfjs", "weights_manifest.json"): {"tfjs-early": ports.early_tfjs_files("net/bn")},
+    }
+    for format_, contents in single.items():
+        for name, content in contents.items():
+            yield Seed(f"handmade/{name}", format_, {name: content}, name)
+    for (format_, target), models in several.items():
+        for name, files in models.items():
+            yield Seed(f"handmade/{name}", format_, files, target)
 
 
-def _orbax() -> Iterator[Seed]:
-    from tests.builders.orbax import write_item
+def _orbax() -> dict[str, dict[str, bytes]]:
+    from tests.builders.orbax import FLAX, write_item
     from tests.fuzz import handmade
 
-    if importlib.util.find_spec("tensorstore") is None:
-        return
-    places = ("params/scale", "params/bias", "batch_stats/mean", "batch_stats/var")
-    tree = {
-        (place.split("/")[0], "bn", place.split("/")[1]): array
-        for place, array in zip(places, handmade.values().values(), strict=True)
-    }
-    for layout in ("ocdbt-zarr", "ocdbt-zarr3", "folders-zarr"):
+    models = {}
+    tree = dict(zip(FLAX, handmade.values().values(), strict=True))
+    layouts = ("ocdbt-zarr", "ocdbt-zarr3", "folders-zarr")
+    for layout in layouts if importlib.util.find_spec("tensorstore") else ():
         with tempfile.TemporaryDirectory() as folder:
             item = write_item(Path(folder) / "item", tree, layout)
-            files = _contents(item, item.rglob("*"))
-        yield Seed(f"handmade/orbax-{layout}", "orbax", files)
+            models[f"orbax-{layout}"] = _contents(item, item.rglob("*"))
+    return models
 
 
 def _archived(seed: Seed) -> Iterator[Seed]:
     """Yield small models of several files as archives."""
-    if seed.format not in ("saved-model", "bundle", "state") or len(seed.files) > 8:
-        return
-    if sum(map(len, seed.files.values())) > 60_000:
-        return
-    from tests.fuzz import handmade
+    from tests.fuzz.handmade import tar, zipped
 
-    for suffix, content in (
-        ("tar", handmade.tar(seed.files, "w")),
-        ("tar.gz", handmade.tar(seed.files, "w:gz")),
-        ("zip", handmade.zipped(list(seed.files.items()))),
-    ):
-        yield Seed(f"{seed.name}.{suffix}", "archive", {f"m.{suffix}": content}, f"m.{suffix}")
+    is_small = len(seed.files) <= 8 and sum(map(len, seed.files.values())) <= 60_000
+    if is_small and seed.format in ("saved-model", "bundle", "state"):
+        packed = {"tar": tar(seed.files, "w"), "tar.gz": tar(seed.files, "w:gz")}
+        packed["zip"] = zipped(list(seed.files.items()))
+        for suffix, content in packed.items():
+            yield Seed(f"{seed.name}.{suffix}", "archive", {f"m.{suffix}": content}, f"m.{suffix}")
 
 
 def _written_by_tensorflow() -> Path | None:

@@ -18,11 +18,11 @@ _FIXED_WIDTH = {1: 8, 5: 4}
 
 
 class Field(NamedTuple):
-    """A field of a message: its number, wire type and value (an int for type 0, else bytes)."""
+    """A field of a message. The value is an int for wire type 0, otherwise bytes or a message."""
 
     number: int
     kind: int
-    value: int | bytes
+    value: int | bytes | list[Field]
 
 
 def parse(message: bytes) -> list[Field]:
@@ -49,8 +49,9 @@ def encode(fields: Iterable[Field]) -> bytes:
         message += varint(number << 3 | kind)
         if isinstance(value, int):
             message += varint(value % (1 << 64))
-        else:
-            message += varint(len(value)) * (kind == 2) + value
+            continue
+        content = encode(value) if isinstance(value, list) else value
+        message += varint(len(content)) * (kind == 2) + content
     return bytes(message)
 
 

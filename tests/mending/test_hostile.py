@@ -55,7 +55,7 @@ def test_models(tmp_path: Path) -> None:
 def shuffled(rng: Random, data: bytes) -> bytes:
     """Change, cut out, double or replace some bytes."""
     for _ in range(rng.choice((1, 1, 2, 4))):
-        change = rng.choice((flip, set_number, mutate.remove, mutate.repeat, mutate.text))
+        change = rng.choice((flip, set_number, mutate.splice, mutate.splice, mutate.text))
         data = change(rng, data) or b"{"
     return data
 

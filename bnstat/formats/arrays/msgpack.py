@@ -44,10 +44,12 @@ _FIXED: Final[dict[int, int]] = {
 
 
 class Item(NamedTuple):
-    """A value in the document; `path` has the keys and indices that lead to the value.
+    """A value in the document.
 
-    `value` is the number, the length of a map or list, the type of an extension, or 0 for strings
-    and bytes. The offsets `start` and `end` enclose a string, bytes or an extension's contents.
+    Attributes:
+        path: the keys of maps and indices of lists that lead to the value.
+        value: a number itself; the length of a map or list; the type of an extension; otherwise 0.
+        start, end: the offsets around the contents of a string, bytes or an extension.
     """
 
     kind: Kind
@@ -83,12 +85,10 @@ def open_contents(file: File, source: Source) -> Contents:
 
 def _variable(window: Window, item: Item) -> Variable:
     inner = [*_items(window, item.start, item.end)]
-    match [each.kind for each in inner]:
-        case ["list", "list", *sizes, "text", "bytes"] if set(sizes) <= {"number"}:
-            shape = as_shape([each.value for each in inner[2:-2]])
-        case _:
-            shape = None
-    if shape is None or inner[0].value != 3 or inner[1].value != len(shape):
+    shape = as_shape([each.value for each in inner[2:-2]])
+    kinds = [each.kind for each in inner]
+    expected = ["list", "list", *["number"] * (len(kinds) - 4), "text", "bytes"]
+    if shape is None or kinds != expected or (inner[0].value, inner[1].value) != (3, len(shape)):
         raise WireError("an array is not [shape, dtype, bytes]")
     kind, data = inner[-2:]
     dtype = window.read(kind.start, min(kind.end, kind.start + _LONGEST_TEXT)).decode("latin1")
@@ -113,7 +113,7 @@ def _nested(window: Window, at: int, end: int, path: tuple[str, ...]) -> Generat
     if item.kind not in ("map", "list"):
         return at
     if len(path) == _DEEPEST or item.value > end - at:
-        raise WireError("it is nested too deeply, or claims more values than there are bytes")
+        raise WireError("it is nested too deeply, or claims more values than it has bytes")
     for index in range(item.value):
         name = str(index)
         if item.kind == "map":

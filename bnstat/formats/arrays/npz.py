@@ -17,21 +17,18 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Final, Literal
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipInfo
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.detection import first_in_zip
-from bnstat.formats.dtypes import as_shape, dtype_of_descr
+from bnstat.formats.dtypes import as_shape, dtype_of_descr, extents
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.archive import fetch_starts, packed_slice_of, zip_members
 from bnstat.storage.files import File, Range
-
-if TYPE_CHECKING:
-    from zipfile import ZipInfo
-
 
 _ENDING: Final = ".npy"
 _MAGIC: Final = b"\x93NUMPY"
@@ -41,6 +38,7 @@ _LONG: Final = re.compile(r"(?<=\d)L\b")
 _SHOWN: Final = 60
 _USUAL_HEADER: Final = 256
 """Bytes that nearly every header fits into, compressed or not."""
+_SAVE: Final = "save it again with numpy.savez"
 
 _MAX_RATIO: Final = 50
 _BOMB_FLOOR: Final = 64 << 20
@@ -84,18 +82,13 @@ def open_contents(file: File, source: Source) -> Contents:
 
 def members(file: File) -> Sequence[ZipInfo]:
     """Return the entries of the zip's table of contents."""
-    from zipfile import BadZipFile
-
     try:
         infos = zip_members(file)
     except (BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
-        raise DamagedError(
-            file.path, f"is a truncated or damaged NPZ ({error})", "copy or download it again"
-        ) from error
+        reason = f"is a truncated or damaged NPZ ({error})"
+        raise DamagedError(file.path, reason, "copy or download it again") from error
     if sum(info.compress_size for info in infos) > file.size:
-        raise DamagedError(
-            file.path, "the members of the zip overlap", "save it again with numpy.savez"
-        )
+        raise DamagedError(file.path, "the members of the zip overlap", _SAVE)
     return infos
 
 
@@ -104,27 +97,18 @@ class _Npy:
 
     def __init__(self, file: File, info: ZipInfo) -> None:
         """Read the header without NumPy's parser, which would build any dtype in a header."""
-        from zipfile import ZIP_DEFLATED, ZIP_STORED
-
         packed = packed_slice_of(file, info)
         if packed is None or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-            raise UnsupportedError(
-                file.path,
-                f"{info.filename} is encrypted, or compressed by another method than deflate",
-                "save it again with numpy.savez",
-            )
+            reason = f"{info.filename} is encrypted, or its compression is not deflate"
+            raise UnsupportedError(file.path, reason, _SAVE)
         self.path = packed.path
-        self._packed = packed
-        self._info = info
-        self._is_deflated = info.compress_type == ZIP_DEFLATED
+        self._packed, self._info = packed, info
         head = self._head(_USUAL_HEADER)
         if not head.startswith(_MAGIC) or len(head) < 12:
             raise self._damaged("it has no .npy signature")
-        version = head[6], head[7]
-        if version not in ((1, 0), (2, 0)):
-            reason = f"has the unknown .npy version {version[0]}.{version[1]}"
-            raise UnsupportedError(self.path, reason)
-        begin = 10 if version == (1, 0) else 12
+        begin = {b"\1\0": 10, b"\2\0": 12}.get(head[6:8])
+        if begin is None:
+            raise UnsupportedError(self.path, f"has the unknown .npy version {head[6]}.{head[7]}")
         length = int.from_bytes(head[8:begin], "little")
         if length > _LONGEST_HEADER:
             raise self._damaged(f"its header takes {length} bytes")
@@ -132,25 +116,25 @@ class _Npy:
         if self._start > len(head):
             head = self._head(self._start)
         text = head[begin : self._start].decode("latin1")
-        fields = self._literal(text)
+        try:
+            # Integers of Python 2 may end in L.
+            fields = ast.literal_eval(_LONG.sub("", text.strip()))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            raise self._damaged("its header is not a Python literal") from error
         match fields:
             case {"descr": descr, "fortran_order": bool(is_fortran), "shape": tuple(shape)} if (
-                len(text) == length and len(fields) == 3
+                len(text) == length and len(fields) == 3 and as_shape(shape) is not None
             ):
-                pass
+                self.shape = shape
             case _:
                 raise self._damaged("its header does not describe an array")
-        if as_shape(shape) is None:
-            raise DamagedError(self.path, f"has an invalid shape: {str(shape)[:_SHOWN]}")
-        self.shape = shape
         self._order: Literal["C", "F"] = "F" if is_fortran else "C"
         is_plain = isinstance(descr, str)
         self.descr = descr[:_SHOWN] if is_plain else "a structure"
         self.dtype = dtype_of_descr(descr) if is_plain else None
 
     def extents(self) -> Sequence[Range]:
-        place = self._packed.place(0, self._packed.size)
-        return () if place is None else (place,)
+        return extents(self._packed, 0, self._packed.size, None, self.shape)
 
     def read(self) -> Array:
         size, packed_size = self._info.file_size, self._packed.size
@@ -160,12 +144,10 @@ class _Npy:
         if self._start + count * self.dtype.itemsize != size:
             raise DamagedError(self.path, f"claims {count} elements, but has {size} bytes")
         if size > max(_BOMB_FLOOR, _MAX_RATIO * packed_size):
-            raise DamagedError(self.path, f"claims {size} bytes, but stores {packed_size}")
+            raise DamagedError(self.path, f"claims to inflate from {packed_size} to {size} bytes")
         data = self._inflated(self._packed.read(), size)
         if len(data) != size or zlib.crc32(data) != self._info.CRC:
-            raise DamagedError(
-                self.path, "does not match its checksum", "copy or download it again"
-            )
+            raise self._damaged("it does not match its checksum")
         array = np.frombuffer(data, self.dtype, offset=self._start)
         array = array.reshape(self.shape, order=self._order)
         return array.astype(self.dtype.newbyteorder("="), order="C", copy=False)
@@ -174,21 +156,13 @@ class _Npy:
         return self._inflated(self._packed.head(length), length)
 
     def _inflated(self, data: bytes, length: int) -> bytes:
-        if not self._is_deflated:
+        if self._info.compress_type == ZIP_STORED:
             return data
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length) if length else b""
         except zlib.error as error:
             raise DamagedError(self.path, f"cannot be inflated ({error})") from error
 
-    def _literal(self, text: str) -> Any:
-        """Return the value of a Python literal. Integers of Python 2 may end in L."""
-        try:
-            return ast.literal_eval(_LONG.sub("", text.strip()))
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-            raise self._damaged("its header is not a Python literal") from error
-
     def _damaged(self, reason: str) -> DamagedError:
-        return DamagedError(
-            self.path, f"is not a valid .npy ({reason})", "copy or download it again"
-        )
+        what = f"is not a valid .npy ({reason})"
+        return DamagedError(self.path, what, "copy or download it again")

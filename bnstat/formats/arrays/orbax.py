@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, name_of_path
-from bnstat.formats.detection import (
-    Finder,
-    ModelSet,
-    StoredModel,
-    sorted_by_age,
-)
+from bnstat.formats.detection import Finder, ModelSet, StoredModel, sorted_by_age
 from bnstat.formats.dtypes import as_shape, dtype_of_descr, find_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
@@ -48,14 +43,12 @@ _LARGEST: Final = 1 << 30
 _LARGEST_CHUNK: Final = 1 << 26
 """The limit on the bytes of a chunk of a smaller array, because tensorstore allocates them."""
 _BLOSC_SIZE: Final = slice(4, 8)
-_FAILURES: Final = (
-    ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError,
-)  # fmt: skip
+_FAILURES: Final = (ValueError, OSError, RuntimeError, MemoryError, TypeError)
 """The errors that tensorstore raises for damaged or unsupported data."""
 
 
 class Orbax(Finder):
-    """Finds folders that are an item of a checkpoint, or that contain items."""
+    """Finds checkpoints: a folder that is an item, or that contains items."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name in (_TREE, _STORE, _CHECKPOINT) and _items(folder)
@@ -66,12 +59,11 @@ class Orbax(Finder):
         for name in folder.names() if folder.can_list else ():
             match = _STEP.fullmatch(name)
             below = folder.folder(name) if match is not None else None
-            if match is None or below is None or (model := self.model_of_folder(below)) is None:
-                continue
-            model = model._replace(
-                name=name, step=int(match["step"]), modified=folder.modified(name)
-            )
-            by_prefix.setdefault(match["prefix"], []).append(model)
+            model = self.model_of_folder(below) if below is not None else None
+            if match is not None and model is not None:
+                step, modified = int(match["step"]), folder.modified(name)
+                model = model._replace(name=name, step=step, modified=modified)
+                by_prefix.setdefault(match["prefix"], []).append(model)
         return sorted_by_age(next(iter(by_prefix.values()))) if len(by_prefix) == 1 else None
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
@@ -87,12 +79,8 @@ def _items(folder: Folder) -> dict[str, Folder]:
         return {"": folder}
     if folder.file(_CHECKPOINT) is None:
         return {}
-    below = {name: folder.folder(name) for name in folder.names()[:_MOST_ITEMS]}
-    return {
-        name: inner
-        for name, inner in below.items()
-        if inner is not None and inner.file(_TREE) is not None
-    }
+    below = [(name, folder.folder(name)) for name in folder.names()[:_MOST_ITEMS]]
+    return {name: item for name, item in below if item is not None and item.file(_TREE) is not None}
 
 
 def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
@@ -113,14 +101,14 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
             names[key] = name_of_path(paths.get(name) or name.split("."))
             reader = partial(store.read, name, driver, dtype, shape, b"blosc" in metadata)
             variables[key] = Variable(key, names[key], dtype, shape, reader)
-    contents = Contents(replace(source, format="orbax"), variables, names=names)
+    source = replace(source, format="orbax")
     if config is None:
-        return contents
+        return Contents(source, variables, names=names)
     from bnstat.formats.keras.config import layers_by_scope
 
     keys = {name: key for key, name in names.items()}
     layers = tuple(layers_by_scope(config, keys, source.path))
-    return replace(contents, source=replace(contents.source, writer="Keras"), layers=layers)
+    return Contents(replace(source, writer="Keras"), variables, names=names, layers=layers)
 
 
 def _json(folder: Folder, name: str) -> Mapping[str, Any]:
@@ -131,7 +119,7 @@ def _json(folder: Folder, name: str) -> Mapping[str, Any]:
 
 
 def _paths(folder: Folder) -> dict[str, list[str]]:
-    """Return an array's name in the store -> its path in the tree, as a list of keys."""
+    """Return array name in the store -> keys of the path in the tree."""
     tree = _json(folder, _TREE).get("tree_metadata")
     paths = {}
     for entry in tree.values() if isinstance(tree, dict) else ():
@@ -164,25 +152,18 @@ class _Store:
     def __init__(self, folder: Folder) -> None:
         tree = folder.file(_TREE)
         if tree is None or tree.local_path is None:
-            raise UnsupportedError(
-                folder.path,
-                "bnstat reads Orbax checkpoints only from disk",
-                "copy the folder to disk",
-            )
+            reason = "bnstat reads Orbax checkpoints only from disk"
+            raise UnsupportedError(folder.path, reason, "copy the folder to disk")
         self._path = folder.path
         base = os.path.abspath(os.path.dirname(tree.local_path)) + "/"
         self._spec: dict[str, Any] = {"driver": "file", "path": base}
-        self._is_database = folder.file(_STORE) is not None
-        if self._is_database:
+        if folder.file(_STORE) is not None:
             self._spec = {"driver": "ocdbt", "base": self._spec}
         try:
             import tensorstore
         except ImportError:
-            raise UnsupportedError(
-                self._path,
-                "reading an Orbax checkpoint needs tensorstore, which is not installed",
-                "pip install tensorstore",
-            ) from None
+            reason = "reading an Orbax checkpoint needs tensorstore, which is not installed"
+            raise UnsupportedError(self._path, reason, "pip install tensorstore") from None
         self._tensorstore: Any = tensorstore
 
     def arrays(self) -> Iterator[tuple[str, str, bytes]]:
@@ -205,19 +186,17 @@ class _Store:
         dtype = find_dtype(kind)
         size = 0 if dtype is None else prod(shape) * dtype.itemsize
         if dtype is None or size > _LARGEST:
-            raise UnsupportedError(
-                where, f"bnstat does not read an array of type {kind} and shape {shape}"
-            )
+            reason = f"bnstat does not read an array of type {kind} and shape {shape}"
+            raise UnsupportedError(where, reason)
         inside = f"{name}/"
-        path = inside if self._is_database else self._spec["path"] + inside
-        spec = {"driver": driver, "kvstore": {**self._spec, "path": path}}
+        store = {**self._spec, "path": self._spec.get("path", "") + inside}
         try:
             if has_blosc:
                 self._refuse_large_chunks(inside, where)
-            opened = self._tensorstore.open(spec).result()
+            opened = self._tensorstore.open({"driver": driver, "kvstore": store}).result()
             chunk = prod(opened.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
             if chunk > max(size, _LARGEST_CHUNK):
-                raise DamagedError(where, f"has {size:,} bytes in chunks of {chunk:,} bytes")
+                raise DamagedError(where, f"has {size:,} bytes, but a chunk of {chunk:,} bytes")
             numbers: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
             raise self._damaged(error) from error

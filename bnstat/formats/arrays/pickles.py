@@ -1,8 +1,8 @@
 """Pickles of arrays, in which programs that use NumPy, JAX, Haiku or Flax save parameters.
 
 The reader of PyTorch's pickles reads these files. It builds containers and arrays, and calls no
-function that a pickle names. If the outermost object is a tuple or a list, such as Haiku's pair
-`(params, state)`, the index in it is not part of a variable's name.
+function that a pickle names. Names omit the index in an outermost tuple or list, such as Haiku's
+pair `(params, state)`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def open_contents(file: File, source: Source) -> Contents:
     from bnstat.formats.pytorch.tensors import Array, call
 
     if file.size > LARGEST_PICKLE:
-        raise UnsupportedError(file.path, f"bnstat does not read a pickle of {file.size} bytes")
+        raise UnsupportedError(file.path, f"has {file.size} bytes; bnstat reads smaller pickles")
     with pickle_errors(file):
         root, _ = unpickle(file.read(), 0, call, lambda persistent_id: None)
         tensors = collect(root).tensors

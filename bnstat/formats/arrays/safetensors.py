@@ -62,18 +62,16 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
         raise DamagedError(where, "its entry in the header does not describe a tensor")
     begin, end = offsets
     if not begin <= end <= file.size - start:
-        raise DamagedError(
-            where,
-            f"its bytes {begin} to {end} are not in the file, which has {file.size - start} after "
-            "the header",
-            "copy or download it again",
-        )
+        reason = f"its bytes {begin} to {end} are not in the {file.size - start} after the header"
+        raise DamagedError(where, reason, "copy or download it again")
     dtype = SAFETENSORS.get(code, code)
     return contiguous_variable(file, start + begin, end - begin, dtype, shape, name)
 
 
 def open_sharded(index: File, source: Source) -> Contents:
     """Return the tensors that an index lists, from the files beside it."""
+    from bnstat.formats.pytorch import file as pytorch
+
     parsed: Any = parse_json(index.read(), index.path)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(n, str) for n in entries.values()):
@@ -87,29 +85,20 @@ def open_sharded(index: File, source: Source) -> Contents:
     for name, keys in keys_of_files.items():
         file = index.part(name)
         if file is None:
-            raise NotFoundError(
-                f"{index.path}: {name}",
-                "this part of the model is missing",
-                "copy it beside the index",
-            )
-        contents = _open_part(file, source)
+            reason = "this part of the model is missing"
+            raise NotFoundError(f"{index.path}: {name}", reason, "copy it beside the index")
+        file.refuse_lfs_pointer()
+        if matches(file):
+            contents = open_contents(file, source)
+        elif pytorch.matches(file):
+            contents = pytorch.open_contents(file, source)
+        else:
+            raise UnknownFormatError(file.path, "is neither a safetensors nor a PyTorch file")
         source = replace(contents.source, writer=source.writer or contents.source.writer)
         for key in keys:
             if key not in contents.variables:
-                raise DamagedError(
-                    file.path, f"lacks {key}, which it contains according to {index.name}"
-                )
+                reason = f"lacks {key}, which {index.name} assigns to this file"
+                raise DamagedError(file.path, reason)
             variables[key] = contents.variables[key]
             names[key] = contents.name_of(key)
     return Contents(source, variables, names=names)
-
-
-def _open_part(file: File, source: Source) -> Contents:
-    from bnstat.formats.pytorch import file as pytorch
-
-    file.refuse_lfs_pointer()
-    if matches(file):
-        return open_contents(file, source)
-    if pytorch.matches(file):
-        return pytorch.open_contents(file, source)
-    raise UnknownFormatError(file.path, "is neither a safetensors nor a PyTorch file")

@@ -19,7 +19,7 @@ from bnstat.formats.contents import Contents
 from bnstat.formats.detection import first_in_zip
 from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
 from bnstat.formats.pytorch import pickled, tensors
-from bnstat.formats.pytorch.pickled import Call, Global, Opaque, Persistent
+from bnstat.formats.pytorch.pickled import Global, Opaque
 from bnstat.formats.pytorch.state import collect, with_settings
 from bnstat.formats.pytorch.tensors import Array, Storage, Tensor
 from bnstat.model import Source, Variable
@@ -46,9 +46,11 @@ _MODULES: Final = ("torch.nn.modules.", "__torch__.")
 """Modules whose objects are not built, but whose tensors are read."""
 _MOST_NAMED: Final = 6
 
-
+Unpickle = Callable[[bytes, int], tuple[Any, int]]
 Locate = Callable[[str], File | None]
 """Takes the key of a storage; returns the storage's bytes as a file, or None if missing."""
+Content = Callable[[Storage], tuple[File, bool]]
+"""Takes a storage; returns the storage's bytes, and True if they are big-endian."""
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -69,19 +71,18 @@ def open_contents(file: File, source: Source) -> Contents:
             storages.setdefault(storage.key, storage)
         return storage
 
-    is_zip = first_in_zip(file) is not None
-    top, pickle = (find_pickle(file) if is_zip else None) or (None, None)
+    unpickle = partial(pickled.unpickle, call=called, persistent=persistent)
+    top, is_big_endian = None, False
     with pickle_errors(file):
-        if top is not None and pickle is not None:
-            if pickle.size > LARGEST_PICKLE:
-                reason = f"bnstat does not read a {_PICKLE} of {pickle.size} bytes"
-                raise UnsupportedError(file.path, reason)
-            root, _ = pickled.unpickle(pickle.read(), 0, called, persistent)
-            locate, is_big_endian = _storages_in_zip(top, storages)
-        elif is_zip:
-            raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
+        if first_in_zip(file) is None:
+            root, locate = _read_legacy(file, unpickle, storages)
         else:
-            root, locate, is_big_endian = _read_legacy(file, called, persistent, storages)
+            top, pickle = find_pickle(file)
+            if pickle.size > LARGEST_PICKLE:
+                reason = f"its pickle has {pickle.size} bytes; bnstat reads smaller pickles"
+                raise UnsupportedError(file.path, reason)
+            root, _ = unpickle(pickle.read(), 0)
+            locate, is_big_endian = _storages_in_zip(top, storages)
         collected = collect(root)
 
     def content(storage: Storage) -> tuple[File, bool]:
@@ -111,22 +112,20 @@ def open_contents(file: File, source: Source) -> Contents:
     )
 
 
-def find_pickle(file: File) -> tuple[Folder, File] | None:
-    """Return a zip's folder that contains `data.pkl`, and this file; None if no folder does.
+def find_pickle(file: File) -> tuple[Folder, File]:
+    """Return a zip's folder that contains `data.pkl`, and `data.pkl`; raise if there is none.
 
     PyTorch names the folder after the file.
     """
     top = open_archive(file)
-    if top is None:
-        return None
-    for folder in (top, *map(top.folder, top.names()[:2])):
-        pickle = folder.file(_PICKLE) if folder is not None else None
-        if folder is not None and pickle is not None:
+    for folder in () if top is None else (top, *map(top.folder, top.names()[:2])):
+        if folder is not None and (pickle := folder.file(_PICKLE)) is not None:
             return folder, pickle
-    return None
+    raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
 
 
 def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Locate, bool]:
+    """Return the function that locates storages, and True if they are big-endian."""
     order = top.file("byteorder")
 
     @cache
@@ -142,33 +141,32 @@ def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Loca
 
 
 def _read_legacy(
-    file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
-) -> tuple[Any, Locate, bool]:
-    """Read a file from before 1.6: the object, a `Locate`, and True if storages are big-endian."""
-    (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
-    if version != 1001 or not isinstance(facts, dict):
+    file: File, unpickle: Unpickle, storages: Mapping[str, Storage]
+) -> tuple[Any, Locate]:
+    """Return the object and the `Locate` of a file from before 1.6, always little-endian."""
+    (_magic, version, _machine, root, keys), position = _pickles(file, unpickle)
+    if version != 1001:
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")
-    is_big = facts.get("little_endian") is False
     contents: dict[str, File] = {}
     for key in keys if isinstance(keys, list) else ():
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None:
             raise DamagedError(file.path, "has a storage that no tensor uses")
-        count = int.from_bytes(file.read(position, 8), "big" if is_big else "little")
+        count = int.from_bytes(file.read(position, 8), "little")
         length = count * numpy_dtype(storage.dtype, file.path).itemsize
         contents[storage.key] = Slice(file, position + 8, length, storage.key)
         position += 8 + length
-    return root, contents.get, is_big
+    return root, contents.get
 
 
-def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any], int]:
+def _pickles(file: File, unpickle: Unpickle) -> tuple[list[Any], int]:
     """Return the five objects at the start of a file from before 1.6, and the offset after them."""
     length = min(_FIRST_PIECE, file.size)
     while True:
         data, values, position = file.head(length), [], 0
         try:
             for _ in range(5):
-                value, position = pickled.unpickle(data, position, called, persistent)
+                value, position = unpickle(data, position)
                 values.append(value)
             return values, position
         except pickled.CutError:
@@ -183,34 +181,27 @@ def pickle_errors(file: File) -> Iterator[None]:
     try:
         yield
     except pickled.BudgetError as error:
-        raise UnsupportedError(
-            file.path, f"its pickle is larger than any network needs ({error})"
-        ) from error
+        reason = f"its pickle is larger than any network needs ({error})"
+        raise UnsupportedError(file.path, reason) from error
     except pickled.CutError as error:
-        raise DamagedError(
-            file.path, "is cut short within its pickle", "copy or download it again"
-        ) from error
+        reason = "is cut short within its pickle"
+        raise DamagedError(file.path, reason, "copy or download it again") from error
     except pickled.PickleError as error:
-        raise DamagedError(
-            file.path, f"its pickle is damaged or not one that PyTorch writes ({error})"
-        ) from error
+        reason = f"its pickle is damaged or not one that PyTorch writes ({error})"
+        raise DamagedError(file.path, reason) from error
 
 
 def _variable(
-    key: str,
-    name: str,
-    tensor: Tensor | Array,
-    content: Callable[[Storage], tuple[File, bool]],
-    where: str,
+    key: str, name: str, tensor: Tensor | Array, content: Content, where: str
 ) -> Variable:
     if isinstance(tensor, Array):
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
     def read(stored: Tensor = tensor) -> NDArray[np.generic]:
-        return tensors.read_tensor(stored, *content(stored.storage), where)
+        return stored.read(*content(stored.storage), where)
 
     def extents() -> Sequence[Range]:
-        return tensors.find_tensor(tensor, *content(tensor.storage))
+        return tensor.extents(*content(tensor.storage))
 
     if tensor.quantizer is None:
         return Variable(key, name, tensor.dtype, tensor.shape, read, extents)
@@ -233,6 +224,6 @@ def _variable(
         "float32",
         tensor.shape,
         lambda: scales().unpack(read(), where),
-        lambda: [place._replace(part=None) for place in extents()],
+        extents,
         lambda: scales().step(tensor.shape, where),
     )

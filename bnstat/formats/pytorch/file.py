@@ -2,9 +2,10 @@
 
     since 1.6   a zip: `NAME/data.pkl`, and `NAME/data/KEY` for each storage, uncompressed
     before 1.6  five pickles: a magic number, a version, facts about the machine, the object, the
-                keys of the storages; then for each storage the number of elements (u64), the bytes
+                keys of the storages; then each storage: number of elements (u64), bytes;
+                little-endian whatever the machine
 
-Source: torch/serialization.py, `_save`, `_legacy_save`.
+Sources: torch/serialization.py, `_save`, `_legacy_save`; torch/csrc/generic/serialization.cpp.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def matches(file: File) -> bool:
     from bnstat.formats.pytorch.contents import find_pickle
 
     try:
-        return find_pickle(file) is not None
+        find_pickle(file)
     except DamagedError:
         return False
+    return True
 
 
 def open_contents(file: File, source: Source) -> Contents:

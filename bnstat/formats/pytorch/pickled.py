@@ -97,11 +97,12 @@ class _Machine:
     def __init__(self, data: bytes, start: int, call: Call, persistent: Persistent) -> None:
         self.at = start
         self.stack: list[Any] = []
+        self.push = self.stack.append
+        self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.persistent = persistent
         self._data = data
         self._call = call
-        self._marks: list[int] = []
         self._left = _CALLS_PER_BYTE * len(data) + _CALLS_FLOOR
 
     def run(self) -> Any:
@@ -142,9 +143,6 @@ class _Machine:
             raise PickleError("a number has too many digits")
         return text
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
     def push_int(self) -> None:
         text = self.digits()
         self.push({"00": False, "01": True}.get(text, int(text.rstrip("L") or "0")))
@@ -153,26 +151,18 @@ class _Machine:
         self.push(int.from_bytes(self.take(length), "little", signed=True))
 
     def push_text(self, length: int) -> None:
-        self.push(self.take(length).decode("utf-8", "replace"))
-
-    def push_old_text(self, length: int) -> None:
-        """Push a Python 2 `str`, which may be text or bytes; `bytes_of` restores the bytes."""
+        """Push text, or the bytes of a Python 2 `str`, as a `str`; see `bytes_of`."""
         self.push(self.take(length).decode("utf-8", "surrogateescape"))
 
-    def push_tuple(self, count: int) -> None:
-        values = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(values)))
+    def pop(self, count: int) -> list[Any]:
+        return self._cut(len(self.stack) - count)
 
-    def pop(self) -> Any:
-        if self._marks and self._marks[-1] == len(self.stack):
+    def pop_to_mark(self) -> list[Any]:
+        return self._cut(self.marks.pop())
+
+    def _cut(self, start: int) -> list[Any]:
+        if start < (self.marks[-1] if self.marks else 0):
             raise PickleError("it pops from an empty stack")
-        return self.stack.pop()
-
-    def mark(self) -> None:
-        self._marks.append(len(self.stack))
-
-    def since_mark(self) -> list[Any]:
-        start = self._marks.pop()
         values = self.stack[start:]
         del self.stack[start:]
         return values
@@ -184,10 +174,6 @@ class _Machine:
         if index not in self.memo:
             raise PickleError("it reads a memo entry that was never stored")
         self.push(self.memo[index])
-
-    def reduce(self) -> None:
-        arguments, function = self.pop(), self.pop()
-        self.call(function, arguments)
 
     def call(self, function: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple):
@@ -201,35 +187,23 @@ class _Machine:
             raise BudgetError("it passes too many arguments to functions")
         self.push(self._call(function, arguments))
 
-    def new_with_keywords(self) -> None:
-        del self.stack[-1]
-        self.reduce()
-
     def new_with_mark(self) -> None:
-        kind, *arguments = self.since_mark()
+        kind, *arguments = self.pop_to_mark()
         self.call(kind, tuple(arguments))
 
-    def instance(self) -> None:
-        kind = Global(self.line(), self.line())
-        self.call(kind, tuple(self.since_mark()))
-
     def stack_global(self) -> None:
-        name, module = self.pop(), self.pop()
+        module, name = self.pop(2)
         if not isinstance(name, str) or not isinstance(module, str):
             raise PickleError("the name of a function is not a string")
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
-        raise PickleError("it uses pickle protocol 0, in which PyTorch cannot read tensors either")
+        raise PickleError("it uses pickle protocol 0, by which PyTorch cannot load tensors either")
 
     def build(self) -> None:
-        state, target = self.pop(), self.stack[-1]
+        [state], target = self.pop(1), self.stack[-1]
         if isinstance(target, Opaque):
             target.state = state
-
-    def set_item(self) -> None:
-        value, key = self.pop(), self.pop()
-        self.set_items([key, value])
 
     def set_items(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
@@ -245,30 +219,23 @@ class _Machine:
         if isinstance(target, list):
             target.extend(values)
         elif isinstance(target, Opaque):
-            for value in values:
-                target.items[len(target.items)] = value
+            target.items.update(enumerate(values, len(target.items)))
         else:
             raise PickleError("items are added to an object that is not a list")
 
     def new_dict(self) -> None:
-        pairs = self.since_mark()
+        pairs = self.pop_to_mark()
         self.push({})
         self.set_items(pairs)
 
 
 def legible(text: str) -> str:
     """Return a string for display; bytes of a Python 2 string that are not UTF-8 are replaced."""
-    return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
+    return text if text.isascii() else bytes_of(text).decode("utf-8", "replace")
 
 
-def bytes_of(value: Any) -> bytes | None:
-    """Return the bytes of a bytes object or a Python 2 string; None for other values."""
-    if isinstance(value, str):
-        return _bytes(value)
-    return value if isinstance(value, bytes) else None
-
-
-def _bytes(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
+    """Return the bytes that were decoded to `text`: the contents of a Python 2 string."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -280,9 +247,9 @@ _BIG_FLOAT: Final = struct.Struct(">d")
 _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     0x80: lambda m: m.take(1),  # protocol
     0x95: lambda m: m.take(8),  # frame
-    ord("("): lambda m: m.mark(),
-    ord("0"): lambda m: m.pop(),
-    ord("1"): lambda m: m.since_mark(),
+    ord("("): lambda m: m.marks.append(len(m.stack)),
+    ord("0"): lambda m: m.pop(1),
+    ord("1"): lambda m: m.pop_to_mark(),
     ord("2"): lambda m: m.push(m.stack[-1]),
     ord("N"): lambda m: m.push(None),
     0x88: lambda m: m.push(True),
@@ -301,28 +268,28 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("X"): lambda m: m.push_text(m.number(_U32)),
     0x8C: lambda m: m.push_text(m.number(_U8)),
     0x8D: lambda m: m.push_text(m.number(_U64)),
-    ord("T"): lambda m: m.push_old_text(m.number(_I32)),
-    ord("U"): lambda m: m.push_old_text(m.number(_U8)),
+    ord("T"): lambda m: m.push_text(m.number(_I32)),
+    ord("U"): lambda m: m.push_text(m.number(_U8)),
     ord("B"): lambda m: m.push(m.take(m.number(_U32))),
     ord("C"): lambda m: m.push(m.take(m.number(_U8))),
     0x8E: lambda m: m.push(m.take(m.number(_U64))),
     0x96: lambda m: m.push(m.take(m.number(_U64))),
     ord(")"): lambda m: m.push(()),
-    ord("t"): lambda m: m.push(tuple(m.since_mark())),
-    0x85: lambda m: m.push_tuple(1),
-    0x86: lambda m: m.push_tuple(2),
-    0x87: lambda m: m.push_tuple(3),
+    ord("t"): lambda m: m.push(tuple(m.pop_to_mark())),
+    0x85: lambda m: m.push(tuple(m.pop(1))),
+    0x86: lambda m: m.push(tuple(m.pop(2))),
+    0x87: lambda m: m.push(tuple(m.pop(3))),
     ord("]"): lambda m: m.push([]),
-    ord("l"): lambda m: m.push(m.since_mark()),
-    ord("a"): lambda m: m.append([m.pop()]),
-    ord("e"): lambda m: m.append(m.since_mark()),
+    ord("l"): lambda m: m.push(m.pop_to_mark()),
+    ord("a"): lambda m: m.append(m.pop(1)),
+    ord("e"): lambda m: m.append(m.pop_to_mark()),
     ord("}"): lambda m: m.push({}),
     ord("d"): lambda m: m.new_dict(),
-    ord("s"): lambda m: m.set_item(),
-    ord("u"): lambda m: m.set_items(m.since_mark()),
+    ord("s"): lambda m: m.set_items(m.pop(2)),
+    ord("u"): lambda m: m.set_items(m.pop_to_mark()),
     0x8F: lambda m: m.push([]),  # a set, read as a list
-    0x90: lambda m: m.append(m.since_mark()),
-    0x91: lambda m: m.push(m.since_mark()),
+    0x90: lambda m: m.append(m.pop_to_mark()),
+    0x91: lambda m: m.push(m.pop_to_mark()),
     ord("p"): lambda m: m.put(int(m.digits())),
     ord("q"): lambda m: m.put(m.number(_U8)),
     ord("r"): lambda m: m.put(m.number(_U32)),
@@ -332,13 +299,13 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("j"): lambda m: m.get(m.number(_U32)),
     ord("c"): lambda m: m.push(Global(m.line(), m.line())),
     0x93: lambda m: m.stack_global(),
-    ord("R"): lambda m: m.reduce(),
-    0x81: lambda m: m.reduce(),
-    0x92: lambda m: m.new_with_keywords(),
+    ord("R"): lambda m: m.call(*m.pop(2)),
+    0x81: lambda m: m.call(*m.pop(2)),
+    0x92: lambda m: m.call(*m.pop(3)[:2]),
     ord("o"): lambda m: m.new_with_mark(),
-    ord("i"): lambda m: m.instance(),
+    ord("i"): lambda m: m.call(Global(m.line(), m.line()), tuple(m.pop_to_mark())),
     ord("b"): lambda m: m.build(),
     ord("P"): lambda m: m.persistent_as_text(),
-    ord("Q"): lambda m: m.push(m.persistent(m.pop())),
+    ord("Q"): lambda m: m.push(m.persistent(*m.pop(1))),
 }
 """Opcode -> handler. Opcodes that are not printable are written as numbers."""

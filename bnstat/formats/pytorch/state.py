@@ -5,18 +5,15 @@ Parallel training and compilation prefix every name in the state dict with `modu
 `_orig_mod.`. A module that was saved whole keeps its tensors in `_parameters` and `_buffers` and
 its children in `_modules`; a TorchScript module keeps tensors and children in its state.
 
-The classes of TorchScript modules are code in the archive:
-
-    NAME/data.pkl                              the modules; the code contains each object's class
-    NAME/code/__torch__/torch/nn/modules/batchnorm.py
-                                               `__torch__.torch.nn.modules.batchnorm.BatchNorm2d`
-
-The code is neither run nor parsed as a program. Two kinds of lines are searched for in the class of
-a module with running statistics: constants (`eps : Final[float] = 1.0000000000000001e-05`), and
-the arguments of `torch.batch_norm`. A traced module has only the second kind.
+A TorchScript archive also contains the code of its modules' classes. For example, the code of the
+class `__torch__.torch.nn.modules.batchnorm.BatchNorm2d` is in the member
+`NAME/code/__torch__/torch/nn/modules/batchnorm.py`. The code is neither run nor parsed. Two kinds
+of lines are searched for in the class of a module with running statistics: constants
+(`eps : Final[float] = 1.0000000000000001e-05`), and calls of `torch.batch_norm`, whose arguments
+include momentum and epsilon. A traced module has only calls.
 
 LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one such
-module, in no order, and replaces the dots in names by `|`.
+module, in arbitrary order, and replaces the dots in names by `|`.
 
 Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/native_functions.yaml,
 `batch_norm`; tch-rs, src/wrappers/tensor.rs, `save_multi`.
@@ -110,23 +107,24 @@ def collect(root: Any) -> Collected:
             result.layers += _layer(path, value)
     _drop_repeated(result, paths)
     result.names = _names(paths)
-    if _is_store(root):
+    is_flat = _is_script_module(root) and str(root.kind) == _FLAT
+    if is_flat and not any(map(_is_script_module, root.state.values())):  # of tch-rs
         result.names = {key: name.replace("|", ".") for key, name in result.names.items()}
         result.in_order = False
     if isinstance(root, dict):
         version, step = root.get(_LIGHTNING), root.get("global_step")
-        result.writer = (
-            f"PyTorch Lightning {legible(version)}" if isinstance(version, str) else None
-        )
-        result.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
+        if isinstance(version, str):
+            result.writer = f"PyTorch Lightning {legible(version)}"
+        if type(step) is int and 0 <= step < _LONGEST_INDEX:
+            result.step = step
     return result
 
 
 def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
-    """Drop the tensors of a state dict if a whole model in the same file repeats them.
+    """Drop the tensors of a state dict that are also in a whole model in the same file.
 
-    Two tensors are equal if they have the same name within their containers and the same view of
-    the same storage. A tensor with two names in one container is kept twice.
+    Such tensors have the same name, without the path of the container, and the same view of a
+    storage.
     """
     of_modules = [key for layer in collected.layers for key in layer.variables.values()]
 
@@ -144,10 +142,10 @@ def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> N
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and value of each tensor and container below an object, in stored order.
+    """Yield (path, value) for each tensor and container in an object, in stored order.
 
-    A container is yielded once, with its first path. Names within a module are joined by dots and
-    form one component of the path.
+    A container with several paths is yielded once. The names of nested modules, joined by dots,
+    form one component of a path.
     """
     stack: list[tuple[tuple[str, ...], Any, bool, int]] = [((), root, False, 0)]
     seen: set[int] = set()
@@ -157,11 +155,10 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         count, length = count + 1, length + sum(map(len, path))
         if count > _MOST_VALUES or length > _MOST_NAMES:
             raise BudgetError("more objects, or longer names, than any network has")
-        if isinstance(value, Tensor):
+        if isinstance(value, Opaque):
+            value = array_of(value) or value
+        if isinstance(value, Tensor | Array):
             yield path, value
-            continue
-        if isinstance(value, Opaque) and (array := array_of(value)) is not None:
-            yield path, array
             continue
         if id(value) in seen:
             continue
@@ -209,20 +206,14 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 
 
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
-    """Yield the layer of a module that owns tensors, if the file records the module's class."""
-    state = module.state if isinstance(module.state, dict) else {}
-    is_script = _is_script_module(module)
-    if str(module.kind) == _FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
-        return
-    parts = [state] if is_script else [state.get("_parameters"), state.get("_buffers")]
+    """Yield a module as a layer if the module owns tensors and its class is recorded."""
     variables = {
         _text(name): "/".join(_dotted(path, _text(name), bool(path)))
-        for part in parts
-        for name, value in _items(part)
+        for name, value in _module_parts(module) or ()
         if isinstance(value, Tensor)
     }
-    if variables:
-        config = {key: value for key, value in state.items() if type(value) in _PLAIN}
+    if variables and str(module.kind) != _FLAT:
+        config = {key: value for key, value in module.state.items() if type(value) in _PLAIN}
         name = path[-1] if path else ""
         yield Layer(name, str(module.kind), config, variables, key="/".join(path))
 
@@ -252,9 +243,7 @@ def _text(key: Any) -> str:
         return key.decode("utf-8", "replace")
     if isinstance(key, str):
         return legible(key)
-    if isinstance(key, int) and abs(key) < _LONGEST_INDEX:
-        return str(key)
-    return "?"
+    return str(key) if isinstance(key, int) and abs(key) < _LONGEST_INDEX else "?"
 
 
 def _is_script_module(value: Any) -> bool:
@@ -265,47 +254,34 @@ def _is_script_module(value: Any) -> bool:
     )
 
 
-def _is_store(value: Any) -> bool:
-    """Return True for the single module in which tch-rs saves all variables."""
-    return (
-        _is_script_module(value)
-        and str(value.kind) == _FLAT
-        and not any(_is_script_module(child) for child in value.state.values())
-    )
-
-
 def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer]:
-    """Return the layers, with epsilon and momentum added from the archive's code where possible.
+    """Return the layers with the settings of batch norm that the archive's code contains.
 
-    `top` is the folder of the archive that may contain `code`; None if there is no archive.
+    `top` is the folder that may contain `code`; None for a file that is not an archive.
     """
+    names = {layer.class_name or "" for layer in layers if layer.variables.keys() >= _STATISTICS}
     members = {
-        layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
-        for layer in layers
-        if layer.class_name is not None
-        and layer.class_name.startswith(f"{_ROOT}.")
-        and layer.variables.keys() >= _STATISTICS
+        name: f"code/{name.rpartition('.')[0].replace('.', '/')}.py"
+        for name in names
+        if name.startswith(f"{_ROOT}.")
     }
     if top is None or not members:
         return layers
     top.expect(set(members.values()))
-    code = {member: _code(top, member) for member in set(members.values())}
-    settings = {name: _settings(code[member], name) for name, member in members.items()}
+    code = {}
+    for member in set(members.values()):
+        file = top.file(member)
+        if file is not None and file.size <= _LONGEST_CODE:
+            code[member] = file.read().decode("utf-8", "replace")
+    settings = {name: _settings(code.get(member, ""), name) for name, member in members.items()}
     return [
         replace(layer, config={**layer.config, **settings.get(layer.class_name or "", {})})
         for layer in layers
     ]
 
 
-def _code(top: Folder, member: str) -> str:
-    file = top.file(member)
-    if file is None or file.size > _LONGEST_CODE:
-        return ""
-    return file.read().decode("utf-8", "replace")
-
-
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
-    """Return `eps` and `momentum` from the code of a class; return nothing if `eps` is missing."""
+    """Return `eps` and `momentum` from the code of a class; empty if `eps` is missing."""
     start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
     if start < 0:
         return {}

@@ -4,16 +4,15 @@ A storage is identified by a persistent id `("storage", TYPE, KEY, DEVICE, COUNT
 `torch._utils._rebuild_tensor_v2(STORAGE, OFFSET, SIZE, STRIDE, ...)` returns. Only these functions
 and the containers around them are understood; nothing of PyTorch is imported.
 
-An array is what one of these returns:
+One of these calls returns an array; pickles of protocol 5 use `_frombuffer`:
 
     numpy._core.multiarray._reconstruct(ndarray, ...)
     numpy._core.numeric._frombuffer(bytes, dtype, shape, order)
     jax._src.array._reconstruct_array(_reconstruct, arguments, state, ...)
 
-The second is in pickles of protocol 5. The first is followed by the array's state, which is an
-argument of the third: `(version, shape, dtype, is Fortran order, bytes)`. The dtype is
-`numpy.dtype("f4", ...)`, whose own state contains the byte order, or `numpy.dtype` of a type of
-ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
+An array's state is `(version, shape, dtype, is Fortran order, bytes)`. The pickle sets this state
+after NumPy's `_reconstruct`. The dtype is `numpy.dtype("f4", ...)`, whose own state contains the
+byte order, or `numpy.dtype` of a type of ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
 
 Sources: torch/_utils.py, torch/_tensor.py, torch/serialization.py, torch/storage.py;
 numpy/_core/src/multiarray/methods.c, `array_reduce_ex`; jax/_src/array.py.
@@ -21,6 +20,7 @@ numpy/_core/src/multiarray/methods.c, `array_reduce_ex`; jax/_src/array.py.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -53,7 +53,8 @@ class Storage:
 
     Attributes:
         key: the name in the file.
-        offset: the index of the storage's first element among the elements stored for `key`.
+        offset: the index of the first element in the stored bytes; before PyTorch 1.6, several
+            storages can share these bytes.
     """
 
     key: str
@@ -67,8 +68,8 @@ class Tensor:
     """A view of a storage; offset and strides count elements of `dtype`.
 
     Attributes:
-        quantizer: the scale, the zero point and the axis of a quantized tensor. The axis matters
-            only if scale and zero point are tensors. None for a tensor that is not quantized.
+        quantizer: (scale, zero point, axis) of a quantized tensor; None for other tensors. The
+            axis has no meaning if the scale is a number.
     """
 
     storage: Storage
@@ -92,12 +93,38 @@ class Tensor:
         pairs = zip(self.shape, self.strides, strict=True)
         return 1 + sum((size - 1) * stride for size, stride in pairs)
 
-    def start(self, itemsize: int) -> int:
+    def read(self, content: File, is_big_endian: bool, where: str) -> NDArray[np.generic]:
+        """Return the elements from the storage's bytes; `where` names the tensor in errors."""
+        dtype = numpy_dtype(self.dtype, where)
+        size = dtype.itemsize
+        start, length = self._start(size), self.reach * size
+        if start < 0 or start + length > content.size:
+            raise DamagedError(where, f"reaches beyond its storage of {content.size} bytes")
+        data = content.read(start, length)
+        pairs = zip(self.shape, self.strides, strict=True)
+        strides = [stride * size if count > 1 else 0 for count, stride in pairs] if length else None
+        view: NDArray[np.generic] = np.ndarray(self.shape, dtype, data, 0, strides)
+        array = view.astype(dtype, order="C")
+        return array if is_big_endian == (sys.byteorder == "big") else array.byteswap()
+
+    def extents(self, content: File, is_big_endian: bool) -> Sequence[Range]:
+        """Return the extents in the storage; empty if unknown. See `Variable.extents`."""
+        dtype = find_dtype(self.dtype)
+        if dtype is None or self._start(dtype.itemsize) < 0:
+            return ()
+        is_plain, expected = not is_big_endian and self.quantizer is None, 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            is_plain &= size == 1 or stride == expected
+            expected *= size
+        start, length = self._start(dtype.itemsize), self.reach * dtype.itemsize
+        return extents(content, start, length, dtype if is_plain else None, self.shape)
+
+    def _start(self, itemsize: int) -> int:
         return (self.storage.offset + self.offset) * itemsize
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage, or the module's class in files before 1.6, that a persistent id names."""
+    """Return the storage that a persistent id names, or before PyTorch 1.6 a module's class."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()
@@ -127,18 +154,15 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     if not isinstance(storage, Storage):
         return Opaque(_UNBUILT)
     dtype = storage.dtype
-    if len(rest) > 2 and isinstance(rest[2], Global) and rest[2].module == "torch":
-        dtype = TORCH.get(rest[2].name, rest[2].name)
+    match rest:
+        case (_, _, Global("torch", name), *_):  # of `_rebuild_tensor_v3`
+            dtype = TORCH.get(name, name)
     shape, strides = as_shape(size), as_sizes(stride)
     if type(offset) is not int or offset < 0 or shape is None or strides is None:
         raise PickleError("a tensor has an invalid shape")
     if len(shape) != len(strides):
         raise PickleError("a tensor's strides do not match its dimensions")
     return Tensor(storage, dtype, offset, shape, strides)
-
-
-def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
-    return _tensor(storage, offset, size, stride)
 
 
 def _quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_: Any) -> Any:
@@ -177,10 +201,7 @@ def _encoded(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
     """Return the bytes that a pickle before protocol 3 stores as a string."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         return Opaque(Global("_codecs", "encode"))
-    try:
-        return text.encode(encoding)
-    except UnicodeEncodeError as error:
-        raise PickleError(f"a string cannot be encoded as {encoding}") from error
+    return text.encode(encoding)
 
 
 def _bytes(*arguments: Any) -> Any:
@@ -192,8 +213,8 @@ def _sequence(*arguments: Any) -> Any:
 
 
 _TENSORS: Final[Mapping[Global, Callable[..., Any]]] = {
-    Global("torch._utils", "_rebuild_tensor"): _tensor_v2,
-    Global("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
+    Global("torch._utils", "_rebuild_tensor"): _tensor,
+    Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
     Global("torch._utils", "_rebuild_tensor_v3"): _tensor,
     Global("torch._utils", "_rebuild_qtensor"): _quantized,
     Global("torch._utils", "_rebuild_parameter"): _first,
@@ -213,38 +234,6 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
         for name, function in (("bytes", _bytes), ("dict", _dict), ("set", _sequence))
     },
 }
-
-
-def read_tensor(
-    tensor: Tensor, content: File, is_big_endian: bool, where: str
-) -> NDArray[np.generic]:
-    """Return a tensor from its storage's bytes; `where` names the tensor in errors."""
-    dtype = numpy_dtype(tensor.dtype, where)
-    size = dtype.itemsize
-    start, length = tensor.start(size), tensor.reach * size
-    if start < 0 or start + length > content.size:
-        raise DamagedError(where, f"reaches beyond its storage of {content.size} bytes")
-    data = content.read(start, length)
-    pairs = zip(tensor.shape, tensor.strides, strict=True)
-    strides = [stride * size if count > 1 else 0 for count, stride in pairs] if length else None
-    stored = dtype
-    if dtype.kind in "iufcb":
-        stored = dtype.newbyteorder(">" if is_big_endian else "<")
-    shaped: NDArray[np.generic] = np.ndarray(tensor.shape, stored, data, 0, strides)
-    return shaped.astype(dtype, order="C")
-
-
-def find_tensor(tensor: Tensor, content: File, is_big_endian: bool) -> Sequence[Range]:
-    """Return the extent of a tensor as a sequence, empty if unknown; see `Variable.extents`."""
-    dtype = find_dtype(tensor.dtype)
-    if dtype is None or tensor.start(dtype.itemsize) < 0:
-        return ()
-    is_plain, expected = not is_big_endian, 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
-        is_plain &= size == 1 or stride == expected
-        expected *= size
-    start, length = tensor.start(dtype.itemsize), tensor.reach * dtype.itemsize
-    return extents(content, start, length, dtype if is_plain else None, tensor.shape)
 
 
 _RECONSTRUCT: Final = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -279,9 +268,8 @@ class Array:
     def read(self, where: str) -> NDArray[np.generic]:
         """Return the elements; `where` names the array in errors."""
         if len(self.data) != bytes_needed(self.shape, self.stored):
-            raise DamagedError(
-                where, f"the {len(self.data)} bytes of this array do not fit its shape"
-            )
+            reason = f"the {len(self.data)} bytes of this array do not fit its shape"
+            raise DamagedError(where, reason)
         array = np.frombuffer(self.data, self.stored).reshape(self.shape, order=self.order)
         return array.astype(self.stored.newbyteorder("="), order="C")
 
@@ -298,10 +286,11 @@ def array_of(value: Opaque) -> Array | None:
         case _ if name in _RECONSTRUCT:
             state = value.state
     match state:
-        case (int(), shape, dtype, bool(is_fortran), data) | (shape, dtype, bool(is_fortran), data):
-            stored, content, sizes = _dtype(dtype), bytes_of(data), as_shape(shape)
-            if stored is not None and content is not None and sizes is not None:
-                return Array(stored, sizes, "F" if is_fortran else "C", content)
+        case (int(), sizes, kind, bool(is_fortran), data) | (sizes, kind, bool(is_fortran), data):
+            dtype, shape = _dtype(kind), as_shape(sizes)
+            content = bytes_of(data) if isinstance(data, str) else data
+            if dtype is not None and shape is not None and isinstance(content, bytes):
+                return Array(dtype, shape, "F" if is_fortran else "C", content)
     return None
 
 

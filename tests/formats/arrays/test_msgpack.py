@@ -44,16 +44,6 @@ def packed(value: Any) -> bytes:
     return bytes(msgpack.packb(value, default=extension, strict_types=True))
 
 
-def tree(arrays: dict[tuple[str, ...], Any]) -> dict[str, Any]:
-    root: dict[str, Any] = {}
-    for path, array in arrays.items():
-        inner = root
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = array
-    return root
-
-
 def write(path: Path, value: Any) -> Path:
     path.write_bytes(packed(value))
     return path
@@ -69,39 +59,46 @@ def test_sizes_and_types(tmp_path: Path, channels: int, dtype: str) -> None:
         "a" * 40: {"name": "x" * 300, "raw": b"y" * 70_000, "low": -1_000_000},
         "opt_state": {"0": {"mu": {"bn": {"scale": np.ones(channels, kind)}}}},
     }  # fmt: skip
-    model = bnstat.load(write(tmp_path / "m", {**others, **tree(held)}))
+    tree: dict[str, Any] = {}
+    for (branch, layer, name), array in held.items():
+        tree.setdefault(branch, {}).setdefault(layer, {})[name] = array
+    model = bnstat.load(write(tmp_path / "m", {**others, **tree}))
     assert_layers(model, {"BatchNorm_0": {role: held[path] for path, role in FLAX.items()}})
     for path, role in FLAX.items():
         assert model[0].variables[role].key == "/".join(path)
 
 
+def test_many_empty_lists(tmp_path: Path) -> None:
+    path = write(tmp_path / "m", {"a": np.ones(3), "b": {"c": [[]] * 70}})
+    assert list(bnstat.load(path).stored) == ["a"]
+
+
+def an_array(start: bytes, data: bytes = b"\xc4\x04abcd") -> bytes:
+    """Return an extension of type 1: a list that starts with these bytes, a dtype, and data."""
+    content = start + b"\xa7float32" + data
+    return b"\xc7" + bytes([len(content), 1]) + content
+
+
+MANY = (3 << 20).to_bytes(4, "big") + bytes(3 << 20)
+
+
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    ("value", "error", "reason"),
     [
-        ({"a": np.ones(3), "b": {"c": [[]] * 70}}, None),
-        ({"a": np.ones(3), 5: 1}, "a key is not a string"),
+        (b"\x81\x05\0", DamagedError, "a key is not a string"),
+        pytest.param(b"\x91" * 100_000, DamagedError, "too deep", id="deep"),
+        (b"\xc1", DamagedError, "0xc1 is not a code"),
+        (b"\xdb\0\0\1\0", DamagedError, "ends early"),
+        (b"\xcb\0", DamagedError, "ends early"),
+        (an_array(b"\x93\x91\xa0"), DamagedError, "an array is not"),
+        (an_array(b"\x94\x90\x01"), DamagedError, "an array is not"),
+        (an_array(b"\x93\x91\x01", b"\x01"), DamagedError, "an array is not"),
+        pytest.param(b"\xdd" + MANY, UnsupportedError, "more values", id="many",
+                     marks=pytest.mark.slow),
     ],
-)
-def test_other_documents(tmp_path: Path, value: Any, reason: str | None) -> None:
-    path = write(tmp_path / "m", value)
-    if reason is None:
-        assert list(bnstat.load(path).stored) == ["a"]
-        return
-    with pytest.raises(DamagedError, match=reason):
-        bnstat.load(path)
-
-
-def test_deep_nesting(tmp_path: Path) -> None:
+)  # fmt: skip
+def test_invalid_values(tmp_path: Path, value: bytes, error: Any, reason: str) -> None:
     path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
-    path.write_bytes(path.read_bytes()[:-1] + b"\x91" * 100_000)
-    with pytest.raises(DamagedError, match="too deep"):
-        bnstat.load(path)
-
-
-@pytest.mark.slow
-def test_values_have_a_budget(tmp_path: Path) -> None:
-    path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
-    many = 3 << 20
-    path.write_bytes(path.read_bytes()[:-1] + b"\xdd" + many.to_bytes(4, "big") + bytes(many))
-    with pytest.raises(UnsupportedError, match="more values"):
+    path.write_bytes(path.read_bytes()[:-1] + value)
+    with pytest.raises(error, match=reason):
         bnstat.load(path)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.arrays import npz
-from bnstat.model import ROLES, Array, Source
-from bnstat.storage.local import LocalFile
-from tests.builders.oracle import assert_layers
+from bnstat.model import ROLES, Array
+from tests.builders.oracle import assert_layers, same_bits
 from tests.mending.exported import exported
 from tests.output import models
 
@@ -25,12 +23,15 @@ def arrays(seed: int = 0, channels: int = 5) -> dict[str, Array]:
     return {role: random.random(channels).astype(np.float32) for role in ROLES}
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_layers_by_name_in_stored_order(tmp_path: Path, save: object) -> None:
+both_ways = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+
+
+@both_ways
+def test_layers_by_name_in_stored_order(tmp_path: Path, save: Any) -> None:
     held = {f"{scope}/{role}": array for seed, scope in enumerate(("stem/bn", "b/bn10", "b/bn9"))
             for role, array in arrays(seed).items()}  # fmt: skip
     held |= {"dense/kernel": np.ones((3, 3)), "norm/gamma": np.ones(3), "norm/beta": np.ones(3)}
-    save(tmp_path / "m.npz", **held)  # type: ignore[operator]
+    save(tmp_path / "m.npz", **held)
     model = bnstat.load(tmp_path / "m.npz")
     assert model.source.format == "npz"
     names = ["stem/bn", "b/bn10", "b/bn9"]
@@ -62,21 +63,15 @@ def test_exports_are_read_back(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(6, dtype=">f4"),
+        *(np.arange(6, dtype=">f4"), np.arange(4, dtype=np.float16), np.array([True, False])),
+        *(np.array(3.5), np.zeros((0, 2)), np.array([1 + 2j]), np.full((5000, 100), 7.0)),
         np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.arange(4, dtype=np.float16),
-        np.array(3.5),
-        np.zeros((0, 2)),
-        np.array([True, False]),
-        np.array([1 + 2j]),
-        np.full((5000, 100), 7.0),
     ],
 )
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_of_any_numbers(tmp_path: Path, array: Array, save: object) -> None:
-    save(tmp_path / "m.npz", x=array)  # type: ignore[operator]
-    file = LocalFile(str(tmp_path / "m.npz"))
-    read = npz.open_contents(file, Source("", "")).variables["x"].read()
+@both_ways
+def test_arrays_of_any_numbers(tmp_path: Path, array: Array, save: Any) -> None:
+    save(tmp_path / "m.npz", x=array)
+    read = bnstat.load(tmp_path / "m.npz").stored["x"].read()
     assert (read.dtype, read.shape) == (array.dtype.newbyteorder("="), array.shape)
     assert read.tolist() == array.tolist()
 
@@ -84,9 +79,9 @@ def test_arrays_of_any_numbers(tmp_path: Path, array: Array, save: object) -> No
 def test_objects_and_texts_are_never_loaded(tmp_path: Path) -> None:
     objects = np.empty(2, object)
     np.savez(tmp_path / "m.npz", objects=objects, text=np.array(["a"]), fields=np.zeros(2, "i4,f4"))
-    variables = npz.open_contents(LocalFile(str(tmp_path / "m.npz")), Source("", "")).variables
-    assert list(variables) == ["objects", "text", "fields"]
-    for variable in variables.values():
+    stored = bnstat.load(tmp_path / "m.npz").stored
+    assert list(stored) == ["objects", "text", "fields"]
+    for variable in stored.values():
         with pytest.raises(UnsupportedError, match="not numbers"):
             variable.read()
 
@@ -98,24 +93,19 @@ def npy(header: bytes, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes
 def load_member(tmp_path: Path, content: bytes, method: int = zipfile.ZIP_STORED) -> Array:
     with zipfile.ZipFile(tmp_path / "m.npz", "w", method) as archive:
         archive.writestr("x.npy", content)
-    file = LocalFile(str(tmp_path / "m.npz"))
-    return npz.open_contents(file, Source("", "")).variables["x"].read()
+    return bnstat.load(tmp_path / "m.npz").stored["x"].read()
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"\x93NUMPY",
-        b"nothing of the kind",
+        *(b"", b"\x93NUMPY", b"nothing of the kind"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999,)}"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", b"1234"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", b"1234"),
         npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"12345678"),
         npy(b"{'descr': 'zzz', 'fortran_order': False, 'shape': (1,)}", b"1234"),
-        npy(b"__import__('os').system('true')"),
-        npy(b"{" * 5000),
-        npy(b"[" * 50_000),
+        *map(npy, (b"__import__('os').system('true')", b"{" * 5000, b"[" * 50_000)),
         npy(b"{}", version=b"\x09\x00"),
     ],
 )
@@ -128,23 +118,21 @@ def test_hostile_members(tmp_path: Path, content: bytes, method: int) -> None:
 
 def test_a_bomb(tmp_path: Path) -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (100000000,)}"
-    with pytest.raises(DamagedError, match="claims 100000073 bytes, but stores"):
+    with pytest.raises(DamagedError, match="to 100000073 bytes"):
         load_member(tmp_path, npy(header, bytes(100_000_000)), zipfile.ZIP_DEFLATED)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compressions(tmp_path: Path, method: int) -> None:
-    file = io.BytesIO()
-    np.save(file, np.ones(3))
     with pytest.raises(UnsupportedError, match="deflate"):
-        load_member(tmp_path, file.getvalue(), method)
+        load_member(tmp_path, b"never read", method)
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_every_bit_is_checked(tmp_path: Path, save: object) -> None:
-    save(tmp_path / "m.npz", **{f"bn/{r}": a for r, a in arrays(channels=200).items()})  # type: ignore[operator]
+@both_ways
+def test_every_bit_is_checked(tmp_path: Path, save: Any) -> None:
+    expected = arrays(channels=200)
+    save(tmp_path / "m.npz", **{f"bn/{role}": array for role, array in expected.items()})
     whole = (tmp_path / "m.npz").read_bytes()
-    expected = {role: array.tobytes() for role, array in arrays(channels=200).items()}
     random = np.random.default_rng(1)
     refused = 0
     for _ in range(300):
@@ -153,13 +141,9 @@ def test_every_bit_is_checked(tmp_path: Path, save: object) -> None:
         (tmp_path / "m.npz").write_bytes(changed)
         try:
             (layer,) = bnstat.load(tmp_path / "m.npz")
-            found = {role: layer.array(role) for role in layer.variables}
+            assert all(same_bits(layer.array(role), expected[role]) for role in layer.variables)
         except (BnstatError, ValueError):
             refused += 1
-            continue
-        assert all(
-            array.tobytes() == expected[r] for r, array in found.items() if array is not None
-        )
     assert refused > 200
 
 

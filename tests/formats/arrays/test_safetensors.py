@@ -11,8 +11,7 @@ import pytest
 import bnstat
 from bnstat import model
 from bnstat.errors import DamagedError
-from bnstat.formats.arrays.safetensors import matches, open_contents
-from bnstat.model import Source
+from bnstat.formats.arrays.safetensors import matches
 from bnstat.storage.local import LocalFile
 from tests.builders.oracle import from_extents, same_bits
 from tests.fuzz.ports import with_length
@@ -48,24 +47,6 @@ def test_files_of_the_safetensors_package(tmp_path: Path) -> None:
     assert found["layer2.bn"].extra["num_batches_tracked"].read() == 7
 
 
-def test_every_type_as_the_package_writes_it(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    save_file = pytest.importorskip("safetensors.torch").save_file
-    kinds = ["bool", "uint8", "int8", "int16", "uint16", "float16", "int32", "uint32", "float32"]
-    kinds += ["float64", "int64", "uint64", "complex64", "bfloat16", "float8_e4m3fn"]
-    kinds += ["float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
-    values = torch.tensor([[0, 1, 1], [0, 0, 1]])
-    tensors = {kind: values.to(getattr(torch, kind)) for kind in kinds}
-    save_file(tensors, tmp_path / "m")
-    contents = open_contents(LocalFile(tmp_path / "m"), Source("", ""))
-    assert set(contents.variables) == set(kinds)
-    for kind, tensor in tensors.items():
-        found = contents.variables[kind].read()
-        assert found.dtype.name == contents.variables[kind].dtype == kind
-        assert found.shape == (2, 3)
-        assert found.tobytes() == tensor.view(torch.uint8).numpy().tobytes()
-
-
 def written(path: Path, header: object, data: bytes = bytes(48)) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(with_length(text) + data)
@@ -79,36 +60,23 @@ def entry(**changed: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     "damaged",
     [
-        {"data_offsets": [0, 8]},
-        {"data_offsets": [0, 100]},
-        {"data_offsets": [12, 0]},
-        {"data_offsets": [-12, 0]},
-        {"data_offsets": [0]},
+        *({"data_offsets": each} for each in ([0, 8], [0, 100], [12, 0], [-12, 0], [0], None)),
         {"data_offsets": [0, 2**70]},
-        {"data_offsets": None},
-        {"shape": [2**62, 4]},
+        *({"shape": each} for each in ([2**62, 4], [-3], [1.5], [True], [1] * 100, "3")),
         {"shape": [0, 2**32, 2**32], "data_offsets": [0, 0]},
-        {"shape": [-3]},
-        {"shape": [1.5]},
-        {"shape": [True]},
-        {"shape": [1] * 100},
-        {"shape": "3"},
         {"dtype": 3},
     ],
 )
 def test_invalid_entries(tmp_path: Path, damaged: dict[str, object]) -> None:
     path = written(tmp_path / "m", {"t": entry(**damaged)})
     with pytest.raises(DamagedError):
-        open_contents(LocalFile(path), Source("", "")).variables["t"].read()
+        bnstat.load(path).stored["t"].read()
 
 
-@pytest.mark.parametrize(
-    "header", [b"{", b"{}x", b"{" * 100_000, b'{"t": 3}', b'{"t": {}}', b"{\xff}"]
-)
+@pytest.mark.parametrize("header", [b"{}x", b"{" * 100_000, b'{"t": 3}', b'{"t": {}}', b"{\xff}"])
 def test_invalid_headers(tmp_path: Path, header: bytes) -> None:
-    path = written(tmp_path / "m", header)
     with pytest.raises(DamagedError):
-        open_contents(LocalFile(path), Source("", ""))
+        bnstat.load(written(tmp_path / "m", header))
 
 
 def test_plain_json_is_not_recognised(tmp_path: Path) -> None:
@@ -117,6 +85,5 @@ def test_plain_json_is_not_recognised(tmp_path: Path) -> None:
 
 
 def test_tensors_do_not_overlap(tmp_path: Path) -> None:
-    path = written(tmp_path / "m", {"a": entry(), "b": entry()}, bytes(12))
     with pytest.raises(DamagedError, match="overlap"):
-        bnstat.load(path)
+        bnstat.load(written(tmp_path / "m", {"a": entry(), "b": entry()}, bytes(12)))

@@ -19,14 +19,12 @@ from tests.fuzz.ports import safetensors_of
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], **changed: str) -> Path:
     """Write two parts and their index, which names other parts for the tensors in `changed`."""
-    parts: list[dict[str, np.ndarray]] = [{}, {}]
-    places = {}
-    for number, (name, array) in enumerate(tensors.items()):
-        parts[number % 2][name] = array
-        places[name] = f"model-0000{number % 2 + 1}-of-00002.safetensors"
-    for number, part in enumerate(parts):
+    places: dict[str, str] = {}
+    for number in range(2):
+        part = dict([*tensors.items()][number::2])
         name = f"model-0000{number + 1}-of-00002.safetensors"
         (folder / name).write_bytes(safetensors_of(part))
+        places |= dict.fromkeys(part, name)
     index = {"metadata": {"total_size": 1}, "weight_map": {**places, **changed}}
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index))
@@ -54,9 +52,11 @@ def test_parts_of_pytorch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     tensors = {name: torch.tensor(array) for name, array in floats().items()}
     names = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
-    torch.save({name: t for name, t in tensors.items() if "2" in name}, tmp_path / names[0])
-    torch.save({name: t for name, t in tensors.items() if "2" not in name}, tmp_path / names[1])
     places = {name: names["2" not in name] for name in tensors}
+    for part in names:
+        torch.save(
+            {name: t for name, t in tensors.items() if places[name] == part}, tmp_path / part
+        )
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": places}))
     model = bnstat.load(tmp_path)

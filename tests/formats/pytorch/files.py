@@ -15,7 +15,6 @@ from tests.fuzz import ports
 
 torch = pytest.importorskip("torch", reason="PyTorch writes the files of these tests")
 
-
 FORMS = {"zip": True, "legacy": False}
 NAMES = ["stem.1", "block.0", "a"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,7 @@ HEAD = """class BatchNorm2d(Module):
   __parameters__ = ["weight", "bias", ]
   weight : Tensor
 """
-CONSTANTS = (
-    HEAD
-    + """  momentum : Final[float] = 0.20000000000000001
-  eps : Final[float] = 0.0030000000000000001
-  def forward(self: X,
-    input: Tensor) -> Tensor:
-    return _0
-"""
-)
+CONSTANTS = f"{HEAD}  momentum : Final[float] = 0.20000000000000001\n  eps : Final[float] = 0.003\n"
 CALL = "torch.batch_norm(input, self.weight, _2, _1, _0, False, {}, 0.0030000000000000001, True)"
 TRACED = f"{HEAD}  def forward(self: X) -> Tensor:\n    input = {CALL}\n    return input\n"
 SCRIPTED = f"""{HEAD}  def forward(self: X) -> Tensor:
@@ -40,20 +33,17 @@ SCRIPTED = f"""{HEAD}  def forward(self: X) -> Tensor:
 OTHER = "class Other(Module):\n  eps : Final[float] = 9.\n  momentum : Final[float] = 9.\n"
 
 
-def archive(path: Path, root: Any, **code: str) -> Path:
-    members = {"data.pkl": ports.pickled(root), "constants.pkl": b"\x80\x02).", "version": b"3\n"}
-    members |= {name.replace("__py", ".py"): text.encode() for name, text in code.items()}
+def archive(path: Path, root: Any, code: Mapping[str, str] = {}) -> Path:
+    members = {f"{name}.py": text.encode() for name, text in code.items()}
     members |= {f"data/{key}": data for key, data in enumerate(arrays())}
-    path.write_bytes(ports.pytorch_members(members))
+    path.write_bytes(ports.pytorch_members({"data.pkl": ports.pickled(root), **members}))
     return path
 
 
 def network(*kinds: str) -> ports.Call:
     """Return a module with norms of these classes in `features`."""
-    norms = {
-        str(at): ports.Call(kind, (), {"training": False, **TENSORS})
-        for at, kind in enumerate(kinds)
-    }
+    state = {"training": False, **TENSORS}
+    norms = {str(at): ports.Call(kind, (), state) for at, kind in enumerate(kinds)}
     features = ports.Call("__torch__.torch.nn.modules.container:Sequential", (), norms)
     return ports.Call("__torch__:Net", (), {"training": False, "features": features})
 
@@ -73,7 +63,7 @@ def test_settings_are_read_from_the_code(tmp_path: Path, code: str, momentum: fl
     path = archive(
         tmp_path / "m",
         network(f"{NORM}:BatchNorm2d", f"{NORM}.___torch_mangle_7:BatchNorm2d"),
-        **{f"{CODE}__py": code, f"{CODE}/___torch_mangle_7__py": CONSTANTS},
+        {CODE: code, f"{CODE}/___torch_mangle_7": CONSTANTS},
     )
     model = bnstat.load(path)
     assert model.keys() == ["features.0", "features.1"]
@@ -89,26 +79,22 @@ def test_settings_are_read_from_the_code(tmp_path: Path, code: str, momentum: fl
 @pytest.mark.parametrize(
     "code",
     [
-        None,
-        "",
-        OTHER,
-        HEAD,
-        "\0\xff",
+        *(None, "", OTHER, HEAD, "\0\xff"),
         HEAD + "  eps : Final[float] = __import__('os').abort()\n",
         HEAD + "  momentum : Final[float] = 0.1\n",
         TRACED.format(0.2) + TRACED.format(0.3).replace(HEAD, ""),
     ],
 )
 def test_code_without_settings(tmp_path: Path, code: str | None) -> None:
-    members = {} if code is None else {f"{CODE}__py": code}
-    (layer,) = bnstat.load(archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d"), **members))
+    members = {} if code is None else {CODE: code}
+    (layer,) = bnstat.load(archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d"), members))
     assert layer.epsilon is layer.momentum is None
     assert layer.name == "features.0"
 
 
 def test_dots_of_tch_rs(tmp_path: Path) -> None:
-    names = [f"net|bn_{at}|{name}" for at in (10, 9) for name in reversed(ports.NAMES)]
-    state = {name: TENSORS[name.rpartition("|")[2]] for name in names}
+    norm = reversed(TENSORS.items())
+    state = {f"net|bn_{at}|{name}": value for name, value in norm for at in (10, 9)}
     model = bnstat.load(archive(tmp_path / "m.ot", ports.Call("__torch__:Module", (), state)))
     assert model.keys() == ["net.bn_9", "net.bn_10"]
     assert model[0].variables["gamma"].key == "net|bn_9|weight"
@@ -135,9 +121,8 @@ def test_files_of_torch(tmp_path: Path, how: str) -> None:
     with torch.no_grad():
         for tensor in net.state_dict().values():
             tensor.add_(3)
-    built = (
-        torch.jit.script(net) if how == "script" else torch.jit.trace(net, torch.ones(1, 1, 9, 9))
-    )
+    example = torch.ones(1, 1, 9, 9)
+    built = torch.jit.script(net) if how == "script" else torch.jit.trace(net, example)
     built.save(tmp_path / "m")
     model = bnstat.load(tmp_path / "m")
     assert model.keys() == ["0.1", "1"]

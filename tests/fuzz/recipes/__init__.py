@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -173,10 +174,7 @@ def _compressed(rng: Random, data: bytes) -> bytes:
     return gzip.compress(change(rng, gzip.decompress(data)), 1)
 
 
-def _message(rng: Random, data: bytes) -> bytes:
-    return mutate.protobuf(rng, data, change)
-
-
+_message = partial(mutate.protobuf, leaf=change)
 _FORMATS: tuple[tuple[Callable[[bytes], bool], tuple[Change, ...]], ...] = (
     (lambda data: data[:2] == b"PK", (_zip_members, _zip_members, _zip_structure)),
     (lambda data: data[:2] == b"\x1f\x8b", (_compressed,)),
