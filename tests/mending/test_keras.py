@@ -215,4 +215,5 @@ def test_values_from_a_file_of_another_format(network: Any, tmp_path: Path) -> N
     applied = bnstat.apply(tmp_path / "m.h5", tmp_path / "other.keras", tmp_path / "c.h5")
     assert {change.match for change in applied.changes} <= {"name", "suffix"}
     assert applied.values == str(tmp_path / "other.keras")
+    assert applied.moved == sum(array.size for roles in other.values() for array in roles.values())
     assert_loaded(keras.saving.load_model(tmp_path / "c.h5"), other)
