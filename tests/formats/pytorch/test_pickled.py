@@ -64,6 +64,8 @@ def test_unknown_things_stay_unbuilt() -> None:
     value, end = unpickle(program, 0, call, storage_of)
     assert (value.kind, value.arguments) == (Global("os", "system"), ("ls",))
     assert (value.state, end) == ({"a": 1}, len(program))
+    value, _ = unpickle(b"cos\nsystem\nK\x01\x85}\x92.", 0, call, storage_of)
+    assert (value.kind, value.arguments) == (Global("os", "system"), (1,))
 
 
 REPEATED = {
