@@ -114,12 +114,14 @@ def test_a_frozen_graph(tmp_path: Path, wrapped: bool) -> None:
 
 
 class Remote(MemoryFile):
-    """A file that refuses to read a range before it is fetched."""
+    """A file that refuses to read a range before its store, which is itself, fetched the range."""
 
-    fetched: tuple[tuple[int, int], ...] = ()
+    @property
+    def store(self) -> Any:
+        return self
 
-    def prefetch(self, spans: Any) -> None:
-        self.fetched += tuple(spans)
+    def prefetch(self, wanted: Any) -> None:
+        self.fetched += wanted[self]
 
     def _read(self, offset: int, length: int) -> bytes:
         assert (offset, length) in self.fetched
