@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from bnstat.formats.protobuf.protos import message_class
-from tests.fuzz.handmade import values, zipped
+from tests.fuzz.handmade import npz_files, values, zipped
 
 Pack = Callable[[np.ndarray], tuple[bytes, dict[str, Any]]]
 NAMES = ("weight", "bias", "running_mean", "running_var")
@@ -64,6 +64,15 @@ def onnx_files() -> dict[str, dict[str, bytes]]:
         "plain": {"m.onnx": onnx_model(plain, onnx_tensors("a") + listed)},
         "structured": {"m.onnx": onnx_model(structured, onnx_tensors("b"), [called])},
         "outside": {"m.onnx": onnx_model(plain[:1], outside), "w.bin": bytes(range(48))},
+    }
+
+
+def array_files() -> dict[str, dict[str, bytes]]:
+    """Return format -> name -> content for formats of named arrays in one file."""
+    return {
+        "npz": npz_files(),
+        "pytorch": pytorch_files(),
+        "safetensors": {"m.safetensors": safetensors()},
     }
 
 

@@ -26,14 +26,6 @@ LARGEST = 420_000
 """Bytes of a seed; larger ones take too long."""
 
 
-FORMATS = (
-    "archive", "bundle", "graph", "graph-beside", "hdf5", "json", "keras", "msgpack", "npz", "onnx",
-    "orbax", "pickle", "pytorch", "safetensors", "saved-model", "sharded", "state", "tfjs",
-    "tflite", "v1",
-)  # fmt: skip
-"""The formats of the seeds."""
-
-
 @dataclass(frozen=True)
 class Seed:
     """A model: its files by their paths, and the path that bnstat loads (empty for the folder
@@ -119,6 +111,11 @@ _ALONE = {
 }  # fmt: skip
 
 
+def formats() -> list[str]:
+    """Return the names of the seeds' formats."""
+    return sorted({seed.format for seed in seeds()})
+
+
 def _made_by_hand() -> Iterator[Seed]:
     from tests.builders import flatbuffers
     from tests.fuzz import handmade, ports
@@ -130,11 +127,9 @@ def _made_by_hand() -> Iterator[Seed]:
     single = {
         "hdf5": handmade.hdf5_files(),
         "keras": {"m.keras": handmade.keras_archive()},
-        "npz": handmade.npz_files(),
-        "pytorch": ports.pytorch_files(),
-        "safetensors": {"m": ports.safetensors()},
         "tflite": tflite,
         "v1": {"m.ckpt": handmade.v1()},
+        **ports.array_files(),
     }
     graph = ports.tfjs_files(ports.tfjs_graph("net/bn"), "net/bn", ports.in_bytes)
     layers = ports.tfjs_files({"model_config": handmade.config()}, "bn0")

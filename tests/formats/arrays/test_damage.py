@@ -15,11 +15,9 @@ from tests.fuzz import handmade, ports
 DATA = Path(__file__).parents[2] / "data" / "jax"
 SAMPLES = {
     "hdf5": handmade.hdf5(handmade.arrays),
-    **handmade.npz_files(),
-    "safetensors": ports.safetensors(),
     "msgpack": (DATA / "linen.msgpack").read_bytes(),
     "pickle": (DATA / "haiku.pkl").read_bytes(),
-    **ports.pytorch_files(),
+    **{name: file for files in ports.array_files().values() for name, file in files.items()},
 }
 
 
