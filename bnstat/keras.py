@@ -185,7 +185,7 @@ class Watch(_callback()):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
+            raise ValueError(f"`every` must be at least 1, not {every}")
         if fail_on not in (None, *SEVERITIES):
             raise ValueError(f"fail_on must be {', '.join(SEVERITIES)} or None, not {fail_on!r}")
         self._every = every

@@ -332,7 +332,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts that imply a mean near the layer's mean, or its variance after a swap."""
+    """Return the shifts that imply a mean near the layer's mean or, if swapped, its variance."""
     values = values_of_roles(layer)
     if not shifts or values is None or values["beta"].size != scale.size:
         return []
@@ -372,7 +372,7 @@ def _larger(a: Floats, b: Floats) -> Floats:
 class _Tensors:
     """The tensors outside batch norm that have one of the given numbers of channels.
 
-    `views` maps each number of channels to a view of each weight tensor and each such axis.
+    `views` maps a number of channels to views of the weights, one for each axis of this size.
     """
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:

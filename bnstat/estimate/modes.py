@@ -194,7 +194,7 @@ class ModeEvidence:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons for the training mode; all reasons if the mode is unknown."""
+        """The reasons for the mode in which training ran, or why this mode is unknown."""
         decisive = [each.reason for each in self._all if each.trained_with != "unknown"]
         return decisive or [each.reason for each in self._all]
 

@@ -195,7 +195,7 @@ def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
 
 
 def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
-    """Return the kind of a file by its content: "data" has arrays of any kind, None is unknown."""
+    """Return what a file contains: "data" is arrays, perhaps not of a model; None is unknown."""
     file.refuse_lfs_pointer()
     for finder in finders():
         if finder.model_in_file(folder, file) is not None:

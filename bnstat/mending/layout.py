@@ -106,7 +106,7 @@ def _files(folder: str, name: str, within: bool) -> Footprint:
 
     index, shards = shard_names(file)
     if index != name:
-        raise BnstatError(file.path, "is one of several weight files", f"pass {index} instead")
+        raise BnstatError(file.path, "is only one of the weight files of a model", f"pass {index} instead")
     return Footprint("files", folder, name, [*shards, name], within)
 
 

@@ -152,7 +152,7 @@ class Slice(File):
 
 
 class _Unpacked(File):
-    """A temporary file with the decompressed `chunks` of `packed` compressed bytes."""
+    """A temporary file with the decompressed `chunks`, whose compressed size is `packed` bytes."""
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
         self.name = name

@@ -85,7 +85,7 @@ class Network:
         }
 
     def waves(self) -> list[list[str]]:
-        """Return the layer names of each wave; a wave depends only on earlier waves and itself."""
+        """Return the layer names of each wave; layers in a cycle share a wave."""
         before: dict[str, set[str]] = {name: set() for name in self.layers}
         for each in self.normalizations:
             before[each.layer] |= self.dependencies.marks(each.x) & self.layers.keys()

@@ -133,7 +133,7 @@ def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | 
 
 
 def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
-    """Return the data input of a normalization of several ops, and its `Edge`s."""
+    """Return the data input and the `Edge`s of a layer that is spelled out in several ops."""
     roles = {key: role for role, key in norm.roles.items() if role in (MEAN, VARIANCE)}
     others = set(norm.roles.values()) - roles.keys()
     edges = []

@@ -180,7 +180,7 @@ def _described_layers(top: Layer, weights: Mapping[str, str]) -> Iterator[Layer]
 
 
 def _other_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
-    """Yield a layer without a configuration for each scope of a group."""
+    """Yield one layer for each scope of a group; the layers have no configuration."""
     renamed = re.compile(rf"(.*/)?{re.escape(group)}(_\d+)?")
     for scope, variables in scopes.items():
         name, own_name = group, group

@@ -198,7 +198,7 @@ class _Machine:
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
-        raise PickleError("it uses pickle protocol 0, by which PyTorch cannot load tensors either")
+        raise PickleError("it uses pickle protocol 0, which PyTorch does not use for tensors")
 
     def build(self) -> None:
         [state], target = self.pop(1), self.stack[-1]

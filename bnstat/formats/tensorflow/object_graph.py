@@ -301,7 +301,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(full_names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return key of a second copy -> keys of the first copies, which have the same full name."""
+    """Return key of a variable saved again -> keys of earlier variables of the same full name."""
     again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
     first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():
