@@ -7,8 +7,8 @@ the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is
 their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
 the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift, which the weights and biases of both
-models imply. Such a layer is reported only if known causes explain the whole error.
+A converter may also fold a layer with a wrong scale or shift. These follow from the weights and
+biases of both models. Such a layer is reported only if known causes explain the whole error.
 """
 
 from __future__ import annotations
@@ -413,7 +413,7 @@ class _Tensors:
         return self._vectors[size]
 
     def array(self, weights: Variable) -> Floats:
-        """Return the numbers of weights, without axes of size 1."""
+        """Return the values of a weight variable, without axes of size 1."""
         if weights.key in self._kept:
             return self._kept[weights.key]
         array = as_float64(weights.read()).reshape(squeezed(weights.shape))

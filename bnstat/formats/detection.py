@@ -92,7 +92,7 @@ class Finder:
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
-        """Return the model whose file names start with `prefix`; no file has the name `prefix`."""
+        """Return the model whose file names start with `prefix`, which is not a file itself."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         """Return the model that a folder stores completely or in part (`variables/`), or None."""

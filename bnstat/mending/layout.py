@@ -106,7 +106,7 @@ def _files(folder: str, name: str, within: bool) -> Footprint:
 
     index, shards = shard_names(file)
     if index != name:
-        raise BnstatError(file.path, "is only one of the weight files of a model", f"pass {index} instead")
+        raise BnstatError(file.path, "is one weight file of several", f"pass {index} instead")
     return Footprint("files", folder, name, [*shards, name], within)
 
 
@@ -148,7 +148,7 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
 
 
 def layout(original: Footprint, output: str | None) -> Layout:
-    """Return the layout of a copy at a path that must not exist; None replaces the original."""
+    """Return the layout of a copy at `output`, a free path; None replaces the original model."""
     if output is None:
         files = {os.path.join(original.folder, file): file for file in original.files}
         if original.kind != "folder":

@@ -141,7 +141,7 @@ class _Walk:
         return False
 
     def _at(self, stop: _Stop) -> tuple[list[Candidate], list[Entry]]:
-        """Return the candidates in a folder, and the entries of its subfolders to walk next."""
+        """Return the candidates in a folder, and the subfolders, as entries, to walk next."""
         folder = stop.folder
         if stop.inside.count("/") >= _MAX_DEPTH:
             raise BnstatError(folder.path, f"is nested in more than {_MAX_DEPTH} folders")

@@ -206,7 +206,7 @@ class Tensors:
         return Leaf(self.sources(tensor), self.variable(tensor))
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
-        """Return the constants whose values a tensor may have."""
+        """Return the constants that a tensor can equal; several if an op chooses among them."""
         arrays = map(self._graph.constant, self.sources(tensor))
         return [array for array in arrays if array is not None]
 

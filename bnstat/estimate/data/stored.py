@@ -99,7 +99,7 @@ def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None
         from tensorflow.python.eager.context import eager_mode
 
         if height is None or width is None:
-            raise AmbiguousError(where, "the model does not record the size of its images", "pass --image-size")
+            raise AmbiguousError(where, "the size of images is not fixed", "pass --image-size")
         count = channels or 3
         with eager_mode():
             try:

@@ -181,7 +181,7 @@ def scalar(message: Any, *fields: str) -> float | int | bool | str | None:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields that a path of field numbers leads to, from the skeleton `message` on."""
+    """Return the fields at a path of field numbers below `message`, which is a skeleton."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []

@@ -113,7 +113,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def find_pickle(file: File) -> tuple[Folder, File]:
-    """Return a zip's folder that contains `data.pkl`, and `data.pkl`; raise if there is none.
+    """Return the folder of `data.pkl` in a zip, and that file; raise if the zip has no such file.
 
     PyTorch names the folder after the file.
     """

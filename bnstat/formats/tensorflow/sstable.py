@@ -98,7 +98,7 @@ def decompress(block: bytes) -> bytes:
                 offset, position = _little_endian(block, position, 2 if kind == 2 else 4)
                 length = high + 1
             if not 0 < offset <= len(text):
-                raise WireError("a copy refers to data before the start")
+                raise WireError("the compressed data refers to bytes before its start")
             start = len(text) - offset
             if offset >= length:
                 text += text[start : start + length]
