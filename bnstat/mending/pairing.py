@@ -196,8 +196,8 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Return `arrays` and new values for duplicates: variables that the file stores twice.
 
-    A duplicate gets the new values of the variable with its name and bits. If several variables have
-    these and get different values, the duplicate keeps its own; no graph reads duplicates.
+    A duplicate gets the new values of the variable with its name and bits. If several variables
+    match but get different values, the duplicate keeps its own. No graph reads duplicates.
     """
     result = dict(arrays)
     full_names = {node.key: node.full_name for node in contents.objects if node.key}

@@ -125,8 +125,8 @@ class Dataset:
     def extents(self) -> list[Range]:
         """Return the ranges of the file that contain the elements, one per chunk if chunked.
 
-        The list is empty if the elements are not numeric or not stored, or lie in another file or in a
-        header.
+        The list is empty if the elements are not numeric or not stored, or lie in a header or in
+        another file.
         """
         dtype = self._stored_dtype()
         if dtype is None or Kind.EXTERNAL in self.messages or self.count == 0:
