@@ -27,14 +27,19 @@ _CHUNK: Final = 1 << 16  # elements that are converted to decimal at a time
 
 def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
     """Write a model as JSON; see `ExportModule.dump`."""
+    for piece in _document(model, options):  # `writelines` would collect all pieces in memory.
+        file.write(piece)
+
+
+def _document(model: Model, options: ExportOptions) -> Iterator[str]:
     described = _members(**asdict(model.source))
     names = f' "names": {encode(options.names)},\n' if options.names else ""
-    file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n')
-    file.writelines(_list("layers", options.track(model.layers), options))
+    yield f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n'
+    yield from _list("layers", options.track(model.layers), options)
     if model.undecided and not options.folded:
-        file.write(",\n")
-        file.writelines(_list("undecided", model.undecided, options))
-    file.write("}\n")
+        yield ",\n"
+        yield from _list("undecided", model.undecided, options)
+    yield "}\n"
 
 
 def _list(member: str, layers: Iterable[BatchNorm], options: ExportOptions) -> Iterator[str]:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import math
 from importlib.resources import files
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
 import pytest
 
 from bnstat.errors import BnstatError
+from bnstat.exchange.json import dump
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.model import Source
 from tests.mending.exported import dumped
@@ -27,6 +29,12 @@ def written(a_model, options=DEFAULTS, is_checked=True):
     if is_checked:
         jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
     return document
+
+
+def test_a_document_is_written_piece_by_piece():
+    pieces = []
+    dump(model(usual("bn", 300_000)), SimpleNamespace(write=pieces.append))
+    assert max(map(len, pieces)) < sum(map(len, pieces)) / 10
 
 
 def test_the_whole_document():
