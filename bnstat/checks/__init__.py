@@ -100,6 +100,6 @@ def find_rules(prefixes: Sequence[str]) -> list[Rule[Any]]:
             if rule.name == prefix.lower() or (prefix and rule.code.startswith(prefix.upper()))
         }
         if not matched:
-            raise BnstatError(repr(prefix), "no rule has such a name or code", "see check --rules")
+            raise BnstatError(repr(prefix), "is not a name or code of a rule", "see check --rules")
         codes |= matched
     return [rule for rule in RULES if rule.code in codes]

@@ -96,7 +96,7 @@ def _at_start(history: History, layer: str) -> bool:
 
 
 def _statistics(history: History) -> Iterator[Track]:
-    """Yield the track of each moving mean and variance; nothing for 3 or fewer checkpoints."""
+    """Yield the track of each moving mean and variance, if there are at least 4 checkpoints."""
     if len(history.checkpoints) > _INTERVALS:
         for (_, role), track in history.tracks.items():
             if role.startswith("moving"):

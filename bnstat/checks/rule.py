@@ -64,13 +64,13 @@ class Thresholds:
     """The thresholds of the rules. Each rule's documentation gives the source of the default.
 
     Attributes:
-        initial: the largest share of the initial 0 and 1 that moving statistics may still contain.
+        initial: the largest weight that the initial 0 and 1 may still have in moving statistics.
         collapsed: a channel whose variance is at most this multiple of epsilon counts as constant.
         scale: the largest |gamma| / sqrt(variance + epsilon) that is not reported.
         outlier: the largest variance that is not reported, as a multiple of the layer's median.
         gamma: a channel with a smaller |gamma| counts as switched off.
         beta: a switched-off channel with at least this |beta| matters to the next layer.
-        momentum: with a smaller momentum, the statistics follow the last few batches.
+        momentum: a smaller momentum is reported, because only the last few batches count.
         drift: statistics that change by more between checkpoints (`Track.change`) have not settled.
         growth: a moving variance that grows by at least this factor between checkpoints diverges.
     """
@@ -94,7 +94,7 @@ class Thresholds:
         names = [threshold.name for threshold in fields(cls)]
         for name, value in settings.items():
             if name not in names:
-                raise BnstatError(name, "there is no such threshold", f"use {', '.join(names)}")
+                raise BnstatError(name, "is not a threshold", f"use {', '.join(names)}")
             if not value > 0:
                 raise BnstatError(name, f"a threshold is a number above 0, not {value:g}")
         return cls(**settings)

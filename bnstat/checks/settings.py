@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings for all models, and `per_path`: glob, relative to `folder` -> settings."""
+    """The settings for all models; `per_path` maps globs, relative to `folder`, to settings."""
 
     folder: PurePath
     settings: Settings
@@ -110,7 +110,7 @@ def resolve(
 
 
 def nearest(path: str) -> Config | None:
-    """Return the configuration in the folder `path` or its nearest parent that has one, or None."""
+    """Return the nearest configuration, searched from the folder `path` upwards, or None."""
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):

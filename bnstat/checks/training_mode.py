@@ -9,8 +9,8 @@ statistics normalized in training:
   the bias follows beta.
 
 The optimizer's averages of both gradients take precedence, because they show the last steps
-regardless of the initial values. The weights show the mode of the period in which most of beta was
-learned. A bias that has a number for each position is summed over the positions.
+regardless of the initial values. If the mode changed, the weights show the mode in which most of
+beta was learned. A bias with one number per position is summed over the positions.
 
 A training graph shows directly which statistics each normalization uses, and which updates run.
 Neither kind of evidence outranks the other: if they contradict each other, the result is "unknown".
@@ -251,7 +251,7 @@ def compare_gradients(
 
 
 class _Comparison:
-    """Ratio and correlation of bias and beta, over the pairs in which both were trained."""
+    """Ratio and correlation of bias and beta, over the pairs whose bias and beta both vary."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = [
@@ -351,7 +351,7 @@ def _by_weights(comparison: _Comparison) -> TrainedWith:
 
 
 def _by_sums(comparison: _Comparison) -> TrainedWith:
-    """Judge a model by its biases with a number for each position, summed over the positions.
+    """Judge a model by biases that were summed over the positions.
 
     With the stored statistics, the gradient of beta is the bias's gradient summed over positions,
     apart from the factor gamma. With batch statistics, the sum of the bias's gradient is 0. An

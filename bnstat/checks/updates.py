@@ -231,7 +231,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return momentum -> (layer, variance) pairs, if much of the initial 1 may be left in them.
+    """Return momentum -> (layer, variance) pairs, if the variances may contain the initial 1.
 
     The remainder of the initial 1 is at most the smallest variance of all layers with the same
     momentum. A remainder below epsilon has no effect.
@@ -277,13 +277,13 @@ def _hardly_warmed_up(rule: Rule[Model], model: Model, thresholds: Thresholds) -
             if share <= thresholds.initial:
                 if share <= epsilon_of(layer) or part is None or part <= thresholds.initial:
                     continue
-                message, shown = "of the median moving variance is left of the initial 1", part
+                message, shown = "of the median moving variance comes from the initial 1", part
                 goal *= max((median - share) / (1 - share), epsilon_of(layer))
             needed = math.ceil(math.log(goal) / math.log(momentum))
             yield rule.finding(
-                f"{shown:.0%} {message} (momentum {momentum:g}, step {step}; {needed} steps "
-                f"reduce it to {thresholds.initial:.0%}), unless bnstat recalibrate estimated the "
-                "statistics",
+                f"{shown:.0%} {message} (momentum {momentum:g}, step {step}): train until "
+                f"step {needed} to reduce it to {thresholds.initial:.0%}, or ignore this if "
+                "bnstat recalibrate estimated the statistics",
                 layer=layer.name,
                 severity="warning" if least < min(1, trust * share) else "info",
                 share=share,

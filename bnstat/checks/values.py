@@ -1,4 +1,4 @@
-"""Rules about the stored variables: missing, of unequal shapes, copied, and of unusual values."""
+"""Rules about stored variables: missing variables, unequal shapes, copies, unusual values."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def command(
 
     Only these values and their checksums change; every other byte of the copy is identical to
     MODEL. If a value cannot be written exactly (MODEL lacks the layer, the shape differs, the
-    stored type does not hold the value), nothing is written and the command fails. The copy is
-    read back and compared before it gets its name.
+    stored type does not hold the value), nothing is written and the command fails. bnstat reads the
+    copy back and compares it before moving it into place.
     """
     if in_place == (output is not None):
         raise click.UsageError("pass either -o COPY or --in-place")

@@ -59,11 +59,10 @@ def command(
 ) -> int:
     """Check the batch norm of the models at the PATHs, and explain how to fix the findings.
 
-    A PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its
-    prefix, any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default
-    is the current folder. Each finding has a rule, whose code never changes its meaning, and a
-    severity. The exit code is 1 if any model has an error or a warning; a finding of severity
-    info does not change it.
+    A PATH is the folder, the prefix, any file or the URL (s3://, gs://, az://, hf://, https://) of
+    a SavedModel, a checkpoint, an .h5, a .keras or another model. The default is the current
+    folder. Each finding has a rule, whose code never changes its meaning, and a severity. The exit
+    code is 1 if any model has an error or a warning; a finding of severity info does not change it.
 
     A project can keep its own choice of rules in [tool.bnstat] of its pyproject.toml, or in a
     bnstat.toml. The options below take precedence.

@@ -67,14 +67,14 @@ def command(
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
-    OLD and NEW are each a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder,
-    its prefix, any of its files, or a URL. Layers are paired by name. If names differ, they are
-    paired by the end of the name, by position and shape, by values, or by scale and shift, and the
+    OLD and NEW are each the folder, the prefix, any file or the URL of a SavedModel, a checkpoint,
+    an .h5, a .keras or another model. Layers are paired by name. Layers with different names are
+    paired by the end of the name, by position and shape, by values, or by scale and shift. The
     output reports the criterion. A different name alone does not count as a difference.
 
-    Each layer gets a verdict: the same; the same in effect, if scale and shift agree though the
-    values do not; folded into the weights beside it, which is proven number by number; or
-    different, with the cause if arithmetic shows one. The exit code is 1 if a layer is different,
+    The verdict on a layer is: the same; the same in effect (only scale and shift agree); folded
+    into the adjacent weights (proven number by number); or different. If arithmetic shows the cause
+    of a difference, the output reports the cause. The exit code is 1 if a layer is different,
     removed or added, and 0 otherwise.
     """
     models = reading.load(old, new)

@@ -40,12 +40,12 @@ def command(
     """Show how far the stored statistics of MODEL are from the statistics of DATA.
 
     This runs the model: TensorFlow executes its graph once, unchanged, in inference. The result
-    distinguishes a healthy model from statistics that were never updated and from data of another
-    distribution than the training data.
+    shows whether the model is healthy, its statistics were never updated, or the distribution of
+    DATA differs from the training data.
 
     With --labels, or if layers hold the initial mean 0 and variance 1, up to 512 samples are run
-    once more, normalized with their own statistics. This compares the accuracies, and may show
-    with which statistics the network was trained.
+    once more, normalized with their own statistics. The output compares the accuracies, and may
+    show with which statistics the network was trained.
     """
     from bnstat.estimate.drift import drift
     from bnstat.output import drift as results

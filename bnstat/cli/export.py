@@ -81,9 +81,9 @@ def command(
 ) -> int:
     """Write every value of every batch-norm layer of the model at PATH.
 
-    PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
-    any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
-    current folder. Without an option that names the format, the ending of FILE decides it.
+    PATH is the folder, the prefix, any file or the URL (s3://, gs://, az://, hf://, https://) of a
+    SavedModel, a checkpoint, an .h5, a .keras or another model. The default is the current folder.
+    Without an option that names the format, the ending of FILE selects the format.
     """
     if format_ and chosen:
         raise click.UsageError(f"--{format_} and --format {chosen}: choose one")

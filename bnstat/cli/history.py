@@ -68,7 +68,7 @@ def command(
 
         run = write(models, logdir)
         if run.tracks and not reading.quiet:
-            say(f"written for TensorBoard; see tensorboard --logdir {logdir}")
+            say(f"wrote a log for TensorBoard; to view it, run tensorboard --logdir {logdir}")
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error
     for skipped in run.skipped:

@@ -52,17 +52,17 @@ def command(
 ) -> int:
     """Show the batch-norm layers of the model at PATH in a table, one row per layer.
 
-    PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
-    any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
-    current folder. Layers are in network order if the file records it.
+    PATH is the folder, the prefix, any file or the URL (s3://, gs://, az://, hf://, https://) of a
+    SavedModel, a checkpoint, an .h5, a .keras or another model. The default is the current folder.
+    Layers are in network order if the file records it.
 
     Each cell is the mean of a statistic and its standard deviation over the channels. A wider
     terminal, or a pipe, also shows the range and a histogram. A dash means that the layer has no
     such variable. A letter beside a name marks an obvious defect: N for NaN or infinite values,
     V for a negative variance, I for moving statistics that are still the initial 0 and 1.
 
-    With --plot, one chart shows the distribution of each statistic, and another one its channels
-    from the lowest to the highest value.
+    With --plot, two charts show each statistic: one its distribution, the other one its values in
+    the channels, from the lowest to the highest.
     """
     if values + plot + no_values > 1:
         raise click.UsageError("--values, --plot and --no-values: choose one")
@@ -99,5 +99,5 @@ def command(
     show(lines, output)
     code = reading.exit_code(model)
     if code and not (verbose or reading.quiet) and next(iter(model.stored), None) is not None:
-        say("-v lists every variable, and why it counts as batch norm, or why not")
+        say("pass -v to list every variable, and why the variable is or is not batch norm")
     return code

@@ -116,7 +116,7 @@ def _starting(
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the typed paths, else the arguments that are not parsed yet, else `.`."""
+    """Return the parsed paths or, if there are none, the unparsed arguments, else `.`."""
     paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""

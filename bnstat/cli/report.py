@@ -48,9 +48,9 @@ def command(
     The page is one HTML file that needs no network and no server. It shows the findings and what
     they mean, a table of the layers, and the statistics of each layer channel by channel.
 
-    PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
-    any of its files, or a URL. For a folder with several checkpoints, or for three or more paths
-    in chronological order, the page shows how the statistics moved. For two paths it shows the
+    PATH is the folder, the prefix, any file or the URL of a SavedModel, a checkpoint, an .h5, a
+    .keras or another model. For a folder with several checkpoints, or for three or more paths in
+    chronological order, the page shows how the statistics moved. For two paths it shows the
     differences.
     """
     options.refuse_terminal(output, "HTML")
@@ -71,7 +71,6 @@ def command(
 def _page(
     paths: tuple[str, ...], reading: Reading, drift: str | None, epsilon: float | None
 ) -> tuple[Page, int]:
-    """Return the page about the models at the paths, and the exit code."""
     from bnstat.checks import check
     from bnstat.output import page
 

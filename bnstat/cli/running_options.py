@@ -59,7 +59,7 @@ def _feed(text: str) -> tuple[str, bool | float]:
 def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
     if given:
         raise click.UsageError(
-            "use --answer to name an output of the model, or -o to name the file to write"
+            "no option --output: use --answer to name the model's output, or -o to name a file"
         )
 
 

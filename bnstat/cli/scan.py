@@ -79,14 +79,14 @@ def command(
 ) -> int:
     """Find every model below the ROOTs, check each, and print one line per model.
 
-    A ROOT is a folder, a model, or a URL of these (s3://, gs://, az://, hf://). The files of a
-    checkpoint, the folder of a SavedModel, and weights in several files count as one model each.
-    A model that cannot be read gets a line like the others. The output ends with the number of
-    models per rule and per read error.
+    A ROOT is the path or URL (s3://, gs://, az://, hf://) of a folder or a model. The files of a
+    checkpoint, the folder of a SavedModel, and weights in several files count as one model each. A
+    model that cannot be read gets a line like the others. The output ends with the number of models
+    per rule and per read error.
 
-    Settings are read from the nearest bnstat.toml, or pyproject.toml with [tool.bnstat], from the
-    ROOTs upwards, and never from below them. For URLs, the search starts at the current folder.
-    --max-download applies to each model separately.
+    Settings are read from the nearest bnstat.toml, or pyproject.toml with [tool.bnstat], in a ROOT
+    or a folder above, and never from below a ROOT. For URLs, the search starts at the current
+    folder. --max-download applies to each model separately.
     """
     from bnstat.output import scans
     from bnstat.output.sink import open_binary, show, write_lines, writes_to_terminal

@@ -1,8 +1,8 @@
 """Pairing the layers of two models.
 
-Layers are paired by equal names, then if one name ends with the other, then by equal values (or
-equal scale and shift), then by position if all shapes agree, and then by the nearest values. Each
-step pairs only layers that the steps before left without a counterpart.
+The steps are: equal names; one name ends with the other; equal values, or equal scale and shift;
+equal positions, if all shapes agree; nearest values. Each step pairs only the layers that earlier
+steps left without a counterpart.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _parts(name: str) -> _Parts:
 
 
 def _by_suffix(olds: _Layers, news: _Layers) -> list[Pair]:
-    """Pair layers of equal shape if one name ends with the other, and with no third name."""
+    """Pair layers of equal shape if one name is a suffix of the other, and of no third name."""
     by_suffix, new_by_suffix = (
         _unique((suffix, layer) for layer in layers for suffix in _suffixes(layer.name))
         for layers in (olds, news)

@@ -1,7 +1,7 @@
 """The causes of differences between two layers, as far as arithmetic shows them.
 
-A layer that a converter rewrote to mean 0 and variance 1 has only scale and shift. From these, and
-from the other layer's gamma, beta and epsilon, the implied mean and variance are computed.
+A layer that a converter rewrote to mean 0 and variance 1 has only scale and shift. The original
+mean and variance are computed from scale and shift, and the other layer's gamma, beta and epsilon.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_rewritten(layer: BatchNorm) -> bool:
 
 
 def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Cause, ...]:
-    """Return a tuple of the cause that explains all differing values; empty if no cause does."""
+    """Return a tuple with one cause that explains all differing values, or an empty tuple."""
     values = _values_of_both(old, new)
     if values is None:
         return ()

@@ -164,7 +164,7 @@ class Difference(Displayed):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Verdict, `folded`, `removed` or `added` -> number of layers."""
+        """The number of layers for each verdict, and for `folded`, `removed` and `added`."""
         verdicts = [layer.verdict for layer in self.layers]
         return {
             "same": verdicts.count("same"),
@@ -230,8 +230,8 @@ def diff(
 ) -> Difference:
     """Compare two models of any formats.
 
-    Numbers of different dtypes are compared by value. NaN equals NaN, but if both models store the
-    same dtype, the bits must also be equal. Positive and negative zero are equal.
+    Numbers of different dtypes are compared by value. Two NaN are equal if the dtypes differ or the
+    bits are equal. Positive and negative zero are equal.
 
     Args:
         old: the model to which relative changes refer, or a path or another object that `load`

@@ -3,12 +3,12 @@
 `scale * (w * x + b) + shift` is `(scale * w) * x + (scale * b + shift)`: the layer is gone, the
 weights of the convolution are the original weights times the scale, and the bias is the shift plus
 the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is `(w * scale) * x +
-(sum(w * shift) + b)`. A file need not record which weights belong to the layer, nor the order of
+(sum(w * shift) + b)`. Some files record neither which weights belong to the layer nor the order of
 their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
 the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift. These follow from the weights and
-biases of both models. Such a layer is reported only if known causes explain the whole error.
+A converter may also fold a layer with a wrong scale or shift. The wrong values follow from the
+weights and biases of both models. The layer is reported if known causes explain the whole error.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def find_folded(
     side: Side,
     effects: Effects,
 ) -> tuple[list[Folded], list[Unfolded]]:
-    """Return two lists: layers folded into the other model's weights, and layers that may be.
+    """Return the layers that are folded into the other model's weights, and the uncertain layers.
 
     `layers` are missing in the other model. `doubtful` layers may have a counterpart there, so they
-    are returned only with a proof. A model with batch norm is rarely folded, so the second list is
-    empty for such a model unless a converter wrote it.
+    are returned only with a proof. If the other model has batch norm and was not written by a
+    converter, folding is improbable, and no layer is reported as uncertain.
     """
     if not own.stored or not other.stored:
         return [], []
@@ -211,7 +211,7 @@ class _Search:
                 yield Folded(name, self._side, None, scale.key, shift.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[_Vector]:
-        """Yield biases that equal the shift, plus an old bias times the scale if there is one."""
+        """Yield biases that equal the shift, or the shift plus the scale times an old bias."""
         for old in (_MISSING, *self._mine.vectors(effect.scale.size)):
             scaled, doubt = effect.scale * old.values, np.abs(effect.scale) * old.doubt
             distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
@@ -332,7 +332,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts that imply a mean near the layer's mean or, if swapped, its variance."""
+    """Return the shifts whose `(beta - shift) / scale` is near the layer's mean or variance."""
     values = values_of_roles(layer)
     if not shifts or values is None or values["beta"].size != scale.size:
         return []
@@ -357,7 +357,7 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 def _is_common(scale: Floats) -> bool:
     """Return True if a tensor may equal this scale by chance, so that equality proves nothing.
 
-    Such a scale is equal in all channels, or a single number with few digits, like 0.75.
+    A common scale is equal in all channels, or a single number with few digits, like 0.75.
     """
     if scale.size > 1:
         return bool(np.ptp(scale) == 0)
@@ -370,7 +370,7 @@ def _larger(a: Floats, b: Floats) -> Floats:
 
 
 class _Tensors:
-    """The tensors outside batch norm that have one of the given numbers of channels.
+    """The tensors outside batch norm whose number of channels is in `sizes`.
 
     `views` maps a number of channels to views of the weights, one for each axis of this size.
     """

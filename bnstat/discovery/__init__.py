@@ -151,7 +151,7 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if the file has all variables, and non-empty float arrays for the roles."""
+    """Return True if the file has all variables, and those with a role are non-empty floats."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")

@@ -1,19 +1,19 @@
 """Batch norm among the layers that a Keras file describes.
 
-A layer is batch norm
+A layer is identified as batch norm by one of these properties:
 
-- by its configuration: its class name without the package contains batch norm
-  (`BatchNormalization`, `SyncBatchNormalization`, `FreezableBatchNorm`, `BatchRenorm`, ...), or it
-  has an argument that only batch norm has (`moving_variance_initializer`);
-- by the names of its variables, which include a moving mean and a moving variance;
-- by the shapes of its variables, if the variables are only numbered and no configuration gives the
-  class. Four vectors of one length are batch norm. Three vectors, or five to seven, are undecided:
-  no other Keras layer has as many, but a custom layer may. Two vectors are not batch norm, because
-  they can also be the scale and offset of a layer norm. If the group or the layer is named after
-  batch norm, any number from two to seven is batch norm.
+- The configuration: the class name without the package contains batch norm (`BatchNormalization`,
+  `SyncBatchNormalization`, `FreezableBatchNorm`, `BatchRenorm`, ...), or the layer has an argument
+  that only batch norm has (`moving_variance_initializer`).
+- The names of the variables: they include a moving mean and a moving variance.
+- The shapes of the variables, if the variables are only numbered and no configuration gives the
+  class. Four vectors of one length are batch norm. Three vectors, or five to seven, are undecided,
+  because they may belong to a custom layer. Two vectors are not batch norm, because they can also
+  be the scale and offset of a layer norm. If the group or the layer is named after batch norm, any
+  number from two to seven is batch norm.
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
-moving mean, moving variance, and for batch renormalization three more (source: `build` of
+moving mean, moving variance, and three more for batch renormalization (source: `build` of
 keras/src/layers/normalization/batch_normalization.py). If a layer has three variables and no
 configuration, the first variable is gamma or beta, and the file does not record which.
 """
@@ -92,7 +92,7 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
     """Return ("config", tensor name) for each input of a layer in a functional model.
 
-    The result is empty if the layer reads the input of a nested model, which accepts any tensor.
+    If the layer reads the input of a nested model, the result is empty: that may be any tensor.
     """
     is_nested = layer.own_name not in ("", layer.name)
     inputs = [(name, output) for name, output in layer.inputs if output]

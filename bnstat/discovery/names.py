@@ -1,26 +1,25 @@
-"""Batch norm by the names of variables, for files and layers whose structure is not stored.
+"""Find batch norm by the names of variables, if the structure of the network is not stored.
 
-A variable shows a layer if its name ends with a scheme's ending for the moving variance. The scope
-of the variable and the scheme give the names of the layer's other variables.
+A moving variance is recognized by the ending of its name; each scheme has one ending. The scope of
+the variable and the scheme give the names of the layer's other variables.
 
-`ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. Such a copy
-is a shadow if the file also stores the variable; else bnstat reads the copy as the variable.
+`ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. The copy is
+a shadow if the file also stores the variable. Otherwise, bnstat reads the copy as the variable.
 
-tch-rs appends the number of variables so far to a name that its store already contains:
-`running_mean__16` is the 17th variable. A layer creates its variables in a row (`weight`, `bias`,
-`running_mean`, `running_var`; in older versions, the statistics first), so consecutive numbers
-identify them. A variable without a number fills one of the gaps in the numbering.
+If a name already exists, tch-rs appends the number of variables so far: `running_mean__16` is the
+17th variable. A layer creates its variables in a row (`weight`, `bias`, `running_mean`,
+`running_var`; in older versions, the statistics first). The variables of a layer therefore have
+consecutive numbers. A variable without a number fills one of the gaps in the numbering.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
-Some names of layers are recorded only by the scopes of a graph. In Keras 3, the variables of all
-layers in the list `self.norms` of the layer `blk` are called `blk/gamma`. The graph contains the
-whole path of a layer (`blk/batch_normalization_1`), changed to
-`functional_1/blk_1/batch_normalization_1_1`. Tracing puts the model's name in front. TensorFlow
-numbers each component, because Keras opens a layer's scope twice: to build and to call the layer.
-bnstat finds the start of the path by the names of the variables (`blk/...`), and the added numbers
-by repeating TensorFlow's numbering. Keras 2 leaves nested models out of the names of variables, but
-the graph contains them.
+Some names of layers are recorded only in the scopes of a graph. In Keras 3, if the layer `blk` has
+a list `self.norms` of layers, every gamma is called `blk/gamma`. The graph contains the path
+`blk/batch_normalization_1` of a layer, but changed to `functional_1/blk_1/batch_normalization_1_1`.
+Tracing puts the model's name in front. TensorFlow numbers each component, because Keras opens a
+layer's scope twice: to build and to call the layer. bnstat finds the start of the path by the names
+of the variables (`blk/...`), and the added numbers by repeating TensorFlow's numbering. Keras 2
+leaves nested models out of the names of variables, but the graph contains them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -214,7 +213,7 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return `/count` or `.count`: the ending of a variable beside statistics of data."""
+    """Return `/count` or `.count`: a variable with this ending shows statistics of data."""
     # Of Keras's `Normalization`, or of observations and rewards in reinforcement learning.
     return scheme.variance[0] + "count"
 
@@ -274,8 +273,8 @@ def _is_surely_batch_norm(
 ) -> bool:
     """Return True if variables with ordinary names (`mean`, `variance`) belong to a batch norm.
 
-    The variables need one shape, and a gamma, a beta or a scope named after batch norm. In Flax's
-    tree `batch_stats`, any vectors of one shape suffice, unless their scope is named after data.
+    All variables must have one shape, and include gamma or beta or have a scope named after batch
+    norm. In Flax's `batch_stats`, vectors of one shape suffice, unless `_OF_DATA` matches.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     if len(shapes) != 1:
@@ -341,7 +340,7 @@ def with_scopes(
         return layers
 
     def count(layers: Mapping[str, Mapping[str, str]]) -> int:
-        """Count the variables in `layers`, and in other complete layers without numbers."""
+        """Count the variables of `layers`, and of other layers whose names all lack numbers."""
         taken = {name for names in layers.values() for name in names.values()}
         plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in leaves)
         unnumbered = (names for names in plain if names <= keys.keys() and names.isdisjoint(taken))
@@ -401,7 +400,7 @@ def _components(scope: str = "") -> Scope:
 
 
 def _start(scope: Scope, own: Scope) -> int | None:
-    """Return the index where `own` begins in `scope`, or None; `bn_1` in `scope` matches `bn`."""
+    """Return the index where `own` begins in `scope` (`bn_1` in `scope` matches `bn`), or None."""
     for start in range(len(scope) - len(own) + 1 if own else 0):
         pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):
@@ -415,7 +414,7 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> its last component without the number that TensorFlow added, or None.
+    """Return scope -> last component without TensorFlow's number; None if no number was added.
 
     `scopes` are in the order in which Keras opened them.
     """

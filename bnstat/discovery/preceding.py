@@ -5,9 +5,9 @@ like beta. The evidence that a bias precedes a layer is, the strongest first:
 
 - A graph contains the addition of the bias itself, which is proof.
 - A Keras configuration names the layer before the normalization, its activation, and constraints on
-  bias or beta. A bias is proven if only pooling, which preserves a bias, lies between. A leaky ReLU
-  preserves a bias in part, which is not proof. Any other activation rules the bias out. The bias of
-  a dense layer whose output is reshaped has a value for each position and channel.
+  bias or beta. If only pooling lies between, the bias is proven: pooling preserves a bias. A
+  leaky ReLU preserves part of the bias, which proves nothing. Any other activation rules it out.
+  The bias of a dense layer whose output is reshaped has a value for each position and channel.
 - The convolution and the normalization are neighbors in one scope (`conv1/biases`,
   `conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the variables. This is
   not proof: an activation may lie between, or the normalization may come before the convolution.

@@ -5,8 +5,8 @@ statistics of the data. If all layers hold the initial mean 0 and variance 1, th
 classifier can show which mode its training used. The measure is the mutual information of input and
 prediction in nats: the entropy of the mean prediction minus the mean entropy of the predictions.
 Training makes the information large in the mode that it uses; in the other mode, the network loses
-most of it. Data unlike the training data can reverse this, so the limits below are stricter than
-all observed reversals, and with labels, the mode with the higher accuracy must also be the mode
+most of it. Data unlike the training data can reverse this. Therefore, the limits below are stricter
+than all observed reversals. With labels, the mode with the higher accuracy must also be the mode
 with more information.
 
 `tests/survey/predict_mode.py` measures how often the verdict is right. It runs 138 small

@@ -113,7 +113,7 @@ def test_rules_are_selected_by_name_or_beginning_of_code(options: Any, rules: li
 
 @pytest.mark.parametrize("options", [{"select": ["BN9"]}, {"ignore": [""]}])
 def test_a_rule_that_does_not_exist_is_an_error(options: dict[str, list[str]]) -> None:
-    with pytest.raises(BnstatError, match=r"('BN9'|''): no rule has such a name or code"):
+    with pytest.raises(BnstatError, match=r"('BN9'|''): is not a name or code of a rule"):
         check(model(), **options)
 
 

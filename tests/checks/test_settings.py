@@ -130,7 +130,7 @@ def test_settings_decide_which_rules_apply() -> None:
     assert rules((), ("BN005",)) == ["BN006"]
     assert rules((), (), gamma=1e6) == ["BN005", "BN006", *rules(("BN009", "BN010"), (), gamma=1e6)]
     assert len(rules((), (), gamma=1e6)) > 2
-    with pytest.raises(BnstatError, match="no such threshold"):
+    with pytest.raises(BnstatError, match="is not a threshold"):
         rules((), (), gama=1)
 
 
@@ -168,7 +168,7 @@ def test_options_take_precedence_over_the_project(project: Path) -> None:
      {"thresholds": {"gamma": 0}}],
 )  # fmt: skip
 def test_wrong_options_are_errors_before_any_file_is_read(given: dict[str, Any]) -> None:
-    with pytest.raises(BnstatError, match=r"no rule|no such threshold|above 0"):
+    with pytest.raises(BnstatError, match=r"of a rule|not a threshold|above 0"):
         resolve([], Settings(**given), isolated=True)
 
 
@@ -176,11 +176,11 @@ WRONG = [
     ("selct = []", "selct: there is no such setting; use select, ignore"),
     ('select = "BN001"', "select: is not a list of rules"),
     ("ignore = [1]", "ignore: is not a list of rules"),
-    ('select = ["BN999"]', "select: 'BN999': no rule has such a name or code"),
+    ('select = ["BN999"]', "select: 'BN999': is not a name or code of a rule"),
     ('fail-on = "never"', "fail-on: is not one of error, warning, info"),
     ("fail-on = 1", "fail-on: is not one of"),
     ("thresholds = 1", "thresholds: is not a table"),
-    ("thresholds.gama = 1", "thresholds.gama: there is no such threshold; use initial"),
+    ("thresholds.gama = 1", "thresholds.gama: is not a threshold; use initial"),
     ('thresholds.gamma = "1"', "thresholds.gamma: is not a number"),
     ("thresholds.gamma = true", "thresholds.gamma: is not a number"),
     ("thresholds.gamma = 0", "thresholds.gamma: a threshold is a number above 0"),
@@ -188,7 +188,7 @@ WRONG = [
     (f"thresholds.gamma = 1{'0' * 400}", "thresholds.gamma: is too large a number"),
     ("per-path = []", "per-path: is not a table"),
     ('per-path."*.h5" = 1', 'per-path."*.h5": is not a list of rules or a table'),
-    ('per-path."*.h5" = ["BN999"]', "per-path.\"*.h5\": 'BN999': no rule"),
+    ('per-path."*.h5" = ["BN999"]', "per-path.\"*.h5\": 'BN999': is not a name"),
     ('per-path."*.h5".select = []', 'per-path."*.h5".select: there is no such setting'),
     ('per-path."*.h5".thresholds.gamma = 0', 'per-path."*.h5".thresholds.gamma: a threshold'),
 ]

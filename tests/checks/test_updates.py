@@ -229,7 +229,8 @@ def test_the_share_and_the_steps_that_are_needed() -> None:
     (finding,) = find("BN003", norm(sound(momentum=HALF)), step=10)
     assert finding.message == (
         f"50% of the initial 0 and 1 is still in the moving statistics (momentum {HALF:g}, step "
-        "10; 34 steps reduce it to 10%), unless bnstat recalibrate estimated the statistics"
+        "10): train until step 34 to reduce it to 10%, or ignore this if bnstat recalibrate "
+        "estimated the statistics"
     )
     part = 0.5 / float(np.median(sound().arrays["moving_variance"]))
     expected = {"share": 0.5, "part": part, "step": 10, "momentum": HALF, "steps_needed": 34}
@@ -313,7 +314,7 @@ def test_a_small_remainder_beside_smaller_variances() -> None:
     (finding,) = counted(counts, share + 0.006, share + 0.012, 0.18)
     assert finding.severity == "warning"
     assert finding.numbers["part"] == pytest.approx(share / (share + 0.012))
-    assert finding.message.startswith("88% of the median moving variance is left of the initial 1")
+    assert finding.message.startswith("88% of the median moving variance comes from the initial 1")
 
 
 @pytest.mark.parametrize(("variance", "rules"), [(1.172e-36, ["BN006"]), (0.5, ["BN002"])])

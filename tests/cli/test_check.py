@@ -199,5 +199,5 @@ def test_wrong_settings_are_reported_in_one_line(sound: str, stuck: str, tmp_pat
     config.write_text('[tool.bnstat]\nignore = ["nonsense"]')
     result = run(sound, stuck)
     assert (result.exit_code, result.stdout) == (2, "")
-    message = "tool.bnstat.ignore: 'nonsense': no rule has such a name or code; see check --rules"
+    message = "tool.bnstat.ignore: 'nonsense': is not a name or code of a rule; see check --rules"
     assert result.stderr == f"error: {config}: {message}\n"

@@ -63,7 +63,8 @@ def test_event_files(folder: Path, tmp_path: Path) -> None:
     logdir = tmp_path / "logs"
     result = run(folder, "--tensorboard", logdir)
     assert result.stdout == run(folder).stdout
-    assert result.stderr == f"written for TensorBoard; see tensorboard --logdir {logdir}\n"
+    hint = f"to view it, run tensorboard --logdir {logdir}"
+    assert result.stderr == f"wrote a log for TensorBoard; {hint}\n"
     (file,) = (logdir / "bnstat").iterdir()
     assert b"a/moving_variance" in file.read_bytes()
     assert run(folder, "--tensorboard", logdir, "-q").stderr == ""

@@ -38,7 +38,7 @@ def test_verbose(run, loads):
 
 def test_no_layers_and_a_hint(run, loads):
     loads(model(stored={"conv/kernel": variable("conv/kernel", np.ones((3, 4), np.float32))}))
-    hint = "-v lists every variable, and why it counts as batch norm, or why not"
+    hint = "pass -v to list every variable, and why the variable is or is not batch norm"
     assert run("inspect").stderr.splitlines() == ["no batch-norm layer found in runs/cnn", hint]
     for options in (["-v"], ["-q"]):
         assert hint not in run("inspect", *options).stderr

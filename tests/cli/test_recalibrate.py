@@ -132,7 +132,7 @@ def test_drift_as_json_and_csv(run, tmp_path):
             (f"--data {{0}} --feed {feed}", "is not NAME=NUMBER")
             for feed in ("p", "p=", "=1", "p=x")
         ),
-        ("--data {0} --output logits", "use --answer to name an output of the model"),
+        ("--data {0} --output logits", "use --answer to name the model's output"),
         ("", "Missing option '--data'"),
     ],
 )

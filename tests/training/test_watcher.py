@@ -129,7 +129,7 @@ def test_rules_that_are_ignored(reported):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"select": ["BN999"]}, BnstatError, "no rule"),
+        ({"select": ["BN999"]}, BnstatError, "of a rule"),
         ({"history": "bn.txt"}, UnsupportedError, r"\.csv or \.json"),
         ({"every": 0}, ValueError, "every"),
         ({"fail_on": "fatal"}, ValueError, "fail_on"),

@@ -146,8 +146,8 @@ def find_norms(
     """Return the batch normalizations of a graph, in network order.
 
     ONNX's `BatchNormalization` is included even if the file contains none of its inputs. `doubt`
-    maps the key of a variable to 0 if the variable may be a moving statistic, to a larger number if
-    this is less likely, and to None if it is impossible.
+    returns 0 for the key of a variable that may be a moving statistic, a larger number for a less
+    likely variable, and None for an impossible variable.
     """
     updates = Updates(tensors, doubt)
     norms = {}
@@ -167,7 +167,7 @@ def find_norms(
 
 
 def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
-    """Remove the roles of variables that have another size than the moving statistics."""
+    """Remove the roles of variables whose size differs from that of the moving statistics."""
     stored = {role: variables[key] for role, key in norm.roles.items() if key in variables}
     sizes = {role: prod(variable.shape) for role, variable in stored.items()}
     of_statistics = {sizes[role] for role in STATISTICS if role in sizes}

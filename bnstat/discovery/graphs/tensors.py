@@ -140,7 +140,7 @@ class Tensors:
         return consumers
 
     def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
-        """Yield `start` and all names that `after` leads to from there, the nearest first."""
+        """Yield the names in `start` and all names reachable through `after`, the nearest first."""
         queue = deque(dict.fromkeys(start))
         reached = set(queue)
         while queue:
@@ -184,7 +184,7 @@ class Tensors:
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
         """Return the ops of these types that depend on an op, the nearest first.
 
-        The ops between them are of these types or pass values on. At most `most` ops are visited.
+        All ops on the way are of these types or pass values on. At most `most` ops are visited.
         """
 
         def after(name: str) -> Iterator[str]:
@@ -216,7 +216,7 @@ class Tensors:
         return [_shortest(array) for array in single if array.dtype.kind not in "biuc"]
 
     def axis(self, tensor: str) -> int | None:
-        """Return the axis on which a reshaped vector lies: 1 for the shape `[1, C, 1]`, or None."""
+        """Return the axis of a vector after a reshape: 1 for `[1, C, 1]`; None if not reshaped."""
         for passed in self._trace(tensor, self._behind):
             op = self.op(passed)
             if op is not None and op.type == "Reshape" and len(self.inputs(op.name)) == 2:

@@ -102,7 +102,7 @@ class Updates:
 
     @cached_property
     def averaged(self) -> set[str]:
-        """All tensors that moving averages are updated with, even averages that the file lacks."""
+        """All tensors from which moving averages are updated, even averages that the file lacks."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
 

@@ -1,8 +1,8 @@
 """The use of each layer's moving statistics in a training graph.
 
 A training graph has ops that train variables: the ops of an optimizer, or assignments of a new
-value to a gamma or a beta. A training op is any op that depends on such an op. All dependencies of
-the training op run in each step. This shows which updates of the moving statistics run, which
+value to a gamma or a beta. A training op depends on an op that trains variables. All dependencies
+of the training op run in each step. They show which updates of the moving statistics run, which
 statistics normalize in training, and whether ops other than updates read the moving statistics.
 
 Sources: tensorflow/core/ops/training_ops.cc; tensorflow/core/kernels/fused_batch_norm_op.cc,

@@ -226,14 +226,14 @@ def joined(parts: list[Arrays]) -> Arrays:
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return a source of one batch: the arrays in `names`, or all arrays if one is missing."""
+    """Return a source of one batch: the arrays in `names`, or all arrays if a name is missing."""
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     count = max((len(array) for array in arrays.values() if array.ndim), default=0)
     return BatchSource(where, lambda: [arrays], count)
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Read an `.npz` or `.npy` file: the arrays in `names`, or all arrays if one is missing."""
+    """Read an `.npz` or `.npy` file: the arrays in `names`, or all arrays if a name is missing."""
     from zipfile import BadZipFile
 
     with open(path, "rb") as file:
@@ -299,7 +299,7 @@ def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
 def source_of_object(
     data: Any, inputs: Mapping[str, Input], names: Sequence[str], where: str = ""
 ) -> BatchSource:
-    """Return a source for arrays, a pair `(x, y)`, an iterable, or a function returning these."""
+    """Return a source for arrays, a pair `(x, y)`, an iterable, or a function that returns data."""
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         where = where or getattr(data, "__name__", repr(data))
         result = data()

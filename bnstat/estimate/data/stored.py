@@ -78,8 +78,8 @@ def image_files(path: str) -> Iterator[str]:
 def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None:
     """Return a function that decodes images for a model; None if the model does not take images.
 
-    A model takes images if its only input is numeric and has four dimensions. The channels (1, 3, 4
-    or unknown) are the last axis or, if they are 1 or 3, possibly the axis after the batch.
+    A model takes images if its only input is numeric and has four dimensions. The channel axis is
+    the last axis if its size is 1, 3, 4 or unknown; else the second axis if its size is 1 or 3.
     """
     wanted = next(iter(inputs.values()), None)
     if len(inputs) != 1 or wanted is None or wanted.dtype == "string":
@@ -99,7 +99,7 @@ def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None
         from tensorflow.python.eager.context import eager_mode
 
         if height is None or width is None:
-            raise AmbiguousError(where, "the size of images is not fixed", "pass --image-size")
+            raise AmbiguousError(where, "the model takes images of any size", "pass --image-size")
         count = channels or 3
         with eager_mode():
             try:
