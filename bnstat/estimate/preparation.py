@@ -25,7 +25,7 @@ from bnstat.storage.access import refuse_url
 
 @dataclass(frozen=True)
 class Setup:
-    """A model, and data that fits the model's inputs; `live` is None for a model on disk."""
+    """A model, and data that fits the model's inputs; `live` is set only for a model in memory."""
 
     model: Model
     network: Network
@@ -64,7 +64,7 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
 def _program_of_file(path: str, contents: Contents, model: Model, settings: Settings) -> Program:
     kind = contents.source.format
     if settings.signature is not None and kind != "saved-model":
-        raise NotFoundError(path, f"is not a SavedModel ({kind}), so it has no signatures")
+        raise NotFoundError(path, f"has no signatures ({kind})", "run without --signature")
     if kind in ("keras-archive", "keras-h5"):
         return keras_file(path, model, settings)
     if kind == "saved-model":

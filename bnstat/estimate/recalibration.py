@@ -50,7 +50,7 @@ FAR = 0.05
 
 @dataclass(frozen=True)
 class Mended:
-    """A layer and its new statistics. Distances are those of the worst channel.
+    """A layer and its new statistics. Each distance is the largest over all channels.
 
     Attributes:
         mean, variance: [channels], in the dtypes of the model.
@@ -58,8 +58,8 @@ class Mended:
         ratio: new variance / old variance, at the channel with the ratio farthest from 1.
         error: half the distance between the means of two halves of the data, in standard
             deviations; None for a single batch.
-        remains: the distance that remains between the new statistics and the statistics of the
-            layer's input, when the model runs with the new statistics, in standard deviations.
+        remains: the distance between the new statistics and the statistics of the layer's input
+            in a run with the new statistics, in standard deviations.
     """
 
     layer: str
@@ -100,7 +100,7 @@ class Recalibration:
 
     @property
     def objection(self) -> str | None:
-        """The reason why the model should keep its statistics; None without objection."""
+        """The reason why the model should keep its statistics; None if there is no reason."""
         if self.is_initial and self.evidence.trained_with == "stored-statistics":
             reasons = "; ".join(self.evidence.reasons)
             return f"was trained in inference mode, with the statistics that it stores: {reasons}"
@@ -268,7 +268,7 @@ def _in_waves(
 
 
 def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """Return `old` with new statistics, in the model's dtypes, for layers with usable moments."""
+    """Return a copy of `old` in which layers with usable moments have their new statistics."""
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
@@ -296,7 +296,7 @@ def _mended(
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the largest distance of means or deviations, in standard deviations of `second`."""
+    """Return the largest difference in mean or standard deviation, in deviations of `second`."""
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
     gaps = [np.abs(one - other) for one, other in (means, deviations)]

@@ -1,9 +1,9 @@
-"""The values of a model as CSV (RFC 4180, with plain line ends): one row per channel.
+"""The values of a model as CSV (RFC 4180, but lines end in LF): one row per channel.
 
 The columns are `layer`, `channel` and one for each role. A cell is empty if the layer lacks the
 role. `channel` is an index or, if the variables have several dimensions, one index per dimension:
-`0:3:1`. A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so an
-apostrophe is prepended to such a layer name. Characters that are not printable are escaped.
+`0:3:1`. A layer name that begins with `=`, `+`, `-` or `@` gets an apostrophe in front, because
+spreadsheets would run the cell as a formula. Characters that are not printable are escaped.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def read_table(
 ) -> Document:
     """Return the values in a table with one row per channel.
 
-    A row is a pair (position in the file, such as `line 2`; cells), and numbers may be strings.
+    Each row is a pair: the position, such as `line 2`, and the cells. Numbers may be strings.
     `as_cell` returns the cell that `dump` writes for a layer's name.
     """
     names = [name.strip() for name in columns]
@@ -131,7 +131,7 @@ def read_table(
             raise DamagedError(where, f"has {len(row)} cells, but there are {len(names)} columns")
         layer, channel = row[layer_at], row[channel_at]
         if not isinstance(layer, str) or not isinstance(channel, str):
-            raise DamagedError(where, "has no layer or no channel")
+            raise DamagedError(where, "its layer or channel is missing or is not text")
         table = tables.setdefault(layer, {})
         if (channel := channel.strip()) in table:
             raise DamagedError(where, f"channel {channel[:40]!r} is listed a second time")
@@ -182,7 +182,7 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
     size = prod(shape)
     if size > _MOST_CHANNELS:
-        raise DamagedError(where, f"the channel indices imply {size} channels, too many to read")
+        raise DamagedError(where, f"its channel indices require {size} channels, too many to read")
     for label in labels(shape, 0, min(size, len(table) + 1)):
         if label not in table:
             raise DamagedError(where, f"channel {label} is missing")

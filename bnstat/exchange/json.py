@@ -146,7 +146,7 @@ _MOST_DIMS: Final = 32
 
 
 class Number(str):
-    """A number as text, with the document's digits, so that only `apply` rounds the number."""
+    """A number, kept as the document's text, because `apply` rounds the number later."""
 
     __slots__ = ()
 
@@ -213,7 +213,7 @@ def read_document(parsed: object, path: str) -> Document:
 def _items(
     parent: Mapping[str, Any], member: str, path: str, within: str = ""
 ) -> Iterator[tuple[str, object]]:
-    """Yield pairs (position such as `layers[0]`, element) for the list `member` of an object."""
+    """Yield the position (`layers[0]`) and the value of each element of the list `member`."""
     place, elements = f"{within}{member}", parent.get(member)
     if not isinstance(elements, list):
         raise _wrong(path, place, "is not a list")

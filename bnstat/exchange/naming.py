@@ -46,7 +46,7 @@ class Naming(NamedTuple):
         return name.replace("." if self.separator == "/" else "/", self.separator)
 
     def parse(self, key: str) -> tuple[str, str] | None:
-        """Split a tensor's name into the layer's name and the part; None if not possible."""
+        """Split a tensor's name into the layer's name and the part; None for other names."""
         for part, template in self.keys.items():
             before, _, after = template.partition("{}")
             name = key[len(before) : len(key) - len(after)]
@@ -88,11 +88,11 @@ class ExportOptions:
     """The options of `export`: the parts to write, and their names.
 
     Attributes:
-        names: a key of `NAMINGS`, which JSON records; None for Keras's names without a record.
+        names: a key of `NAMINGS`, recorded in JSON; None for Keras's names, which are not recorded.
         folded: True to write each layer's scale and shift instead of the four roles.
         epsilon: used for scale and shift if a layer's file does not store an epsilon.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
-        values: False for names, shapes and dtypes alone; only for formats with `is_document`.
+        values: False to write no values; allowed only for formats with `is_document`.
         track: wraps the iteration over layers, for example to show progress.
     """
 
@@ -142,7 +142,7 @@ class ExportOptions:
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:
-        """Raise a `BnstatError` if two tensors would get one name, or an epsilon is missing."""
+        """Raise a `BnstatError` if two tensors would share a name, or an epsilon is missing."""
         names: dict[str, str] = {}
         hint = "rename one with --map"
         for layer in layers:
@@ -200,7 +200,7 @@ def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
             continue
         if len(row) != 2 or not row[1].strip():
             raise DamagedError(
-                where, "must be two cells, FROM and TO", "bnstat diff OLD NEW --map writes them"
+                where, "must be two cells, OLD and NEW", "bnstat diff OLD NEW --map writes them"
             )
         old, new = row[0].strip(), row[1].strip()
         if old not in by_text:

@@ -54,7 +54,7 @@ def _member(key: str) -> str:
 
 
 def matches(file: File) -> bool:
-    """Return True for an NPZ file with an array whose name is a role, or ends in `/` and a role."""
+    """Return True for an NPZ file with an array that is named ROLE or LAYER/ROLE."""
     if not npz.matches(file):
         return False
     names = (info.filename.removesuffix(_ENDING) for info in npz.members(file))
@@ -65,7 +65,7 @@ def read(file: File) -> Document:
     """Read the values in a file; see `ExportModule.read`."""
     size = sum(info.file_size for info in npz.members(file))
     if size > _LARGEST:
-        raise UnsupportedError(file.path, f"has arrays of {size} bytes; bnstat reads up to 1 GiB")
+        raise UnsupportedError(file.path, f"its arrays take {size} bytes; bnstat reads up to 1 GiB")
     layers: dict[str, dict[str, Given]] = {}
     for key, variable in npz.open_contents(file, Source(file.path, "npz")).variables.items():
         name, _, role = key.rpartition("/")

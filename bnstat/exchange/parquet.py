@@ -85,7 +85,7 @@ def read(file: File) -> Document:
         columns = opened.metadata.num_columns
         if columns > _MOST_COLUMNS or columns * opened.metadata.num_rows > _MOST_CELLS:
             raise UnsupportedError(
-                file.path, f"is larger than {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
+                file.path, f"is above the limit of {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
             )
         table: dict[str, list[Any]] = opened.read(use_threads=False).to_pydict()
     except (arrow.ArrowException, OSError, ValueError) as error:

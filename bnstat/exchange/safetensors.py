@@ -40,7 +40,7 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
     end = 0
     for key, array in arrays.items():
         if (name := array.dtype.name) not in _CODES:
-            raise UnsupportedError(key, f"safetensors cannot store {name}", "export JSON instead")
+            raise UnsupportedError(key, f"safetensors has no type {name}", "export JSON instead")
         begin, end = end, end + array.nbytes
         header[key] = {"dtype": _CODES[name], "shape": array.shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()

@@ -92,7 +92,7 @@ class Document:
     """Values from a file or from memory.
 
     Attributes:
-        layers: layer name in the document's spelling -> role (or an undecided variable's key) ->
+        layers: layer name, spelled as in the document -> role, or key of an undecided variable ->
             values.
         spelt: converts a layer's name in a model to the document's spelling.
     """

@@ -21,7 +21,7 @@ class Layer:
 
     Attributes:
         name: the author's name, prefixed by the names of the enclosing models: `inner/bn_1`.
-        own_name: the author's name alone: `bn_1`; empty if `name` has no prefix.
+        own_name: the author's name alone: `bn_1`; may be empty if `name` has no prefix.
         inputs: (name of the producing layer, tensor) for each input of each call; empty if the
             file records no inputs. The tensor is `CALL:OUTPUT`, or "" if not recorded.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
@@ -76,7 +76,7 @@ class Objects(Sequence[Node]):
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return at least the nodes of variables whose full name or key ends like this."""
+        """Return a superset of the nodes of variables whose full name or key has an ending."""
         return (node for node in self if node.key)
 
 
@@ -99,16 +99,16 @@ class Op(Protocol):
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph, or the body of a function with the arguments of one caller.
+    """A graph, or a function's body together with the arguments that one caller passes.
 
     Attributes:
         name: the name of the function; empty for a top-level graph.
         variables: name of an op or argument -> key of the variable that it represents.
         constant: returns the value of the op with a given name; None if the op is not a constant,
             or the value is too large.
-        parts: name of an op -> a slice for each axis, for an op that is a part of its variable.
-        controls: returns the names of the ops that must run before an op. A name that is not in
-            `ops` is the prefix of the ops of a called function.
+        parts: name of an op -> a slice for each axis, if the op holds only a part of the variable.
+        controls: returns the names of the ops that must run before an op. A name `f` that is not
+            in `ops` stands for all ops of a called function: `f/...`.
     """
 
     name: str

@@ -68,10 +68,10 @@ class Finder:
     """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
-        named: True if a model keeps its `name` even if the user passes the path of one file.
+        named: True to keep a model's `name` when the user passes the path of a single file.
         beside: prefixes of file names; such files lie beside models but are not models.
-        is_data_beside_models: True for files that count as a model only in a folder without
-            other models.
+        is_data_beside_models: True if files of the format count as models only in a folder that
+            contains no other model.
     """
 
     named: bool = False
@@ -92,10 +92,10 @@ class Finder:
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
-        """Return the model whose file names start with `prefix`, which is not a file itself."""
+        """Return the model whose file names start with `prefix`; no file is named `prefix`."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        """Return the model that a folder stores completely or in part (`variables/`), or None."""
+        """Return the model in a folder, or the model that contains the folder (`variables/`)."""
 
     def models_within(self, folder: Folder) -> ModelSet | None:
         """Return a folder's models that belong together, such as a run's checkpoints, or None."""
@@ -105,11 +105,11 @@ class Finder:
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """Return the checkpoints that a folder's state file lists, for a folder without models."""
+        """Return the checkpoints in a state file; called only if the folder has no model."""
         return ()
 
     def first(self, name: str) -> str | None:
-        """Return the name of the main file of the model with the file `name`, or None."""
+        """Return the name of the main file of the model that contains the file `name`, or None."""
 
     def has_inside(self, name: str) -> bool:
         """Return True if the subfolder `name` of a model's folder belongs to the model."""
@@ -212,7 +212,7 @@ def series_of(name: str) -> str | None:
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return models of a folder; clear the step if the number in the name is not a step.
+    """Return the models, without the step if the number in a model's name is not a step.
 
     The number is a step if several of the folder's files `names` differ only in this number:
     `model-100.h5` and `model-200.h5`. The number of a single `resnet-50.h5` belongs to the name.
@@ -276,7 +276,7 @@ def is_core_ml(head: bytes) -> bool:
 
 
 def refuse_foreign(file: File) -> None:
-    """Raise an error that names the kind of the file, if the kind is known but is not a model."""
+    """Raise an error if a file is of a known kind that is not a model, such as a web page."""
     from bnstat.formats.hdf5.file import is_hdf5
 
     head = file.head(_FOREIGN_HEAD)

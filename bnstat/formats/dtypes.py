@@ -1,8 +1,8 @@
 """The element types of every format: one fixed table of dtypes, and each format's names for them.
 
 A name or code in a file is looked up here and never passed to NumPy, whose own parser also accepts
-objects and structures. Types that NumPy lacks come from ml_dtypes. A quantized type is the integer
-type that it is stored as. In an array, each element of 4 or 2 bits takes a whole byte.
+objects and structures. Types that NumPy lacks come from ml_dtypes. A quantized type counts
+as the integer type that stores it. In an array, each element of 4 or 2 bits takes a whole byte.
 
 Sources: tensorflow/core/framework/types.proto; safetensors README, "Format"; torch/storage.py;
 onnx.proto, `TensorProto.DataType`; tensorflow/lite/schema/schema.fbs, `TensorType`;
@@ -115,7 +115,7 @@ def dtype_name(code: int) -> str:
 
 
 def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
-    """Return the dtype of a numeric type; raise an UnsupportedError about `where` for others."""
+    """Return the dtype of a numeric type; for other types, raise an `UnsupportedError`."""
     dtype = find_dtype(name)
     if dtype is None:
         raise UnsupportedError(where, f"bnstat does not read elements of type {name:.40}")
@@ -183,7 +183,7 @@ def from_little_endian(data: bytes, dtype: np.dtype[Any], shape: Sequence[int]) 
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Return the extent of the `length` bytes from `start` on; empty if the file is compressed.
+    """Return the extent of `length` bytes at `start`, or `()` if the file is compressed.
 
     A `dtype` of None means that the bytes are not contiguous elements, so the extent has no `part`.
     """
@@ -211,7 +211,7 @@ def as_sizes(value: object) -> tuple[int, ...] | None:
 def contiguous_variable(
     file: File, start: int, length: int, dtype: str, shape: tuple[int, ...], key: str
 ) -> Variable:
-    """Return the variable whose elements are the `length` bytes from `start` on, little-endian."""
+    """Return the variable whose elements are `length` little-endian bytes at `start`."""
     where = f"{file.path}: {key}"
 
     def read() -> Array:

@@ -141,7 +141,7 @@ class EarlyTensorflowJs(_Indexed):
         return StoredModel(refuse, GRAPH, None, folder.modified(GRAPH))
 
     def owner(self, folder: Folder, file: File) -> ModelSet | None:
-        """Return the model of a shard, unless the shard may belong to a `model.json`."""
+        """Return the model of a shard; None if there is a `model.json` that may list the shard."""
         manifest = folder.file(_MANIFEST) if _SHARD.fullmatch(file.name) else None
         if manifest is None or folder.file(_MODEL) is not None:
             return None

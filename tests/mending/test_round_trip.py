@@ -184,7 +184,7 @@ TWICE = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
         ({"a": [1]}, "no columns 'layer' and 'channel'"),
         (TWICE, "row 2: channel '0' is listed a second time"),
         ({**TWICE, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number"),
-        ({**TWICE, "channel": [0, 1]}, "has no layer or no channel"),
+        ({**TWICE, "channel": [0, 1]}, "its layer or channel is missing or is not text"),
         ({**TWICE, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty"),
     ],
 )

@@ -1,6 +1,6 @@
-"""Make graphs flat (only ops that run, and no function calls), and find dependencies in them.
+"""Make graphs flat, and find the dependencies of tensors in flat graphs.
 
-In a flat graph, calls are inlined, and conditionals and loops consist of Switch and Merge.
+A flat graph has no unused ops and no calls. Conditionals and loops consist of Switch and Merge.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Program:
     """A graph with everything that is needed to run the graph.
 
     Attributes:
-        variables: name of an op that holds a variable or a part of one -> key of the variable.
-        read: returns the value that an op in `variables` holds, by the name of the op.
+        variables: op name -> key of the variable that the op holds, completely or in part.
+        read: takes the name of an op in `variables`, and returns the value that the op holds.
         outputs: the names of the output tensors.
         settings: tensor -> value that each run feeds, for example False for a training switch.
-        masks: name of an op whose output a layer normalizes -> name of the mask, a tensor without
-            the last dimension of the output. The mask is true at values to measure.
+        masks: op name -> tensor name of the mask, if a layer normalizes the output of the op. The
+            mask lacks the last dimension of the output, and is true at values to measure.
         initializers: the names of ops that fill lookup tables before the first run.
     """
 
@@ -88,7 +88,7 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) -> list[str]:
-    """Follow a tensor back through ops of some types; return the tensors met, `tensor` first."""
+    """Return `tensor` and the tensors that it comes from through ops of the given types."""
     tensors: list[str] = []
     while tensor not in tensors:
         tensors.append(tensor)
@@ -99,7 +99,7 @@ def origins(nodes: Mapping[str, Any], tensor: str, op_types: Collection[str]) ->
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return one set of the op types of nodes and the names of functions in their attributes."""
+    """Return the op types of nodes, together with the names of functions in their attributes."""
     return set(chain.from_iterable(map(_calls, nodes)))
 
 
@@ -167,7 +167,7 @@ def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return a graph with all calls inlined; `graph_def` itself is changed too."""
+    """Return a graph with all calls inlined. This also changes `graph_def` itself."""
     if _flat_size(graph_def, where) > _LARGEST_FLAT:
         what = f"with its functions inlined, its graph has more than {_LARGEST_FLAT} ops"
         raise UnsupportedError(where, what)

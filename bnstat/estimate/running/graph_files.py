@@ -39,7 +39,7 @@ _NOT_AN_OUTPUT = re.compile("NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*(Assi
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return a `Program` that runs a SavedModel's signature, the user's choice or the default."""
+    """Return a `Program` that runs a SavedModel's signature: the chosen or the default one."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
@@ -95,7 +95,7 @@ def _program(
 ) -> Program:
     """Return a `Program` for a graph. Without `variables`, find the variables in the graph.
 
-    If the graph has none, each key in `contents` is the name of an op with a constant.
+    If the graph has no variables, the keys in `contents` are the names of constant ops.
     """
     stored = contents.variables
     if variables is None:
@@ -125,7 +125,7 @@ def _path_of_saved_model(contents: Contents) -> str:
 
 
 def _parsed(path: str, messages: Sequence[Any]) -> Any:
-    """Parse a file, binary or text, into the first message that fits, and return this message."""
+    """Parse a binary or text file; return the first of `messages` that the file fits."""
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 
@@ -145,7 +145,7 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return at most one name, of the op that fills a SavedModel's lookup tables."""
+    """Return the name of the op that fills a SavedModel's lookup tables, if there is one."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:
@@ -180,8 +180,8 @@ def _tensors(
 ) -> tuple[Mapping[str, Input], Sequence[str]]:
     """Return the inputs, by name, and the names of the output tensors.
 
-    The user's choice has priority over the signature, and the signature over the graph. In a graph,
-    the outputs are the logits of a loss; without a loss, the ops whose output no op takes.
+    The user's choice has priority over the signature, and the signature over the graph. If a graph
+    has a loss, the outputs are the logits; otherwise, they are the ops that feed no other op.
     """
     inputs = {
         name: _input(info.name, info.dtype, info.tensor_shape, where)

@@ -105,7 +105,7 @@ def _built(path: str, source: Source, settings: Settings) -> Any:
 
 
 def _library(source: Source) -> Any:
-    """Import `tf_keras` for a file of Keras 1 or 2, or `keras`; if missing, the other library."""
+    """Import `tf_keras` for Keras 1 or 2, else `keras`; if missing, import the other library."""
     version = (source.writer or "").rpartition(" ")[2]
     names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
     for name in names:
@@ -131,7 +131,7 @@ def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
 
 
 def _refuse_other_files(path: str, where: str) -> None:
-    """Raise if HDF5 would read other files: by external links or storage, or virtual datasets."""
+    """Raise if an HDF5 file has external links, external storage or virtual datasets."""
     folder: Folder | None = LocalFolder(path) if os.path.isdir(path) else None
     if folder is None and not is_hdf5(LocalFile(path)):
         folder = open_archive(LocalFile(path))
@@ -161,7 +161,7 @@ def _configuration(file: str, where: str) -> Any:
 
 
 def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None:
-    """Raise if a configuration needs modules besides Keras and `imports`, or dangerous actions."""
+    """Raise if a configuration uses modules outside Keras and `imports`, or is unsafe to build."""
     for described in _objects(configuration):
         module = _text(described.get("module"))
         if module and not _is_known(module, described, imports):

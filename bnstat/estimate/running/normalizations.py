@@ -81,7 +81,7 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Return the normalizations in network order, and layer without one -> the reason.
+    """Return the normalizations in network order, and why layers have none: layer -> reason.
 
     `variables` maps the name of an op to the key of the variable that the op holds.
     """
@@ -133,7 +133,7 @@ def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | 
 
 
 def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
-    """Return the data input and the `Edge`s of a layer that is spelled out in several ops."""
+    """Return the data input and the `Edge`s of a layer that consists of several ops."""
     roles = {key: role for role, key in norm.roles.items() if role in (MEAN, VARIANCE)}
     others = set(norm.roles.values()) - roles.keys()
     edges = []
@@ -211,9 +211,9 @@ def entering(graph: Any, normalization: Normalization) -> tuple[Any, Sequence[in
 
 
 def measure(graph: Any, normalization: Normalization, phase: Any, exact: bool) -> BatchMoments:
-    """Add ops that compute the moments of what is normalized; return the moments as tensors.
+    """Add ops that compute the moments of the layer's input; return the moments as tensors.
 
-    A mask has no effect unless the last axis is the only channel axis.
+    A mask applies only if the last axis is the only channel axis.
     """
     import tensorflow as tf
 
@@ -261,7 +261,7 @@ def _sampled(x: Any, rank: int, channels: int, phase: Any) -> Any:
 
 
 def _mean_by_product(x: Any) -> Any:
-    """Return the mean over the rows of a matrix, from one fast product in the matrix's dtype."""
+    """Return the mean over the rows of a matrix, by one fast product in the matrix's dtype."""
     import tensorflow as tf
 
     rows = tf.shape(x)[0]
@@ -282,7 +282,7 @@ def _mean_in_blocks(x: Any) -> Any:
 
 
 def or_zeros(graph: Any, moments: BatchMoments, conditions: Sequence[Condition]) -> BatchMoments:
-    """Return tensors that equal the moments in runs in which all conditions hold, otherwise 0."""
+    """Return tensors that equal the moments if all conditions hold in a run, otherwise 0."""
     import tensorflow as tf
 
     zeros = [tf.zeros(each.shape, each.dtype) for each in moments]

@@ -1,7 +1,7 @@
 """Make a `Program` of a model in memory, by tracing the model once in inference.
 
-The masks of Keras are recorded during tracing, so that the statistics exclude masked values, as in
-training; a graph does not show masks.
+The masks of Keras are recorded during tracing, because a graph does not show masks. The statistics
+then exclude masked values, as in training.
 
 Sources: keras/src/layers/normalization/batch_normalization.py, of Keras 3 and of tf-keras, whose
 fused layers ignore masks; tensorflow/core/ops/lookup_ops.cc.
@@ -36,7 +36,7 @@ def traced(
 ) -> Program:
     """Return a `Program` that runs a Keras model or a callable `tf.Module` in inference.
 
-    `variables`: key -> variable. `example` is called for a batch if the model records no inputs.
+    `variables`: key -> variable. `example` returns a batch; used if the model records no inputs.
     """
     import tensorflow as tf
 
@@ -112,7 +112,7 @@ def _parameters(model: Any) -> set[str]:
 
 
 def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Replace captured tensors by ops; return op name -> variable, and the table-filling ops."""
+    """Replace captured tensors by ops; return op name -> variable, and the ops that fill tables."""
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
@@ -146,7 +146,7 @@ def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any]
 
 @contextmanager
 def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """Yield a list; each call of a batch-norm layer with a mask adds (input, mask) tensors."""
+    """Yield a list, to which each masked call of a batch-norm layer appends (input, mask)."""
     import tensorflow as tf
 
     recorded: list[tuple[Any, Any]] = []
@@ -170,7 +170,7 @@ def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
 
 
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
-    """Copy a lookup table into a graph; return the op that fills the copy, None if not a table."""
+    """Copy a resource into a graph if it is a lookup table; return the op that fills the copy."""
     import tensorflow as tf
 
     entries = _entries(handle)

@@ -48,8 +48,8 @@ class Item(NamedTuple):
 
     Attributes:
         path: the keys of maps and indices of lists that lead to the value.
-        value: a number itself; the length of a map or list; the type of an extension; otherwise 0.
-        start, end: the offsets around the contents of a string, bytes or an extension.
+        value: the number, the length of a map or list, or the type of an extension; else 0.
+        start, end: the offsets where the contents of a string, bytes or extension begin and end.
     """
 
     kind: Kind
@@ -102,7 +102,7 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
     values = _nested(window, start, window.file.size if end is None else end, ())
     yield from islice(values, _MOST_ITEMS)
     if next(values, None) is not None:
-        raise UnsupportedError(window.file.path, "has more values than any network")
+        raise UnsupportedError(window.file.path, f"is above the limit of {_MOST_ITEMS:,} values")
 
 
 def _nested(window: Window, at: int, end: int, path: tuple[str, ...]) -> Generator[Item, None, int]:

@@ -112,7 +112,7 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
 
 
 def _json(folder: Folder, name: str) -> Mapping[str, Any]:
-    """Return the JSON object in the file `name`; empty if there is no such file or object."""
+    """Return the JSON object in the file `name`, or `{}` if there is no file or no object."""
     file = folder.file(name)
     parsed = parse_json(file.read(), file.path) if file is not None else None
     return parsed if isinstance(parsed, dict) else {}
@@ -196,7 +196,7 @@ class _Store:
             opened = self._tensorstore.open({"driver": driver, "kvstore": store}).result()
             chunk = prod(opened.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
             if chunk > max(size, _LARGEST_CHUNK):
-                raise DamagedError(where, f"has {size:,} bytes, but a chunk of {chunk:,} bytes")
+                raise DamagedError(where, f"has {size:,} bytes, but claims a chunk of {chunk:,}")
             numbers: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
             raise self._damaged(error) from error

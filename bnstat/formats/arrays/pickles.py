@@ -38,7 +38,7 @@ def open_contents(file: File, source: Source) -> Contents:
     from bnstat.formats.pytorch.tensors import Array, call
 
     if file.size > LARGEST_PICKLE:
-        raise UnsupportedError(file.path, f"has {file.size} bytes; bnstat reads smaller pickles")
+        raise UnsupportedError(file.path, f"is a pickle above the limit of {LARGEST_PICKLE} bytes")
     with pickle_errors(file):
         root, _ = unpickle(file.read(), 0, call, lambda persistent_id: None)
         tensors = collect(root).tensors

@@ -1,7 +1,7 @@
 """The arrays of HDF5 datasets: the ranges of the bytes, and reading.
 
-Messages of a dataset's header. A field without a size in parentheses is one byte, or an address,
-or as long as the superblock specifies for lengths:
+Messages of a dataset's header. Parentheses give the size of a field. Other fields are one byte, or
+are addresses and lengths of the sizes that the superblock specifies:
 
     datatype           class and version, flags (3 bytes), size (u32), properties
     layout v1, v2      version, rank, class, 5 unused, then by class:
@@ -221,7 +221,7 @@ class Dataset:
 
 
 class _Layout(NamedTuple):
-    """Where a dataset's bytes are; `address` is None if unallocated, `length` if not recorded."""
+    """Where a dataset's bytes are; `address` and `length` are None if not recorded."""
 
     kind: int
     address: int | None = None

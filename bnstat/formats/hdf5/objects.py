@@ -15,9 +15,9 @@
 
 Fields in brackets are present only if a flag is set.
 
-In files written for HDF5 1.8 and later only, objects with many links or attributes use "dense
-storage"; so do groups with many links if a name is not ASCII. A "fractal heap" then contains the
-messages, and a tree contains their heap ids. A heap offset counts the bytes of all blocks.
+Objects with many links or attributes use "dense storage" in files that require HDF5 1.8 or later.
+In other files, groups with many links use it if a name is not ASCII. A "fractal heap" contains the
+messages, and a tree contains their heap ids. A heap offset counts bytes across all blocks.
 
     tree               "BTHD", version, type, size of a node (u32), size of a record (u16),
                        depth (u16), 2 unused, root's address, number of the root's records (u16),
@@ -29,8 +29,8 @@ messages, and a tree contains their heap ids. A heap offset counts the bytes of 
     record, attribute  heap id (8 bytes), 9 more
     heap id            kind of storage in bits 4 and 5 (0: in a block), heap offset, length
     heap               "FRHP", version, ...: see `_Heap`; the table of blocks has `width` blocks a
-                       row; rows 0 and 1 have blocks of the same size, which then doubles with
-                       each row
+                       row; blocks in rows 0 and 1 have the same size; from row 2 on, the size
+                       doubles with each row
     direct block       "FHDB", version, heap's address, block's heap offset, [checksum], messages
     indirect block     "FHIB", version, heap's address, block's heap offset, addresses of the
                        blocks in its table
@@ -160,7 +160,7 @@ class Message:
 
 
 class AbsentError(Exception):
-    """The bytes at `args`, spans of address and length, must be fetched first."""
+    """Some bytes must be fetched first: `args` are their spans (address, length)."""
 
 
 class Objects:
@@ -173,7 +173,7 @@ class Objects:
     """
 
     def __init__(self, file: File) -> None:
-        """Read the superblock; raise a `DamagedError` if the file is not HDF5, or cut short."""
+        """Read the superblock; raise a `DamagedError` if the file is not HDF5 or is truncated."""
         self.file = file
         self._makes_trips = True
         file.allow_waste(max(int(file.size * _WASTE_RATIO), _WASTE_FLOOR))
@@ -215,7 +215,7 @@ class Objects:
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the `length` bytes at an address, positioned after the signature.
 
-        All cursors together read a limited number of bytes, since structures may share a block.
+        The bytes of all cursors together are limited, because damaged structures may overlap.
         """
         self.expect([(address, length)])
         self._unread -= length
@@ -228,7 +228,7 @@ class Objects:
 
     @contextmanager
     def trips(self, are_made: bool) -> Iterator[None]:
-        """Within the block, make `expect` raise an `AbsentError` unless `are_made`."""
+        """In the `with` block, let `expect` raise an `AbsentError` if `are_made` is False."""
         self._makes_trips = are_made
         try:
             yield

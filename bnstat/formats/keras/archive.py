@@ -57,7 +57,7 @@ def open_contents(file: File, source: Source) -> Contents:
 def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
     """Return the variables and layers of a folder for which `is_keras_folder` is True.
 
-    `weights` is the uncompressed weights member of a zip; by default, search the folder.
+    `weights` is the weights file of a zip, if stored uncompressed; by default, search the folder.
     """
     for name in WEIGHTS:
         weights = weights or folder.file(name)

@@ -228,7 +228,7 @@ _HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a
 
 
 def read_architecture(path: str) -> tuple[Layer, ...]:
-    """Read the outermost layers from the text of `model.to_json()`, a `config.json` or a model."""
+    """Read the outermost layers from a model, a `config.json`, or a file of `model.to_json()`."""
     file = LocalFile(os.path.join(path, CONFIG) if os.path.isdir(path) else path)
     file.refuse_lfs_pointer()
     model = _serialized_model(file)

@@ -7,9 +7,9 @@ model share the group of that model. A whole model has its configuration in the 
 `model_config`, and the optimizer's variables in `optimizer_weights`.
 
 - Keras 2 appends `:0` to names, Keras 3 does not, Keras 1 uses `bn1_running_mean`.
-- Keras 2 names a nested model's layer `inner/bn/gamma:0`, Keras 3 `inner/inner/bn/gamma`. A layer
-  in TimeDistributed is `wrapper/wrapper/gamma:0` and `wrapper/wrapper/bn/gamma`. A model that was
-  built twice in one graph has `bn/bn_1/gamma:0`.
+- A variable in a nested model is `inner/bn/gamma:0` in Keras 2, `inner/inner/bn/gamma` in Keras 3.
+  In TimeDistributed, the names are `wrapper/wrapper/gamma:0` and `wrapper/wrapper/bn/gamma`. In a
+  model that was built twice in one graph, a name is `bn/bn_1/gamma:0`.
 - Keras 0 numbers layers and variables: `layer_4/param_0`, with an attribute `nb_layers`.
 
 Source: keras/src/legacy/saving/legacy_h5_format.py; keras/engine/topology.py of Keras 1.2.2.
@@ -42,7 +42,7 @@ _TOP_LEVEL: Final = "top_level_model_weights"
 
 
 def matches(file: File) -> bool:
-    """Return True for an HDF5 file of this format, not of Keras 3's `.weights.h5`."""
+    """Return True for an HDF5 file of this format; False for Keras 3's `.weights.h5`."""
     return is_hdf5(file) and is_legacy(Hdf5(file))
 
 
@@ -128,7 +128,7 @@ def _weights_by_group(store: Hdf5, root: str) -> _Groups:
 
 
 def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
-    """Return the groups, renamed if an architecture lacks a layer with a group's name.
+    """Return the groups, renamed to the layers of an architecture if their names differ.
 
     Default names differ from session to session, so Keras pairs the groups with the layers by
     order. Only functional models have groups for input layers; other input layers are skipped. If
@@ -214,7 +214,7 @@ def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:
-    """Match a layer such as `bn` with a scope such as `bn_1`, if unmatched and unambiguous.
+    """Match each remaining layer (`bn`) with a renamed scope (`bn_1`), if unambiguous.
 
     TensorFlow 1 renames the scopes of a model that is built twice in one graph.
     """

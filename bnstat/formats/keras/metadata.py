@@ -35,7 +35,7 @@ from bnstat.text import parse_json
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in a SavedModel's Keras metadata, and True if in network order.
+    """Return the layers in a SavedModel's metadata, and True if they are in network order.
 
     `meta_graph` is None if `saved_model.pb` is missing; `nodes` is the bundle's object graph.
     """
@@ -116,7 +116,7 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
 def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tuple[Layer, ...]:
     """Return an architecture's layers, each with the variables whose full names match the layer.
 
-    Omit an unmatched layer with an ambiguous own name: other evidence may still find the layer.
+    Omit an unmatched layer if others have the same own name; other evidence may still find it.
     """
     layers = [*walk(described)]
     uses = Counter(layer.own_name for layer in layers)

@@ -1,12 +1,12 @@
-r"""Keras 3's `.weights.h5`, of Keras 2.12 and later, alone or sharded over several files.
+r"""The `.weights.h5` of Keras 2.12 and later, as one file or sharded over several files.
 
 Every layer is a group, whose path is the layer's attribute path in the model. Its variables are the
 datasets `vars/0`, `vars/1`, ... of that group: trainable variables first, then the others, each in
-creation order and without names. Groups are called by the layer's class and a count, or by the
+creation order and without names. A group's name is the layer's class and a count, or the
 attribute that holds the layer. Since Keras 3.6, `vars` has an attribute `name`: the layer's name.
 
 Keras 2.12 writes `_layer_checkpoint_dependencies` instead of `layers`. Before version 3, Keras on
-Windows joins the parts of a path with backslashes, which HDF5 takes for the name of one group:
+Windows joins the parts of a path with backslashes. HDF5 then stores a single group with the name
 `layers\dense`, which contains `vars`.
 
 Weights saved with `max_shard_size` have an index, `NAME.weights.json`. Its `weight_map` lists
@@ -118,7 +118,7 @@ def _file_names(shards: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _index_of(file: File) -> File | None:
-    """Return the index that lists a shard, the file itself if an index, or None for other files."""
+    """Return the index, given a shard or the index itself; None for other files."""
     index: File | None = file
     if is_hdf5(file):
         name = index_of_shard(file.name)
@@ -177,7 +177,7 @@ def _is_holder(group: str) -> bool:
 
 
 def _layer_path(holder: str) -> str:
-    """Convert the path of a group `vars` to that of the layer's group, spelled as in Keras 3."""
+    """Return the path of the layer's group, spelled as in Keras 3, for a group `vars`."""
     parts = holder.replace("\\", "/").split("/")[:-1]
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
