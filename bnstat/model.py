@@ -23,7 +23,7 @@ Array = NDArray[np.generic]
 
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without dimensions of size 1. Sonnet adds such dimensions to averages."""
+    """Return a shape without its dimensions of size 1, which Sonnet adds to averages."""
     return tuple(size for size in shape if size != 1)
 
 
@@ -33,7 +33,7 @@ class Variable:
 
     Attributes:
         key: the exact key in the file: a checkpoint key, an HDF5 dataset's path, an op's name.
-        name: the best known name (the full name, without `:0`).
+        name: the name in the author's code, as far as the file records it, without `:0`.
         dtype: NumPy's or ml_dtypes' name of the element type: `float32`, `bfloat16`.
         shape: the dimensions.
         reader: reads the array; raises `DamagedError` or `NotFoundError`.
@@ -55,10 +55,10 @@ class Variable:
         return self.reader()
 
     def extents(self) -> Sequence[Range]:
-        """Return the byte ranges that together contain the array.
+        """Return the ranges of bytes that contain the array.
 
-        Empty if the array's bytes are interleaved with other data. If the `part` of a range is
-        None, its bytes are not plain little-endian elements, but compressed, packed or big-endian.
+        The sequence is empty if the array's bytes are interleaved with other data. A range whose
+        `part` is None contains compressed, packed or big-endian elements.
         """
         return self.finder()
 
@@ -68,7 +68,7 @@ class Variable:
 
 
 class Slots(NamedTuple):
-    """An optimizer's averages of the gradients, or squared gradients, of a bias and a beta."""
+    """An optimizer's averages of the gradients (squared if `are_squared`) of a bias and a beta."""
 
     of_bias: Variable
     of_beta: Variable
@@ -79,8 +79,8 @@ class PrecedingBias(NamedTuple):
     """The bias that a network adds right before a layer.
 
     Attributes:
-        variable: the bias; it may have a number for each position and channel (channels last), for
-            example in a dense layer whose output is reshaped.
+        variable: the bias, with one number per channel; or one per position and channel (channels
+            last), for example if the output of a dense layer is reshaped.
         is_proven: True if the file proves that the bias is added right before the layer, and that
             no regularizer acts on the bias. False if names or the order of variables suggest it.
         slots: the optimizer's averages for the bias and for beta, if stored.
@@ -100,8 +100,8 @@ class StatisticsUse(NamedTuple):
     Attributes:
         updates: the number of ops that update the statistics.
         updates_run: the number of update ops that run in a training step; None if no graph trains.
-        mode: the statistics that normalize in training; `fed` if an input of the graph selects them
-            in each run, `either` if the choice is unknown, None if no graph trains the layer.
+        mode: the statistics that normalize in training: `batch`, `stored`, `fed` (an input of the
+            graph selects them) or `either` (unknown). None if no graph trains the layer.
         is_read: True if ops other than the updates read the statistics.
     """
 
@@ -176,7 +176,7 @@ def as_float64(array: Array) -> NDArray[np.float64]:
 
 
 def different(old: Array, new: Array) -> NDArray[np.bool_]:
-    """Return a flat mask of the elements with unequal bits in two arrays of one shape and dtype."""
+    """Return a flat mask: True where two arrays of one shape and dtype differ in any bit."""
 
     def raw(array: Array) -> Array:
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -206,8 +206,8 @@ class BatchNorm(Displayed):
         name: the layer's name as chosen by the author, unique in the model.
         variables: role -> variable, for the `ROLES` that are present.
         evidence: the strongest evidence that this is batch normalization.
-        epsilon, momentum, axis, trainable: the layer's settings; None if the file does not store
-            them. The axis is an int, or a tuple of ints for several axes.
+        epsilon, momentum, axis, trainable: the layer's settings. A setting that the file does not
+            store is None. The axis is an int, or a tuple of ints for several axes.
         extra: label -> further variable of the layer, for example in batch renormalization.
         undecided: variables of the layer whose role the file does not record.
         notes: remarks on the layer's numbers.
@@ -385,7 +385,6 @@ class BatchNorm(Displayed):
         return mean, variance, epsilon
 
     def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
-        """Return the shape that makes the layer's variables broadcast to an input."""
         axes = self.axis
         if isinstance(axis, Sequence):
             axes = tuple(map(operator.index, axis))
@@ -454,8 +453,8 @@ class Model(Displayed, Sequence[BatchNorm]):
     Attributes:
         source: the file or object that was read.
         layers: the layers, in network order if the file records the order, else by name.
-        incomplete: layers that are surely batch norm, but lack moving statistics in the file; and
-            layers that may be batch norm.
+        incomplete: batch-norm layers whose moving mean or variance is not in the file, and layers
+            that may be batch norm.
         notes: remarks on the file, one line each.
         stored: key -> variable, for all tensors of the file.
         claimed: keys of the variables of all batch-norm layers of the file, including the layers
@@ -489,7 +488,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The layers in `incomplete` that may be batch norm: the file records no role."""
+        """The layers in `incomplete` for which the file records no role; they may be batch norm."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:

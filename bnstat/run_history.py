@@ -1,7 +1,7 @@
 """The change of statistics over the checkpoints of a run.
 
-All arrays of a checkpoint are joined to one vector, with a segment for each role of each layer, and
-reduced together. Only the previous vector and the last differences are kept.
+The arrays of a checkpoint form one vector, with a segment for each role of each layer. Measures are
+computed for all segments at once. Only the previous vector and the last differences are kept.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Track:
             layer or has no finite channel.
         bad: the number of channels that are NaN or infinite; NaN if the checkpoint lacks the layer.
         change: the root mean square of the channels' changes since the previous checkpoint, divided
-            by a unit: the square root of the mean moving variance for the moving mean, the root
-            mean square of gamma for beta (1 without gamma), and the role's own root mean square for
-            other roles. Exactly 0 if and only if no channel changed. NaN if the previous checkpoint
-            lacks the role or has another shape, or if no channel is finite in both checkpoints.
-        turn: the cosine of the angle between the channels' changes since the previous checkpoint
-            and their changes in the interval before. Near 1 if the values drift in one direction;
-            about -0.5 if they scatter about a fixed point.
+            by a unit: for the moving mean, the square root of the mean moving variance; for beta,
+            the root mean square of gamma (1 without gamma); else the role's own root mean square.
+            Exactly 0 if and only if no channel changed. NaN if the previous checkpoint lacks the
+            role or has another shape, or if no channel is finite in both checkpoints.
+        turn: the cosine of the angle between the latest changes of the channels and the changes one
+            checkpoint earlier. Near 1 if the values drift in one direction; about -0.5 if the
+            values scatter about a fixed point.
     """
 
     layer: str
@@ -102,12 +102,12 @@ class History(Displayed):
 def history(
     models: str | PathLike[str] | Iterable[tuple[str, Model | BnstatError] | Model | object],
 ) -> History:
-    """Return the history of a run. Each checkpoint is reduced before the next one is loaded.
+    """Return the history of a run. Each checkpoint is summarized before the next is loaded.
 
     Args:
-        models: a path that `load_all` accepts; or models in chronological order, each a model, a
-            path or another object that `load` accepts, or a (name, model or error) pair as
-            `load_all` yields them.
+        models: a path that `load_all` accepts, or checkpoints in chronological order. A checkpoint
+            is a model, a path or another object that `load` accepts, or a pair (name, model or
+            error) that `load_all` yields.
 
     Returns:
         The history. A checkpoint that cannot be read is listed in `skipped`.
@@ -142,7 +142,7 @@ class Recorder:
         self._last_differences: Floats = np.empty(0)
 
     def add(self, name: str, model: Model | BnstatError) -> None:
-        """Add a checkpoint's model; an error, passed or raised in reading, becomes a `Skipped`."""
+        """Add a checkpoint. An error that is passed, or raised in reading, becomes a `Skipped`."""
         try:
             if isinstance(model, BnstatError):
                 raise model

@@ -65,8 +65,8 @@ def _is_main_thread() -> bool:
 def _interrupt_system_calls() -> None:
     """Start a thread that interrupts a system call of the main thread soon after each signal.
 
-    Python handles a signal that arrives just before a system call only after the call, and a write
-    to a full pipe may never return.
+    If a signal arrives just before a system call, Python handles the signal only after the call. A
+    write to a full pipe may never return.
     """
     main = threading.get_ident()
     # A signal with a handler in Python interrupts system calls; without one it would be ignored.
@@ -104,7 +104,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Send a signal again if Python discarded its exception, as it does in a destructor."""
+    """Send a signal again if Python discarded the exception, for example in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         number: int = signal.SIGINT
     elif isinstance(unraisable.exc_value, Ended):
@@ -154,7 +154,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
 
 def is_call_running() -> bool:
-    """Return True if a call of `interruptible` still runs, so that a normal exit would abort."""
+    """Return True if a call of `interruptible` still runs. A normal exit would then abort."""
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 

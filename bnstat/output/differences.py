@@ -124,7 +124,7 @@ def _matches(matches: Iterable[Match]) -> str:
 
 
 def _untested(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines about epsilons that one file lacks, and layers not proven to be folded."""
+    """Yield lines about epsilons that only one file stores, and layers not found folded."""
     sources = difference.old, difference.new
     # PureWindowsPath splits at both separators, / and \.
     names = [legible(PureWindowsPath(source.path).name) for source in sources]
@@ -189,7 +189,7 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
 
 
 def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
-    """Return rows of a layer's name and the cells of `TITLES`; `everything` adds equal roles."""
+    """Return rows: the layer's name, then a cell per title. `everything` adds equal roles."""
     rows: list[Sequence[str]] = []
     for layer in difference.layers if everything else difference.different:
         if len({role.shapes for role in layer.roles}) == 1 and not any(
@@ -207,7 +207,7 @@ def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
 
 
 def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
-    """Return a column per title; the first cell of each row, the layer's name, is left out."""
+    """Return a column per title. The layer's name, which starts each row, gets no column."""
     return [
         Column(title, [row[number] for row in rows], right=number > 1)
         for number, title in enumerate(titles, 1)

@@ -16,12 +16,12 @@ from bnstat.model import Source
 
 
 def json_document(**content: Any) -> Iterator[str]:
-    """Yield the lines of a result as JSON: `schema`, the version of its members, and `content`."""
+    """Yield a result as lines of JSON: `schema` (the version of the format), then `content`."""
     return as_json({"schema": 1, **content})
 
 
 def as_json(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a JSON document: one per member, and one per dict in a list of dicts."""
+    """Yield the lines of a JSON document: a line per member, or per dict in a list of dicts."""
     start = "{"
     for number, (key, value) in enumerate(document.items(), 1):
         end = "}" if number == len(document) else ","

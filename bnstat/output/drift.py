@@ -222,7 +222,7 @@ def notes(result: Recalibration) -> Iterator[str]:
 
 
 def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
-    """Yield (label, text) pairs that compare outputs with the stored and the data's statistics."""
+    """Yield (label, text) pairs: the outputs with stored statistics and with the data's own."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:

@@ -99,7 +99,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return text such as ` (channels 0, 3)`, or "" if the list is too long or adds nothing."""
+    """Return text such as ` (channels 0, 3)`; "" for none, too many, or if the message says all."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""

@@ -104,7 +104,7 @@ def newest(track: Track, course: Floats) -> str:
 
 
 def moves(track: Track) -> str:
-    """Return a track's last change as text, such as `2.50%`, `x12` (10 or more) or `-`."""
+    """Return a track's last change as `factor` formats it; `0` if exactly 0, `-` if unknown."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

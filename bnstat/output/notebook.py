@@ -100,7 +100,7 @@ def line_chart(
 ) -> Markup:
     """Return a line chart with an axis at 0, and with gaps at numbers that are not finite.
 
-    `what` starts the label. If `adaptive` is True, the scale can be logarithmic.
+    The label starts with `what`. If `adaptive` is True, the scale may be logarithmic.
     """
     numbers = finite(values)
     if not numbers.size:
@@ -355,7 +355,7 @@ def figure(layer: BatchNorm) -> Any:
 
 
 def _draw_charts(left: Any, right: Any, values: Floats, bad: int) -> None:
-    """Draw a histogram on the left, and on the right the values, which are sorted."""
+    """Draw a histogram of sorted values on the left, and a chart of the values on the right."""
     scale = Scale.of(values)
     counts = scale.histogram(values, _MOST_BINS)
     bins = counts.size

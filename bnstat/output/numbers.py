@@ -43,7 +43,7 @@ def compact(number: float, digits: int) -> str:
 
 
 def factor(ratio: float) -> str:
-    """Return a positive ratio as text: `2.50%`, or `x12` from 10 on."""
+    """Return a positive ratio as text: a percentage (`2.50%`) if below 10, else `x12`."""
     return f"{ratio:.2%}" if ratio < 10 else f"x{compact(ratio, 3)}"
 
 

@@ -127,7 +127,7 @@ _BATCH: Final = 4096
 
 
 def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:
-    """Write the records as Parquet, with characters that are not printable escaped."""
+    """Write the records as Parquet, and escape characters that are not printable."""
     from bnstat.exchange.parquet import libraries
 
     pyarrow, parquet = libraries()

@@ -71,7 +71,7 @@ def writes_to_terminal(path: str) -> bool:
 
 
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
-    """Write the lines that `render` returns for a screen to a file, or standard output for `-`.
+    """Render lines for a screen, and write them to a file, or to standard output for `-`.
 
     Characters that the encoding of standard output lacks are written as escapes. A file is written
     in UTF-8, for a screen of unlimited width.

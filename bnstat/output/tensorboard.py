@@ -9,8 +9,8 @@ The log folder gets one run, `bnstat`, with these tags:
 
     LAYER/ROLE                       histogram over the finite channels
     LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN if no channel is finite
-    LAYER/ROLE/not_finite            the number of NaN or infinite channels, if above 0
-    findings                         text: the findings of `check` in the model of a step
+    LAYER/ROLE/not_finite            the number of NaN or infinite channels; omitted if 0
+    findings                         text: the findings of `check` in the model at this step
     findings over time               text: the findings of `check` in the run
 """
 
@@ -100,8 +100,8 @@ class Events:
 def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> History:
     """Write a finished run to an event file, and return the history of the run.
 
-    `models` contains pairs (name, model or error). A run with layers replaces an older file; a run
-    without layers writes no file. A checkpoint without a step is written at the index in `models`.
+    `models` contains pairs (name, model or error). The index of a pair replaces a missing step. If
+    the run has layers, the new file replaces an older file; otherwise no file is written.
     """
     step = 0
 

@@ -81,7 +81,7 @@ class Processes(Engine):
                 return self._pool.submit(work, job)
 
     def __exit__(self, kind: object = None, *_: object) -> None:
-        """End the processes; after an error, even while jobs are running."""
+        """End the processes. After an error, running jobs are aborted."""
         from multiprocessing import active_children
 
         if kind is not None:
@@ -212,13 +212,13 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Queue an item for a batch of at least `at_least` items; yield finished batches."""
+        """Queue an item; start a batch of `at_least` items or more. Yield finished batches."""
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
             yield from self.flush(0 if self._engine.in_process else 2 * self._engine.workers)
 
     def flush(self, limit: int = 0) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Start a batch of the queued items; yield finished batches until `limit` are running."""
+        """Start a batch of the queued items. Yield batches until at most `limit` are running."""
         if self._next:
             self._running[self._engine.submit(self._work, self._next)] = self._next
             self._next = []

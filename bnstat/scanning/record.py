@@ -40,7 +40,7 @@ _TROUBLES: Final[Mapping[type[BnstatError], Trouble]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A model, or the reason why it could not be read; plain data for transfer between machines.
+    """A scan's report of one model, as plain data that can be sent to another machine.
 
     Attributes:
         format: as `Source.format`; None if the model could not be read.
@@ -72,7 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True for a read error or if `worst` reaches `fail_on` (None: `warning`)."""
+        """Return True if reading failed, or `worst` is at least `fail_on` (default: `warning`)."""
         if self.worst is None:
             return self.trouble is not None
         return SEVERITIES.index(self.worst) <= SEVERITIES.index(fail_on or "warning")
@@ -255,7 +255,7 @@ class State:
             self._base.execute("commit")
 
     def forget_others(self, roots: Iterable[str]) -> None:
-        """Delete the records of models below these roots for which `records_of` was not called."""
+        """Delete the records below these roots, except records of models passed to `records_of`."""
         with self._errors():
             for root in roots:
                 top = _key(root).rstrip(b"/") + b"/"

@@ -32,7 +32,7 @@ _GC_THRESHOLD: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """How models are read and checked.
+    """Options for reading and checking models.
 
     Attributes:
         rules: the rules that the user selects, which take precedence over `config`.
@@ -58,8 +58,8 @@ class ScanOptions:
     ) -> ScanOptions:
         """Return the options for a scan of some roots, with the settings in `config_file`.
 
-        Without `config_file`, the settings come from the nearest settings file, upwards from the
-        deepest folder that contains all roots; with `isolated`, from no file.
+        Without `config_file`, bnstat reads the nearest settings file, upwards from the deepest
+        folder that contains all roots. If `isolated` is True, bnstat does not search for a file.
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
@@ -92,7 +92,7 @@ def scan(
 ) -> Iterator[Record]:
     """Yield the records of all models below some roots, and add new records to the state.
 
-    A root is a folder, a file, the prefix of a checkpoint, or a URL of these. If a root does not
+    A root is the path or URL of a folder, a file or a checkpoint prefix. If a root does not
     exist, a `NotFoundError` is raised before the first record.
     """
     batches = Batches(engine, partial(examine_all, options))
@@ -163,7 +163,7 @@ def _candidates(
         else:
             models.append(_model(root, spot, options.access()))
         if scheme_of(root) == "memory" and not engine.in_process:
-            raise BnstatError(root, "exists in this process only", "omit --jobs and --engine")
+            raise BnstatError(root, "other processes cannot read it", "omit --jobs and --engine")
     yield from walk(folders, choice)
     yield from models
 

@@ -1,7 +1,7 @@
 """Find candidates for models below some folders, by the names in folder listings.
 
-Each folder is listed once and no file is opened. Links to folders are followed, unless the walk
-reaches the target anyway, so that no model is reported twice and cycles end.
+Each folder is listed once, and no file is opened. A link to a folder is ignored if the walk reaches
+the target by another path. Therefore no model is reported twice, and cycles end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     """A file, a group of files or a folder that may be a model.
 
     Attributes:
-        file: the name of the file whose content must be checked; empty if the names suffice.
+        file: the name of the file whose content decides if this is a model; empty if names decide.
         signature: a hash of the names, sizes and times of the candidate's files; empty if unknown.
         folder: the URL of the candidate's folder; empty if local.
         files: for a remote candidate, the listing of its files, with paths below `folder`.
@@ -131,7 +131,7 @@ class _Walk:
                     waiting.append(_Stop(folder, f"{path}/", real, bool(entry.link)))
 
     def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if the walk visits the folder by another path; remember a new link."""
+        """Return True if the walk covers the folder by another path; else store a link's target."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):
@@ -141,10 +141,10 @@ class _Walk:
         return False
 
     def _at(self, stop: _Stop) -> tuple[list[Candidate], list[Entry]]:
-        """Return the candidates in a folder, and the subfolders, as entries, to walk next."""
+        """Return the candidates in a folder, and the entries of the subfolders to walk next."""
         folder = stop.folder
         if stop.inside.count("/") >= _MAX_DEPTH:
-            raise BnstatError(folder.path, f"is nested in more than {_MAX_DEPTH} folders")
+            raise BnstatError(folder.path, f"is nested too deeply (limit: {_MAX_DEPTH} folders)")
         entries = folder.entries()
         below = [entry for entry in entries if entry.is_folder]
         finder = model_folder(folder)
@@ -206,7 +206,7 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 
 
 def _newest(folder: Folder, together: list[Group]) -> list[Group]:
-    """Return the groups without older checkpoints. The run's list decides, or else the step."""
+    """Return groups without older checkpoints, by the run's list or, if not listed, by step."""
     run = models_within(folder)
     checkpoints = {model.name for model in run.models} if run is not None else set()
     newest = run.default.name if run is not None else None

@@ -111,7 +111,7 @@ class Access:
         return self._limit - self._downloaded
 
     def take(self, where: str, size: int) -> None:
-        """Count `size` bytes before they are downloaded; raise a `BnstatError` beyond the limit."""
+        """Count `size` bytes before they are downloaded; raise a `BnstatError` above the limit."""
         with self._lock:
             if self._downloaded + size > self._limit:
                 raise BnstatError(
@@ -155,7 +155,7 @@ class Access:
 
 
 class _Reads(local):
-    """The remote files that one thread must check, and its nesting depth of `reading`."""
+    """A thread's remote files to check for changes, and nesting depth of `reading` blocks."""
 
     def __init__(self) -> None:
         self.unchecked: dict[RemoteStore, set[RemoteFile]] = {}
@@ -172,7 +172,7 @@ def format_size(size: int) -> str:
 
 
 def missing_driver(url: str, library: str) -> BnstatError:
-    """Return an error that the driver is not installed; the hint names the library to install."""
+    """Return the error for a missing driver; the hint names the library to install."""
     what = f"the driver for {scheme_of(url)}:// is not installed"
     return BnstatError(redact(url), what, f"pip install {library}")
 

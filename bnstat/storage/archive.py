@@ -8,8 +8,8 @@ compression ratio are refused. Links, devices and members that point out of the 
     zip  each member is a local header, its name, extra bytes, then its data
     tar  each member is a header of 512 bytes, then its data, padded to a multiple of 512; types
          "x", "g" and "L" describe the next member; a header of zeros ends the archive
-    pax  records of a length in decimal digits, a space, KEY=VALUE and a newline; the length
-         includes itself
+    pax  each record is its length in decimal digits, a space, KEY=VALUE and a newline; the length
+         counts the whole record
 
 Headers of tars are parsed here because Python's tarfile limits neither their size nor number.
 
@@ -152,7 +152,7 @@ class Slice(File):
 
 
 class _Unpacked(File):
-    """A temporary file with the decompressed `chunks`, whose compressed size is `packed` bytes."""
+    """A temporary file with decompressed `chunks`; `packed` is the compressed size in bytes."""
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
         self.name = name
@@ -266,7 +266,7 @@ class _ArchiveFolder(Folder):
 
 
 def _clean_path(name: str) -> str:
-    """Return a member's path with `/` as separator; empty if the path is long or leads out."""
+    """Return a member's path with `/` as separator; empty if too long or outside the archive."""
     if len(name) > _LONGEST_PATH:
         return ""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -287,7 +287,7 @@ def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
 
 
 class _BoundedStream:
-    """A stream that refuses a large directory, which `zipfile` would read in one call."""
+    """A stream that limits the directory of a zip, because `zipfile` reads it in one call."""
 
     def __init__(self, stream: IO[bytes], path: str) -> None:
         self._path = path
@@ -296,10 +296,10 @@ class _BoundedStream:
 
     def read(self, size: int = -1) -> bytes:
         if size > _MAX_DIRECTORY:
-            raise BnstatError(self._path, "is a zip with a directory of more than 64 MB")
+            raise BnstatError(self._path, "is a zip with a directory of more than 64 MB", _UNPACK)
         data = self._stream.read(size)
         if data.count(_DIRECTORY_SIGNATURE) > MAX_MEMBERS:
-            raise BnstatError(self._path, f"contains more than {MAX_MEMBERS} files")
+            raise BnstatError(self._path, f"contains more than {MAX_MEMBERS} files", _UNPACK)
         return data
 
 

@@ -31,8 +31,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 class Range(NamedTuple):
     """A range of bytes of a file on disk or behind a URL, never of a file inside another file.
 
-    `part` is the part of an array that the bytes store, with row-major and little-endian elements;
-    None if the bytes are not such elements.
+    `part` is the part of an array that the bytes store as row-major, little-endian elements. For
+    other bytes, `part` is None.
     """
 
     file: File
@@ -70,7 +70,7 @@ def prefetch(ranges: Iterable[Range]) -> None:
 
 
 class File(ABC):
-    """A file that is read by ranges; `path` is for messages, and `store` is None on disk."""
+    """A file that is read by ranges. `path` is for messages; only a remote file has a `store`."""
 
     name: str
     path: str
@@ -88,7 +88,7 @@ class File(ABC):
         """Fetch the first bytes of files in the same folder together, if this is faster."""
 
     def part(self, name: str) -> File | None:
-        """Return a file whose relative path is stored in this file; None if it does not exist.
+        """Return the file at a relative path that this file stores; None if no file exists there.
 
         A hostile file may contain any path. A path that leads out of the folder is refused.
         """
@@ -96,7 +96,7 @@ class File(ABC):
         parts = [part for part in (first, *others) if part not in ("", ".")]
         is_absolute = not first or ":" in first
         if is_absolute or not parts or ".." in parts or "\0" in name:
-            raise DamagedError(self.path, f"names a file outside of its folder: {name[:200]!r}")
+            raise DamagedError(self.path, f"refers to a file outside of its folder: {name[:200]!r}")
         return self.sibling("/".join(parts))
 
     def open(self) -> BinaryIO:
@@ -123,7 +123,7 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch (offset, length) spans together, if this is faster; spans may exceed the file."""
+        """Fetch (offset, length) spans together, if this is faster. Spans may pass the file end."""
 
     def has(self, offset: int, length: int) -> bool:
         """Return True if the bytes can be read without a request to a server."""
@@ -136,7 +136,7 @@ class File(ABC):
         """Raise a `ChangedError` if the file is remote and was replaced since it was listed."""
 
     def place(self, offset: int, length: int, part: Part | None = None) -> Range | None:
-        """Return the `Range` that stores these bytes unchanged; None if they are compressed."""
+        """Return the `Range` of these bytes on disk or behind a URL; None if compressed."""
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
@@ -149,7 +149,7 @@ class File(ABC):
 
     def refuse_lfs_pointer(self) -> None:
         if self.is_lfs_pointer():
-            hint = "run `git lfs pull` where it was cloned, or download the real file"
+            hint = "run `git lfs pull` in the clone, or download the real file"
             raise DamagedError(self.path, "is a git-lfs pointer, not the file itself", hint)
 
 

@@ -132,7 +132,7 @@ class LocalFolder(Folder):
 
 
 def _entry(item: os.DirEntry[str]) -> Entry | None:
-    """Convert an item of `os.scandir`; None if it is neither file nor folder, or unreadable."""
+    """Convert an item of `os.scandir`; return None unless it is a readable file or folder."""
     with suppress(OSError):
         status = item.stat()
         if stat.S_ISREG(status.st_mode):

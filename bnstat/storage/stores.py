@@ -235,7 +235,7 @@ class RemoteStore:
         return path
 
     def listing(self, path: str) -> Mapping[str, Entry] | None:
-        """Return name -> entry for a folder, listed only once; None if there is no such folder."""
+        """Return name -> entry for a folder, which is listed once; None if it does not exist."""
         if path not in self._listings:
             above, _, name = path.rpartition("/")
             if (siblings := self._listings.get(above)) is not None:
@@ -246,7 +246,7 @@ class RemoteStore:
         return self._listings[path]
 
     def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
-        """Return relative path -> entry, listed by `ask`; None if `path` is not a folder."""
+        """List a folder with `ask`; return relative path -> entry, or None if not a folder."""
         try:
             infos = ask(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -281,7 +281,7 @@ class RemoteStore:
         self._listings.update(folders)
 
     def file(self, folder: Folder, path: str, entry: Entry) -> RemoteFile:
-        """Return the file at `path`; while a caller holds this file, always the same object."""
+        """Return the file at `path`, always the same object as long as a caller holds it."""
         file = self._files.get((path, entry))
         if file is None:
             file = self._files[path, entry] = RemoteFile(self, folder, path, entry)
@@ -535,7 +535,7 @@ _DFS: Final = "dfs.core.windows.net"
 def _account_of(url: str) -> tuple[str, dict[str, str]]:
     """Return `@HOST` of `abfss://CONTAINER@HOST/PATH`, and the driver's options for the account.
 
-    Azure's driver does not parse the host itself. Both are empty if the URL names no account.
+    Azure's driver does not parse the host. Both results are empty if the URL names no account.
     """
     _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
     account, _, domain = host.partition(".")

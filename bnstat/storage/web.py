@@ -52,6 +52,7 @@ _OUTSIDE: Final = {"", ".", ".."}
 """Parts of paths that may lead out of a folder."""
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
+_HINT: Final = "download the file and pass its path"
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
 """Bytes that must arrive in each window of `_WINDOW` seconds, unless a response begins."""
@@ -71,7 +72,7 @@ class WebStore(RemoteStore):
         return redact(path)
 
     def heads(self, urls: Sequence[str]) -> list[Head | BaseException | None]:
-        """Return for each URL a `Head`, the exception of the request, or None for no file."""
+        """Return for each URL a `Head`, None if no file exists, or the exception of the request."""
         return self._gather(list(map(self._head, urls)), self.url(urls[0]))
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
@@ -115,17 +116,17 @@ class WebStore(RemoteStore):
         if response.status == 206:
             content = _content_range(response)
             if content is None:
-                raise BnstatError(redact(url), "the server does not report the size of the file")
+                raise BnstatError(redact(url), "the server does not report the file size", _HINT)
             start, end, size = content
             if start != 0 or end > min(_HEAD, size):
-                raise BnstatError(redact(url), "the server sends another range than requested")
+                raise BnstatError(redact(url), "the server sends other bytes than requested", _HINT)
             _refuse_incomplete(response, data, end, url)
             return _entry(response, size), data
         size = response.content_length
         if max(len(data), size or 0) > limit:
             what = "the server cannot send a part of a file, and the whole file is too large"
             length = f" ({size:,} bytes)" if size is not None else ""
-            hint = "download the file and pass its path, or serve it with ranges"
+            hint = f"{_HINT}, or serve it with ranges"
             raise BnstatError(redact(url), what + length, hint)
         return _entry(response, len(data)), data
 
@@ -143,7 +144,7 @@ class WebStore(RemoteStore):
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
             what = "the server sends other bytes than requested"
-            raise BnstatError(redact(url), what, "download the file and pass its path")
+            raise BnstatError(redact(url), what, _HINT)
         _refuse_incomplete(response, data, length, url)
         return data
 
@@ -194,15 +195,15 @@ def _refuse_failure(response: Any, url: str) -> None:
     if response.status >= 400:
         response.raise_for_status()
     if response.url.scheme != "https" and url.startswith("https:"):
-        raise BnstatError(redact(url), "the server redirects to an insecure address")
+        raise BnstatError(redact(url), "the server redirects from HTTPS to an insecure address")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         what = "the server compresses the file, which bnstat did not request"
-        raise BnstatError(redact(url), what)
+        raise BnstatError(redact(url), what, _HINT)
 
 
 def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> None:
     if response.content_length not in (None, length):
-        raise BnstatError(redact(url), "the server sends contradictory lengths")
+        raise BnstatError(redact(url), "the server sends contradictory lengths", _HINT)
     if len(data) != length:
         raise BnstatError(redact(url), f"the server sent {len(data)} bytes but announced {length}")
 

@@ -92,7 +92,7 @@ def test_a_missing_root(remote: str) -> None:
 def test_memory_urls_need_this_process() -> None:
     fs = pytest.importorskip("fsspec").filesystem("memory")
     fs.pipe_file("/models/a.h5", b"")
-    with open_engine(None, 2) as engine, pytest.raises(BnstatError, match="in this process only"):
+    with open_engine(None, 2) as engine, pytest.raises(BnstatError, match="processes cannot read"):
         scanned("memory://models", engine=engine)
     fs.rm("/models", recursive=True)
 

@@ -143,7 +143,7 @@ def test_a_folder_that_vanishes(tmp_path: Path) -> None:
 def test_folders_that_are_nested_too_deeply(tmp_path: Path) -> None:
     deep = tmp_path / "/".join("d" * 120)
     write(deep, "x.h5")
-    assert list(paths_of(tmp_path).values()) == ["! is nested in more than 100 folders"]
+    assert list(paths_of(tmp_path).values()) == ["! is nested too deeply (limit: 100 folders)"]
 
 
 def test_a_change_of_any_file_changes_the_signature(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile
     "name", ["../ten", "/ten", "a/../../ten", "..\\ten", "C:\\ten", "C:ten", "..", ".", "", "a\0b"]
 )
 def test_parts_outside_of_the_folder_are_refused(name: str, file: LocalFile) -> None:
-    with pytest.raises(DamagedError, match="ten: names a file outside of its folder"):
+    with pytest.raises(DamagedError, match="ten: refers to a file outside of its folder"):
         file.part(name)
 
 

@@ -26,9 +26,9 @@ from bnstat.storage.local import LocalFile, LocalFolder
 
 
 def change(path: str, changes: Mapping[bytes, Change]) -> None:
-    """Change the values of some keys of an SSTable (`changes`: key -> function of the old value).
+    """Change values in an SSTable; `changes` maps a key to a function of the old value.
 
-    Blocks without these keys keep their bytes; changed blocks are not compressed.
+    Blocks without these keys are copied. Changed blocks are written uncompressed.
     """
     file = LocalFile(path)
     table = Table(file)
@@ -37,7 +37,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
     with open(f"{path}.anew", "xb") as out:
 
         def write(handle: Handle, change: _ChangeEntry | None) -> bytes:
-            """Write a block with changed values, and return the encoded handle of the new block."""
+            """Write a block, changed by `change` if given, and return its new encoded handle."""
             offset, size = handle
             block = file.read(offset, size + TRAILER)
             if change is not None:
@@ -55,7 +55,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
         blocks = [(offset, size) for _, offset, size in table.blocks]
         handles = iter([write(each, changed if each in touched else None) for each in blocks])
         if left:
-            raise DamagedError(path, "has no entry for a tensor that gets new values")
+            raise DamagedError(path, "contains no entry for a tensor that must be changed")
         footer = write(table.metaindex, None)
         footer += write(table.index, lambda key, value: next(handles))
         out.write(footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
@@ -67,7 +67,6 @@ _ChangeEntry = Callable[[bytes, bytes], bytes]
 
 
 def _rebuilt(contents: bytes, change: _ChangeEntry) -> bytes:
-    """Return the contents of a block with changed values and the same keys."""
     count = int.from_bytes(contents[-4:], "little")
     end = len(contents) - 4 - 4 * count
     data, moved = bytearray(), {}
@@ -93,10 +92,11 @@ _CRC32C = 6
 
 
 def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write tensors of a bundle; see `write_arrays`."""
+    """Write tensors into a bundle; see `write_arrays`."""
     done, others = patch(contents, arrays)
     if others:
-        raise UnsupportedError(contents.source.path, f"bnstat cannot write the tensor {others[0]}")
+        what = f"bnstat cannot write {others[0]}, which is not stored as plain bytes"
+        raise UnsupportedError(contents.source.path, what)
     bundles = {
         (os.path.dirname(extent.file.path), match["prefix"])
         for extent in done
@@ -118,7 +118,7 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def _with_checksum(data: bytes, entry: bytes) -> bytes:
-    """Return the bytes of a `BundleEntryProto` in which the checksum is that of `data`."""
+    """Return an encoded `BundleEntryProto` with the checksum replaced by the one of `data`."""
     checksum = masked_crc32c(data).to_bytes(4, "little")
     fields = [span for span in spans(entry) if span.number == _CRC32C]
     if not fields:
@@ -127,7 +127,7 @@ def _with_checksum(data: bytes, entry: bytes) -> bytes:
 
 
 def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write tensors of a version 1 checkpoint; see `write_arrays`."""
+    """Write tensors into a version 1 checkpoint; see `write_arrays`."""
     shards = {extent.file.path for key in arrays for extent in contents.variables[key].extents()}
     for path in sorted(shards):
         changes = {}
@@ -141,7 +141,7 @@ def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None
 
 
 def write_saved_model(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write values of a SavedModel; see `write_arrays`."""
+    """Write tensors into a SavedModel; see `write_arrays`."""
     extents = [extent for key in arrays for extent in contents.variables[key].extents()]
     if extents and all(extent.file.name.startswith("variables.data-") for extent in extents):
         write_bundle(contents, arrays)

@@ -1,7 +1,7 @@
 """HTML pages. A page is one file, which contains its style, scripts and numbers.
 
 Its Content-Security-Policy allows only the style sheet and the script with known hashes, so that
-names in a model can never run as code. The scripts compute all values that are not stored.
+names in a model can never run as code. The scripts compute all other values from the numbers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict per violated rule, with pairs (finding, index of the layer's row).
+        groups: a dict per violated rule; `findings` are pairs (finding, index of the layer's row).
         data: the input of the page's scripts, as JSON data.
         numbers: all packed arrays; `data` refers to an array by its offset.
         places: name of a layer -> index in `rows`.
@@ -72,9 +72,9 @@ class Page:
     places: dict[str, int] = field(default_factory=dict)
 
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
-        """Add a row for a layer. The facts come from the last of `frames` that is not None.
+        """Add a row for a layer; `frames` contains the layer of each model, None if it is missing.
 
-        `frames` contains None for a model that lacks the layer. If `is_shown` is True, findings
+        The row shows the settings of the last layer in `frames`. If `is_shown` is True, findings
         about a layer of this name refer to this row. `more` are further members of the row.
         """
         layer = next(frame for frame in reversed(frames) if frame is not None)
@@ -207,7 +207,7 @@ def load_measured(path: str) -> Measured:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
         raise DamagedError(
-            path, "is not the JSON of bnstat drift", "write it with bnstat drift --json"
+            path, "is not a JSON file of bnstat drift", "write it with bnstat drift --json"
         ) from None
     return measured
 
@@ -265,7 +265,7 @@ def of_difference(
 
 
 def _folded(layers: Sequence[Folded]) -> dict[tuple[str, str], str]:
-    """Map (side, layer name) to the text `LAYER -> WEIGHTS`, followed by causes."""
+    """Return (side, layer name) -> `LAYER -> WEIGHTS` and the causes of a wrong scale or shift."""
     return {
         (layer.side, layer.layer): "; ".join(
             [folded_text(layer), *(printable(cause.text) for cause in layer.causes)]
@@ -280,7 +280,7 @@ Entry = tuple[str, Model | BnstatError]
 class Frames:
     """Iterates over the checkpoints of a run, and keeps the models whose channels the page shows.
 
-    If a run is too large for a page, only the first, the last and evenly spaced ones are kept.
+    If a run is too large for a page, the first, the last and evenly spaced models are kept.
     """
 
     def __init__(self, entries: Iterable[Entry], total: int) -> None:

@@ -225,7 +225,7 @@ def _role_columns(
 def _pairs(
     title: str, pairs: Sequence[tuple[str, str]], between: str, styles: Mapping[int, str]
 ) -> Column:
-    """Return a column of pairs, joined by `between` and aligned at `between`."""
+    """Return a column of pairs. Each pair is joined by `between`, which is aligned in all rows."""
     left = max((len(first) for first, _ in pairs), default=0)
     right = max((len(second) for _, second in pairs), default=0)
     width = max(len(title), left + len(between) + right)

@@ -103,7 +103,7 @@ def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator
     closed = threading.Event()
 
     def show() -> None:
-        """Show the bar. A thread does so even during a slow first item."""
+        """Show the bar. This runs in a thread, because the first item may be slow."""
         if closed.wait(_DELAY):
             return
         from rich.console import Console

@@ -1,6 +1,6 @@
 """Aligned columns and wrapped lines that fit a screen.
 
-Only `layer_table` escapes texts; callers pass other names from files through `legible`.
+`layer_table` escapes its texts. Callers of other functions escape names with `legible`.
 """
 
 from __future__ import annotations
