@@ -4,7 +4,7 @@
 
     model.fit(..., callbacks=[Watch(fail_on="error", history="bn.json")])
 
-It works with `fit` of Keras 3, on every backend, and of tf-keras.
+It works with `fit` of Keras 3 (every backend) and of tf-keras.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _Key = tuple[str, str | None]
 
 
 def _is_worse(findings: Sequence[Finding], reported: Sequence[Finding]) -> bool:
-    """Return True if severity, channels (twice) or size (tenfold) exceed the reported findings."""
+    """Return True if findings are more severe, in twice the channels, or ten times as large."""
     severity, channels, size = _gravity(findings)
     old_severity, old_channels, old_size = _gravity(reported)
     is_wider = channels >= 2 * max(1, old_channels)
@@ -67,7 +67,7 @@ class News:
         self._reported: dict[_Key, list[Finding]] = {}
 
     def lines(self, findings: Sequence[Finding]) -> list[str]:
-        """Return lines of text on problems that are new, worse or over since earlier reports."""
+        """Return lines on problems that are new, became worse, or ended since the last report."""
         current: dict[_Key, list[Finding]] = {}
         for finding in findings:
             if finding.severity in _REPORTED and finding.rule != _WARMING_UP:
@@ -86,7 +86,7 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield a line for each of the first three layers per rule, and one that counts the others."""
+    """Yield one line for each of the first three layers of a rule, then a count of the others."""
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:
@@ -102,7 +102,7 @@ def describe(finding: Finding) -> str:
 
 
 def find_gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
-    """Return the most serious finding of severity `fail_on` or above, except BN003, or None."""
+    """Return the most severe finding that is at least `fail_on` and not BN003, or None."""
     grave = () if fail_on is None else SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     return min(
         (each for each in findings if each.severity in grave and each.rule != _WARMING_UP),
@@ -123,7 +123,7 @@ def _more(count: int) -> str:
 
 
 def _callback() -> Any:
-    """Return the class `Callback` of Keras or tf-keras; an imported package is preferred."""
+    """Return `Callback` of Keras or tf-keras; try the package that is already imported first."""
     for name in sorted(("keras", "tf_keras"), key=lambda name: name not in sys.modules):
         with suppress(ImportError):
             return import_module(f"{name}.callbacks").Callback

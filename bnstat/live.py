@@ -1,6 +1,6 @@
-"""Models in memory: of Keras 3 and tf-keras, any `tf.Module`, and sessions of TensorFlow 1.
+"""Models in memory: Keras 3 and tf-keras models, any `tf.Module`, and TensorFlow 1 sessions.
 
-This module imports neither Keras nor TensorFlow, because a caller with a model has imported them.
+This module imports neither Keras nor TensorFlow, because the caller has imported them.
 The variables of a session have the names under which a `tf.compat.v1.train.Saver` stores them.
 The slices of a partitioned variable are joined. No op is added to the graph, which may be
 finalized.
@@ -68,7 +68,7 @@ class SessionVariable:
         self._held.append((variable, part))
 
     def numpy(self) -> Array:
-        """Return the current value; raises `BnstatError` if the variable has no value."""
+        """Return the current value; raise `BnstatError` if the variable has no value."""
         values = self._run([variable for variable, _ in self._held], {})
         if not self.parts:
             return np.asarray(values[0])
@@ -133,7 +133,7 @@ _DEEPEST = 100
 
 
 class LiveModel(NamedTuple):
-    """A model in memory, and key -> variable object with the methods `numpy` and `assign`.
+    """A model in memory, and its variables by key, objects with methods `numpy` and `assign`.
 
     A key is `LAYER/ROLE` or, in a session, the name in a checkpoint of a `Saver`.
     """
@@ -233,7 +233,7 @@ def _roles(holder: Any) -> dict[str, Any]:
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (path, object) for an object and each layer and module in it, each object once."""
+    """Yield (path, object) once for an object and for each layer and module inside it."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
     while stack:

@@ -36,7 +36,7 @@ class Options:
     config: str | PathLike[str] | None = None
 
     def open(self, path: str, stored: StoredModel, access: Access) -> tuple[Contents, Model]:
-        """Open a stored model; return the contents, with the notes of `access`, and the layers."""
+        """Open a stored model; return the contents, plus the notes of `access`, and the `Model`."""
         configure = self.configure
         with access.reading():
             contents = _open(path, stored, self.reader, self.values)
@@ -115,7 +115,7 @@ def load(
         include_shadows: also load the exponential-moving-average copies of layers.
         layers: load only layers whose name matches one of these globs, such as `block1/*`;
             default: all.
-        values: False if the caller will read no arrays; then only a checkpoint's index is needed.
+        values: pass False to read no arrays; data files of a checkpoint may then be missing.
         eager: read all arrays now. If a training job is overwriting the file, only this
             guarantees that all arrays come from one save.
         track: a function that wraps the iterable of layers while `eager` reads their arrays.
@@ -189,7 +189,7 @@ def loaded(model: object) -> Model:
 
 
 def _state(stored: StoredModel) -> tuple[object, ...]:
-    """Return a stored model's name and file times, to notice that a job replaced the model."""
+    """Return a stored model's name and file times, which change if a job replaces the model."""
     return stored.name, stored.modified, stored.times()
 
 

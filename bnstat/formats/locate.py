@@ -84,7 +84,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return the model without its name; keep the step only if files of other steps exist."""
+    """Return the model without its name; clear the step if no files of other steps exist."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
@@ -104,7 +104,7 @@ def _model_files(folder: Folder) -> list[StoredModel]:
 
 
 def _numbered(folder: Folder) -> list[StoredModel]:
-    """Return the models in subfolders that have numbers for names, as for TensorFlow Serving."""
+    """Return the models in subfolders whose names are numbers, as in TensorFlow Serving."""
     models = []
     for name in folder.names():
         below = folder.folder(name) if _NUMBER.match(name) else None
@@ -157,8 +157,8 @@ class Group(NamedTuple):
     """Files of a folder that, by their names, belong to the same model or to no model.
 
     Attributes:
-        name: the name of the model in its folder, as the last part of a path for `load`.
-        file: the file whose content shows if this is a model; empty if an index is missing.
+        name: the name of the model in its folder; `load` accepts it as the last part of a path.
+        file: the file to read first; empty if the group is data files without their index.
     """
 
     name: str
@@ -195,7 +195,7 @@ def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
 
 
 def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
-    """Return what a file contains: "data" is arrays, perhaps not of a model; None is unknown."""
+    """Return a file's kind: "data" for arrays that may not be a model, None for unknown formats."""
     file.refuse_lfs_pointer()
     for finder in finders():
         if finder.model_in_file(folder, file) is not None:
@@ -206,7 +206,7 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 
 def models_within(folder: Folder) -> ModelSet | None:
-    """Return a folder's models that belong together, such as a run's checkpoints, or None."""
+    """Return the models of a folder that form a series, such as a run's checkpoints, or None."""
     return first_of(finder.models_within(folder) for finder in finders())
 
 

@@ -1,8 +1,8 @@
 """The file formats that bnstat reads: one row each.
 
-Derived from the rows: the order of detection, the enum in `exchange/schema.json`, the table in
+The rows determine the order of detection, the enum in `exchange/schema.json`, the table in
 `docs/files.md`, the hint about unknown files, and the converters that `check` knows. This module
-is a table, and imports nothing from bnstat.
+imports nothing from bnstat.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class FileFormat(NamedTuple):
             that find models stored as folders or several files. Formats may share a finder.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models, because they may hold arrays of any kind.
-        is_converted: True if converters write files of this format, and training does not. Then
-            `check` suspects the converter of initial or equal statistics.
+        is_converted: True if only converters write this format, not training. If so, `check` names
+            the converter as a possible cause of initial or equal statistics.
         exact_writers: prefixes of the names of converters that keep the moving statistics.
     """
 

@@ -1,9 +1,9 @@
 """TensorFlow.js: `model.json` with a topology and a manifest, and shards of weights.
 
-Concatenated, the shards of a group in the manifest contain its weights in order. A quantized weight
-is stored as float16, or as integers: its values are `integer * scale + min`, computed in float64.
-The topology is Keras's configuration, or a GraphDef as JSON, whose `Const` nodes lack values.
-Before version 1.0, the GraphDef was a binary file, and the manifest a JSON file of its own.
+The manifest lists groups. The joined shards of a group contain the group's weights in order. A
+quantized weight is stored as float16, or as integers with the values `integer * scale + min` in
+float64. The topology is Keras's configuration, or a GraphDef as JSON, whose `Const` nodes lack
+values. Before version 1.0, the GraphDef was a binary file and the manifest a separate JSON file.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
 (`decodeWeights`); tfjs-converter/python/tensorflowjs, also its version 0.8.0.
@@ -60,7 +60,7 @@ def open_model(file: File, source: Source) -> Contents:
 
 
 def open_manifest(file: File, source: Source) -> Contents:
-    """Return the weights that a manifest lists, with the graph beside it, if there is one."""
+    """Return the weights that a manifest lists, and the graph if there is a file for it."""
     contents = _contents(file, parse_json(file.read(), file.path), source)
     if (graph := file.sibling(GRAPH)) is None:
         return contents
@@ -152,7 +152,7 @@ def _shard(model: File, path: object) -> File:
     if not isinstance(path, str):
         raise DamagedError(model.path, "the path of a shard is not a string")
     if (file := model.part(path)) is None:
-        raise NotFoundError(f"{model.path}: {path}", "this shard of the weights is missing")
+        raise NotFoundError(f"{model.path}: {path}", "this shard is missing", "copy it, too")
     file.refuse_lfs_pointer()
     return file
 
@@ -171,7 +171,7 @@ def _quantization(fields: object, where: str) -> _Quantization | None:
 
 def _dtype(name: object, where: str) -> np.dtype[np.generic]:
     if not isinstance(name, str) or name not in TFJS:
-        raise DamagedError(where, f"has a type that TensorFlow.js does not have: {name!r:.40}")
+        raise DamagedError(where, f"has a dtype that TensorFlow.js does not support: {name!r:.40}")
     return numpy_dtype(name)
 
 

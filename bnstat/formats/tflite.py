@@ -22,7 +22,7 @@ tensorflow/compiler/mlir/lite/schema/schema.fbs:
     Buffer        0 bytes, or 1 offset in the file and 2 length of bytes behind the flatbuffer
 
 A quantized number is `scale * (number - zero point)`, with one scale for all numbers or one for
-each index along an axis. It is shown as float32, as TensorFlow Lite's Dequantize returns it.
+each index along an axis. bnstat shows this value as float32, like TensorFlow Lite's Dequantize.
 
 Source of the layout: https://flatbuffers.dev/internals.
 """
@@ -65,7 +65,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the constants as variables; a repeated name gets `#2` etc. appended as its key."""
+    """Return the constants as variables; repeated names become keys such as `name#2`."""
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}
     flat = Flatbuffer(file)
@@ -104,7 +104,7 @@ class Flatbuffer:
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """Return bytes; raise `DamagedError` outside the file or beyond the limit on all reads."""
+        """Return bytes; raise `DamagedError` outside the file, or if all reads exceed a limit."""
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
             raise self.damaged()
@@ -226,5 +226,5 @@ def _scales(quantization: Table, where: str) -> Scales | None:
     if not scales.size:
         return None
     if zeros.size not in (0, 1, scales.size) or not np.isfinite(scales).all():
-        raise DamagedError(where, "has invalid scales, or zero points that do not fit them")
+        raise DamagedError(where, "has invalid scales, or a wrong number of zero points")
     return Scales(scales, zeros if zeros.size else np.zeros(1), quantization.number(6, I32))

@@ -55,7 +55,7 @@ def apply(
         patterns: as for `load`, of the model at `path`.
         include_shadows: as for `load`, of the model at `path`.
         config: as for `load`, of the model at `path`.
-        in_place: replace the original, instead of `output`.
+        in_place: replace the original; do not pass `output`.
 
     Returns:
         What was written, and where.
@@ -93,7 +93,7 @@ def apply(
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
-    """Raise a `ChangedError` if a copy differs from the original beyond `arrays` (key -> new)."""
+    """Raise a `ChangedError` unless a copy is the original with the new `arrays` (by key)."""
     copied = _arrays_of(copy)
     expected = {place: arrays.get(place[1], array) for place, array in _arrays_of(original).items()}
     for place in expected | copied:

@@ -23,8 +23,8 @@ _PIECE: Final = 1 << 26
 def drafted(layout: Layout) -> Iterator[str]:
     """Copy a model's files, yield the path of the copied model, and give the copy its final name.
 
-    The name is given after the block, if the original did not change meanwhile. If anything fails,
-    no file of the copy remains.
+    The caller writes new values in the `with` block. Raise a `ChangedError` if the original changed
+    in the meantime. If anything fails, no file of the copy remains.
     """
     states = {path: _state(path) for path in layout.files}
     folder = os.path.join(layout.parent, f".bnstat-{os.urandom(8).hex()}")
@@ -65,7 +65,7 @@ def drafted(layout: Layout) -> Iterator[str]:
 
 
 def _sync_all(layout: Layout, folder: str) -> None:
-    """Write the copy to disk, with the permissions and, if it replaces the original, the owner."""
+    """Flush the copy to disk. Copy the permissions and, for a replaced original, the owner."""
     copies = [(copy, path) for path, copy in layout.files.items()]
     for copy, original in (*copies, *layout.folders.items(), ("", None)):
         target = os.path.join(folder, copy)
@@ -115,7 +115,7 @@ def _replace(layout: Layout, folder: str) -> None:
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copy the bytes of a regular file; `drafted` checks that it did not change meanwhile."""
+    """Copy the bytes of a regular file; `drafted` checks that the file did not change."""
     if not os.path.isfile(source):
         raise BnstatError(source, "is not a regular file")
     with open(source, "rb") as reading, open(target, "xb") as writing:
@@ -130,7 +130,7 @@ def copy_file(source: str, target: str) -> None:
 
 
 def _state(path: str) -> tuple[int, ...]:
-    """Return device, inode, size and time; one of them changes if a file is written or replaced."""
+    """Return device, inode, size and time, to notice that a file was written or replaced."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -47,7 +47,7 @@ class Footprint:
 
 
 def footprint(source: Source) -> Footprint:
-    """Return the files of a model that was read, if bnstat can write its format."""
+    """Return the files of a model; raise an error if bnstat cannot write its format."""
     if source.format not in WRITERS:
         raise UnsupportedError(
             source.path,
@@ -148,7 +148,7 @@ def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) 
 
 
 def layout(original: Footprint, output: str | None) -> Layout:
-    """Return the layout of a copy at `output`, a free path; None replaces the original model."""
+    """Return the layout of a copy at `output`; if None, of a copy that replaces the original."""
     if output is None:
         files = {os.path.join(original.folder, file): file for file in original.files}
         if original.kind != "folder":
@@ -219,7 +219,7 @@ def _beside(original: Footprint, output: str) -> Layout:
 def _existing(parent: str, output: str) -> str:
     parent = parent or "."
     if not os.path.isdir(parent):
-        raise NotFoundError(output, f"the folder {parent} does not exist", "make it first")
+        raise NotFoundError(output, f"the folder {parent} does not exist", "create it first")
     return parent
 
 
@@ -229,7 +229,7 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what a copy at `inside` contains: file -> its copy, and copy of a folder -> folder."""
+    """Return (file -> copy of the file, copy of a folder -> folder) for a copy at `inside`."""
     files: dict[str, str] = {}
     folders = [(inside, folder)]
     for copy, original in folders:  # The list grows meanwhile.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A role of a layer that received values.
+    """The new values for one role of a layer.
 
     Attributes:
         channels: the number of elements of the variable.
@@ -84,8 +84,8 @@ def fit(
 ) -> tuple[dict[str, Array], list[Change]]:
     """Pair values with the variables of a model, and convert them to the stored shape and dtype.
 
-    `roles` and `globs` (of layer names) limit what is written. Returns key of a variable -> new
-    array, and the changes in the order of the model.
+    `roles` and `globs` (of layer names) limit what is written. Return the new arrays by key of
+    the variable, and the changes in the order of the model.
     """
     for role in roles:
         _check_role(role, "roles")
@@ -116,7 +116,7 @@ def fit(
         if not is_same(arrays.setdefault(key, array), array):
             raise BnstatError(
                 where,
-                f"shares its variable with {owner}, but their values differ",
+                f"shares its variable with {owner}, but the given values differ",
                 "give both the same values",
             )
         is_moved = different(stored, array)
@@ -188,16 +188,16 @@ def _check_role(role: str, where: str) -> None:
 def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
     return NotFoundError(
         f"{where}, {name}",
-        f"{model.source.path} has no such batch-norm layer",
+        f"{model.source.path} has no batch-norm layer of this name",
         near_names(name, [layer.name for layer in _all_layers(model)]),
     )
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `arrays` and new values for duplicates: variables that the file stores twice.
+    """Return `arrays`, plus new values for duplicates of variables that the file stores twice.
 
-    A duplicate gets the new values of the variable with its name and bits. If several variables
-    match but get different values, the duplicate keeps its own. No graph reads duplicates.
+    A duplicate gets the new values of the variable with the same name and bits. If matching
+    variables get different values, the duplicate is not changed. No graph reads duplicates.
     """
     result = dict(arrays)
     full_names = {node.key: node.full_name for node in contents.objects if node.key}

@@ -112,7 +112,7 @@ def test_the_folders_of_a_copy(top: Path) -> None:
         (CHECKPOINT, "m", f"{SHARD}: is the model itself"),
         (CHECKPOINT, "./", f"{SHARD}: is the model itself"),
         (CHECKPOINT, "m.index", f"{SHARD}: is the model itself"),
-        (CHECKPOINT, "none/c", "the folder none does not exist; make it first"),
+        (CHECKPOINT, "none/c", "the folder none does not exist; create it first"),
         (CHECKPOINT, "", "output: is empty"),
         (SAVED, "saved", "exists already"),
         (SAVED, "w.h5", "exists already"),

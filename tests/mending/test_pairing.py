@@ -68,7 +68,7 @@ ALL = {"a": ROLES, "gone": ROLES}
 @pytest.mark.parametrize(
     ("layers", "options", "message"),
     [
-        (ALL, (), r"d\.json, gone: .* has no such batch-norm layer"),
+        (ALL, (), r"d\.json, gone: .* has no batch-norm layer of this name"),
         ({"hald": ["gamma"]}, (), r"d\.json, hald: .*half"),
         (ALL, (ROLES, ["x*"]), r"d\.json: has no values for the chosen"),
         ({"a": ["gamma"]}, (["beta"],), "has no values"),
@@ -103,6 +103,6 @@ def test_layers_of_another_model_are_paired_as_in_diff() -> None:
     assert changed(NET, other, ["beta"]) == [("b", "beta", "net/b", "suffix")]
     assert changed(NET, other, globs=["a"]) == [("a", "gamma", "a", "name")]
     more = model(usual("b"), usual("gone", 4))
-    with pytest.raises(NotFoundError, match=r"gone: .* has no such batch-norm layer"):
+    with pytest.raises(NotFoundError, match=r"gone: .* has no batch-norm layer of this name"):
         changed(NET, more)
     assert {name for name, *_ in changed(NET, more, globs=["b"])} == {"b"}

@@ -183,7 +183,7 @@ WRONG_JSON = [
     (put("layers.0.moving_men", None), r"layers\[0\]\.moving_men is not a known member"),
     (put("layers.0.name", 3), r"layers\[0\]\.name is not text"),
     (put("layers.1.name", "bn"), r"layers\[1\]\.name is the name of an earlier layer"),
-    (put("layers.1.name", "br"), "br: m has no such batch-norm layer; near names: bn"),
+    (put("layers.1.name", "br"), "br: m has no batch-norm layer of this name; near names: bn"),
     (put("layers.0", 1), r"layers\[0\] is not an object"),
     (put("layers", {}), "layers is not a list"),
     (put("schema", 2), "schema is not 1"),
@@ -231,7 +231,7 @@ WRONG_CSV = [
     (HEAD + "bn,0:0,1\nbn,1,1\n", "some channels have more indices than others"),
     (HEAD + "bn,999999999:999999999,1\n", "too many to read"),
     (HEAD + "bn,0,1\nbn,1,1\n", r"bn, gamma: the new values have shape \[2\]"),
-    (HEAD + "br,0,1\n", "br: m has no such batch-norm layer"),
+    (HEAD + "br,0,1\n", "br: m has no batch-norm layer of this name"),
     (HEAD + 'bn,0,"1\n', "line 2: is not valid CSV"),
     (HEAD, "has no values"),
 ]
@@ -252,7 +252,7 @@ WRONG_NPZ = [
     ({"bn/gamma.npy": b"junk"}, "is not a valid .npy"),
     ({"bn/gamma.npy": npy(np.ones(2, "f4"))}, r"have shape \[2\]"),
     ({"bn/gamma.npy": npy(np.ones(3, "c8"))}, "are not numbers"),
-    ({"br/gamma.npy": ONES}, "br: m has no such batch-norm layer"),
+    ({"br/gamma.npy": ONES}, "br: m has no batch-norm layer of this name"),
     ({"bn/moving_mean.npy": ONES}, "bn: has no moving_mean in the model"),
     ({"bn/gamma.npy": ONES.replace(b"(3,)", b"(3000000000000,)")}, "claims|damaged"),
 ]

@@ -1,1 +1,1 @@
-"""ONNX: the ModelProto, its graphs and functions, and its tensors in the file and beside it."""
+"""ONNX: the ModelProto, its graphs and functions, and its tensors in or beside the file."""

@@ -52,7 +52,7 @@ def evaluate(inlined: Inlined) -> None:
 
 
 def _is_computed(inlined: Inlined, name: str) -> bool:
-    """Return True for a computed tensor, False for a stored tensor, even if cast or reshaped."""
+    """Return True for a computed tensor. Casts and reshapes of a stored tensor do not count."""
     for _ in range(_MAX_DEPTH):
         op = inlined.ops.get(name)
         if op is None or op.type == "Const":
@@ -70,7 +70,7 @@ class _Evaluation:
         self._left = _MAX_TOTAL
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """Return the values of a tensor; None if they cannot be evaluated or are too many."""
+        """Return the values of a tensor; None if it is too large or cannot be evaluated."""
         if tensor in self._results:
             return self._results[tensor]
         self._results[tensor] = array = None
@@ -130,7 +130,7 @@ def _reshape(op: NodeOp, inlined: Inlined, x: Array, shape: Array) -> Array:
 
 
 def _axes(op: NodeOp, inlined: Inlined, name: str, *inputs: Array) -> tuple[int, ...] | None:
-    """Return the axes in the optional input, or in the attribute `name`; None without axes."""
+    """Return the axes from the optional input or the attribute `name`; None if none are given."""
     numbers = inputs[0] if inputs else numbers_in(inlined.file, op.find(name))
     return None if numbers is None else tuple(map(int, numbers.ravel().tolist())) or None
 

@@ -65,9 +65,9 @@ _MAX_DEPTH: Final = 50
 class _Scope:
     """The tensors and attributes that the nodes of a graph or a function can refer to.
 
-    `tensors` maps names to names in the inlined graph. `outer` is the scope around a body of `If`,
-    `Loop` or `Scan`. Inside a function, `call` is (calling node, scope of this node, defaults of
-    the function's attributes). `prefix` starts names of ops. `depth` is 1 in the model's graph.
+    `tensors` maps names in the file to names in the inlined graph. `outer` is the scope around a
+    body of `If`, `Loop` or `Scan`. Inside a function, `call` is (calling node, the node's scope,
+    default attributes). The names of ops start with `prefix`. `depth` is 1 in the model's graph.
     """
 
     tensors: dict[str, str]
@@ -147,7 +147,7 @@ class Inlined:
         self.arrays[name] = label, array
 
     def constant(self, name: str, largest: int) -> Array | None:
-        """Return the values of a `Const`; None for other ops and unreadable or too many values."""
+        """Return a `Const`'s values; None if unreadable, over `largest` elements, or another op."""
         if name in self.arrays:
             return self.arrays[name][1]
         _, tensor = self.constants.get(name, ("", None))
@@ -160,7 +160,7 @@ class Inlined:
             return None
 
     def variables(self) -> tuple[dict[str, Variable], dict[str, str]]:
-        """Return two dicts: keys to variables, and names of constant ops to these keys."""
+        """Return two dicts: key -> variable, and name of a constant op -> key of its variable."""
         variables, keys = {}, {}
         for name, (key, tensor) in self.constants.items():
             if (shape := _shape_of(tensor)) is not None:
@@ -214,7 +214,7 @@ class Inlined:
             scope.tensors.pop("", None)
 
     def _node(self, node: Any, scope: _Scope) -> Sequence[str]:
-        """Add a node, or what it calls; return the names of the outputs after inlining."""
+        """Add a node, or the function that it calls; return the outputs' names after inlining."""
         domain = _domain(node)
         function = self._functions.get((domain, node.op_type, node.overload))
         inputs = [scope.tensor(name) for name in node.input]
@@ -295,7 +295,7 @@ class Inlined:
         return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
-        """Return the prefix that the names of the constant inputs share (`layer1.bn`), or ""."""
+        """Return the common prefix of the names of constant inputs, such as `layer1.bn`, or ""."""
         labels = [self.constants[name][1].name for name in inputs if name in self.constants]
         shared = min(labels) if len(labels) > 1 else ""
         while not all(label.startswith(shared) for label in labels):
@@ -349,7 +349,7 @@ def _domain(message: Any) -> str:
 
 
 def _default_name(node: Any) -> str:
-    """Return the name of a node's first output; a number follows the op's type: `Conv_12`."""
+    """Return the name of a node's first output; the name `12` of a `Conv` becomes `Conv_12`."""
     name = next((name for name in node.output if name), node.op_type)
     is_number = name.isdecimal() and node.op_type != "Constant"
     return f"{node.op_type}_{name}" if is_number else str(name)
@@ -400,7 +400,7 @@ def _place(file: File, tensor: Any, needed: int) -> tuple[File, int] | None:
         holder = file.part(location)
         if holder is None:
             problem = "the file with the model's tensors is missing"
-            raise NotFoundError(f"{file.path}: {location}", problem, "copy this file, too")
+            raise NotFoundError(f"{file.path}: {location}", problem, "copy the missing file, too")
     else:
         raw = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
         if not raw:
@@ -421,7 +421,7 @@ def _number(digits: str, where: str) -> int:
 def _listed(file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str) -> Array:
     """Return the values that a tensor lists, as a vector of `count` elements.
 
-    A complex number is listed as two floats, a float of 16 or fewer bits as its bits in an int32.
+    A complex number is listed as two floats. An int32 holds the bits of a float of up to 16 bits.
     """
     is_complex = dtype.kind == "c"
     part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
@@ -442,7 +442,7 @@ def _listed(file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], wh
 
 
 def numbers_in(file: File, attribute: Any | None) -> Array | None:
-    """Return an attribute's numbers, as float32 or int64; None for a long list or no numbers."""
+    """Return an attribute's numbers, as float32 or int64; None if there are none or too many."""
     if attribute is None:
         return None
     if (number := scalar(attribute, "f", "i")) is not None:

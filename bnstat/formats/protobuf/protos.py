@@ -139,7 +139,7 @@ def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
 
 
 def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
-    """Parse a message in protobuf's text form; for the arguments and the error see `parse`."""
+    """Parse a message in protobuf's text form. See `parse` for the arguments and the error."""
     from google.protobuf import text_format
 
     if len(data) > _LONGEST_TEXT:
@@ -181,7 +181,7 @@ def scalar(message: Any, *fields: str) -> float | int | bool | str | None:
 
 
 def find_fields(file: File, message: Any, *path: int) -> list[Field]:
-    """Return the fields at a path of field numbers below `message`, which is a skeleton."""
+    """Return the fields of a skeleton at a path of field numbers, located in the file."""
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
@@ -194,7 +194,7 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
 
 
 class _Layout(NamedTuple):
-    """A message type. `fields` maps field numbers to layouts of messages; None for other fields."""
+    """A message type. `fields` maps a field's number to its message's layout, else to None."""
 
     fields: Mapping[int, _Layout | None]
     contains_positions: bool
@@ -212,7 +212,7 @@ def _layout(descriptor: Any) -> _Layout:
 
 
 class _Skeleton:
-    """Copies messages without long fields, up to `_MAX_MESSAGES` and `_MAX_SKELETON` bytes."""
+    """Copies messages without long fields. Limits: `_MAX_MESSAGES`, and `_MAX_SKELETON` bytes."""
 
     def __init__(self, file: File, what: str) -> None:
         self._window = Window(file)

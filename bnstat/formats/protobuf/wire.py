@@ -21,7 +21,7 @@ LARGEST_MESSAGE = 1 << 31
 
 
 class WireError(ValueError):
-    """The bytes are not a valid encoding. Every decoding function of this module may raise this."""
+    """The bytes are not a valid encoding. All decoding functions of this module can raise it."""
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
@@ -34,11 +34,11 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
             result |= (byte & 0x7F) << shift
             if byte < 0x80:
                 if result >> 64:
-                    raise WireError("a varint of more than 64 bits")
+                    raise WireError("a varint has more than 64 bits")
                 return result, position
             shift += 7
             if shift > 63:
-                raise WireError("a varint of more than 64 bits")
+                raise WireError("a varint has more than 64 bits")
     except IndexError:
         raise WireError("the data ends within a varint") from None
 
@@ -72,7 +72,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
                 raise WireError("a field is longer than its message")
             yield tag >> 3, int.from_bytes(message[start:position], "little")
         else:
-            raise WireError(f"a field of unknown wire type {kind}")
+            raise WireError(f"a field has the unknown wire type {kind}")
 
 
 def encoded(number: int) -> bytes:
@@ -96,7 +96,7 @@ def text(value: int | bytes) -> str:
             return value.decode()
         except UnicodeDecodeError:
             pass
-    raise WireError("a string that is not UTF-8")
+    raise WireError("a string is not UTF-8")
 
 
 def signed(value: int) -> int:
@@ -176,7 +176,7 @@ def scan(read: Callable[[int, int], bytes], position: int, end: int) -> Iterator
         elif tag & 7 in (1, 5):
             stop = start + (8 if tag & 7 == 1 else 4)
         else:
-            raise WireError(f"a field of unknown wire type {tag & 7}")
+            raise WireError(f"a field has the unknown wire type {tag & 7}")
         yield Field(tag >> 3, tag & 7, position, start, stop)
         if stop > end:
             raise WireError("a field is longer than its message")

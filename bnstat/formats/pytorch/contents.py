@@ -113,19 +113,19 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def find_pickle(file: File) -> tuple[Folder, File]:
-    """Return the folder of `data.pkl` in a zip, and that file; raise if the zip has no such file.
+    """Return the folder in a zip that contains `data.pkl`, and `data.pkl`; raise if missing.
 
-    PyTorch names the folder after the file.
+    PyTorch gives the folder the name of the zip.
     """
     top = open_archive(file)
     for folder in () if top is None else (top, *map(top.folder, top.names()[:2])):
         if folder is not None and (pickle := folder.file(_PICKLE)) is not None:
             return folder, pickle
-    raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
+    raise DamagedError(file.path, f"lacks {_PICKLE}", "save the model again")
 
 
 def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Locate, bool]:
-    """Return the function that locates storages, and True if they are big-endian."""
+    """Return a function that locates storages, and True if the storages are big-endian."""
     order = top.file("byteorder")
 
     @cache
@@ -143,7 +143,7 @@ def _storages_in_zip(top: Folder, storages: Mapping[str, Storage]) -> tuple[Loca
 def _read_legacy(
     file: File, unpickle: Unpickle, storages: Mapping[str, Storage]
 ) -> tuple[Any, Locate]:
-    """Return the object and the `Locate` of a file from before 1.6, always little-endian."""
+    """Return the object and the `Locate` of a file from before 1.6, which is little-endian."""
     (_magic, version, _machine, root, keys), position = _pickles(file, unpickle)
     if version != 1001:
         raise UnsupportedError(file.path, "has an unknown version of PyTorch's format")

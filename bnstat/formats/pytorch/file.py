@@ -31,7 +31,7 @@ and 1 write the number as text."""
 
 
 def matches(file: File) -> bool:
-    """Return True for PyTorch's zip, even if it is cut short, and for a file from before 1.6."""
+    """Return True for PyTorch's zip, complete or cut short, and for a file from before 1.6."""
     if _LEGACY.match(file.head(32)):
         return True
     first = first_in_zip(file)

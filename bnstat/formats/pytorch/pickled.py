@@ -1,9 +1,9 @@
 """A pickle reader that never runs code.
 
 A pickle is a program for a small stack machine. This machine builds dicts, lists, tuples, sets,
-numbers and strings. For everything else, the program names a function or class, which is passed to
-`call`; if `call` does not know it, an `Opaque` object takes its place. Nothing is imported, and
-nothing that a pickle names is called.
+numbers and strings. To build other objects, the program names a function or class, which is passed
+to `call`. For an unknown name, `call` returns an `Opaque` object. Nothing is imported, and nothing
+that a pickle names is called.
 
 Source: Lib/pickletools.py of Python, protocols 0 to 5.
 """
@@ -78,7 +78,7 @@ Persistent = Callable[[Any], Any]
 def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tuple[Any, int]:
     """Return the object that the pickle at offset `start` describes, and the offset of its end.
 
-    Errors are a `PickleError`, or a subclass for a pickle that is cut short or takes too much work.
+    Invalid data raises `PickleError`, an early end `CutError`, and too much work `BudgetError`.
     """
     machine = _Machine(data, start, call, persistent)
     try:
@@ -118,7 +118,7 @@ class _Machine:
             if step is None:
                 raise PickleError(f"it contains the unknown instruction {code:#x}")
             step(self)
-        raise BudgetError(f"more than {_MOST_STEPS} instructions")
+        raise BudgetError(f"it has more than {_MOST_STEPS} instructions")
 
     def number(self, form: struct.Struct) -> Any:
         value = form.unpack_from(self._data, self.at)[0]

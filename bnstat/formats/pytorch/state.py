@@ -7,13 +7,13 @@ its children in `_modules`; a TorchScript module keeps tensors and children in i
 
 A TorchScript archive also contains the code of its modules' classes. For example, the code of the
 class `__torch__.torch.nn.modules.batchnorm.BatchNorm2d` is in the member
-`NAME/code/__torch__/torch/nn/modules/batchnorm.py`. The code is neither run nor parsed. Two kinds
-of lines are searched for in the class of a module with running statistics: constants
+`NAME/code/__torch__/torch/nn/modules/batchnorm.py`. The code is neither run nor parsed. bnstat
+searches the class of a module with running statistics for two kinds of lines: constants
 (`eps : Final[float] = 1.0000000000000001e-05`), and calls of `torch.batch_norm`, whose arguments
 include momentum and epsilon. A traced module has only calls.
 
-LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one such
-module, in arbitrary order, and replaces the dots in names by `|`.
+LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one module
+of this class, in arbitrary order, and replaces the dots in names by `|`.
 
 Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/native_functions.yaml,
 `batch_norm`; tch-rs, src/wrappers/tensor.rs, `save_multi`.
@@ -123,8 +123,8 @@ def collect(root: Any) -> Collected:
 def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
     """Drop the tensors of a state dict that are also in a whole model in the same file.
 
-    Such tensors have the same name, without the path of the container, and the same view of a
-    storage.
+    Two tensors are equal if their names, without the path of the container, and their views of a
+    storage are the same.
     """
     of_modules = [key for layer in collected.layers for key in layer.variables.values()]
 
@@ -154,7 +154,7 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         path, value, in_module, depth = stack.pop()
         count, length = count + 1, length + sum(map(len, path))
         if count > _MOST_VALUES or length > _MOST_NAMES:
-            raise BudgetError("more objects, or longer names, than any network has")
+            raise BudgetError("it has more objects, or longer names, than any network")
         if isinstance(value, Opaque):
             value = array_of(value) or value
         if isinstance(value, Tensor | Array):
@@ -299,7 +299,7 @@ def _settings(code: str, class_name: str) -> Mapping[str, float]:
 
 
 def _calls(body: str) -> Iterator[tuple[float | None, float | None]]:
-    """Yield momentum and epsilon of each call of batch norm; a value is None if not a literal."""
+    """Yield (momentum, epsilon) of each call of batch norm; None replaces a non-literal value."""
     starts = (*_CALLS, *(f" {alias}(" for alias in _ALIAS.findall(body)[:_ARGUMENTS]))
     for line in body.splitlines():
         if any(start in line for start in starts):

@@ -1,18 +1,18 @@
 """The tensors in PyTorch's pickles, and NumPy's and JAX's arrays in pickles.
 
 A storage is identified by a persistent id `("storage", TYPE, KEY, DEVICE, COUNT)`. A tensor is what
-`torch._utils._rebuild_tensor_v2(STORAGE, OFFSET, SIZE, STRIDE, ...)` returns. Only these functions
-and the containers around them are understood; nothing of PyTorch is imported.
+`torch._utils._rebuild_tensor_v2(STORAGE, OFFSET, SIZE, STRIDE, ...)` returns. bnstat knows only
+the functions that build tensors, and containers. Nothing of PyTorch is imported.
 
-One of these calls returns an array; pickles of protocol 5 use `_frombuffer`:
+One of three calls builds an array; pickles of protocol 5 use `_frombuffer`:
 
     numpy._core.multiarray._reconstruct(ndarray, ...)
     numpy._core.numeric._frombuffer(bytes, dtype, shape, order)
     jax._src.array._reconstruct_array(_reconstruct, arguments, state, ...)
 
-An array's state is `(version, shape, dtype, is Fortran order, bytes)`. The pickle sets this state
-after NumPy's `_reconstruct`. The dtype is `numpy.dtype("f4", ...)`, whose own state contains the
-byte order, or `numpy.dtype` of a type of ml_dtypes. Before NumPy 2 the modules were `numpy.core.*`.
+An array's state is `(version, shape, dtype, is Fortran order, bytes)`. The pickle sets the state
+after it calls NumPy's `_reconstruct`. The dtype is `numpy.dtype("f4", ...)`, whose state contains
+the byte order, or `numpy.dtype(TYPE)` for ml_dtypes. Before NumPy 2 the modules were `numpy.core`.
 
 Sources: torch/_utils.py, torch/_tensor.py, torch/serialization.py, torch/storage.py;
 numpy/_core/src/multiarray/methods.c, `array_reduce_ex`; jax/_src/array.py.
@@ -53,8 +53,8 @@ class Storage:
 
     Attributes:
         key: the name in the file.
-        offset: the index of the first element in the stored bytes; before PyTorch 1.6, several
-            storages can share these bytes.
+        offset: the index of the first element in the stored bytes. Before PyTorch 1.6, several
+            storages can share the same bytes.
     """
 
     key: str
@@ -108,7 +108,7 @@ class Tensor:
         return array if is_big_endian == (sys.byteorder == "big") else array.byteswap()
 
     def extents(self, content: File, is_big_endian: bool) -> Sequence[Range]:
-        """Return the extents in the storage; empty if unknown. See `Variable.extents`."""
+        """Return the extents; empty if the dtype or offset is invalid. See `Variable.extents`."""
         dtype = find_dtype(self.dtype)
         if dtype is None or self._start(dtype.itemsize) < 0:
             return ()
@@ -124,7 +124,7 @@ class Tensor:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage that a persistent id names, or before PyTorch 1.6 a module's class."""
+    """Return the storage that a persistent id names, or the class of a module (before 1.6)."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
             kind in TORCH_STORAGES and key.isascii()

@@ -13,11 +13,11 @@ Arrays are row-major, at any byte offset. A string tensor is stored as the varin
 elements, a masked crc32c of the lengths, and the bytes of the elements. The checksum in its entry
 covers the lengths as 4 bytes each (8 for lengths from 2**32), their crc32c, and the bytes.
 
-The entry of a partitioned variable lists its slices and has no bytes of its own. A slice has an
-entry under this key; if it covers a dimension completely, start is 0 and length is -1:
+The entry of a partitioned variable lists slices, and locates no bytes. Each slice has its own entry
+under the key below. For a dimension that the slice covers completely, start is 0, length is -1:
 
     key    := 00, name, rank as NumIncreasing, (start, length) of each dim as SignedNumIncreasing
-    name   := its bytes with 00 -> 00 FF and FF -> FF 00, then 00 01
+    name   := bytes of the name, with 00 escaped as 00 FF and FF as FF 00, then 00 01
     NumIncreasing(n)       := number of bytes, then n big-endian in as few as possible
     SignedNumIncreasing(n) := n in two's complement, big-endian, in the fewest bytes whose
                               leading bits can hold the count: 7 bits of n per byte, the first
@@ -109,7 +109,7 @@ def _signed_increasing(number: int) -> bytes:
 def assemble(
     shape: tuple[int, ...], dtype: np.dtype[Any], parts: Sequence[tuple[Box, Array]], where: str
 ) -> Array:
-    """Join the parts, of any shapes; raise `DamagedError` if parts overlap or do not fit."""
+    """Join parts, which may be flat arrays; raise `DamagedError` if they overlap or do not fit."""
     if sum(array.size for _, array in parts) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     tensor = np.empty(shape, dtype)
@@ -161,7 +161,7 @@ def _parse_entry(message: bytes, where: str) -> Entry:
 def _shape(message: bytes) -> tuple[int, ...]:
     shape = tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
     if as_shape(shape) is None:
-        raise WireError(f"an impossible shape {list(shape)}")
+        raise WireError(f"it has an impossible shape {list(shape)}")
     return shape
 
 
@@ -182,7 +182,7 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
-    """Return number of a shard -> name of its data file."""
+    """Return a dict of shard numbers to the names of the data files."""
     # There can be files of an earlier save with another number of shards.
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -207,7 +207,7 @@ class Bundle:
         index = folder.file(prefix + INDEX)
         if index is None:
             path = f"{folder.path}/{prefix}{INDEX}"
-            raise NotFoundError(path, "the checkpoint's index file is missing")
+            raise NotFoundError(path, "the checkpoint's index file is missing", "copy it, too")
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
         index.prefetch([(0, index.size)])
@@ -242,7 +242,7 @@ class Bundle:
         return shards if isinstance(shards, int) else 0
 
     def variables(self, names: Mapping[str, str] | None = None) -> Mapping[str, Variable]:
-        """Return the variables by key. A variable that is not in `names` has its key as name."""
+        """Return the variables by key. `names` maps keys to names; the default name is the key."""
         return _Variables(self, {} if names is None else names)
 
     def entry(self, key: str) -> Entry:
@@ -299,7 +299,7 @@ class Bundle:
         with Decoding(where, "the string's length"):
             length, start = varint(data, 0)
         if start + 4 + length != len(data):
-            raise DamagedError(where, "the string's length does not fit its tensor")
+            raise DamagedError(where, "the string's length does not fit the tensor's size")
         packed = length.to_bytes(4 if length < 1 << 32 else 8, "little")
         stored, text = data[start : start + 4], data[start + 4 :]
         self._check(entry, where, packed, stored, text)
@@ -313,7 +313,7 @@ class Bundle:
             self._read.add((where, entry.shard, entry.offset))
             self._bytes_read[entry.shard] += entry.size
         if self._bytes_read[entry.shard] > file.size:
-            raise DamagedError(where, "shares its bytes with other tensors")
+            raise DamagedError(where, "its bytes overlap those of other tensors")
         return data
 
     def _check(self, entry: Entry, where: str, *parts: bytes) -> None:

@@ -1,14 +1,14 @@
 """Checkpoints of TensorFlow, stored as bundles or, before TensorFlow 0.12 ("V1"), as SSTables.
 
 A TensorFlow 2 checkpoint stores its object graph among its tensors. The keys of a TensorFlow 1
-checkpoint are the names of variables; its graph is often stored beside it, as `PREFIX.meta`. If the
+checkpoint are the names of variables; a second file, `PREFIX.meta`, often stores the graph. If the
 user selects the reader `tensorflow`, TensorFlow's own `CheckpointReader` reads the tensors.
 
 A V1 checkpoint is an SSTable, or several shards named `PREFIX-00000-of-00002`. The values are
 SavedTensorSlices. The value of key "" has the field `meta`, which lists tensors with their shapes,
-dtypes and slices. All other keys are made by `bundle.slice_key`; their values have the field `data`
-with one slice, as a TensorProto with packed values but neither dtype nor shape. Several shards may
-contain slices of one tensor. Blocks have checksums, tensors do not.
+dtypes and slices. All other keys are made by `bundle.slice_key`; each of their values stores one
+slice in the field `data`, a TensorProto with packed values but without dtype and shape. Several
+shards may contain slices of the same tensor. Blocks have checksums, tensors do not.
 
 Sources of V1: tensorflow/core/util/{tensor_slice_writer,tensor_slice_reader,
 saved_tensor_slice_util}, saved_tensor_slice.proto.
@@ -71,8 +71,8 @@ def contents_of_objects(
 ) -> Contents:
     """Return the tensors of a TensorFlow 2 checkpoint, and its object graph.
 
-    An unreadable object graph raises an error only if values are requested. If not, the variables
-    are named by their keys.
+    If the object graph is unreadable, raise an error if values are requested; otherwise, name the
+    variables by their keys.
     """
     try:
         nodes = read_nodes(tensors.read_string(KEY), tensors.path)
@@ -102,7 +102,7 @@ def _global_step(variables: Mapping[str, Variable]) -> int | None:
 def _meta_graphs(
     folder: Folder, prefix: str, keys: Container[str]
 ) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that yields the graph in `PREFIX.meta`; None without a readable file."""
+    """Return a function that yields the graph in `PREFIX.meta`; None if missing or too large."""
     meta = folder.file(prefix + ".meta")
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None

@@ -52,7 +52,7 @@ _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTA
 
 
 class State(NamedTuple):
-    """The checkpoints that a file `checkpoint` lists: the newest, and all from the oldest on."""
+    """The checkpoints that a file `checkpoint` lists: the newest, and all, oldest first."""
 
     newest: str | None = None
     names: tuple[str, ...] = ()
@@ -93,14 +93,14 @@ def state_text(name: str) -> str:
 
 
 def is_saved_model(file: File) -> bool:
-    """Return True if the content starts like a `saved_model.pb`, also in text form."""
+    """Return True if the content starts like a `saved_model.pb`, in binary or text form."""
     head = file.head(4096)
     is_binary = _START.match(head) is not None and not is_core_ml(head)
     return is_binary or TEXT_START.match(head) is not None
 
 
 def graph_file(folder: Folder) -> File | None:
-    """Return the file of a SavedModel's graph, or None; a `.pbtxt` may be something else."""
+    """Return the file of a SavedModel's graph, or None. The content of a `.pbtxt` is checked."""
     text = None if (binary := folder.file(BINARY)) is not None else folder.file(TEXT)
     return text if text is not None and is_saved_model(text) else binary
 
@@ -221,7 +221,7 @@ class Checkpoints(Finder):
 
 
 def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
-    """Return a folder's bundles and listed V1 checkpoints; if none exist, all V1 checkpoints."""
+    """Return a folder's bundles and its listed V1 checkpoints, or else all V1 checkpoints."""
     if folder.can_list:
         names = folder.names()
     else:
@@ -269,7 +269,7 @@ def _v1_prefix(name: str) -> str:
 
 
 def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> StoredModel:
-    """Return the V1 checkpoint in the file `name`, or in the shards whose names `sharded` gives."""
+    """Return the V1 checkpoint in the file `name`, or in all shards if `sharded` matches one."""
     prefix, names = name, [name]
     if sharded:
         prefix, count = sharded["prefix"], sharded["shards"]
@@ -280,7 +280,7 @@ def _v1(folder: Folder, sharded: re.Match[str] | None, name: str = "") -> Stored
         for name in names:
             if (file := folder.file(name)) is None:
                 path = f"{folder.path}/{name}"
-                raise NotFoundError(path, "this shard of the checkpoint is missing")
+                raise NotFoundError(path, "this shard of the checkpoint is missing", "copy it, too")
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 

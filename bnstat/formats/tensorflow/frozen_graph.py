@@ -125,7 +125,7 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
         return contents_of_graph(graph_def, source), graph_def
     span = graph_range(file)
     if span is None or file.size >= LARGEST_MESSAGE:
-        raise DamagedError(file.path, "not a graph", "is it a GraphDef or a MetaGraphDef?")
+        raise DamagedError(file.path, "is not a graph", "pass a GraphDef or a MetaGraphDef")
     graph_def = skeleton(file, *span, "GraphDef", "the graph")
     if len(graph_def.node) > MAX_NODES:
         problem = f"bnstat does not read graphs of more than {MAX_NODES} nodes"

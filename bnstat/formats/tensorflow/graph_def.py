@@ -7,7 +7,7 @@ attribute; their bodies are FunctionDefs in the graph's library. bnstat inlines 
 argument by the tensor that the caller passes, and adds a `Merge` for a result of several branches.
 
 A NodeDef names its inputs `node` or `node:1` in a top-level graph, `argument` or
-`node:output_name:0` in a function's body, and `^node` if it only waits for that node.
+`node:output_name:0` in a function's body, and `^node` if the op only waits for `node`.
 
 Sources: tensorflow/core/framework/{graph,node_def,function,attr_value,tensor}.proto,
 `Tensor::FromProto` in tensor.cc, tensorflow/core/protobuf/saved_object_graph.proto,
@@ -120,11 +120,11 @@ def decode_tensor(tensor: Any, where: str) -> Array:
     size = count * dtype.itemsize
     if content := tensor.tensor_content:
         if len(content) != size:
-            raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
+            raise DamagedError(where, f"has {len(content)} bytes, but its shape needs {size}")
         return from_little_endian(content, dtype, shape)
     values = listed_values(tensor, name, where)
     if values.size > count or (values.size < count and size > _MAX_REPEATED):
-        raise DamagedError(where, f"a constant of shape {shape} has {values.size} values")
+        raise DamagedError(where, f"has {values.size} values, but its shape is {shape}")
     array = np.zeros(count, dtype)
     if values.size:
         array[: values.size] = values
@@ -133,7 +133,7 @@ def decode_tensor(tensor: Any, where: str) -> Array:
 
 
 def graph_of(graph_def: Any, keys: Container[str]) -> Graph:
-    """Return a top-level graph; `keys` are the keys of the checkpoint that belongs to it.
+    """Return a top-level graph; `keys` are the keys of the graph's checkpoint.
 
     The key of a variable is in the graph's save ops, or is the name of the variable's op. All
     slices of a partitioned variable have the same key.
@@ -176,8 +176,8 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
     The functions of signatures come first, because they contain the whole network. The other
-    functions follow, fewest variables first, so that layers come before models. Functions without
-    variables are omitted, and functions that an earlier function calls with the same variables.
+    functions follow, fewest variables first, so that layers come before models. A function is
+    omitted if it has no variables, or if an earlier function calls it with the same variables.
     """
     inliner = _Inliner(meta_graph.graph_def)
     functions = inliner.functions
@@ -197,7 +197,7 @@ def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Follow functions that only call another function; return the last name and variables."""
+    """Skip functions that only call another function; return the last callee and its variables."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -225,7 +225,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return variable op -> checkpoint key -> saved slice; () is the whole variable."""
+    """Return variable op -> checkpoint key -> saved slice; () means the whole variable."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -324,7 +324,7 @@ class Node:
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return an attribute: a number, bool, string or dtype's number; None for all others."""
+        """Return an attribute's number, bool, string or dtype number; None for other attributes."""
         attributes = self.node.attr
         return scalar(attributes[name], "f", "s", "i", "b", "type") if name in attributes else None
 
@@ -361,7 +361,7 @@ class _Frame:
 
     Attributes:
         prefix: the start of the names of the body's nodes in the inlined graph.
-        functions: names of the nested functions, outermost first; the last is this function.
+        functions: the names of the enclosing functions, outermost first, and of this function.
         arguments: name of an argument -> tensor that the caller passes.
         results: name of a calling node in the body -> tensors that the call returns.
     """
@@ -372,7 +372,7 @@ class _Frame:
     results: dict[str, Sequence[_Reference]] = field(default_factory=dict)
 
     def tensor(self, name: str) -> str:
-        """Return a tensor's name in the inlined graph, `op` or `op:output`; "" for cyclic calls."""
+        """Return a tensor's name `op` or `op:output` in the inlined graph; "" for cyclic calls."""
         frame = self
         for _ in range(_MAX_HOPS):
             node, _, output = name.partition(":")
@@ -401,7 +401,7 @@ class _Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Subtract functions' bodies from the nodes left; return False if too few are left."""
+        """Return True if the limit allows these functions' bodies, and count their nodes."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False

@@ -2,8 +2,8 @@
 
 The string tensor `_CHECKPOINTABLE_OBJECT_GRAPH` stores a TrackableObjectGraph. Node 0 is the saved
 object; every node names its children and, if the node is a variable, the checkpoint key of its
-value. The key is the variable's shortest path from node 0, which need not contain the layer that
-owns the variable.
+value. The key is the variable's shortest path from node 0. The layer that owns the variable may
+not be on this path.
 
     TrackableObject := 1 child {1 node, 2 name}, 2 attribute {2 full name, 3 key}
 
@@ -171,7 +171,7 @@ class _ObjectGraph(Objects):
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Return a mask: True for short strings, and for ends that have a dot or are in `tails`."""
+        """Return True for each string that is short, or whose end has a dot or is in `tails`."""
         # A dot may be part of an escape.
         tail = np.zeros_like(end)
         selected = end - start < length
@@ -185,7 +185,7 @@ class _ObjectGraph(Objects):
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return the start and end offsets of fields' values; the start is -1 for another tag."""
+        """Return the start and end offsets of fields' values; start is -1 if the tag differs."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
@@ -253,7 +253,7 @@ class BestNames(Mapping[str, str]):
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return best names by checkpoint key, at least for variables with one of the endings."""
+        """Return best names by checkpoint key; may omit variables without one of the endings."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -301,7 +301,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(full_names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return key of a variable saved again -> keys of earlier variables of the same full name."""
+    """Return the key of each variable saved again -> the earlier keys with the same full name."""
     again = {key: name for key, name in full_names.items() if key.startswith(_AGAIN)}
     first: dict[str, list[str]] = {name: [] for name in again.values()}
     for key, name in full_names.items():

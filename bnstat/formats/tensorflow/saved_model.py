@@ -1,7 +1,7 @@
 """SavedModels: a folder with the graph in `saved_model.pb` and the values in `variables/`.
 
 In TensorFlow 1 the first MetaGraphDef of a SavedModel contains a graph; the bundle in `variables/`
-stores the graph's variables by name. In TensorFlow 2 it contains a library of functions and a
+stores the graph's variables by name. In TensorFlow 2 the MetaGraphDef contains functions and a
 SavedObjectGraph. The bundle has another object graph with the same node ids; `bound_inputs` lists
 the ids of the variables that a function captures. Without `variables/`, the SavedObjectGraph still
 describes each variable as an object, whose path is the checkpoint key.
@@ -40,7 +40,7 @@ _NO_VARIABLES = "the SavedModel has no variables"
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, file: File | None
 ) -> Contents:
-    """Open a SavedModel whose graph is in `file`; None if only the variables are left."""
+    """Open a SavedModel; `file` contains its graph, or is None if only the variables exist."""
     source = replace(source, format="saved-model")
     notes = []
     meta_graph = None
@@ -124,7 +124,7 @@ def _with_network(contents: Contents, folder: Folder, meta_graph: Any) -> Conten
 
 
 def captured_keys(meta_graph: Any, nodes: Sequence[Node], keys: Container[str]) -> Captured:
-    """Return function name -> keys of captured variables; None for a key that is not in `keys`."""
+    """Return function name -> keys of captured variables; None replaces a key not in `keys`."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None

@@ -26,8 +26,8 @@ first byte are its type:
     10  copy: length - 1 in the high six bits, offset in two bytes
     11  copy: length - 1 in the high six bits, offset in four bytes
 
-A copy repeats `length` bytes from `offset` bytes before the end of the output; if the length
-exceeds the offset, it repeats bytes that it has appended itself.
+A copy appends `length` bytes, starting `offset` bytes before the end of the output. If the length
+exceeds the offset, the copy also repeats bytes that it has just appended.
 
 Sources: tsl/lib/io/{format,table,table_builder,block}.cc of XLA, util/crc32c.h of google/leveldb,
 format_description.txt of google/snappy.
@@ -185,7 +185,7 @@ class Table:
         self._file.prefetch([(offset, size + TRAILER) for _, offset, size in self.blocks])
 
     def place(self, key: bytes) -> Range | None:
-        """Return the range of the block, with trailer, that can contain a key, or None."""
+        """Return the range of the block, with trailer, that can contain a key; None if none can."""
         handle = self.handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 

@@ -57,7 +57,7 @@ def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """Return a function that applies `change` to the field at `path` (numbers, outermost first)."""
+    """Return a function that applies `change` to the field at a path of field numbers."""
     for number in reversed(path):
         change = partial(rebuilt, {number: change})
     return change
@@ -127,7 +127,7 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
-    """Find the constants that the keys of `arrays`, names in the inlined graph, stand for."""
+    """Group `arrays` by function and constant; the keys are names in the inlined graph."""
     engines = (node for node in all_nodes(graph) if node.op == TENSORRT)
     if any(engine.attr["serialized_segment"].s for engine in engines):
         raise UnsupportedError(

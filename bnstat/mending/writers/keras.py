@@ -50,7 +50,7 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def _write_into(path: str, left: dict[str, Array]) -> None:
-    """Move arrays from `left` (key -> array) to the datasets of a file that has these keys."""
+    """Write each array in `left` whose key is a dataset of the file, and remove it from `left`."""
     file = LocalFile(path)
     keys = Hdf5(file).variables.keys() & left.keys() if left and is_hdf5(file) else set()
     if not keys:
