@@ -49,7 +49,7 @@ Examples:
 @options.file_option(
     "--map",
     "map_file",
-    help="Rename layers by the lines FROM,TO of FILE, which diff --map writes.",
+    help="Rename layers by the lines OLD,NEW of FILE, which diff --map writes.",
 )
 @click.option(
     "--folded",

@@ -137,7 +137,7 @@ class Difference(Displayed):
         misfolded: layers of `removed` and `added` that were folded with a wrong scale or shift.
         ties: names of layers of the new model that were paired by position alone, because another
             layer has the same values.
-        unfolded: layers of `removed` and `added` that may be folded, without proof.
+        unfolded: layers of `removed` and `added` that may be folded, but are not proven to be.
     """
 
     old: Source

@@ -200,7 +200,7 @@ class _Search:
                 yield layer.name, bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
-        """Search the layer or variable before each batch norm for a single bias."""
+        """Yield the batch norms whose preceding layer or variable has exactly one bias."""
         for before, after in self._neighbors() if self.undecided else ():
             norm = self._norm_of(after)
             if norm is None or norm.name not in self.undecided or self._owners.keys() & before:

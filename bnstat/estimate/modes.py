@@ -223,10 +223,10 @@ def run_again(
     statistics: Statistics,
     accuracies: tuple[Accuracy | None, Accuracy | None],
 ) -> Modes | None:
-    """Run a sample in the other mode, and compare the outputs; return None if they do not match.
+    """Run a sample in the other mode, and compare the outputs; None if their shapes differ.
 
-    `accuracies` belong to the sample's mode and the other mode. Instead of a missing second
-    accuracy, the accuracy over the sample is used.
+    `accuracies` belong to the sample's mode and the other mode. If the second accuracy is missing,
+    the accuracy over the sample replaces it.
     """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)

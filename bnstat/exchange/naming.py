@@ -200,7 +200,7 @@ def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
             continue
         if len(row) != 2 or not row[1].strip():
             raise DamagedError(
-                where, "must be two cells, OLD and NEW", "bnstat diff OLD NEW --map writes them"
+                where, "must be two layer names", "bnstat diff OLD NEW --map writes such lines"
             )
         old, new = row[0].strip(), row[1].strip()
         if old not in by_text:

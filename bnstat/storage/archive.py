@@ -287,7 +287,7 @@ def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
 
 
 class _BoundedStream:
-    """A stream that limits the directory of a zip, because `zipfile` reads it in one call."""
+    """A stream that limits the size of a zip's directory, which `zipfile` reads in one call."""
 
     def __init__(self, stream: IO[bytes], path: str) -> None:
         self._path = path

@@ -56,7 +56,7 @@ def test_a_map_renames_for_export_and_diff_writes_it(old: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("a\n", "line 1: must be two cells, OLD and NEW"),
+        ("a\n", "line 1: must be two layer names"),
         ("a,x\nc,y\n", "line 2: no layer is called 'c'"),
         ("a,x\na,y\n", "a second time"),
         ("a,b\n", "is the name of two layers"),

@@ -197,7 +197,7 @@ def _group_of(variables: Mapping[str, str], default: str) -> str:
 
 
 def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
-    """Group the weights of one group by scope; return scope -> label -> key.
+    """Sort the weights of one HDF5 group by scope; return scope -> label (`gamma`) -> key.
 
     Keras 1 has no scopes, but prefixes each weight with the layer's name: `bn1_gamma`. The scope is
     then the longest name in `layers` that is such a prefix.

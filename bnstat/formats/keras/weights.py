@@ -177,7 +177,7 @@ def _is_holder(group: str) -> bool:
 
 
 def _layer_path(holder: str) -> str:
-    """Return the path of the layer's group, spelled as in Keras 3, for a group `vars`."""
+    """Return the path of the layer that owns a group `vars`, spelled as in Keras 3."""
     parts = holder.replace("\\", "/").split("/")[:-1]
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
