@@ -79,7 +79,7 @@ def open_contents(file: File, source: Source) -> Contents:
         else:
             top, pickle = find_pickle(file)
             if pickle.size > LARGEST_PICKLE:
-                reason = f"its pickle has {pickle.size} bytes; bnstat reads smaller pickles"
+                reason = f"its pickle is above the limit of {LARGEST_PICKLE} bytes"
                 raise UnsupportedError(file.path, reason)
             root, _ = unpickle(pickle.read(), 0)
             locate, is_big_endian = _storages_in_zip(top, storages)

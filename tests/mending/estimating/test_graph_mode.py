@@ -323,7 +323,7 @@ def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:
     assert [each.layer for each in result.layers] == ["first", "second"]
     tf.saved_model.save(two, str(tmp_path / "d"), {"serving_default": two.one, "b": two.both})
     assert [each.layer for each in bnstat.drift(tmp_path / "d", X).layers] == ["first"]
-    with pytest.raises(NotFoundError, match=r"is not a SavedModel \(tf1-checkpoint\)"):
+    with pytest.raises(NotFoundError, match=r"has no signatures \(tf1-checkpoint\)"):
         bnstat.drift(DATA / "digits/run", X, signature="one")
 
 
