@@ -20,7 +20,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.exchange.decimals import labels, shortest
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
-from bnstat.model import ROLES, Array, Model, printable
+from bnstat.model import ROLES, Array, Model, printable, squeezed
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -35,7 +35,7 @@ def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None
         start_of_row = _row(cell(options.name(layer)), "").removesuffix("\n")
         separator = f"\n{start_of_row}"
         arrays = [options.array(layer, part) for part in options.parts]
-        shape = largest_shape(arrays)
+        shape = largest_shape(layer.name, arrays)
         for start in range(0, prod(shape), _ROWS):
             stop = min(start + _ROWS, prod(shape))
             columns = [_column(array, start, stop) for array in arrays]
@@ -43,9 +43,18 @@ def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None
             file.write(f"{start_of_row}{separator.join(rows)}\n")
 
 
-def largest_shape(arrays: Iterable[Array | None]) -> tuple[int, ...]:
-    """Return the shape of the largest array; `(0,)` if all arrays are None."""
-    return max((array.shape for array in arrays if array is not None), key=prod, default=(0,))
+def largest_shape(name: str, arrays: Iterable[Array | None]) -> tuple[int, ...]:
+    """Return the shape of a layer's largest array; `(0,)` if all arrays are None.
+
+    Raise an `UnsupportedError` if a channel has several indices, and an array has fewer channels.
+    """
+    shapes = [array.shape for array in arrays if array is not None]
+    largest = max(shapes, key=prod, default=(0,))
+    has_indices = len(squeezed(largest)) > 1
+    if has_indices and any(prod(shape) < prod(largest) for shape in shapes):
+        what = "its arrays differ in shape, so that they do not fit the rows of a table"
+        raise UnsupportedError(name, what, "export JSON instead")
+    return largest
 
 
 def cell(name: str) -> str:

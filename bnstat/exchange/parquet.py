@@ -38,7 +38,7 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
     with parquet.ParquetWriter(file, schema) as writer:
         for layer in options.track(model.layers):
             arrays = [options.array(layer, part) for part in options.parts]
-            shape = largest_shape(arrays)
+            shape = largest_shape(layer.name, arrays)
             size = prod(shape)
             name = printable(options.name(layer))
             columns = [

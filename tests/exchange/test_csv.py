@@ -86,3 +86,12 @@ def test_names_do_nothing_to_a_spreadsheet(name, cell):
 def test_a_huge_name_is_refused(kind):
     with pytest.raises(UnsupportedError, match="too long"):
         dumped(model(usual("n" * 70_000, 1)), kind)
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet"])
+def test_arrays_that_do_not_fit_the_rows_are_refused(name):
+    if name == "parquet":
+        pytest.importorskip("pyarrow")
+    bn = layer("bn", {"gamma": SIX[:2], "moving_mean": SIX.reshape(2, 3)})
+    with pytest.raises(UnsupportedError, match="bn: its arrays differ in shape"):
+        dumped(model(bn), name, DEFAULTS)
