@@ -255,7 +255,7 @@ def _joined(arrays: list[Array]) -> Floats:
 
 
 def _summarize(layout: _Layout, values: Floats) -> dict[str, Floats]:
-    """Return measure of a `Summary` -> one number for each role of each layer (segment)."""
+    """Map each measure of a `Summary` to one number for each segment, a role of a layer."""
     finite = np.isfinite(values)
     count = layout.counts(finite)
     mean = layout.sums(_zero_unless(finite, values)) / count

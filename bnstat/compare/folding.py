@@ -163,7 +163,7 @@ class _View:
     doubts: Floats
 
     def numbers(self) -> tuple[Floats, Floats]:
-        """Return the numbers and their largest rounding errors, with the channel axis first."""
+        """Return the weights and a bound of each rounding error, with the channel axis first."""
         values = self.tensors.array(self.weights)
         values, doubt = (
             np.moveaxis(array.reshape(self.shape), self.axis, 0)

@@ -85,7 +85,7 @@ def portable(array: Array) -> Array:
 
 
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
-    """Return the names of channels in C order: `3`, or one index per dimension `0:3:1`."""
+    """Return the names of channels in C order: `3`, or one index per dimension `2:0:5`."""
     positions = np.arange(start, stop, step)
     if sum(size != 1 for size in shape) <= 1:
         return list(map(str, positions.tolist()))

@@ -161,7 +161,7 @@ def _flat(program: Program, trust: bool) -> Program:
 
 
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
-    """Return the activation that computes an output or, for logits, follows it; else None."""
+    """Return the activation that computes an output, or that is applied to logits; or None."""
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}
         source = op_of(origins(ops, output, _SAME_VALUES)[-1])

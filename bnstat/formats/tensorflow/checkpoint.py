@@ -102,7 +102,7 @@ def _global_step(variables: Mapping[str, Variable]) -> int | None:
 def _meta_graphs(
     folder: Folder, prefix: str, keys: Container[str]
 ) -> Callable[[], Iterable[Graph]] | None:
-    """Return a function that yields the graph in `PREFIX.meta`; None if missing or too large."""
+    """Return a function that reads the graph in `PREFIX.meta`; None if there is no such file."""
     meta = folder.file(prefix + ".meta")
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None

@@ -53,7 +53,7 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict per violated rule; `findings` are pairs (finding, index of the layer's row).
+        groups: a dict per violated rule, whose `findings` lists (finding, index of the layer's row).
         data: the input of the page's scripts, as JSON data.
         numbers: all packed arrays; `data` refers to an array by its offset.
         places: name of a layer -> index in `rows`.
@@ -265,7 +265,7 @@ def of_difference(
 
 
 def _folded(layers: Sequence[Folded]) -> dict[tuple[str, str], str]:
-    """Return (side, layer name) -> `LAYER -> WEIGHTS` and the causes of a wrong scale or shift."""
+    """Map (side, layer name) to a text: the weights, and causes of a wrong scale or shift."""
     return {
         (layer.side, layer.layer): "; ".join(
             [folded_text(layer), *(printable(cause.text) for cause in layer.causes)]
