@@ -200,7 +200,7 @@ class Runner(AbstractContextManager["Runner"]):
             raise flat_graph.refused(self.network.program.where, error) from None
 
     def _measuring_graph(self, by_batch: bool, exact: bool) -> Any:
-        """Return a `GraphDef` that measures layers' inputs; without `by_batch`, statistics are fed."""
+        """Return a `GraphDef` that measures inputs; statistics are fed unless `by_batch`."""
         import tensorflow as tf
 
         graph = self.network.graph

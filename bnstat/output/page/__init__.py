@@ -53,7 +53,7 @@ class Page:
     Attributes:
         kind: `model`, `history` or `difference`.
         facts: label -> text, about the model or both models.
-        groups: a dict per violated rule, whose `findings` lists (finding, index of the layer's row).
+        groups: a dict per violated rule; its `findings` lists (finding, index of the layer's row).
         data: the input of the page's scripts, as JSON data.
         numbers: all packed arrays; `data` refers to an array by its offset.
         places: name of a layer -> index in `rows`.
