@@ -80,11 +80,13 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: str) -> None:
     assert "block1/bn" in output or command == "check"
     assert not modules & (HEAVY | DISPLAY | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
     assert not modules & {*OF_GRAPHS, "bnstat.output.terminal.drawing"}
+    assert ("bnstat.output.documents" in modules) == (command == "check")
     assert ("bnstat.checks.settings" in modules) == (command == "check")
 
 
 OBJECTS = handmade.object_bundle(*handmade.bn_graph())
 PROTOBUF = {"google.protobuf"}
+KERAS = {"bnstat.formats.keras.config"}
 ZIP = {"zipfile", "tarfile"}
 
 
@@ -92,6 +94,7 @@ ZIP = {"zipfile", "tarfile"}
     ("files", "target", "allowed"),
     [
         (OBJECTS, "m.index", set()),
+        (ports.tfjs_files({"model_config": handmade.config()}, "bn0"), "model.json", KERAS),
         (handmade.hdf5_files(), "legacy.h5", OF_GRAPHS),
         (ports.onnx_files()["plain"], "m.onnx", OF_GRAPHS | PROTOBUF),
         ({"m.safetensors": ports.safetensors()}, "m.safetensors", OF_GRAPHS | ZIP),

@@ -24,7 +24,6 @@ from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import TFJS, as_shape, bytes_needed, from_little_endian, numpy_dtype
 from bnstat.formats.finders import GRAPH
 from bnstat.formats.keras.config import layers_by_scope
-from bnstat.formats.protobuf.protos import message_class, skeleton
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
@@ -61,6 +60,8 @@ def open_model(file: File, source: Source) -> Contents:
 
 def open_manifest(file: File, source: Source) -> Contents:
     """Return the weights that a manifest lists, and the graph if there is a file for it."""
+    from bnstat.formats.protobuf.protos import skeleton
+
     contents = _contents(file, parse_json(file.read(), file.path), source)
     if (graph := file.sibling(GRAPH)) is None:
         return contents
@@ -201,6 +202,8 @@ def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> i
 def _parsed(topology: Mapping[str, Any], where: str) -> Any:
     """Return the GraphDef that a topology in JSON describes."""
     from google.protobuf import json_format
+
+    from bnstat.formats.protobuf.protos import message_class
 
     message = message_class("GraphDef")()
     try:

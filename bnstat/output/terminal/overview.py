@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
-from bnstat.output.documents import members
 from bnstat.output.numbers import bars, compact, compact_pair, counted, finite
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, facts, layer_table, total_width
@@ -123,10 +122,15 @@ def overview(model: Model, screen: Screen, track: Track = iter) -> Iterator[str]
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
     """Yield lines with a model's source, number of layers and settings that all layers share."""
+    source = model.source
     pairs = _settings(model).items()
     settings = [f"{name} {texts[0]}" for name, texts in pairs if len(set(texts)) == 1]
     lines = {
-        **members(model.source, "path", "format", "writer", "checkpoint", "step"),
+        "path": source.path,
+        "format": source.format,
+        "writer": source.writer,
+        "checkpoint": source.checkpoint,
+        "step": source.step,
         "layers": f"{len(model):,} with {counted(model.channels, 'channel')}",
         "settings": ", ".join(settings),
     }
