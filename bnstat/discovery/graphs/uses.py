@@ -115,8 +115,9 @@ class _GraphUses:
             mode = _common(norm.normalizes for norm in norms if norm.op in forward)
             if mode == "either" and self._is_fed(keys):
                 mode = "fed"
-            is_read = any(op in read for key in keys for op in self._ops_of[key])
-            is_read |= any(norm.normalizes != "batch" for norm in norms)
+            is_read = any(norm.normalizes != "batch" for norm in norms) or any(
+                op in read for key in keys for op in self._ops_of[key]
+            )
             updates_run = len(run) if trainers else None
             uses[layer.name] = StatisticsUse(len(own_updates), updates_run, mode, is_read)
         return uses
