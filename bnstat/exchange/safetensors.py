@@ -12,10 +12,10 @@ from typing import BinaryIO, Final
 
 from bnstat.errors import UnsupportedError
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
-from bnstat.formats.dtypes import SAFETENSORS
+from bnstat.formats.arrays.safetensors import DTYPES
 from bnstat.model import Array, Model, printable
 
-_CODES: Final = {name: code for code, name in SAFETENSORS.items()}
+_CODES: Final = {name: code for code, name in DTYPES.items()}
 _READERS: Final = {"pytorch": "pt", "flax": "flax"}
 _ALIGNMENT: Final = 8
 

@@ -1,12 +1,12 @@
-"""The element types of every format: one fixed table of dtypes, and each format's names for them.
+"""The element types of every format: one fixed table of dtypes, and TensorFlow's codes for them.
 
 A name or code in a file is looked up here and never passed to NumPy, whose own parser also accepts
 objects and structures. Types that NumPy lacks come from ml_dtypes. A quantized type counts
 as the integer type that stores it. In an array, each element of 4 or 2 bits takes a whole byte.
 
-Sources: tensorflow/core/framework/types.proto; safetensors README, "Format"; torch/storage.py;
-onnx.proto, `TensorProto.DataType`; tensorflow/lite/schema/schema.fbs, `TensorType`;
-tfjs-core/src/io/types.ts, `DTYPE_VALUE_SIZE_MAP`; numpy/lib/format.py, `dtype_to_descr`.
+The module of a format with codes of its own has a table `DTYPES`: code -> name in this table.
+
+Sources: tensorflow/core/framework/types.proto; numpy/lib/format.py, `dtype_to_descr`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NUMERIC: Final = frozenset(_DTYPES) | _ML_DTYPES
 """The names of all numeric types."""
 
 
-def _by_code(names: str) -> dict[int, str]:
+def by_code(names: str) -> dict[int, str]:
     """Return position -> name for the words of `names`; `-` marks a code without a name."""
     return {code: name for code, name in enumerate(names.split()) if name != "-"}
 
@@ -62,47 +62,6 @@ TENSORFLOW: Final = {
     code: _RENAMED.get(name, name.lower()) for code, name in enumerate(DATA_TYPES.split()[1:], 1)
 }
 """Value of TensorFlow's `DataType` -> name of the type."""
-
-SAFETENSORS: Final = {
-    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
-    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
-    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
-    "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-}  # fmt: skip
-
-TORCH_STORAGES: Final = {
-    "BoolStorage": "bool", "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16",
-    "IntStorage": "int32", "LongStorage": "int64", "UntypedStorage": "uint8",
-    "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
-    "DoubleStorage": "float64", "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
-}  # fmt: skip
-"""PyTorch's storage class -> name of the type; types smaller than a byte are not in `NUMERIC`."""
-
-TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
-"""PyTorch's name of a type -> NumPy's name, for types whose names differ."""
-
-ONNX: Final = _by_code(
-    """
-    - float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64
-    complex64 complex128 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz - - -
-    float8_e8m0fnu
-    """
-)
-"""Value of ONNX's `DataType` -> name, for types whose elements take whole bytes."""
-
-TFLITE: Final = _by_code(
-    """
-    float32 float16 int32 uint8 int64 - bool int16 complex64 int8 float64 complex128 uint64 - -
-    uint32 uint16 int4 bfloat16
-    """
-)
-"""Value of TensorFlow Lite's `TensorType` -> name; two int4 elements share a byte."""
-
-TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "uint8", "uint16"})
-"""The types of TensorFlow.js, under NumPy's names."""
 
 _DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
 _DESCR_KINDS: Final = {"?": np.dtype(bool)} | {kind.str[1:]: kind for kind in _NUMPY.values()}

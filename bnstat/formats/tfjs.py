@@ -21,13 +21,15 @@ import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph
-from bnstat.formats.dtypes import TFJS, as_shape, bytes_needed, from_little_endian, numpy_dtype
+from bnstat.formats.dtypes import as_shape, bytes_needed, from_little_endian, numpy_dtype
 from bnstat.formats.finders import GRAPH
 from bnstat.formats.keras.config import layers_by_scope
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Range
 from bnstat.text import parse_json
 
+_DTYPES: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "uint8", "uint16"})
+"""The types of TensorFlow.js (`DTYPE_VALUE_SIZE_MAP` in types.ts), under NumPy's names."""
 _MOST_SMALL: Final = 1 << 12
 """Weights with at most this many elements are read as constants of the graph, such as epsilons."""
 
@@ -171,7 +173,7 @@ def _quantization(fields: object, where: str) -> _Quantization | None:
 
 
 def _dtype(name: object, where: str) -> np.dtype[np.generic]:
-    if not isinstance(name, str) or name not in TFJS:
+    if not isinstance(name, str) or name not in _DTYPES:
         raise DamagedError(where, f"has a dtype that TensorFlow.js does not support: {name!r:.40}")
     return numpy_dtype(name)
 

@@ -40,9 +40,17 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import TFLITE, Scales, as_shape, contiguous_variable, extents
+from bnstat.formats.dtypes import Scales, as_shape, by_code, contiguous_variable, extents
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
+
+DTYPES: Final = by_code(
+    """
+    float32 float16 int32 uint8 int64 - bool int16 complex64 int8 float64 complex128 uint64 - -
+    uint32 uint16 int4 bfloat16
+    """
+)
+"""Value of `TensorType` -> name; two int4 elements share a byte."""
 
 I8, U8, I32, U32, U64 = (struct.Struct(f"<{each}") for each in "bBiIQ")
 _VTABLE: Final = struct.Struct("<HH")
@@ -189,7 +197,7 @@ def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
     shape, code = as_shape(tensor.numbers(0, "<i4").tolist()), tensor.number(1, I8)
     if shape is None:
         raise DamagedError(where, "has an invalid shape")
-    dtype = TFLITE.get(code, f"type {code}")
+    dtype = DTYPES.get(code, f"type {code}")
     plain = contiguous_variable(file, start, length, dtype, shape, key)
     quantization = tensor.table(4)
     is_sparse = tensor.table(6) is not None or (quantization and quantization.number(4, U8))

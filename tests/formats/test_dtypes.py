@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import numpy as np
 import pytest
 
 import bnstat
+from bnstat import formats
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats import dtypes
 from tests.fuzz import ports
@@ -39,9 +42,16 @@ def test_every_numeric_type_is_plain() -> None:
 
 
 def test_every_format_names_types_of_the_table() -> None:
-    public = [value for name, value in vars(dtypes).items() if name.isupper() and name[0] != "_"]
-    names = {name for table in public if isinstance(table, dict) for name in table.values()}
-    assert (names | dtypes.TFJS) - dtypes.NUMERIC == NOT_NUMERIC
+    """A module's `DTYPES` maps the codes of its format to names of the table."""
+    names = [found.name for found in walk_packages(formats.__path__, "bnstat.formats.")]
+    tables = {name: vars(import_module(name)).get("DTYPES", {}) for name in names}
+    assert sum(map(bool, tables.values())) >= 4
+    tables["dtypes"] = dtypes.TENSORFLOW
+    unknown = {
+        name: sorted(set(table.values()) - dtypes.NUMERIC - NOT_NUMERIC)
+        for name, table in tables.items()
+    }
+    assert {name: names for name, names in unknown.items() if names} == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)

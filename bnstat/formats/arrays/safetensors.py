@@ -18,12 +18,21 @@ from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import SAFETENSORS, as_shape, as_sizes, contiguous_variable
+from bnstat.formats.dtypes import as_shape, as_sizes, contiguous_variable
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import MAX_JSON, parse_json
 
 _WRITERS: Final = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "NumPy", "mlx": "MLX"}
+
+DTYPES: Final = {
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+    "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+}  # fmt: skip
+"""Code of a type -> NumPy's name."""
 
 
 def matches(file: File) -> bool:
@@ -64,7 +73,7 @@ def _variable(file: File, start: int, name: str, entry: object) -> Variable:
     if not begin <= end <= file.size - start:
         reason = f"its bytes {begin} to {end} are not in the {file.size - start} after the header"
         raise DamagedError(where, reason, "copy or download it again")
-    dtype = SAFETENSORS.get(code, code)
+    dtype = DTYPES.get(code, code)
     return contiguous_variable(file, start + begin, end - begin, dtype, shape, name)
 
 

@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 
 from bnstat.errors import BnstatError
-from bnstat.formats.dtypes import ONNX, find_dtype
-from bnstat.formats.onnx.graphs import TENSOR, Inlined, NodeOp, numbers_in, read_array
+from bnstat.formats.dtypes import find_dtype
+from bnstat.formats.onnx.graphs import DTYPES, TENSOR, Inlined, NodeOp, numbers_in, read_array
 from bnstat.model import Array
 
 _MAX_ELEMENTS: Final = 1 << 14
@@ -116,7 +116,7 @@ def _expand(op: NodeOp, inlined: Inlined, x: Array, shape: Array) -> Array:
 
 def _cast(op: NodeOp, inlined: Inlined, x: Array) -> Array:
     code = op.attribute("to")
-    dtype = find_dtype(ONNX[code]) if isinstance(code, int) and code in ONNX else None
+    dtype = find_dtype(DTYPES[code]) if isinstance(code, int) and code in DTYPES else None
     if dtype is None:
         raise ValueError("not a numeric type")
     return x.astype(dtype)

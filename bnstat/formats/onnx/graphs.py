@@ -25,8 +25,8 @@ import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.dtypes import (
-    ONNX,
     as_shape,
+    by_code,
     bytes_needed,
     extents,
     find_dtype,
@@ -40,6 +40,14 @@ from bnstat.storage.files import File, Range
 TENSOR: Final = (5, "OnnxTensor")
 _GRAPH: Final = (6, "OnnxGraph")
 """The field number and the message type of a tensor or graph that an attribute stores."""
+DTYPES: Final = by_code(
+    """
+    - float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64
+    complex64 complex128 bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz - - -
+    float8_e8m0fnu
+    """
+)
+"""Value of ONNX's `DataType` -> name, for types whose elements take whole bytes."""
 _LONGEST_LIST: Final = 1 << 17
 _RAW: Final = 9
 _EXTERNAL: Final = 1
@@ -356,7 +364,7 @@ def _default_name(node: Any) -> str:
 
 
 def _dtype_of(tensor: Any) -> str:
-    return ONNX.get(tensor.data_type, f"type {tensor.data_type}")
+    return DTYPES.get(tensor.data_type, f"type {tensor.data_type}")
 
 
 def _shape_of(tensor: Any) -> tuple[int, ...] | None:

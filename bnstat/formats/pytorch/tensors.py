@@ -31,8 +31,6 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError
 from bnstat.formats.dtypes import (
-    TORCH,
-    TORCH_STORAGES,
     as_shape,
     as_sizes,
     bytes_needed,
@@ -44,6 +42,17 @@ from bnstat.formats.dtypes import (
 from bnstat.formats.pytorch.pickled import Global, Opaque, PickleError, bytes_of
 from bnstat.storage.files import File, Range
 
+DTYPES: Final = {
+    "BoolStorage": "bool", "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16",
+    "IntStorage": "int32", "LongStorage": "int64", "UntypedStorage": "uint8",
+    "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
+    "DoubleStorage": "float64", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
+}  # fmt: skip
+"""Storage class -> name of the type; bnstat does not read types smaller than a byte."""
+_RENAMED: Final = {"half": "float16", "float": "float32", "double": "float64"}
+"""PyTorch's name of a type -> NumPy's name, for types whose names differ."""
 _UNBUILT: Final = Global("torch", "Tensor")
 
 
@@ -127,13 +136,13 @@ def storage_of(persistent_id: Any) -> Storage | Global:
     """Return the storage that a persistent id names, or the class of a module (before 1.6)."""
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
-            kind in TORCH_STORAGES and key.isascii()
+            kind in DTYPES and key.isascii()
         ):
             offset = 0
             match view:
                 case [(_, int(first), int(size))]:  # of files before PyTorch 1.6
                     offset, count = first, size
-            return Storage(key, TORCH_STORAGES[kind], count, offset)
+            return Storage(key, DTYPES[kind], count, offset)
         case ("module", Global() as kind, *_):
             return kind
     raise PickleError("a persistent id does not name a storage")
@@ -156,7 +165,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     dtype = storage.dtype
     match rest:
         case (_, _, Global("torch", name), *_):  # of `_rebuild_tensor_v3`
-            dtype = TORCH.get(name, name)
+            dtype = _RENAMED.get(name, name)
     shape, strides = as_shape(size), as_sizes(stride)
     if type(offset) is not int or offset < 0 or shape is None or strides is None:
         raise PickleError("a tensor has an invalid shape")
