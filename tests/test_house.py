@@ -52,6 +52,13 @@ MAY_IMPORT = {
 
 LONGEST_FILE = 700
 
+SHARED_NAMES = {
+    **dict.fromkeys(("apply", "diff", "drift", "history", "scan"), "a command and its work"),
+    **dict.fromkeys(("npz", "safetensors"), "read as a model and written as a model's values"),
+    **dict.fromkeys(("detection", "file", "registry"), "one part of several formats"),
+}
+"""Names that modules of several folders have, because they play the same part."""
+
 
 def sources(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).glob("**/*.py"))]
@@ -135,6 +142,12 @@ def test_no_file_is_longer_than_700_lines() -> None:
 def test_folders_are_at_most_two_levels_deep() -> None:
     deep = [path for path in sources("bnstat") if len(path.relative_to(PACKAGE).parts) > 3]
     assert deep == []
+
+
+def test_a_name_means_one_module() -> None:
+    names = [path.stem for path in sources("bnstat") if path.stem != "__init__"]
+    repeated = {name for name in names if names.count(name) > 1}
+    assert repeated == SHARED_NAMES.keys(), "rename the module, or say what the modules share"
 
 
 def test_only_its_reader_and_code_that_runs_models_import_tensorflow() -> None:

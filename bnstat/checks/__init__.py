@@ -11,7 +11,7 @@ from operator import attrgetter
 from os import PathLike
 from typing import Any, Final
 
-from bnstat.checks import over_time, updates, values
+from bnstat.checks import over_time, updates, variables
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Thresholds
 from bnstat.checks.training_mode import trained_with
 from bnstat.display import Displayed
@@ -25,7 +25,7 @@ RULES: Final[tuple[Rule[Any], ...]] = tuple(
     sorted(
         (
             value
-            for module in (over_time, updates, values)
+            for module in (over_time, updates, variables)
             for value in vars(module).values()
             if isinstance(value, Rule)
         ),

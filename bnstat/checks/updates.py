@@ -29,7 +29,7 @@ from bnstat.checks.rule import (
     statistics_of,
 )
 from bnstat.checks.training_mode import trained_with
-from bnstat.checks.values import is_collapsed
+from bnstat.checks.variables import is_collapsed
 from bnstat.errors import BnstatError
 from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model, as_float64

@@ -26,7 +26,7 @@ from math import prod
 from typing import Final
 
 from bnstat.discovery.graphs.norms import find_norms
-from bnstat.discovery.graphs.tensors import SUMS, Steps, Tensors
+from bnstat.discovery.graphs.tracing import SUMS, Steps, Tensors
 from bnstat.discovery.merge import common_scope
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed

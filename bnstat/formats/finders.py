@@ -155,7 +155,7 @@ class Unzipped(Finder):
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         if not is_keras_folder(folder):
             return None
-        open_folder = imported("keras.archive.open_folder")
+        open_folder = imported("keras.v3.open_folder")
         return StoredModel(lambda source, _: open_folder(folder, source), times=folder.times)
 
 

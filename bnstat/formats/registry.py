@@ -107,7 +107,7 @@ FORMATS: Final = (
         label=".keras",
         description="a `.keras`, or the folder that `save(..., zipped=False)` writes",
         path="the file or the folder",
-        module="keras.archive",
+        module="keras.v3",
         finders=("finders.Unzipped",),
     ),
     FileFormat(

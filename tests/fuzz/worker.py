@@ -123,7 +123,7 @@ def _finding(error: Exception) -> Verdict:
 
 def _load_everything() -> None:
     """Import the modules of all formats, so that they count neither as time nor as memory."""
-    formats = ("tensorflow.frozen_graph", "tensorflow.graph_def", "keras.archive")
+    formats = ("tensorflow.frozen_graph", "tensorflow.graph_def", "keras.v3")
     names = ("checks", "compare.diff", *(f"formats.{name}" for name in formats))
     for name in ("ml_dtypes", *(f"bnstat.{name}" for name in names)):
         importlib.import_module(name)

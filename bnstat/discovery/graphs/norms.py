@@ -26,8 +26,8 @@ from math import isfinite, prod
 from typing import NamedTuple
 
 from bnstat.discovery.configuration import NAMED_BATCH_NORM, complement
-from bnstat.discovery.graphs.tensors import SUMS, Leaf, Steps, Tensors
-from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, Updates
+from bnstat.discovery.graphs.tracing import SUMS, Leaf, Steps, Tensors
+from bnstat.discovery.graphs.training import AVERAGING, STATISTICS, Updates
 from bnstat.discovery.merge import Merger, Sighting
 from bnstat.discovery.schemes import ACCUMULATOR, RENORM, describe_lookalike
 from bnstat.formats.contents import Contents, Op

@@ -21,8 +21,8 @@ from itertools import islice
 from typing import Final
 
 from bnstat.discovery.graphs.norms import Norm, find_norms, is_training
-from bnstat.discovery.graphs.tensors import Steps, Tensors, op_of
-from bnstat.discovery.graphs.updates import STATISTICS, UPDATES, Updates
+from bnstat.discovery.graphs.tracing import Steps, Tensors, op_of
+from bnstat.discovery.graphs.training import STATISTICS, UPDATES, Updates
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.model import ROLES, BatchNorm, StatisticsMode, StatisticsUse
 

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from bnstat.discovery.graphs.norms import Norm, find_norms
-from bnstat.discovery.graphs.tensors import PASSES, Steps, Tensors
+from bnstat.discovery.graphs.tracing import PASSES, Steps, Tensors
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.running.flat_graph import Condition, full_name
 from bnstat.formats.tensorflow.graph_def import inlined, make_graph

@@ -32,9 +32,9 @@ def matches(file: File) -> bool:
 
 def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays, keyed by their paths."""
-    from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.pickled import unpickle
     from bnstat.formats.pytorch.state import collect
+    from bnstat.formats.pytorch.storages import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.tensors import Array, call
 
     if file.size > LARGEST_PICKLE:

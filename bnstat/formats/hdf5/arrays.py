@@ -48,7 +48,7 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError, first_line
 from bnstat.formats.dtypes import as_shape, find_dtype
-from bnstat.formats.hdf5.objects import SIGNATURE, Cursor, Kind, Message, Objects
+from bnstat.formats.hdf5.headers import SIGNATURE, Cursor, Kind, Message, Objects
 from bnstat.model import Array
 from bnstat.storage.files import File, Range
 

@@ -31,7 +31,7 @@ from typing import Final
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
-from bnstat.formats.hdf5.objects import (
+from bnstat.formats.hdf5.headers import (
     SMALLEST,
     AbsentError,
     Attribute,

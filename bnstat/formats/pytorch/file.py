@@ -39,7 +39,7 @@ def matches(file: File) -> bool:
         return False
     if first.endswith(b"/data.pkl"):
         return True
-    from bnstat.formats.pytorch.contents import find_pickle
+    from bnstat.formats.pytorch.storages import find_pickle
 
     try:
         find_pickle(file)
@@ -50,6 +50,6 @@ def matches(file: File) -> bool:
 
 def open_contents(file: File, source: Source) -> Contents:
     """Return the tensors of a file."""
-    from bnstat.formats.pytorch import contents
+    from bnstat.formats.pytorch import storages
 
-    return contents.open_contents(file, source)
+    return storages.open_contents(file, source)

@@ -23,9 +23,9 @@ WRITERS: Final = {
     "tf1-checkpoint-v1": "tensorflow.write_checkpoint_v1",
     "saved-model": "tensorflow.write_saved_model",
     "frozen-graph": "graph.write",
-    "keras-h5": "keras.write_hdf5",
-    "keras-weights": "keras.write_hdf5",
-    "keras-archive": "keras.write_keras_archive",
+    "keras-h5": "hdf5.write_hdf5",
+    "keras-weights": "hdf5.write_hdf5",
+    "keras-archive": "hdf5.write_keras_archive",
 }
 """Format -> module and function that write the format."""
 

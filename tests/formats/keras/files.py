@@ -18,7 +18,7 @@ from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.fuzz import handmade
 
-FORMATS = ("keras.h5", "keras.weights", "keras.archive")
+FORMATS = ("keras.h5", "keras.weights", "keras.v3")
 VARS = "layers/batch_normalization/vars"
 LABELS = tuple(f"{role}:0" for role in ROLES)
 WHOLE = {"bn": [array.tolist() for array in handmade.values().values()]}

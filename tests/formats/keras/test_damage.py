@@ -46,7 +46,7 @@ def test_an_archive_with_hdf5_at_an_offset_where_hdf5_files_may_start(
         start = path.read_bytes().index(b"\x89HDF\r\n")
         metadata += b" " * (offset - start)
     assert start == offset
-    assert recognised_by(path) == ["keras.archive"]
+    assert recognised_by(path) == ["keras.v3"]
     assert read_all(path) == WHOLE
 
 

@@ -1,4 +1,4 @@
-"""Keras's `.keras` format: a zip with a model's configuration and its `.weights.h5`.
+"""Keras's `.keras` format ("Keras v3"): a zip with a model's configuration and its `.weights.h5`.
 
 `config.json` is the configuration, `metadata.json` contains the version of Keras, and
 `model.weights.h5` contains the variables. The members are stored without compression. Keras also

@@ -22,7 +22,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from bnstat.discovery.configuration import complement
-from bnstat.discovery.graphs.tensors import SUMS, Leaf, Tensors
+from bnstat.discovery.graphs.tracing import SUMS, Leaf, Tensors
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
 

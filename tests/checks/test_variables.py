@@ -1,4 +1,4 @@
-"""Rules about the stored variables: BN004 to BN013, and BN016."""
+"""Rules about the stored variables."""
 
 from __future__ import annotations
 
