@@ -1,4 +1,4 @@
-"""Rules about the checkpoints of a run: BN101 to BN104."""
+"""Rules about the checkpoints of a run."""
 
 from __future__ import annotations
 

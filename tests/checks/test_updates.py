@@ -1,4 +1,4 @@
-"""Rules about the updates of moving statistics: BN001 to BN003, BN014, BN015, BN017 and BN018."""
+"""Rules about the updates of moving statistics."""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ class Runs:
         if command not in self._shown:
             for earlier in _writing(command):
                 self.shown(earlier)
-            self._shown[command] = in_terminal(shlex.split(command), folder=self._folder)
+            output = in_terminal(shlex.split(command), folder=self._folder)
+            is_mistake = re.search(r"^Traceback|^\S+:\d+: \w*Warning:", output, re.MULTILINE)
+            assert not is_mistake, f"mend what `bnstat {command}` reports:\n{output}"
+            self._shown[command] = output
         return self._shown[command]
 
 
