@@ -24,6 +24,9 @@ from bnstat.storage.files import File
 _MAGIC: Final = b"PAR1"
 _MOST_CELLS: Final = 1 << 28
 _MOST_COLUMNS: Final = 16
+_MOST_BYTES: Final = 1 << 30
+_ROWS: Final = 1 << 12
+"""The number of rows that are read at a time."""
 
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
@@ -81,18 +84,65 @@ def read(file: File) -> Document:
     """Read the values in a file; see `ExportModule.read`."""
     arrow, parquet = libraries()
     try:
-        opened = parquet.ParquetFile(arrow.BufferReader(file.read()))
-        columns = opened.metadata.num_columns
-        if columns > _MOST_COLUMNS or columns * opened.metadata.num_rows > _MOST_CELLS:
-            raise UnsupportedError(
-                file.path, f"is above the limit of {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
-            )
-        table: dict[str, list[Any]] = opened.read(use_threads=False).to_pydict()
+        source = arrow.BufferReader(file.read())
+        opened = parquet.ParquetFile(source)
+        _refuse_too_large(file.path, opened.metadata)
+        schema = opened.schema_arrow
+        are_texts = [_is_text(arrow, field.type) for field in schema]
+        for field, is_text in zip(schema, are_texts, strict=True):
+            if not (is_text or _is_number(arrow, field.type)):
+                what = f"column {printable(field.name[:40])!r} contains neither text nor numbers"
+                raise DamagedError(file.path, what)
+        # A dictionary contains a text once, however many rows repeat it.
+        texts = [name for name, is_text in zip(schema.names, are_texts, strict=True) if is_text]
+        opened = parquet.ParquetFile(source, read_dictionary=texts)
+        columns: list[list[Any]] = [[] for _ in schema]
+        size = 0
+        for batch in opened.iter_batches(_ROWS, use_threads=False):
+            size += batch.nbytes
+            if size > _MOST_BYTES:
+                raise _too_large(file.path)
+            for cells, column, is_text in zip(columns, batch.columns, are_texts, strict=True):
+                cells += _texts(column) if is_text else column.to_pylist()
     except (arrow.ArrowException, OSError, ValueError) as error:
         message = str(error).partition("\n")[0]
         raise DamagedError(file.path, f"is not a valid Parquet file ({message})") from error
-    if not {"layer", "channel"} <= {*table}:
+    if not {"layer", "channel"} <= {*schema.names}:
         raise DamagedError(file.path, "has no columns 'layer' and 'channel'")
-    rows = zip(*table.values(), strict=True)
-    numbered = ((f"row {number}", row) for number, row in enumerate(rows, 1))
-    return read_table(file.path, list(table), numbered, printable)
+    rows = enumerate(zip(*columns, strict=True), 1)
+    return read_table(
+        file.path, schema.names, ((f"row {number}", row) for number, row in rows), printable
+    )
+
+
+def _refuse_too_large(path: str, metadata: Any) -> None:
+    columns = metadata.num_columns
+    if columns > _MOST_COLUMNS or columns * metadata.num_rows > _MOST_CELLS:
+        raise UnsupportedError(
+            path, f"is above the limit of {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
+        )
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    if sum(group.total_byte_size for group in groups) > _MOST_BYTES:
+        raise _too_large(path)
+
+
+def _too_large(path: str) -> UnsupportedError:
+    return UnsupportedError(path, "is above the limit of 1 GiB in memory")
+
+
+def _is_text(arrow: Any, kind: Any) -> bool:
+    types = arrow.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        is_text(kind) for is_text in (types.is_string, types.is_large_string, types.is_string_view)
+    )
+
+
+def _is_number(arrow: Any, kind: Any) -> bool:
+    return bool(arrow.types.is_primitive(kind) or arrow.types.is_null(kind))
+
+
+def _texts(column: Any) -> list[str | None]:
+    texts = column.dictionary.to_pylist()
+    return [None if at is None else texts[at] for at in column.indices.to_pylist()]

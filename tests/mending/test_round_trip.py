@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -173,33 +172,3 @@ def test_weights_whose_layers_are_undecided(library: str, tmp_path: Path) -> Non
     expected[0][1] = 0.5
     for each, array in zip(changed.undecided, expected, strict=True):
         assert same_bits(each.read(), array)
-
-
-TWICE = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"a": [1]}, "no columns 'layer' and 'channel'"),
-        (TWICE, "row 2: channel '0' is listed a second time"),
-        ({**TWICE, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number"),
-        ({**TWICE, "channel": [0, 1]}, "its layer or channel is missing or is not text"),
-        ({**TWICE, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty"),
-    ],
-)
-def test_invalid_parquet_tables(table: Any, message: str, tmp_path: Path, monkeypatch: Any) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    of = model(layer("bn", gamma=np.ones(2, "f4")))
-    path = tmp_path / "v.parquet"
-    parquet.write_table(pyarrow.table(table), path)
-    with pytest.raises(bnstat.DamagedError, match=message):
-        fitted(of, path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(bnstat.DamagedError, match="not a valid Parquet file"):
-        fitted(of, path)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(bnstat.UnsupportedError, match="pip install pyarrow"):
-        fitted(of, path)
