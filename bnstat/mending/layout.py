@@ -52,7 +52,7 @@ def footprint(source: Source) -> Footprint:
         raise UnsupportedError(
             source.path,
             f"bnstat does not write the format {source.format}",
-            "apply the values to the original TensorFlow or Keras model, and convert it again",
+            "apply the values to the model it was converted from, or set them with its own library",
         )
     if "://" in source.path:
         raise UnsupportedError(source.path, "is remote, and cannot be written", "download it")
