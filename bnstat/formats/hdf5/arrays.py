@@ -77,6 +77,41 @@ _CHUNK_RATIO: Final = 50
 """A chunk may have `_LARGEST_CHUNK` bytes or this many times the file's size."""
 
 
+def _inflated(packed: bytes, limit: int) -> int:
+    """Return the length of data that zlib decompresses, or `limit` if it is longer."""
+    return len(zlib.decompressobj().decompress(packed, limit))
+
+
+def _expanded(packed: bytes, limit: int) -> int:
+    """Return the length of data that LZF decompresses, or more than `limit` if it is longer.
+
+    A byte below 32 precedes 1 to 32 bytes of data. Any other byte begins a reference to earlier
+    data: 3 bits of the length, 13 bits of the distance, with 8 more bits of a length of 7 between.
+    Source: https://github.com/h5py/h5py, lzf/lzf/lzf_d.c.
+    """
+    at = length = 0
+    while at < len(packed) and length <= limit:
+        code = packed[at]
+        if code < 1 << 5:
+            length += code + 1
+            at += code + 2
+        else:
+            is_long = code >> 5 == 7
+            length += (code >> 5) + 2 + (packed[at + 1] if is_long and at + 1 < len(packed) else 0)
+            at += 2 + is_long
+    return length
+
+
+_CHECKSUM: Final = 3
+_CHECKSUM_SIZE: Final = 4
+_COMPRESSIONS: Final = {1: _inflated, 32000: _expanded}
+_FILTERS: Final = {_CHECKSUM, *_COMPRESSIONS, 2}
+"""HDF5's numbers of the filters Fletcher32, gzip, LZF and shuffle, which h5py and Keras use.
+
+The library crashes if the parameters or data of other filters, such as szip, are damaged.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset as its header describes it.
@@ -191,9 +226,10 @@ class Dataset:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Raise an error if a chunk of `opened` is too large, either stored or decompressed."""
-        from h5py import h5z
+        """Raise an error if a chunk of `opened` does not have exactly the claimed length.
 
+        The library reads beyond the end of a short chunk.
+        """
         if not hasattr(opened, "chunk_iter"):
             what = f"{self.path} has chunks, for which bnstat needs h5py with HDF5 1.12.3 or later"
             raise UnsupportedError(self.objects.file.path, what, "install h5py from PyPI")
@@ -206,18 +242,30 @@ class Dataset:
         if any(chunk.size > self.objects.file.size for chunk in chunks):
             raise self._damage("has a chunk that is larger than the file")
         filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
-        if h5z.FILTER_DEFLATE not in filters:
-            return
-        position = filters.index(h5z.FILTER_DEFLATE)
-        if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
-            raise self.objects.unread(f"{self.path} has its filters in an unusual order")
+        if unknown := [number for number in filters if number not in _FILTERS]:
+            what = f"{self.path} is stored with HDF5's filter {unknown[0]}"
+            raise self.objects.unread(what, "copy it with `h5repack -f GZIP=4`")
         for chunk in chunks:
-            if chunk.filter_mask >> position & 1:
-                continue
-            packed = self.objects.file.read(chunk.byte_offset, chunk.size)
-            # Checksums of an earlier filter may follow the elements.
-            if len(zlib.decompressobj().decompress(packed, size + 5)) > size + 4:
-                raise self._damage(f"claims chunks of {size} bytes, but has larger ones")
+            used = [number for at, number in enumerate(filters) if not chunk.filter_mask >> at & 1]
+            if self._length(chunk, used, size) != size:
+                raise self._damage(f"claims chunks of {size} bytes, but has one of another length")
+
+    def _length(self, chunk: Any, filters: list[int], size: int) -> int:
+        """Return the length of a decompressed chunk; a longer chunk than `size` may be cut.
+
+        `filters` are those of the chunk, in the order in which they were applied.
+        """
+        length: int = chunk.size
+        for at, number in reversed([*enumerate(filters)]):
+            if number == _CHECKSUM:
+                length -= _CHECKSUM_SIZE
+            elif number in _COMPRESSIONS:
+                if {*filters[at + 1 :]} - {_CHECKSUM}:
+                    raise self.objects.unread(f"{self.path} has its filters in an unusual order")
+                packed = self.objects.file.read(chunk.byte_offset, max(0, length))
+                # Checksums of an earlier filter may follow the elements.
+                length = _COMPRESSIONS[number](packed, size + _CHECKSUM_SIZE * at + 1)
+        return length
 
 
 class _Layout(NamedTuple):

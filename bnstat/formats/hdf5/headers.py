@@ -209,8 +209,8 @@ class Objects:
     def damage(self, what: str) -> DamagedError:
         return DamagedError(self.file.path, f"damaged HDF5: {what}")
 
-    def unread(self, what: str) -> UnsupportedError:
-        return UnsupportedError(self.file.path, f"{what}, which bnstat does not read")
+    def unread(self, what: str, hint: str = "") -> UnsupportedError:
+        return UnsupportedError(self.file.path, f"{what}, which bnstat does not read", hint)
 
     def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
         """Return a cursor over the `length` bytes at an address, positioned after the signature.
