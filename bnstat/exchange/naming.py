@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
@@ -134,6 +134,14 @@ class ExportOptions:
         if not self.folded:
             return layer.array(part)
         return layer.scale_and_shift(self.epsilon_of(layer))[PARTS_FOLDED.index(part)]
+
+    def arrays(self, layers: Sequence[BatchNorm]) -> Iterator[tuple[str, Array]]:
+        """Yield the key and the array of each part that a layer has."""
+        for layer in self.track(layers):
+            for part in self.parts:
+                array = self.array(layer, part)
+                if array is not None:
+                    yield self.key(layer, part), array
 
     def epsilon_of(self, layer: BatchNorm) -> float:
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon

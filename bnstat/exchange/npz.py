@@ -14,10 +14,10 @@ from typing import BinaryIO, Final, cast
 
 import numpy as np
 
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import UnsupportedError
 from bnstat.exchange.decimals import portable
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
-from bnstat.exchange.values import Document, Given
+from bnstat.exchange.values import Document, document_of
 from bnstat.formats.arrays import npz
 from bnstat.model import ROLES, Model, Source, printable
 from bnstat.storage.files import File
@@ -33,13 +33,10 @@ def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> Non
     # Devices such as `/dev/null` report wrong positions, so zipfile must not see `tell`.
     stream = cast(BinaryIO, SimpleNamespace(write=file.write, flush=file.flush))
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for layer in options.track(model.layers):
-            for part in options.parts:
-                array = options.array(layer, part)
-                if array is not None:
-                    info = zipfile.ZipInfo(f"{_member(options.key(layer, part))}{_ENDING}", _EPOCH)
-                    with archive.open(info, "w", force_zip64=True) as target:
-                        np.lib.format.write_array(target, portable(array), allow_pickle=False)
+        for key, array in options.arrays(model.layers):
+            info = zipfile.ZipInfo(f"{_member(key)}{_ENDING}", _EPOCH)
+            with archive.open(info, "w", force_zip64=True) as target:
+                np.lib.format.write_array(target, portable(array), allow_pickle=False)
 
 
 def _member(key: str) -> str:
@@ -66,13 +63,6 @@ def read(file: File) -> Document:
     size = sum(info.file_size for info in npz.members(file))
     if size > _LARGEST:
         raise UnsupportedError(file.path, f"its arrays take {size} bytes; bnstat reads up to 1 GiB")
-    layers: dict[str, dict[str, Given]] = {}
-    for key, variable in npz.open_contents(file, Source(file.path, "npz")).variables.items():
-        name, _, role = key.rpartition("/")
-        if role not in ROLES or not name:
-            where = f"{file.path}, {printable(key[:200])}"
-            raise DamagedError(
-                where, "is not named LAYER/ROLE", f"the roles are {', '.join(ROLES)}"
-            )
-        layers.setdefault(name, {})[role] = Given(variable.read())
-    return Document(file.path, layers, _member)
+    variables = npz.open_contents(file, Source(file.path, "npz")).variables
+    arrays = {key: variable.read() for key, variable in variables.items()}
+    return document_of(arrays, file.path, _member)

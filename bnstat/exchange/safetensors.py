@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 from bnstat.errors import UnsupportedError
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.formats.arrays.safetensors import DTYPES
-from bnstat.model import Array, Model, printable
+from bnstat.model import Model, printable
 
 _CODES: Final = {name: code for code, name in DTYPES.items()}
 _READERS: Final = {"pytorch": "pt", "flax": "flax"}
@@ -22,12 +22,7 @@ _ALIGNMENT: Final = 8
 
 def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as safetensors; see `ExportModule.dump`."""
-    arrays: dict[str, Array] = {}
-    for layer in options.track(model.layers):
-        for part in options.parts:
-            array = options.array(layer, part)
-            if array is not None:
-                arrays[printable(options.key(layer, part))] = array
+    arrays = {printable(key): array for key, array in options.arrays(model.layers)}
     settings = {
         printable(options.name(layer)): {
             "epsilon": layer.epsilon,

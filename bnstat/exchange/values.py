@@ -12,8 +12,9 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.exchange.decimals import WORDS, channel_of, nearest
+from bnstat.exchange.naming import NAMINGS, PARTS_FOLDED
 from bnstat.formats.dtypes import numpy_dtype
-from bnstat.model import Array, Variable, as_float64, squeezed
+from bnstat.model import ROLES, Array, Variable, as_float64, printable, squeezed
 
 _MOST_WHOLE: Final = 1 << 53
 
@@ -100,6 +101,34 @@ class Document:
     where: str
     layers: Mapping[str, Mapping[str, Given]]
     spelt: Callable[[str], str] = field(default=str)
+
+
+def document_of(
+    arrays: Mapping[str, Array], where: str, as_stored: Callable[[str], str] = str
+) -> Document:
+    """Return the values in named arrays, whose keys all follow one naming.
+
+    `as_stored` returns the name that `dump` writes for a layer's name.
+
+    Raises:
+        DamagedError: keys do not name a layer and a role.
+        UnsupportedError: the file contains scale and shift.
+    """
+    for naming in NAMINGS.values():
+        parsed = {key: parts for key in arrays if (parts := naming.parse(key))}
+        if len(parsed) == len(arrays):
+            break
+    else:
+        keras = NAMINGS["keras"]
+        key = next(key for key in arrays if keras.parse(key) is None)
+        what, hint = "is not named LAYER/ROLE", f"the roles are {', '.join(ROLES)}"
+        raise DamagedError(f"{where}, {printable(key[:200])}", what, hint)
+    layers: dict[str, dict[str, Given]] = {}
+    for key, (name, part) in parsed.items():
+        if part in PARTS_FOLDED:
+            raise refused_folded(where)
+        layers.setdefault(name, {})[part] = Given(arrays[key])
+    return Document(where, layers, lambda name: as_stored(naming.spell(name)))
 
 
 def refused_folded(where: str) -> UnsupportedError:
