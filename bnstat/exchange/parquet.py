@@ -99,6 +99,7 @@ def read(file: File) -> Document:
         columns: list[list[Any]] = [[] for _ in schema]
         size = 0
         for batch in opened.iter_batches(_ROWS, use_threads=False):
+            batch.validate(full=True)  # pyarrow does not check the indices of a dictionary.
             size += batch.nbytes
             if size > _MOST_BYTES:
                 raise _too_large(file.path)

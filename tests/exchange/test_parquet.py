@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import tracemalloc
@@ -104,6 +105,24 @@ def test_texts_that_are_too_large(is_hidden: bool, monkeypatch: pytest.MonkeyPat
         assert parquet.read_metadata(io.BytesIO(file.read())).row_group(0).total_byte_size == 0
     with pytest.raises(bnstat.UnsupportedError, match=r"v\.parquet: is above the limit of 1 GiB"):
         exported_parquet.read(file)
+
+
+def test_every_damaged_byte_of_the_columns() -> None:
+    """pyarrow itself does not notice an index beyond the end of a dictionary."""
+    rows = 40
+    columns = {"layer": ["bn"] * rows, "channel": [str(row) for row in range(rows)]}
+    data = table({**columns, "gamma": np.ones(rows, "f4")}).read()
+    footer = int.from_bytes(data[-8:-4], "little")
+    problems = []
+    for at in range(4, len(data) - 8 - footer):
+        damaged = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+        with contextlib.suppress(bnstat.UnsupportedError):
+            try:
+                exported_parquet.read(MemoryFile(damaged, "v.parquet"))
+            except bnstat.DamagedError as error:
+                problems.append(str(error))
+    assert any("indices invalid" in problem for problem in problems)
+    assert len(problems) > 100
 
 
 def varint(number: int) -> bytes:
