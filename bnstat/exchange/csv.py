@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from math import prod
 from typing import IO, Any, Final
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.decimals import labels, shortest
+from bnstat.exchange.decimals import WORDS, labels, shortest
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
-from bnstat.model import ROLES, Array, Model, printable, squeezed
+from bnstat.model import ROLES, Array, BatchNorm, Model, printable, squeezed
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -34,13 +35,25 @@ def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None
     for layer in options.track(model.layers):
         start_of_row = _row(cell(options.name(layer)), "").removesuffix("\n")
         separator = f"\n{start_of_row}"
-        arrays = [options.array(layer, part) for part in options.parts]
-        shape = largest_shape(layer.name, arrays)
-        for start in range(0, prod(shape), _ROWS):
-            stop = min(start + _ROWS, prod(shape))
-            columns = [_column(array, start, stop) for array in arrays]
-            rows = map(",".join, zip(labels(shape, start, stop), *columns, strict=True))
-            file.write(f"{start_of_row}{separator.join(rows)}\n")
+        for rows in rows_of(layer, options):
+            file.write(f"{start_of_row}{separator.join(map(','.join, rows))}\n")
+
+
+def rows_of(
+    layer: BatchNorm, options: ExportOptions, words: Mapping[str, str] = WORDS, missing: str = ""
+) -> Iterator[Iterable[tuple[str, ...]]]:
+    """Yield groups of a layer's rows: the channel, then its number in each part, as text.
+
+    `words` are the texts of NaN and the infinities; `missing` is that of a number that is lacking.
+    """
+    arrays = [options.array(layer, part) for part in options.parts]
+    shape = largest_shape(layer.name, arrays)
+    for start in range(0, prod(shape), _ROWS):
+        stop = min(start + _ROWS, prod(shape))
+        columns = [
+            [] if each is None else shortest(each.reshape(-1)[start:stop], words) for each in arrays
+        ]
+        yield zip_longest(labels(shape, start, stop), *columns, fillvalue=missing)
 
 
 def largest_shape(name: str, arrays: Iterable[Array | None]) -> tuple[int, ...]:
@@ -71,11 +84,6 @@ def _row(*cells: str) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
-
-
-def _column(array: Array | None, start: int, stop: int) -> list[str]:
-    texts = [] if array is None else shortest(array.reshape(-1)[start:stop])
-    return texts + [""] * (stop - start - len(texts))
 
 
 _MOST_CHANNELS: Final = 1 << 40
@@ -121,6 +129,8 @@ def read_table(
     names = [name.strip() for name in columns]
     if {*PARTS_FOLDED} <= {*names}:
         raise refused_folded(path)
+    if not {"layer", "channel"} <= {*names}:
+        raise DamagedError(path, "has no columns 'layer' and 'channel'")
     naming = max(NAMINGS.values(), key=lambda naming: len({*names} & {*map(naming.label, ROLES)}))
     by_label = {naming.label(role): role for role in ROLES}
     names = [by_label.get(name, name) for name in names]

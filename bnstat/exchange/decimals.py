@@ -14,7 +14,8 @@ from bnstat.model import Array
 
 WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 """Python's words for NaN and the infinities -> words in protobuf's JSON."""
-_QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
+QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
+"""The same, as JSON's strings."""
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}")
@@ -32,7 +33,7 @@ def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
 
 def nested_json(array: Array) -> str:
     """Return an array of at least one dimension as nested JSON lists, with NaN as a string."""
-    return _encode(array, _QUOTED).replace(",", ", ")
+    return _encode(array, QUOTED).replace(",", ", ")
 
 
 def _encode(array: Array, words: Mapping[str, str]) -> str:

@@ -160,7 +160,7 @@ def matches(file: File) -> bool:
 
 def read(file: File) -> Document:
     """Read the values in a file; see `ExportModule.read`."""
-    return read_document(_parse(file), file.path)
+    return read_document(parse(file.read(), file.path), file.path)
 
 
 def read_document(parsed: object, path: str) -> Document:
@@ -221,21 +221,23 @@ def _items(
         yield f"{place}[{number}]", element
 
 
-def _parse(file: File) -> object:
+def parse(data: bytes, where: str) -> object:
+    """Parse JSON in UTF-8; numbers become `Number`s. Raise a `DamagedError` for invalid JSON."""
+
     def members(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
         result = dict(pairs)
         if len(result) < len(pairs):
             names = [name for name, _ in pairs]
             name = next(name for name in names if names.count(name) > 1)
-            raise DamagedError(file.path, f"has {printable(name[:80])!r} twice in one object")
+            raise DamagedError(where, f"has {printable(name[:80])!r} twice in one object")
         return result
 
     def constant(word: str) -> object:
-        raise DamagedError(file.path, f"contains {word} without quotes", f'write "{word}"')
+        raise DamagedError(where, f"contains {word} without quotes", f'write "{word}"')
 
     try:
         parsed: object = json.loads(
-            file.read().decode("utf-8-sig"),
+            data.decode("utf-8-sig"),
             parse_float=Number,
             parse_int=Number,
             parse_constant=constant,
@@ -243,12 +245,12 @@ def _parse(file: File) -> object:
         )
     except json.JSONDecodeError as error:
         raise DamagedError(
-            file.path, f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+            where, f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         ) from error
     except UnicodeDecodeError as error:
-        raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
+        raise DamagedError(where, f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise DamagedError(file.path, "is nested too deeply") from error
+        raise DamagedError(where, "is nested too deeply") from error
     return parsed
 
 

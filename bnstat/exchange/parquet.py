@@ -108,8 +108,6 @@ def read(file: File) -> Document:
     except (arrow.ArrowException, OSError, ValueError) as error:
         message = str(error).partition("\n")[0]
         raise DamagedError(file.path, f"is not a valid Parquet file ({message})") from error
-    if not {"layer", "channel"} <= {*schema.names}:
-        raise DamagedError(file.path, "has no columns 'layer' and 'channel'")
     rows = enumerate(zip(*columns, strict=True), 1)
     return read_table(
         file.path, schema.names, ((f"row {number}", row) for number, row in rows), printable

@@ -156,7 +156,8 @@ def read_values(path: str) -> Document | Model:
     """Read the values at a path: a file that `export` wrote, or any model."""
     if kind_of(path) == stat.S_IFREG:
         file = LocalFile(path)
-        for row in FORMATS:
+        # Any text in braces may be JSON, which therefore comes last.
+        for row in (*FORMATS[1:], FORMATS[0]):
             if not row.is_model and row.module.matches(file):
                 if file.size > _LARGEST:
                     raise UnsupportedError(

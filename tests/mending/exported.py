@@ -11,6 +11,7 @@ import numpy as np
 
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.registry import FORMATS, values_of
+from bnstat.exchange.values import Document
 from bnstat.mending.pairing import fit
 from bnstat.model import BatchNorm, Model, Source
 from tests.output import models
@@ -49,4 +50,5 @@ def exported(of: Model, kind: str, path: Path, options: ExportOptions = DEFAULTS
 
 def fitted(target: Model, values: Any) -> dict[str, Any]:
     """Return the new array of each variable by key."""
-    return fit(target, values if isinstance(values, Model) else values_of(values))[0]
+    is_read = isinstance(values, (Document, Model))
+    return fit(target, values if is_read else values_of(values))[0]

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 import bnstat
 from bnstat.exchange.decimals import nearest
-from bnstat.exchange.registry import read_values
+from bnstat.exchange.naming import NAMINGS, ExportOptions
+from bnstat.exchange.registry import FORMATS, read_values
+from bnstat.exchange.values import document_of
 from bnstat.model import Model
 from tests.builders.oracle import same_bits
 from tests.mending.exported import dtype, exported, fitted, layer, model
@@ -26,7 +28,8 @@ from tests.mending.exported import dtype, exported, fitted, layer, model
 TYPES = ("float32", "float64", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn")
 
 
-FORMS = ("json", "csv", "npz")
+FORMS = [row.name for row in FORMATS if not row.is_model]
+TABLES = ("csv", "parquet")
 NAMES = ("a/bn", "=1+1", "\u0000x", "new\nline", "caf\u00e9", "\ud800", 'say "no", twice', "'q")
 
 
@@ -47,6 +50,24 @@ def test_a_round_trip_keeps_the_bits(tmp_path: Path, form: str, kind: str) -> No
         assert same_bits(found[f"{name}/moving_mean"], np.ascontiguousarray(array[::-1]))
 
 
+@pytest.mark.parametrize("names", NAMINGS)
+def test_named_arrays_of_every_naming(names: str) -> None:
+    of = model(layer("a/bn", gamma=np.ones(2, "f4"), moving_mean=np.zeros(2, "f4")))
+    options = ExportOptions(names)
+    document = document_of(dict(options.arrays(of.layers)), "v")
+    assert fitted(of, document).keys() == {"a/bn/gamma", "a/bn/moving_mean"}
+    (layers,) = document.layers.values()
+    assert layers["gamma"].array.tolist() == [1, 1]
+
+
+def test_named_arrays_that_are_no_roles() -> None:
+    ones = np.ones(2)
+    with pytest.raises(bnstat.UnsupportedError, match="exported with --folded"):
+        document_of({"a/scale": ones, "a/shift": ones}, "v")
+    with pytest.raises(bnstat.DamagedError, match="v, a/x: is not named LAYER/ROLE"):
+        document_of({"a/gamma": ones, "a/x": ones}, "v")
+
+
 BITS = np.array([0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800000, 0xFF800000, 0], np.uint32)
 SHAPES = [(1, 1, 1, 4), (2, 3), (1, 2, 3), (1,), (4, 1), (0,), ()]
 
@@ -58,8 +79,8 @@ SHAPES = [(1, 1, 1, 4), (2, 3), (1, 2, 3), (1,), (4, 1), (0,), ()]
 )
 def test_nan_and_every_shape(tmp_path: Path, form: str, array: Any) -> None:
     other = layer("other", gamma=np.ones(2, np.float32), beta=np.arange(3, dtype="f4"))
-    if form == "csv" and (not array.size or not array.ndim):
-        pytest.skip("CSV has no rows for empty arrays, and no channels for scalars")
+    if form in TABLES and (not array.size or not array.ndim):
+        pytest.skip("tables have no rows for empty arrays, and no channels for scalars")
     of = model(layer("bn", gamma=array), other)
     found = fitted(of, exported(of, form, tmp_path))
     assert same_bits(found["bn/gamma"], np.asarray(array))

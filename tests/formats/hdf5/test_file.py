@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.hdf5 import arrays
 from bnstat.formats.hdf5 import file as hdf5
 from bnstat.formats.hdf5.file import Hdf5
 from bnstat.storage.local import LocalFile
@@ -264,6 +265,21 @@ def test_filters_with_which_the_library_can_crash(options: dict[str, Any], path:
         pytest.skip("h5py cannot write szip")
     write(path, data=np.arange(1000.0, dtype="f4"), chunks=(1000,), **options)
     with pytest.raises(UnsupportedError, match=r"HDF5's filter \d, .*h5repack -f GZIP=4"):
+        read(path)
+
+
+def test_a_checksum_before_compression(path: Path) -> None:
+    expected = write_with(path, ("set_chunk", (5,)), ("set_fletcher32",), ("set_deflate",))
+    assert same_bits(read(path), expected)
+
+
+def test_chunks_that_are_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(path, data=np.arange(1000.0), chunks=(1000,), compression="gzip")
+    monkeypatch.setattr(arrays, "_CHUNK_RATIO", 0)
+    monkeypatch.setattr(arrays, "_LARGEST_CHUNK", 8000)
+    read(path)
+    monkeypatch.setattr(arrays, "_LARGEST_CHUNK", 7999)
+    with pytest.raises(DamagedError, match=r"claims chunks of 8000 bytes$"):
         read(path)
 
 
