@@ -20,7 +20,7 @@ _EPILOG = f"""\b
 VALUES is one of these, identified by content:
   {_titles(is_rounded=True)}
              as bnstat export writes them, edited or not. A role that is null
-             (in CSV: empty) or missing keeps its stored values; so does a
+             (in a table: empty) or missing keeps its stored values; so does a
              missing layer. Decimals are rounded to the nearest number of the
              stored type.
   {_titles(is_rounded=False)}

@@ -29,7 +29,7 @@ TYPES = ("float32", "float64", "float16", "bfloat16", "float8_e5m2", "float8_e4m
 
 
 FORMS = [row.name for row in FORMATS if not row.is_model]
-TABLES = ("csv", "parquet")
+WITH_EVERY_SHAPE = ("json", "npz")
 NAMES = ("a/bn", "=1+1", "\u0000x", "new\nline", "caf\u00e9", "\ud800", 'say "no", twice', "'q")
 
 
@@ -79,7 +79,7 @@ SHAPES = [(1, 1, 1, 4), (2, 3), (1, 2, 3), (1,), (4, 1), (0,), ()]
 )
 def test_nan_and_every_shape(tmp_path: Path, form: str, array: Any) -> None:
     other = layer("other", gamma=np.ones(2, np.float32), beta=np.arange(3, dtype="f4"))
-    if form in TABLES and (not array.size or not array.ndim):
+    if form not in WITH_EVERY_SHAPE and (not array.size or not array.ndim):
         pytest.skip("tables have no rows for empty arrays, and no channels for scalars")
     of = model(layer("bn", gamma=array), other)
     found = fitted(of, exported(of, form, tmp_path))
