@@ -244,9 +244,9 @@ def parse(data: bytes, where: str) -> object:
             object_pairs_hook=members,
         )
     except json.JSONDecodeError as error:
-        raise DamagedError(
-            where, f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
-        ) from error
+        line = f"line {error.lineno}, " if b"\n" in data.strip() else ""
+        problem = f"is not JSON: {error.msg} in {line}column {error.colno}"
+        raise DamagedError(where, problem) from error
     except UnicodeDecodeError as error:
         raise DamagedError(where, f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
