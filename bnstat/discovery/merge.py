@@ -128,14 +128,16 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
 def in_order(complete: Iterable[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
     """Sort complete layers into network order, as far as the evidence shows the order.
 
-    An exported model numbers all variables in network order (`variables/12/`). Otherwise, the order
-    is that of the source in `ordered_by` that shows the most layers. Layers that this source does
-    not show come last, sorted by name.
+    A graph that contains all layers shows the order of the computation. Without such a graph, an
+    exported model numbers all variables in the order of their creation (`variables/12/`).
+    Otherwise, the order is that of the source in `ordered_by` that shows the most layers. Layers
+    that this source does not show come last, sorted by name.
     """
     layers = list(complete)
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
     numbered = [(int(match[1]), layer) for match, layer in listed if match]
-    if len(numbered) == len(layers):
+    graphs = [{graph for graph, _ in layer.inputs} for layer in layers]
+    if len(numbered) == len(layers) > 0 and not set.intersection(*graphs):
         return [layer for _, layer in sorted(numbered, key=itemgetter(0))]
     counts = Counter(origin for layer in layers for origin in layer.positions)
     best = max(ordered_by, key=lambda origin: counts[origin], default="")

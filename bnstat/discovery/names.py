@@ -375,7 +375,10 @@ def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
         for layer in layers
     ]
     uses = Counter(own_scopes)
-    names = _authors_names(filter(None, scopes))
+    opened = sorted(
+        zip(layers, scopes, strict=True), key=lambda pair: pair[0].positions.get("graphs", 0)
+    )
+    names = _authors_names(scope for _, scope in opened if scope)
     starts = [_start(scope, own) for scope, own in zip(scopes, own_scopes, strict=True)]
     first = min((start for start in starts if start is not None), default=0)
     for layer, scope, own, start in zip(layers, scopes, own_scopes, starts, strict=True):

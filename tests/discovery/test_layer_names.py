@@ -229,6 +229,59 @@ def test_lists_of_a_module(tmp_path: Path) -> None:
     assert found(tmp_path / "checkpoint") == paths
 
 
+SAVES_IN_ORDER: dict[str, Callable[[Any, Path], Any]] = {
+    "tf.saved_model.save": tf.saved_model.save,
+    "model.save": lambda model, path: model.save(path),
+    "model.export": lambda model, path: model.export(path),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "save"),
+    [
+        *((keras, save) for save in ("tf.saved_model.save", "model.export")),
+        *((tf_keras, save) for save in SAVES_IN_ORDER),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_layers_come_in_the_order_of_their_calls(tmp_path: Path, library: Any, save: str) -> None:
+    """The order in which a model creates its layers is another one."""
+    norm = library.layers.BatchNormalization
+
+    class Backwards(library.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = [norm(), norm()]
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            for layer in reversed(self.norms):
+                inputs = layer(inputs, training=training)
+            return inputs
+
+    class Network(library.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = [Backwards(), Backwards()]
+            self.stem = norm()
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            for layer in (self.stem, *self.blocks):
+                inputs = layer(inputs, training=training)
+            return inputs
+
+    model = Network()
+    model(np.zeros((1, *SHAPE), np.float32))
+    expected = {}
+    for layer in (model.stem, *(norm for block in model.blocks for norm in block.norms[::-1])):
+        layer.moving_mean.assign([len(expected) + 0.5] * 3)
+        name = layer.moving_mean.path if library is keras else layer.moving_mean.name
+        scope = name.rpartition("/")[0]
+        expected[layer.moving_mean.numpy().tobytes()] = layer.name if save == "model.save" else scope
+    SAVES_IN_ORDER[save](model, tmp_path / "saved")
+    assert list(found(tmp_path / "saved").items()) == list(expected.items())
+
+
 # Names by the scopes of a graph: what proves a path, and what does not
 
 
@@ -240,7 +293,8 @@ def named(scopes: Mapping[str, str]) -> list[str]:
         nodes += [Node({}, key, f"{full_name}/{role}") for role, key in roles.items()]
         sightings.append(Sighting("graph", scope, roles))
     layers = merge({"graphs": sightings})
-    name_by_scopes(layers, Contents(Source("", ""), {}, objects=nodes))
+    # Other evidence may give the layers another order.
+    name_by_scopes(layers[::-1], Contents(Source("", ""), {}, objects=nodes))
     return unique_names(layers)
 
 

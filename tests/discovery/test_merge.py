@@ -131,6 +131,12 @@ def test_the_list_of_an_exported_model_is_in_order() -> None:
     assert unique_names(layers) == ["bn_0", "bn_1", "bn_9", "bn_10"]
     same = [Sighting("graph", n, statistics(f"variables/{n}")) for n in ("01", "1")]
     assert unique_names(in_order(merge({"graphs": same}), ())) == ["01", "1"]
+    # A graph that contains all layers shows their order better.
+    for graphs, expected in ((("f", "f"), ["bn_10", "bn_9"]), (("f", "g"), ["bn_9", "bn_10"])):
+        layers = merge({"graphs": listed(10, 9)})
+        for layer, graph in zip(layers, graphs, strict=True):
+            layer.inputs = frozenset({(graph, "x")})
+        assert unique_names(in_order(layers, ("graphs",))) == expected
     # A layer that the list does not have leaves the order to the evidence.
     layers = merge({"graphs": [*listed(10, 9), Sighting("graph", "a", statistics("a"))]})
     assert unique_names(in_order(layers, ("graphs",))) == ["bn_10", "bn_9", "a"]
