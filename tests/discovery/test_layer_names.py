@@ -277,7 +277,9 @@ def test_layers_come_in_the_order_of_their_calls(tmp_path: Path, library: Any, s
         layer.moving_mean.assign([len(expected) + 0.5] * 3)
         name = layer.moving_mean.path if library is keras else layer.moving_mean.name
         scope = name.rpartition("/")[0]
-        expected[layer.moving_mean.numpy().tobytes()] = layer.name if save == "model.save" else scope
+        expected[layer.moving_mean.numpy().tobytes()] = (
+            layer.name if save == "model.save" else scope
+        )
     SAVES_IN_ORDER[save](model, tmp_path / "saved")
     assert list(found(tmp_path / "saved").items()) == list(expected.items())
 

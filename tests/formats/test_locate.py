@@ -186,6 +186,13 @@ def test_a_renamed_index_is_named_in_the_error(tmp_path: Path) -> None:
         bnstat.load(index)
 
 
+def test_a_copy_of_the_index_beside_the_index(tmp_path: Path) -> None:
+    """In TensorFlow, `m` is the prefix of the checkpoint, although a file has this name."""
+    prefix = save(tmp_path / "m", 4)
+    Path(prefix).write_bytes(Path(f"{prefix}.index").read_bytes())
+    assert mean_of(prefix) == 4
+
+
 def test_a_version_1_checkpoint_of_any_name(tmp_path: Path) -> None:
     arrays = named.layer(1)
     parts = [(f"bn/{role}", "", array) for role, array in arrays.items()]

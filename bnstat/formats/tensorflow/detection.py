@@ -178,6 +178,8 @@ class Checkpoints(Finder):
         name = file.name
         if is_v1(file):
             return _v1(folder, SHARD.match(name), name)
+        if folder.file(name + INDEX) is not None:
+            return _bundle(folder, name)
         if not name.endswith(INDEX):
             raise BnstatError(
                 file.path,

@@ -171,7 +171,7 @@ def contents_of_graph(
             names[key] = op.node.name if uses[op.node.name] == 1 else key
             variables[key] = Variable(key, names[key], dtype, shape, partial(read, op), finder)
     graph = make_graph("", ops, {key: key for key in variables}, tensor_of=tensor_of)
-    notes = [*notes, *_notes(ops)]
+    notes = [*notes, *_notes(ops, _count_cut_off(graph_def))]
     return Contents(source, variables, names=names, graphs=lambda: (graph,), notes=notes)
 
 
@@ -183,7 +183,21 @@ def _extents(file: File, node: Any, shape: tuple[int, ...], kind: np.dtype[Any])
     return extents(file, node.begin, node.end - node.begin, None, shape)
 
 
-def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
+def _count_cut_off(graph_def: Any) -> int:
+    """Return the number of nodes with an input from a node that the graph does not contain."""
+    names = {node.name for node in graph_def.node}
+    inputs = (
+        (name.lstrip("^").partition(":")[0] for name in node.input) for node in graph_def.node
+    )
+    return sum(not names.issuperset(sources) for sources in inputs)
+
+
+def _notes(ops: Mapping[str, Op], cut_off: int) -> Iterator[str]:
+    if cut_off:
+        yield (
+            f"inputs of {count(cut_off, 'operation')} are not in this file: a description of a "
+            "graph, such as OpenCV's .pbtxt, lacks the values, which are in the frozen graph (.pb)"
+        )
     if folded := sum(name.endswith(_FOLDED) for name in ops):
         yield (
             f"batch norm was folded into {count(folded, 'convolution')}: "

@@ -61,6 +61,8 @@ def open_saved_model(
     if KEY not in stored:
         return _of_graph(source, meta_graph, stored, notes)
     contents = contents_of_objects(tensors, source, reading, notes)
+    if not contents.objects and not reading.values and meta_graph is not None:
+        contents = _described_by_graph(contents, meta_graph, notes)
     return _with_network(contents, folder, meta_graph)
 
 
@@ -154,6 +156,24 @@ def _declared_by_objects(saved: Any, source: Source, notes: Sequence[str]) -> Co
     names = best_names(nodes)
     variables = {key: replace(each, name=names.get(key, key)) for key, each in declared.items()}
     return Contents(source, variables, names=names, objects=Objects(nodes), notes=notes)
+
+
+def _described_by_graph(contents: Contents, meta_graph: Any, notes: Sequence[str]) -> Contents:
+    """Return a copy of `contents` with the object graph and the names in a SavedModel's graph.
+
+    The data files, which contain the object graph of the checkpoint, cannot be read.
+    """
+    saved = meta_graph.object_graph_def.nodes
+    if not saved:
+        return contents
+    notes = [*notes, f"the data files cannot be read: names and settings are those in {BINARY}"]
+    declared = _declared_by_objects(saved, contents.source, notes)
+    names = {**contents.names, **declared.names}
+    variables = {
+        key: replace(variable, name=names.get(key, key))
+        for key, variable in contents.variables.items()
+    }
+    return replace(declared, variables=variables, names=names)
 
 
 def _shortest_paths(saved: Any) -> dict[int, str]:

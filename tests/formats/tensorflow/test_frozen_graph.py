@@ -129,6 +129,16 @@ def test_notes(pb: Path) -> None:
     ]
 
 
+def test_inputs_that_are_not_in_the_file_are_noted(pb: Path) -> None:
+    norm = ("norm", "FusedBatchNormV3", ["x", *"abcd"], {})
+    complete = [(name, "Const", [], {"value": tensor(np.float32([1]))}) for name in "abcd"]
+    placeholder = ("x", "Placeholder", [], {})
+    assert not opened(write(pb, graph_def(placeholder, *complete, norm))).notes
+    after = ("y", "Relu", ["norm:0", "^x"], {})
+    (note,) = opened(write(pb, graph_def(placeholder, norm, after))).notes
+    assert note.startswith("inputs of 1 operation are not in this file")
+
+
 def test_text_form(pb: Path, written: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     from google.protobuf import text_format
