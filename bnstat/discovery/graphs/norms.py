@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from math import isfinite, prod
 from typing import NamedTuple
 
 from bnstat.discovery.configuration import NAMED_BATCH_NORM, complement
-from bnstat.discovery.graphs.tracing import SUMS, Leaf, Steps, Tensors
+from bnstat.discovery.graphs.tracing import SUMS, Leaf, Steps, Tensors, op_of
 from bnstat.discovery.graphs.training import AVERAGING, STATISTICS, Updates
 from bnstat.discovery.merge import Merger, Sighting
 from bnstat.discovery.schemes import ACCUMULATOR, RENORM, describe_lookalike
@@ -55,6 +55,12 @@ _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
 _ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
+
+_MEANS = frozenset({"Mean", "Sum"})
+_SCALINGS = SUMS | {"Mul", "Sub", "Square", "Squeeze"}
+"""The ops that compute a mean, and those that compute a moment from a sum."""
+
+_LARGEST_MOMENT = 16  # ops of a moment that are searched for reductions; a variance has seven
 
 _LARGEST_CONE = 128  # ops after a root that are expanded; a normalization has ten, gradients many
 _MOST_TERMS = 6
@@ -437,9 +443,25 @@ def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
 
 
 def _is_batch_moment(tensors: Tensors, leaf: Leaf) -> bool:
-    """Return True if a tensor is a mean over the first axis, unlike in layer and instance norm."""
+    """Return True if a tensor is a mean over the first axis, unlike in layer and instance norm.
+
+    Before TensorFlow 1.3, `tf.nn.moments` computed both moments from sums.
+    """
     op = tensors.op(leaf.sources[0]) if len(leaf.sources) == 1 else None
-    inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
+    if op is None:
+        return False
+
+    def inputs(name: str) -> Iterator[str]:
+        if name in tensors.ops and tensors.ops[name].type in _SCALINGS:
+            yield from map(op_of, tensors.inputs(name))
+
+    behind = islice(tensors.walk([op.name], inputs), _LARGEST_MOMENT)
+    reductions = [other for other in map(tensors.ops.get, behind) if other and other.type in _MEANS]
+    return bool(reductions) and all(_is_over_batch(tensors, other) for other in reductions)
+
+
+def _is_over_batch(tensors: Tensors, reduction: Op) -> bool:
+    inputs = tensors.inputs(reduction.name)
     axes = tensors.constants(inputs[1]) if len(inputs) == 2 else []
     return len(axes) == 1 and 0 in axes[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,15 @@ def spelled_out(x: Any, gamma: Any, beta: Any) -> Any:
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
 
+def from_sums(x: Any, gamma: Any, beta: Any, axes: Sequence[int] = (0, 1, 2)) -> Any:
+    """As spelled out by the `moments` of TensorFlow before 1.3."""
+    rate = tf.math.reciprocal(tf.constant(64.0))
+    mean, square = (tf.reduce_sum(values, axes) * rate for values in (x, tf.square(x)))
+    return tf.nn.batch_normalization(x, mean, square - tf.square(mean), beta, gamma, 1e-3)
+
+
 @pytest.mark.parametrize(("scope", "prefix"), [("bn", "bn/"), ("", "")])
-@pytest.mark.parametrize("apply", [fused, spelled_out])
+@pytest.mark.parametrize("apply", [fused, spelled_out, from_sums])
 def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, prefix: str) -> None:
     def build() -> None:
         with v1.variable_scope(scope):
@@ -229,6 +236,13 @@ def test_training_mode_without_statistics(saved: Save, apply: Any, scope: str, p
     (lacking,) = model.incomplete
     assert lacking.name != "(root)"
     assert lacking.uses_batch_statistics
+
+
+def test_sums_over_the_channels_are_not_of_a_batch(saved: Save) -> None:
+    def build() -> None:
+        from_sums(tf.ones((CHANNELS, CHANNELS)), variable("scale"), variable("offset"), axes=[1])
+
+    assert sightings(saved(build)) == []
 
 
 @pytest.mark.parametrize("is_moved", [True, False])
