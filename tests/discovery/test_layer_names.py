@@ -229,6 +229,32 @@ def test_lists_of_a_module(tmp_path: Path) -> None:
     assert found(tmp_path / "checkpoint") == paths
 
 
+def test_the_function_of_a_module_shows_the_order(tmp_path: Path) -> None:
+    """The module has no signature, and another function applies only one of the layers."""
+
+    class Module(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = [norm_2(), norm_2(), norm_2()]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, *SHAPE))])
+        def apply(self, x: Any) -> Any:
+            for layer in reversed(self.norms):
+                x = layer(x)
+            return x
+
+        @tf.function(input_signature=[tf.TensorSpec((None, *SHAPE))])
+        def apply_second(self, x: Any) -> Any:
+            return self.norms[1](x)
+
+    module = Module()
+    for layer in module.norms:
+        layer.build((None, *SHAPE))
+    tf.saved_model.save(module, tmp_path / "saved")
+    names = [layer.name for layer in bnstat.load(tmp_path / "saved")]
+    assert names == ["norms/2", "norms/1", "norms/0"]
+
+
 SAVES_IN_ORDER: dict[str, Callable[[Any, Path], Any]] = {
     "tf.saved_model.save": tf.saved_model.save,
     "model.save": lambda model, path: model.save(path),

@@ -175,14 +175,22 @@ def inlined(graph_def: Any) -> dict[str, Op]:
 def function_graphs(meta_graph: Any, captured: Captured) -> Iterator[Graph]:
     """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
-    The functions of signatures come first, because they contain the whole network. The other
-    functions follow, fewest variables first, so that layers come before models. A function is
-    omitted if it has no variables, or if an earlier function calls it with the same variables.
+    The functions of signatures come first, because they usually contain the whole network. If
+    another function has more variables, it follows. The other functions are next, fewest variables
+    first, so that layers come before models. A function is omitted if it has no variables, or if an
+    earlier function calls it with the same variables.
     """
     inliner = _Inliner(meta_graph.graph_def)
     functions = inliner.functions
-    smallest_first = sorted(captured, key=lambda name: len(captured[name]))
-    for name in dict.fromkeys((*_signature_functions(meta_graph), *smallest_first)):
+
+    def size(name: str) -> int:
+        return len(captured.get(name, ()))
+
+    first = _signature_functions(meta_graph)
+    largest = max(captured, key=size, default="")
+    if size(largest) > max(map(size, first), default=0):
+        first.append(largest)
+    for name in dict.fromkeys((*first, *sorted(captured, key=size))):
         if name not in functions or not captured.get(name):
             continue
         bound = zip(reversed(_arguments(functions[name])), reversed(captured[name]), strict=False)

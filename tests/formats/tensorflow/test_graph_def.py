@@ -274,10 +274,17 @@ def test_functions_called_with_the_same_variables_or_none_are_left_out(
     assert [(graph.name, " ".join(graph.variables.values())) for graph in graphs] == expected
 
 
-def test_small_functions_before_large_ones(meta_graph: Any) -> None:
+def test_small_functions_before_large_ones_but_the_largest_first(meta_graph: Any) -> None:
+    read = ("read", "ReadVariableOp", ["w1"])
+    add_function(meta_graph.graph_def, "whole", ["w1", "w2", "w3"], {}, read)
+    captured = {"model": ["k1", "k2"], "layer": ["k4"], "whole": ["k1", "k2", "k3"]}
+
+    def names(**signature: Any) -> list[str]:
+        return [graph.name for graph in function_graphs(meta_graph, {**captured, **signature})]
+
+    assert names(signature=["k1", "k2"]) == ["model", "whole", "layer"]
     meta_graph.signature_def.clear()
-    captured = {"model": ["k1", "k2"], "layer": ["k3"]}
-    assert [graph.name for graph in function_graphs(meta_graph, captured)] == ["layer", "model"]
+    assert names() == ["whole", "layer", "model"]
 
 
 def test_many_callers_of_one_large_function() -> None:
