@@ -66,7 +66,12 @@ def open_contents(file: File, source: Source) -> Contents:
     described = describe(parse_json(config, file.path), file.path) if config else ()
     version = store.text("", "keras_version") or store.text(root, "keras_version")
     source = replace(source, format="keras-h5", writer=writer(version))
-    contents = Contents(source, variables, layers=tuple(_layers(described, groups)))
+    full_names = {
+        key: _name_in_group(group, name)
+        for group, weights in groups.items()
+        for key, name in weights.items()
+    }
+    contents = Contents(source, variables, full_names, tuple(_layers(described, groups)))
     if described:
         return contents
 
@@ -153,7 +158,7 @@ def _layers(described: Sequence[Layer], groups: _Groups) -> Iterator[Layer]:
     known = {layer.own_name for layer in described}
     for name, weights in groups.items():
         if name not in known:
-            yield from _other_layers(name, _scopes(weights, [name]))
+            yield from _other_layers(name, _scopes(weights, [name, *_keras_1_norms(weights)]))
 
 
 def _described_layers(top: Layer, weights: Mapping[str, str]) -> Iterator[Layer]:
@@ -185,11 +190,21 @@ def _other_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
     for scope, variables in scopes.items():
         name, own_name = group, group
         if scope and not (len(scopes) == 1 and renamed.fullmatch(scope)):
-            # Both `net/blk/bn` and `bn` in the group `blk` are `blk/bn`.
-            _, is_repeated, inside = f"/{scope}/".partition(f"/{group}/")
-            name = f"{group}/{inside if is_repeated else scope}".rstrip("/")
+            name = _name_in_group(group, f"{scope}/").rstrip("/")
             own_name = scope.rpartition("/")[2]
         yield Layer(name, None, {}, variables, _group_of(variables, name), own_name)
+
+
+def _name_in_group(group: str, name: str) -> str:
+    """Return `blk/bn/gamma` for both `net/blk/bn/gamma` and `bn/gamma` in the group `blk`."""
+    _, is_repeated, inside = f"/{name}".partition(f"/{group}/")
+    return f"{group}/{inside if is_repeated else name}"
+
+
+def _keras_1_norms(weights: Mapping[str, str]) -> list[str]:
+    """Return the names of the batch norms of Keras 1 among the weights of a nested model."""
+    ending = "_running_mean"
+    return [name.removesuffix(ending) for name in weights.values() if name.endswith(ending)]
 
 
 def _group_of(variables: Mapping[str, str], default: str) -> str:
