@@ -192,6 +192,21 @@ def test_invalid_entries(tmp_path: Path, damaged: dict[str, Any]) -> None:
         opened(path)
 
 
+@pytest.mark.parametrize("shard", ["missing", "a git-lfs pointer"])
+def test_a_layers_model_without_a_shard(tmp_path: Path, shard: str) -> None:
+    model, arrays = network()
+    path = plain(tmp_path, arrays, topology=json.loads(model.to_json()), shards=3)
+    last = tmp_path / "group1-shard3of3.bin"
+    last.unlink()
+    if shard == "a git-lfs pointer":
+        last.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    unread = bnstat.load(path, values=False)
+    assert unread.keys() == ["bn1", "deep", "bn2"]
+    assert unread[0].epsilon == 2e-3
+    with pytest.raises(BnstatError, match=f"group1-shard3of3.bin: (this shard )?is {shard}"):
+        bnstat.load(path).read()
+
+
 @pytest.mark.parametrize(
     "paths", [["absent.bin"], ["../m.bin"], ["/etc/passwd"], ["..\\m.bin"], [3], "m.bin"], ids=str
 )
