@@ -35,7 +35,7 @@ from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model, as_float64
 
 _CAUSES: Final = {
-    "untrained": "; gamma and beta are initial as well: the model was not trained",
+    "untrained": "; gamma and beta are initial as well: these layers were not trained",
     "converted": ": the updates never ran, or a converter moved the statistics into gamma and "
     "beta; the file does not show which, but bnstat diff with the original file does",
     "batch": ", and training used the statistics of each batch: inference is broken; bnstat "

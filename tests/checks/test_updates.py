@@ -87,7 +87,7 @@ def test_the_weights_and_the_step_show_if_a_layer_was_trained(
 def test_the_message_about_an_untrained_model() -> None:
     whole, *_ = find("BN001", *norms(Layer(INITIAL), Layer(INITIAL)))
     assert whole.message == (
-        f"both layers still have the initial statistics{UNTRAINED}: the model was not trained"
+        f"both layers still have the initial statistics{UNTRAINED}: these layers were not trained"
     )
 
 
