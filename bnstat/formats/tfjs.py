@@ -252,6 +252,7 @@ def _parsed(topology: Mapping[str, Any], where: str) -> Any:
 
 def _with_graph(contents: Contents, graph_def: Any) -> Contents:
     """Return the contents with a graph; the graph's constants have the values of the weights."""
+    from bnstat.formats.tensorflow.frozen_graph import notes_on_folding
     from bnstat.formats.tensorflow.graph_def import inlined
 
     variables, ops = contents.variables, inlined(graph_def)
@@ -265,4 +266,5 @@ def _with_graph(contents: Contents, graph_def: Any) -> Contents:
             return None
 
     graph = Graph("", ops, {name: name for name in variables if name in ops}, constant)
-    return replace(contents, graphs=lambda: (graph,))
+    notes = [*contents.notes, *notes_on_folding(ops)]
+    return replace(contents, graphs=lambda: (graph,), notes=notes)

@@ -97,6 +97,20 @@ def test_graph_models(tmp_path: Path) -> None:
     assert (round(model[0].epsilon or 0, 9), model[0].axis) == (0.001, 3)
 
 
+def test_batch_norm_that_the_converter_folded_is_noted(tmp_path: Path) -> None:
+    names = ("k", "conv_bn_offset", "a/FusedBatchNormV3/Offset", "b/batchnorm/sub")
+    weights = dict.fromkeys(names, np.ones(2, np.float32))
+    nodes = [{"name": name, "op": "Const"} for name in names]
+    path = plain(tmp_path, weights, topology={"node": nodes})
+    model = bnstat.load(path)
+    assert not model
+    assert model.notes == (
+        "batch norm was folded into 1 convolution: nothing of it is left to show",
+        "2 batch-norm layers became a scale and a shift when constants were folded: gamma, beta "
+        "and the statistics are not in this file",
+    )
+
+
 def early(folder: Path) -> Path:
     for name, content in ports.early_tfjs_files("net/bn").items():
         (folder / name).write_bytes(content)
