@@ -39,6 +39,8 @@ _MODEL: Final = "model_weights"
 _OPTIMIZER: Final = "optimizer_weights"
 _INPUT: Final = "InputLayer"
 _TOP_LEVEL: Final = "top_level_model_weights"
+_MOST_PREFIXES: Final = 64
+"""The limit on the prefixes of a weight's name that are searched for a layer of Keras 1."""
 
 
 def matches(file: File) -> bool:
@@ -218,14 +220,21 @@ def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
     then the longest name in `layers` that is such a prefix.
     """
     scopes: dict[str, dict[str, str]] = {}
-    longest_first = sorted(set(layers), key=len, reverse=True)
+    known = set(layers)
     for key, name in weights.items():
         scope, slash, label = name.rpartition("/")
         if not slash:
-            scope = next((layer for layer in longest_first if label.startswith(f"{layer}_")), "")
-            label = label[len(scope) + 1 :] if scope else label
+            scope = next((prefix for prefix in _prefixes(name) if prefix in known), "")
+            label = name[len(scope) + 1 :] if scope else name
         scopes.setdefault(scope, {})[label] = key
     return scopes
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Yield `a_b` and `a` for `a_b_c`; of a name with many underscores, the longest prefixes."""
+    parts = name.rsplit("_", _MOST_PREFIXES)
+    for end in range(len(parts) - 1, 0, -1):
+        yield "_".join(parts[:end])
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:
