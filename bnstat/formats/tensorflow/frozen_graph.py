@@ -94,7 +94,9 @@ def _is_node(file: File, part: Field) -> bool:
         return False
     if (first, second) != (1, 2) or not (isinstance(name, bytes) and isinstance(op, bytes)):
         return False
-    return bool(_NODE_NAME.fullmatch(name) and _OP_NAME.fullmatch(op))
+    # A FileDescriptorSet starts with the names of a .proto file and a package.
+    is_node = not name.endswith(b".proto") and _NODE_NAME.fullmatch(name)
+    return bool(is_node and _OP_NAME.fullmatch(op))
 
 
 def matches(file: File) -> bool:
