@@ -32,6 +32,8 @@ _DTYPES: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", 
 """The types of TensorFlow.js (`DTYPE_VALUE_SIZE_MAP` in types.ts), under NumPy's names."""
 _MOST_SMALL: Final = 1 << 12
 """Weights with at most this many elements are read as constants of the graph, such as epsilons."""
+_HINT: Final = "copy it, too"
+_HINT_WITH_LAYERS: Final = f"{_HINT}; inspect --no-values shows names and settings"
 
 
 class _Quantization(NamedTuple):
@@ -104,7 +106,7 @@ def _weights(
             problem = "a group in its weightsManifest has no list of paths or of weights"
             raise DamagedError(model.path, problem)
         model.expect(path for path in paths if isinstance(path, str))
-        shards, error = _shards(model, paths)
+        shards, error = _shards(model, paths, _HINT_WITH_LAYERS if has_layers else _HINT)
         if error is not None and not has_layers:
             raise error
         at = 0
@@ -178,15 +180,16 @@ def _unreadable(
     return Variable(name, name, dtype.name, shape, read)
 
 
-def _shards(model: File, paths: Sequence[object]) -> tuple[Sequence[File], BnstatError | None]:
-    """Return the shards of a group, or the reason why a shard cannot be read."""
+def _shards(
+    model: File, paths: Sequence[object], hint: str
+) -> tuple[Sequence[File], BnstatError | None]:
+    """Return the shards of a group, or the error for a shard that cannot be read."""
     shards = []
     for path in paths:
         if not isinstance(path, str):
             raise DamagedError(model.path, "the path of a shard is not a string")
         if (file := model.part(path)) is None:
-            where, problem = f"{model.path}: {path}", "this shard is missing"
-            return (), NotFoundError(where, problem, "copy it, too")
+            return (), NotFoundError(f"{model.path}: {path}", "this shard is missing", hint)
         try:
             file.refuse_lfs_pointer()
         except BnstatError as error:

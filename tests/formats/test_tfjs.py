@@ -217,8 +217,10 @@ def test_a_layers_model_without_a_shard(tmp_path: Path, shard: str) -> None:
     unread = bnstat.load(path, values=False)
     assert unread.keys() == ["bn1", "deep", "bn2"]
     assert unread[0].epsilon == 2e-3
-    with pytest.raises(BnstatError, match=f"group1-shard3of3.bin: (this shard )?is {shard}"):
+    problem = f"group1-shard3of3.bin: (this shard )?is {shard}"
+    with pytest.raises(BnstatError, match=problem) as info:
         bnstat.load(path).read()
+    assert ("--no-values" in str(info.value)) == (shard == "missing")
 
 
 @pytest.mark.parametrize(
