@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,10 +32,10 @@ from bnstat.checks.training_mode import trained_with
 from bnstat.checks.variables import is_collapsed
 from bnstat.errors import BnstatError
 from bnstat.formats.registry import BY_NAME
-from bnstat.model import BatchNorm, Model, as_float64
+from bnstat.model import BatchNorm, Model, as_float64, fetch
 
 _CAUSES: Final = {
-    "untrained": "; gamma and beta are initial as well: the model was not trained",
+    "untrained": "; gamma and beta are initial as well: these layers were not trained",
     "converted": ": the updates never ran, or a converter moved the statistics into gamma and "
     "beta; the file does not show which, but bnstat diff with the original file does",
     "batch": ", and training used the statistics of each batch: inference is broken; bnstat "
@@ -48,6 +48,9 @@ _CAUSES: Final = {
     "the initial ones, inference is correct; bnstat drift MODEL --data D shows which",
 }
 """Cause of the initial statistics -> end of the message about the whole model."""
+
+_COUNT: Final = "num_batches_tracked"
+"""PyTorch's count of a layer's updates."""
 
 
 def _has_initial_weights(layer: BatchNorm) -> bool | None:
@@ -137,10 +140,10 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
 
 def _counted(layer: BatchNorm) -> str:
     """Return PyTorch's count of updates in parentheses, if the file stores the count."""
-    count = layer.extra.get("num_batches_tracked")
+    count = layer.extra.get(_COUNT)
     if count is None or math.prod(count.shape) != 1:
         return ""
-    return f" (num_batches_tracked {count.read().reshape(-1)[0]})"
+    return f" ({_COUNT} {count.read().reshape(-1)[0]})"
 
 
 @as_rule("BN015", "rewritten", "info", "statistics moved into gamma and beta")
@@ -203,11 +206,22 @@ _TRUST_IN_NAMES: Final = 1.5
 """The largest ratio (smallest variance / expected remainder of the initial 1) that confirms a step
 number: of the optimizer's count (first constant), or in a checkpoint's name (second constant)."""
 
+_PYTORCH_MOMENTUM: Final = 0.9
+"""PyTorch's default, as the share of the old value; its state dicts store no momentum."""
+
 _Layers = list[tuple[BatchNorm, Numbers]]
 
 
-def _steps(model: Model) -> tuple[int, float] | None:
-    """Return the number of training steps and its `_TRUST_IN_...` constant; None if unknown.
+class _Steps(NamedTuple):
+    """A number of updates, its `_TRUST_IN_...` constant, and what the number is called."""
+
+    number: int
+    trust: float
+    name: str
+
+
+def _steps(model: Model) -> _Steps | None:
+    """Return the number of training steps; None if unknown.
 
     The optimizer's count, which restarts when a model is compiled again, is preferred to the number
     in a checkpoint's name, which may be an epoch.
@@ -223,30 +237,60 @@ def _steps(model: Model) -> tuple[int, float] | None:
         counts = set()
     counts.discard(0)
     if len(counts) == 1 and (number := counts.pop()) > 0 and number.is_integer():
-        return int(number), _TRUST_IN_COUNTS
+        return _Steps(int(number), _TRUST_IN_COUNTS, "step")
     # Converted files are not numbered by steps: `face-320.onnx` is named after its image size.
     if not model.source.step or model.source.is_converted:
         return None
-    return model.source.step, _TRUST_IN_NAMES
+    return _Steps(model.source.step, _TRUST_IN_NAMES, "step")
+
+
+def _steps_of(layer: BatchNorm) -> _Steps | None:
+    """Return PyTorch's count of a layer's updates; None if the file does not store one."""
+    count = layer.extra.get(_COUNT)
+    if count is None or math.prod(count.shape) != 1 or "int" not in count.dtype:
+        return None
+    number = int(count.read().reshape(-1)[0])
+    return _Steps(number, _TRUST_IN_COUNTS, _COUNT) if number > 0 else None
+
+
+def _by_steps(layers: _Layers, steps: _Steps | None) -> dict[_Steps, _Layers]:
+    """Return number of updates -> layers; `steps` is the number for layers without a count."""
+    fetch(layer.extra[_COUNT] for layer, _ in layers if _COUNT in layer.extra)
+    groups: dict[_Steps, _Layers] = {}
+    for layer, variance in layers:
+        own = _steps_of(layer)
+        if own is None and layer.momentum is not None:
+            own = steps
+        if own is not None:
+            groups.setdefault(own, []).append((layer, variance))
+    return groups
+
+
+def _momentum_of(layer: BatchNorm) -> float | None:
+    """Return the momentum, or PyTorch's default for a layer of a state dict."""
+    is_unknown = layer.momentum is None and layer.evidence == "name" and _COUNT in layer.extra
+    return _PYTORCH_MOMENTUM if is_unknown else layer.momentum
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
     """Return momentum -> (layer, variance) pairs, if the variances may contain the initial 1.
 
     The remainder of the initial 1 is at most the smallest variance of all layers with the same
-    momentum. A remainder below epsilon has no effect.
+    momentum and number of updates. A remainder below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:
         statistics = statistics_of(layer)
-        if layer.momentum is None or not 0 < layer.momentum < 1 or layer.trainable is False:
+        momentum = _momentum_of(layer)
+        if momentum is None or not 0 < momentum < 1 or layer.trainable is False:
             continue
         if statistics is not None and not has_initial_statistics(layer):
-            groups.setdefault(layer.momentum, []).append((layer, statistics[1]))
+            groups.setdefault(momentum, []).append((layer, statistics[1]))
     return {
         momentum: layers
         for momentum, layers in groups.items()
-        if _least(layers) > min(thresholds.initial, *(epsilon_of(layer) for layer, _ in layers))
+        if any(_COUNT in layer.extra for layer, _ in layers)
+        or _least(layers) > min(thresholds.initial, *(epsilon_of(layer) for layer, _ in layers))
     }
 
 
@@ -258,40 +302,48 @@ def _least(layers: _Layers) -> float:
 def _hardly_warmed_up(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     groups = _by_momentum(model, thresholds)
     steps = _steps(model) if groups else None
-    if steps is None:
-        return
-    step, trust = steps
     for momentum, layers in groups.items():
-        share = math.exp(step * math.log(momentum))
-        least = _least(layers)
-        # A variance is the initial 1 times the share, plus averages of variances, which are
-        # never negative. A smaller variance shows that the step is not the number of updates.
-        if least < share * 0.999:
-            continue
-        for layer, variance in layers:
-            numbers = variance[~np.isnan(variance)]
-            median = float(np.median(numbers)) if numbers.size else 0.0
-            part = share / median if median > 0 else None
-            message, shown = "of the initial 0 and 1 is still in the moving statistics", share
-            goal = thresholds.initial
-            if share <= thresholds.initial:
-                if share <= epsilon_of(layer) or part is None or part <= thresholds.initial:
-                    continue
-                message, shown = "of the median moving variance comes from the initial 1", part
-                goal *= max((median - share) / (1 - share), epsilon_of(layer))
-            needed = math.ceil(math.log(goal) / math.log(momentum))
-            yield rule.finding(
-                f"{shown:.0%} {message} (momentum {momentum:g}, step {step}): train until "
-                f"step {needed} to reduce it to {thresholds.initial:.0%}, or ignore this if "
-                "bnstat recalibrate estimated the statistics",
-                layer=layer.name,
-                severity="warning" if least < min(1, trust * share) else "info",
-                share=share,
-                part=part,
-                step=step,
-                momentum=momentum,
-                steps_needed=needed,
-            )
+        for own_steps, counted in _by_steps(layers, steps).items():
+            yield from _remainders(rule, thresholds, momentum, own_steps, counted)
+
+
+def _remainders(
+    rule: Rule[Model], thresholds: Thresholds, momentum: float, steps: _Steps, layers: _Layers
+) -> Iterator[Finding]:
+    """Yield a finding for each layer that contains too much of the initial 0 and 1."""
+    share = math.exp(steps.number * math.log(momentum))
+    least = _least(layers)
+    # A variance is the initial 1 times the share, plus averages of variances, which are
+    # never negative. A smaller variance shows that the step is not the number of updates.
+    if least < share * 0.999:
+        return
+    for layer, variance in layers:
+        numbers = variance[~np.isnan(variance)]
+        median = float(np.median(numbers)) if numbers.size else 0.0
+        part = share / median if median > 0 else None
+        message, shown = "of the initial 0 and 1 is still in the moving statistics", share
+        goal = thresholds.initial
+        if share <= thresholds.initial:
+            if share <= epsilon_of(layer) or part is None or part <= thresholds.initial:
+                continue
+            message, shown = "of the median moving variance comes from the initial 1", part
+            goal *= max((median - share) / (1 - share), epsilon_of(layer))
+        needed = math.ceil(math.log(goal) / math.log(momentum))
+        is_assumed = layer.momentum is None
+        setting = f"momentum {momentum:g}" + " by PyTorch's default" * is_assumed
+        is_confirmed = least < min(1, steps.trust * share) and not is_assumed
+        yield rule.finding(
+            f"{shown:.0%} {message} ({setting}, {steps.name} {steps.number}): train until "
+            f"{steps.name} {needed} to reduce it to {thresholds.initial:.0%}, or ignore this if "
+            "bnstat recalibrate estimated the statistics",
+            layer=layer.name,
+            severity="warning" if is_confirmed else "info",
+            share=share,
+            part=part,
+            step=steps.number,
+            momentum=momentum,
+            steps_needed=needed,
+        )
 
 
 @as_rule("BN014", "low-momentum", "info", "statistics follow the last few batches")

@@ -61,10 +61,12 @@ def discover(
     """
     # Only the files that need these modules import them.
     configured: Sequence[Sighting] = ()
+    other_norms: Mapping[str, str] = {}
     if contents.layers:
-        from bnstat.discovery.configuration import from_layers
+        from bnstat.discovery.configuration import from_layers, of_other_norms
 
         configured = from_layers(contents, values)
+        other_norms = of_other_norms(contents)
     computed: Sequence[Sighting] = ()
     if contents.graphs is not None:
         from bnstat.discovery.graphs.norms import from_graphs
@@ -77,7 +79,11 @@ def discover(
             "layers": configured,
             "objects": from_objects(contents),
             "graphs": computed,
-            "names": from_names(names, include_shadows),
+            "names": [
+                sighting
+                for sighting in from_names(names, include_shadows)
+                if other_norms.keys().isdisjoint(sighting.roles.values())
+            ],
         }
     )
     sightings = [sighting for sighting in merged if _is_plausible(sighting, contents)]
@@ -118,7 +124,7 @@ def discover(
         layers,
         incomplete=incomplete,
         notes=notes,
-        explain=lambda: _explain(contents, layers, incomplete),
+        explain=lambda: _explain(contents, layers, incomplete, other_norms),
         stored=contents.variables,
         find_biases=find_biases,
         find_uses=find_uses,
@@ -181,10 +187,19 @@ def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
 
 
 def _explain(
-    contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
+    contents: Contents,
+    layers: Sequence[BatchNorm],
+    incomplete: Sequence[BatchNorm],
+    other_norms: Mapping[str, str],
 ) -> list[Explanation]:
-    """Return, for each variable in stored order, the reason why it belongs to a layer or not."""
-    taken: dict[str, Explanation] = {}
+    """Return, for each variable in stored order, the reason why it belongs to a layer or not.
+
+    `other_norms` maps the keys of other normalizations to their classes.
+    """
+    taken = {
+        key: Explanation(key, None, None, f"its layer's class is {own_class}")
+        for key, own_class in other_norms.items()
+    }
     for layer in (*layers, *incomplete):
         reason, undecided = _why_used(layer), "the file does not record its role"
         for role, variable in layer.variables.items():

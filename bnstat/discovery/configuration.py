@@ -36,6 +36,9 @@ from bnstat.formats.contents import Contents, Layer
 from bnstat.model import ROLES, Variable
 
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
+_OTHER_CLASS: Final = re.compile(r"(?!.*batch).*(instance|group|layer)_?norm", re.IGNORECASE)
+"""Matches the classes of other normalizations. PyTorch's `InstanceNorm2d` may have running
+statistics, which are averages of the statistics of single samples."""
 NAMED_BATCH_NORM: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
 """Matches within the names of batch-norm layers and of their variables."""
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
@@ -103,11 +106,27 @@ def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[
 
 def is_batch_norm(class_name: str | None, config: Mapping[str, Any]) -> bool:
     """Return True if a layer of this class and configuration is batch normalization."""
-    own = re.split(r"[>.]", class_name or "")[-1]
-    return bool(_CLASS.search(own)) or "moving_variance_initializer" in config
+    return bool(_CLASS.search(_own_class(class_name))) or "moving_variance_initializer" in config
+
+
+def of_other_norms(contents: Contents) -> dict[str, str]:
+    """Return key -> class for the variables of layers that are recorded as instance norm etc."""
+    return {
+        key: own
+        for layer in contents.layers
+        if _OTHER_CLASS.match(own := _own_class(layer.class_name))
+        for key in layer.variables.values()
+    }
+
+
+def _own_class(class_name: str | None) -> str:
+    """Return the name of a class without its package or module."""
+    return re.split(r"[>.]", class_name or "")[-1]
 
 
 def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
+    if _OTHER_CLASS.match(_own_class(layer.class_name)):
+        return None
     numbered = all(label.isdecimal() for label in variables)
     if is_batch_norm(layer.class_name, layer.config):
         if not variables and "momentum" not in layer.config:

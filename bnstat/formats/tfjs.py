@@ -32,6 +32,8 @@ _DTYPES: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", 
 """The types of TensorFlow.js (`DTYPE_VALUE_SIZE_MAP` in types.ts), under NumPy's names."""
 _MOST_SMALL: Final = 1 << 12
 """Weights with at most this many elements are read as constants of the graph, such as epsilons."""
+_HINT: Final = "copy it, too"
+_HINT_WITH_LAYERS: Final = f"{_HINT}; inspect --no-values shows names and settings"
 
 
 class _Quantization(NamedTuple):
@@ -49,12 +51,15 @@ def open_model(file: File, source: Source) -> Contents:
         raise DamagedError(file.path, "is not a TensorFlow.js model")
     writers = (document.get(key) for key in ("convertedBy", "generatedBy"))
     writer = next((text for text in writers if isinstance(text, str) and text), None)
-    contents = _contents(file, document.get("weightsManifest"), replace(source, writer=writer))
-    variables = contents.variables
     topology = document.get("modelTopology")
+    graph = topology.get("node") if isinstance(topology, dict) else None
+    has_layers = isinstance(topology, dict) and not isinstance(graph, list)
+    source = replace(source, writer=writer)
+    contents = _contents(file, document.get("weightsManifest"), source, has_layers)
+    variables = contents.variables
     if not isinstance(topology, dict):
         return contents
-    if isinstance(topology.get("node"), list):
+    if not has_layers:
         return _with_graph(contents, _parsed(topology, file.path))
     model, names = topology.get("model_config", topology), {key: key for key in variables}
     return replace(contents, layers=tuple(layers_by_scope(model, names, file.path)))
@@ -70,11 +75,11 @@ def open_manifest(file: File, source: Source) -> Contents:
     return _with_graph(contents, skeleton(graph, 0, graph.size, "GraphDef", "the graph"))
 
 
-def _contents(model: File, manifest: object, source: Source) -> Contents:
+def _contents(model: File, manifest: object, source: Source, has_layers: bool = False) -> Contents:
     """Return the weights that a manifest lists, with notes about quantized weights."""
     variables: dict[str, Variable] = {}
     kinds: Counter[str] = Counter()
-    for variable, quantization in _weights(model, manifest):
+    for variable, quantization in _weights(model, manifest, has_layers):
         variables[variable.key] = variable
         if quantization is not None:
             kinds[quantization.dtype.name] += 1
@@ -86,8 +91,14 @@ def _contents(model: File, manifest: object, source: Source) -> Contents:
     return Contents(replace(source, format="tfjs"), variables, notes=notes)
 
 
-def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantization | None]]:
-    """Yield (weight, quantization or None) for each weight in a manifest; skip string weights."""
+def _weights(
+    model: File, manifest: object, has_layers: bool
+) -> Iterator[tuple[Variable, _Quantization | None]]:
+    """Yield (weight, quantization or None) for each weight in a manifest; skip string weights.
+
+    If a shard is missing, a model with layers (`has_layers`) still shows names, shapes and
+    settings, and reading a weight raises the error. A graph needs the constants in the shards.
+    """
     for group in manifest if isinstance(manifest, list) else ():
         fields = group if isinstance(group, dict) else {}
         paths, entries = fields.get("paths"), fields.get("weights")
@@ -95,7 +106,9 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
             problem = "a group in its weightsManifest has no list of paths or of weights"
             raise DamagedError(model.path, problem)
         model.expect(path for path in paths if isinstance(path, str))
-        shards = [_shard(model, path) for path in paths]
+        shards, error = _shards(model, paths, _HINT_WITH_LAYERS if has_layers else _HINT)
+        if error is not None and not has_layers:
+            raise error
         at = 0
         for entry in entries:
             fields = entry if isinstance(entry, dict) else {}
@@ -104,12 +117,17 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
                 problem = "a weight in its weightsManifest has no valid name or shape"
                 raise DamagedError(model.path, problem)
             if fields.get("dtype") == "string":
+                if error is not None:
+                    continue
                 at = _after_strings(shards, at, prod(shape), model.path)
                 continue
             where = f"{model.path}: {name}"
             dtype = _dtype(fields.get("dtype"), where)
             packed = _quantization(fields.get("quantization"), where)
             length = bytes_needed(shape, packed.dtype if packed else dtype)
+            if error is not None:
+                yield _unreadable(name, dtype, shape, error), packed
+                continue
             places = [*_places(shards, at, length)]
             if sum(place.length for place in places) != length:
                 problem = f"needs bytes {at} to {at + length} of its shards, which have fewer"
@@ -151,13 +169,33 @@ def _variable(
     return Variable(name, name, dtype.name, shape, read, find, step if packed else None)
 
 
-def _shard(model: File, path: object) -> File:
-    if not isinstance(path, str):
-        raise DamagedError(model.path, "the path of a shard is not a string")
-    if (file := model.part(path)) is None:
-        raise NotFoundError(f"{model.path}: {path}", "this shard is missing", "copy it, too")
-    file.refuse_lfs_pointer()
-    return file
+def _unreadable(
+    name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...], error: BnstatError
+) -> Variable:
+    """Return a weight whose values raise `error`."""
+
+    def read() -> Array:
+        raise error
+
+    return Variable(name, name, dtype.name, shape, read)
+
+
+def _shards(
+    model: File, paths: Sequence[object], hint: str
+) -> tuple[Sequence[File], BnstatError | None]:
+    """Return the shards of a group, or the error for a shard that cannot be read."""
+    shards = []
+    for path in paths:
+        if not isinstance(path, str):
+            raise DamagedError(model.path, "the path of a shard is not a string")
+        if (file := model.part(path)) is None:
+            return (), NotFoundError(f"{model.path}: {path}", "this shard is missing", hint)
+        try:
+            file.refuse_lfs_pointer()
+        except BnstatError as error:
+            return (), error
+        shards.append(file)
+    return shards, None
 
 
 def _quantization(fields: object, where: str) -> _Quantization | None:
@@ -217,6 +255,7 @@ def _parsed(topology: Mapping[str, Any], where: str) -> Any:
 
 def _with_graph(contents: Contents, graph_def: Any) -> Contents:
     """Return the contents with a graph; the graph's constants have the values of the weights."""
+    from bnstat.formats.tensorflow.frozen_graph import notes_on_folding
     from bnstat.formats.tensorflow.graph_def import inlined
 
     variables, ops = contents.variables, inlined(graph_def)
@@ -230,4 +269,5 @@ def _with_graph(contents: Contents, graph_def: Any) -> Contents:
             return None
 
     graph = Graph("", ops, {name: name for name in variables if name in ops}, constant)
-    return replace(contents, graphs=lambda: (graph,))
+    notes = [*contents.notes, *notes_on_folding(ops)]
+    return replace(contents, graphs=lambda: (graph,), notes=notes)

@@ -87,7 +87,7 @@ def test_the_weights_and_the_step_show_if_a_layer_was_trained(
 def test_the_message_about_an_untrained_model() -> None:
     whole, *_ = find("BN001", *norms(Layer(INITIAL), Layer(INITIAL)))
     assert whole.message == (
-        f"both layers still have the initial statistics{UNTRAINED}: the model was not trained"
+        f"both layers still have the initial statistics{UNTRAINED}: these layers were not trained"
     )
 
 
@@ -261,6 +261,41 @@ def test_the_share_and_the_steps_that_are_needed() -> None:
 )  # fmt: skip
 def test_layers_with_too_few_steps(layers: list[BatchNorm], step: int, found: Any) -> None:
     assert {each.layer: each.severity for each in find("BN003", *layers, step=step)} == found
+
+
+def tracked(number: Any, name: str = "bn", least: float = 0.6, **fields: Any) -> BatchNorm:
+    """Return a layer of PyTorch with the count of its updates and the smallest variance."""
+    layer = norm(sound(moving_variance=np.float32([least] + [2] * 7)), name, **fields)
+    layer.extra = {"num_batches_tracked": models.variable("n", np.array(number))}
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        # 0.9**5 is 0.59.
+        ([tracked(5, momentum=0.9)], {"bn": "warning"}),
+        ([tracked(5, momentum=None, evidence="name")], INFO),
+        # A whole model stores None if the statistics are averages over all batches.
+        ([tracked(5, momentum=None, evidence="config")], {}),
+        ([tracked(4, momentum=None, evidence="name")], {}),
+        # Each layer has its own count.
+        ([tracked(5, momentum=0.9), tracked(900, "b", 1e-9, momentum=0.9)],
+         {"bn": "warning"}),
+        *(([tracked(number, momentum=None, evidence="name")], {})
+          for number in (0, -1, 5.0, [5, 5], True)),
+    ],
+)  # fmt: skip
+def test_counts_of_pytorch(layers: list[BatchNorm], found: Any) -> None:
+    # The step of the whole model is an epoch.
+    findings = find("BN003", *layers, step=1)
+    assert {each.layer: each.severity for each in findings} == found
+    assert all("num_batches_tracked 5): train" in each.message for each in findings)
+
+
+def test_an_assumed_momentum_is_called_a_default() -> None:
+    (finding,) = find("BN003", tracked(5, momentum=None, evidence="name"))
+    assert "(momentum 0.9 by PyTorch's default, num_batches_tracked 5)" in finding.message
 
 
 def counted(counts: dict[str, Any], *numbers: float, source: Source | None = None) -> list[Finding]:

@@ -97,6 +97,20 @@ def test_graph_models(tmp_path: Path) -> None:
     assert (round(model[0].epsilon or 0, 9), model[0].axis) == (0.001, 3)
 
 
+def test_batch_norm_that_the_converter_folded_is_noted(tmp_path: Path) -> None:
+    names = ("k", "conv_bn_offset", "a/FusedBatchNormV3/Offset", "b/batchnorm/sub")
+    weights = dict.fromkeys(names, np.ones(2, np.float32))
+    nodes = [{"name": name, "op": "Const"} for name in names]
+    path = plain(tmp_path, weights, topology={"node": nodes})
+    model = bnstat.load(path)
+    assert not model
+    assert model.notes == (
+        "batch norm was folded into 1 convolution: nothing of it is left to show",
+        "2 batch-norm layers became a scale and a shift when constants were folded: gamma, beta "
+        "and the statistics are not in this file",
+    )
+
+
 def early(folder: Path) -> Path:
     for name, content in ports.early_tfjs_files("net/bn").items():
         (folder / name).write_bytes(content)
@@ -190,6 +204,23 @@ def test_invalid_entries(tmp_path: Path, damaged: dict[str, Any]) -> None:
     path = write(tmp_path, [{**entry("a", array), **damaged}], array.tobytes())
     with pytest.raises(DamagedError):
         opened(path)
+
+
+@pytest.mark.parametrize("shard", ["missing", "a git-lfs pointer"])
+def test_a_layers_model_without_a_shard(tmp_path: Path, shard: str) -> None:
+    model, arrays = network()
+    path = plain(tmp_path, arrays, topology=json.loads(model.to_json()), shards=3)
+    last = tmp_path / "group1-shard3of3.bin"
+    last.unlink()
+    if shard == "a git-lfs pointer":
+        last.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    unread = bnstat.load(path, values=False)
+    assert unread.keys() == ["bn1", "deep", "bn2"]
+    assert unread[0].epsilon == 2e-3
+    problem = f"group1-shard3of3.bin: (this shard )?is {shard}"
+    with pytest.raises(BnstatError, match=problem) as info:
+        bnstat.load(path).read()
+    assert ("--no-values" in str(info.value)) == (shard == "missing")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ _SHOWN: Final = 60
 _USUAL_HEADER: Final = 256
 """Bytes that nearly every header fits into, compressed or not."""
 _SAVE: Final = "save it again with numpy.savez"
+_OF_CHAINER: Final = re.compile(r"(^|/)avg_mean$")
 
 _MAX_RATIO: Final = 50
 _BOMB_FLOOR: Final = 64 << 20
@@ -66,18 +67,33 @@ def open_contents(file: File, source: Source) -> Contents:
         dtype = npy.descr if npy.dtype is None else npy.dtype.name
         name = key.removesuffix(":0")
         variables[key] = Variable(key, name, dtype, npy.shape, npy.read, npy.extents)
-    # Scopes keep the order of the file, because that is the order of saving.
     scopes: dict[str, dict[str, str]] = {}
-    for key, variable in variables.items():
-        scope, slash, label = variable.name.rpartition("/")
+    names = [variable.name for variable in variables.values()]
+    for key, name in zip(variables, names, strict=True):
+        scope, slash, label = name.rpartition("/")
         if slash and not label.isdecimal():
             scopes.setdefault(scope, {})[label] = key
     return Contents(
         source=replace(source, format="npz"),
         variables=variables,
-        names={key: variable.name for key, variable in variables.items()},
+        names=dict(zip(variables, names, strict=True)),
         layers=tuple(Layer(scope, None, {}, labels, scope) for scope, labels in scopes.items()),
+        layers_in_order=_are_in_network_order(names),
     )
+
+
+def _are_in_network_order(names: Sequence[str]) -> bool:
+    """Return True if the arrays with these names are stored in the order of the layers.
+
+    Chainer keeps layers in a set, whose order is arbitrary, and names statistics `avg_mean`. Before
+    Python 3.6, `numpy.savez` stored all arrays in an arbitrary order. The order of the layers'
+    first arrays then differs from the order of their last arrays. Other programs sort by name.
+    """
+    scopes = [name.rpartition("/")[0] for name in names]
+    by_first = list(dict.fromkeys(scopes))
+    by_last = list(dict.fromkeys(reversed(scopes)))[::-1]
+    is_sorted = list(names) == sorted(names)
+    return by_first == by_last and not is_sorted and not any(map(_OF_CHAINER.search, names))
 
 
 def members(file: File) -> Sequence[ZipInfo]:

@@ -22,12 +22,16 @@ _HEAD: Final = 1 << 16
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 _ARRAYS: Final = re.compile(rb"_reconstruct|_frombuffer")
 """Substrings of the names of functions that rebuild arrays."""
+_JOBLIB: Final = b"joblib.numpy_pickle"
+"""The module in which joblib defines its arrays. Their bytes interrupt the pickle."""
 
 
 def matches(file: File) -> bool:
-    """Return True for a pickle with an array near its beginning."""
-    head = file.head(2)
-    return _PICKLE.match(head) is not None and _ARRAYS.search(file.head(_HEAD)) is not None
+    """Return True for a pickle with an array near its beginning, unless joblib wrote it."""
+    if _PICKLE.match(file.head(2)) is None:
+        return False
+    head = file.head(_HEAD)
+    return _ARRAYS.search(head) is not None and _JOBLIB not in head
 
 
 def open_contents(file: File, source: Source) -> Contents:

@@ -39,6 +39,8 @@ _MODEL: Final = "model_weights"
 _OPTIMIZER: Final = "optimizer_weights"
 _INPUT: Final = "InputLayer"
 _TOP_LEVEL: Final = "top_level_model_weights"
+_MOST_PREFIXES: Final = 64
+"""The limit on the prefixes of a weight's name that are searched for a layer of Keras 1."""
 
 
 def matches(file: File) -> bool:
@@ -66,7 +68,12 @@ def open_contents(file: File, source: Source) -> Contents:
     described = describe(parse_json(config, file.path), file.path) if config else ()
     version = store.text("", "keras_version") or store.text(root, "keras_version")
     source = replace(source, format="keras-h5", writer=writer(version))
-    contents = Contents(source, variables, layers=tuple(_layers(described, groups)))
+    full_names = {
+        key: _name_in_group(group, name)
+        for group, weights in groups.items()
+        for key, name in weights.items()
+    }
+    contents = Contents(source, variables, full_names, tuple(_layers(described, groups)))
     if described:
         return contents
 
@@ -153,7 +160,7 @@ def _layers(described: Sequence[Layer], groups: _Groups) -> Iterator[Layer]:
     known = {layer.own_name for layer in described}
     for name, weights in groups.items():
         if name not in known:
-            yield from _other_layers(name, _scopes(weights, [name]))
+            yield from _other_layers(name, _scopes(weights, [name, *_keras_1_norms(weights)]))
 
 
 def _described_layers(top: Layer, weights: Mapping[str, str]) -> Iterator[Layer]:
@@ -185,11 +192,21 @@ def _other_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
     for scope, variables in scopes.items():
         name, own_name = group, group
         if scope and not (len(scopes) == 1 and renamed.fullmatch(scope)):
-            # Both `net/blk/bn` and `bn` in the group `blk` are `blk/bn`.
-            _, is_repeated, inside = f"/{scope}/".partition(f"/{group}/")
-            name = f"{group}/{inside if is_repeated else scope}".rstrip("/")
+            name = _name_in_group(group, f"{scope}/").rstrip("/")
             own_name = scope.rpartition("/")[2]
         yield Layer(name, None, {}, variables, _group_of(variables, name), own_name)
+
+
+def _name_in_group(group: str, name: str) -> str:
+    """Return `blk/bn/gamma` for both `net/blk/bn/gamma` and `bn/gamma` in the group `blk`."""
+    _, is_repeated, inside = f"/{name}".partition(f"/{group}/")
+    return f"{group}/{inside if is_repeated else name}"
+
+
+def _keras_1_norms(weights: Mapping[str, str]) -> list[str]:
+    """Return the names of the batch norms of Keras 1 among the weights of a nested model."""
+    ending = "_running_mean"
+    return [name.removesuffix(ending) for name in weights.values() if name.endswith(ending)]
 
 
 def _group_of(variables: Mapping[str, str], default: str) -> str:
@@ -203,14 +220,21 @@ def _scopes(weights: Mapping[str, str], layers: Sequence[str]) -> _Scopes:
     then the longest name in `layers` that is such a prefix.
     """
     scopes: dict[str, dict[str, str]] = {}
-    longest_first = sorted(set(layers), key=len, reverse=True)
+    known = set(layers)
     for key, name in weights.items():
         scope, slash, label = name.rpartition("/")
         if not slash:
-            scope = next((layer for layer in longest_first if label.startswith(f"{layer}_")), "")
-            label = label[len(scope) + 1 :] if scope else label
+            scope = next((prefix for prefix in _prefixes(name) if prefix in known), "")
+            label = name[len(scope) + 1 :] if scope else name
         scopes.setdefault(scope, {})[label] = key
     return scopes
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Yield `a_b` and `a` for `a_b_c`; of a name with many underscores, the longest prefixes."""
+    parts = name.rsplit("_", _MOST_PREFIXES)
+    for end in range(len(parts) - 1, 0, -1):
+        yield "_".join(parts[:end])
 
 
 def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:

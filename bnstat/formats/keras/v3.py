@@ -74,4 +74,10 @@ def open_folder(folder: Folder, source: Source, weights: File | None = None) -> 
     described = describe(read_json(config), config.path) if config else ()
     stored = read_weights(weights)
     source = replace(source, format="keras-archive", writer=library)
-    return Contents(source, stored.variables, layers=join(described, stored))
+    # The weights of a subclassed model are in the order of attribute names.
+    return Contents(
+        source,
+        stored.variables,
+        layers=join(described, stored),
+        layers_in_order=bool(described),
+    )

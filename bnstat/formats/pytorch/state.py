@@ -44,6 +44,9 @@ _AVERAGES: Final = {
 _AVERAGED: Final = "/ExponentialMovingAverage"
 """TensorFlow's suffix for the name of a moving average."""
 _PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
+_AVERAGED_MODEL: Final = "n_averaged"
+"""The count in an `AveragedModel`, whose other tensors have the prefix `module.`; see
+torch/optim/swa_utils.py."""
 _COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
 _LIGHTNING: Final = "pytorch-lightning_version"
 
@@ -226,7 +229,8 @@ def _names(paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for outer, keys in groups.items():
-        is_parallel = all(_PARALLEL.match(paths[key][-1]) for key in keys)
+        own_names = {paths[key][-1] for key in keys} - {_AVERAGED_MODEL}
+        is_parallel = all(map(_PARALLEL.match, own_names))
         shown = [part for part in outer if part not in _WRAPPERS | _AVERAGES]
         averaged = _AVERAGED if any(part in _AVERAGES for part in outer) else ""
         for key in keys:

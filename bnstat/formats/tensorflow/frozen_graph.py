@@ -58,9 +58,12 @@ _FOLDED = "_bn_offset"
 """The suffix of biases that `fold_batch_norms` adds to convolutions. Sources:
 tensorflow/python/tools/optimize_for_inference_lib.py and
 tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
-_SHIFT = re.compile(r"(.*/)?batchnorm/sub(/_\d+__cf__\d+)?")
+_SHIFT = re.compile(
+    r"(.*/)?(batchnorm/sub(/_\d+__cf__\d+)?|FusedBatchNorm(V\d)?/Offset)", re.DOTALL
+)
 """The name of `beta - mean * scale` in `tf.nn.batch_normalization`; constant folding appends the
-suffix (tensorflow/core/common_runtime/constant_folding.cc)."""
+suffix (tensorflow/core/common_runtime/constant_folding.cc). TensorFlow.js's converter adds `Offset`
+(tfjs-converter/python/tensorflowjs/converters/fold_batch_norms.py)."""
 
 
 def graph_range(file: File) -> tuple[int, int] | None:
@@ -91,7 +94,9 @@ def _is_node(file: File, part: Field) -> bool:
         return False
     if (first, second) != (1, 2) or not (isinstance(name, bytes) and isinstance(op, bytes)):
         return False
-    return bool(_NODE_NAME.fullmatch(name) and _OP_NAME.fullmatch(op))
+    # A FileDescriptorSet starts with the names of a .proto file and a package.
+    is_node = not name.endswith(b".proto") and _NODE_NAME.fullmatch(name)
+    return bool(is_node and _OP_NAME.fullmatch(op))
 
 
 def matches(file: File) -> bool:
@@ -198,6 +203,17 @@ def _notes(ops: Mapping[str, Op], cut_off: int) -> Iterator[str]:
             f"inputs of {count(cut_off, 'operation')} are not in this file: a description of a "
             "graph, such as OpenCV's .pbtxt, lacks the values, which are in the frozen graph (.pb)"
         )
+    yield from notes_on_folding(ops)
+    if absent := sum(op.type in VARIABLES for op in ops.values()):
+        yield (
+            f"the values of {count(absent, 'variable')} are not in this file, "
+            "but in the checkpoint that belongs to it (inspect --no-values shows names and "
+            "settings)"
+        )
+
+
+def notes_on_folding(ops: Mapping[str, Op]) -> Iterator[str]:
+    """Yield notes on the batch norms that were folded, as the names of a graph's ops show."""
     if folded := sum(name.endswith(_FOLDED) for name in ops):
         yield (
             f"batch norm was folded into {count(folded, 'convolution')}: "
@@ -208,12 +224,6 @@ def _notes(ops: Mapping[str, Op], cut_off: int) -> Iterator[str]:
         yield (
             f"{count(reduced, 'batch-norm layer')} became a scale and a shift when constants were "
             "folded: gamma, beta and the statistics are not in this file"
-        )
-    if absent := sum(op.type in VARIABLES for op in ops.values()):
-        yield (
-            f"the values of {count(absent, 'variable')} are not in this file, "
-            "but in the checkpoint that belongs to it (inspect --no-values shows names and "
-            "settings)"
         )
 
 

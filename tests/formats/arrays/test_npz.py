@@ -40,6 +40,22 @@ def test_layers_by_name_in_stored_order(tmp_path: Path, save: Any) -> None:
     assert [layer.variables["gamma"].key for layer in model] == [f"{name}/gamma" for name in names]
 
 
+SHUFFLED = {
+    "by a set of layers": [("bn9", "bn10", "bn2"), ("beta", "gamma", "avg_var", "avg_mean")],
+    "by name": [("bn10", "bn2", "bn9"), sorted(ROLES)],
+}
+
+
+@pytest.mark.parametrize("how", [*SHUFFLED, "by a dict of Python 2"])
+def test_arbitrary_orders_are_not_network_order(tmp_path: Path, how: str) -> None:
+    scopes, labels = SHUFFLED.get(how, (("bn9", "bn2", "bn10"), ROLES))
+    names = [f"{scope}/{label}" for scope in scopes for label in labels]
+    if how == "by a dict of Python 2":
+        names = [*names[1::2], *reversed(names[::2])]
+    np.savez(tmp_path / "m.npz", **dict.fromkeys(names, np.ones(3, np.float32)))
+    assert bnstat.load(tmp_path / "m.npz").keys() == ["bn2", "bn9", "bn10"]
+
+
 @pytest.mark.parametrize("key", ["{}/{}:0", "{}_{}", "{}/{}"])
 def test_ways_to_write_a_name(tmp_path: Path, key: str) -> None:
     np.savez(tmp_path / "m.npz", **{key.format("bn1", r): a for r, a in arrays().items()})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 import bnstat
+from bnstat.errors import UnknownFormatError
 from bnstat.model import ROLES
 from tests.builders.oracle import assert_layers, same_bits
 from tests.formats.pytorch.reading import assert_within_budget, zipped
@@ -111,3 +114,21 @@ def test_one_array_under_many_names(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps({str(at): array for at in range(200)}))
     assert len(bnstat.load(path).stored) == 200
     assert_within_budget(path)
+
+
+def test_files_of_joblib_are_not_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """joblib writes an array as a wrapper, followed by the array's bytes or a second pickle."""
+    module = ModuleType("joblib_numpy_pickle")
+    wrapper = type("NumpyArrayWrapper", (), {"__module__": module.__name__})
+    monkeypatch.setattr(module, wrapper.__name__, wrapper, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    array = wrapper()
+    vars(array).update(shape=(2,))
+    data = pickle.dumps({"classes_": array}).replace(b"joblib_", b"joblib.")
+    # The instruction `b` sets the wrapper's attributes.
+    before, after = data.rsplit(b"b", 1)
+    names = np.array(["cat", "dog"], object)
+    path = tmp_path / "label_encoder.pkl"
+    path.write_bytes(before + b"b" + pickle.dumps(names, protocol=2) + after)
+    with pytest.raises(UnknownFormatError):
+        bnstat.load(path)

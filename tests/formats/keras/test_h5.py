@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.formats.keras.h5 import writer
 from bnstat.model import ROLES
 from tests.formats.keras.files import (
@@ -78,6 +79,42 @@ def test_keras_1_in_a_nested_model(tmp_path: Path) -> None:
         f"inner/{layer}": [f"model_weights/inner/{layer}_{label}" for label in labels]
         for layer in ("bn_1", "bn_10")
     }
+
+
+@pytest.mark.parametrize("ending", ["", ":0"], ids=["Theano", "TensorFlow"])
+def test_keras_1_in_a_nested_model_without_a_configuration(tmp_path: Path, ending: str) -> None:
+    labels = ("gamma", "beta", "running_mean", "running_std")
+
+    def weights(*layers: str) -> list[str]:
+        return [f"{layer}_{label}{ending}" for layer in layers for label in labels]
+
+    groups = {
+        "bn": weights("bn"),
+        "inner": [f"conv_W{ending}", *weights("bn_10", "bn_1")],
+        "last": weights("last"),
+    }
+    found = bnstat.load(write_h5(tmp_path / "m.h5", None, groups))
+    assert found.keys() == ["bn", "bn_10", "bn_1", "last"]
+    assert [layer.variables["gamma"].key for layer in found] == [
+        f"{group}/{name}_gamma{ending}"
+        for group, name in (("bn", "bn"), ("inner", "bn_10"), ("inner", "bn_1"), ("last", "last"))
+    ]
+    assert all(set(layer.variables) == {*ROLES} for layer in found)
+
+
+BLOCK = {"class_name": "Block", "config": {"name": "block"}}
+
+
+@pytest.mark.parametrize("ending", ["", ":0"], ids=["Keras 3", "Keras 2"])
+@pytest.mark.parametrize("config", [None, model(BLOCK)], ids=["weights", "whole"])
+def test_two_batch_norms_among_the_variables_of_one_layer(
+    tmp_path: Path, config: object, ending: str
+) -> None:
+    labels = [label.replace(":0", ending) for label in LABELS]
+    weights = [f"block/bn{number}_{label}" for number in (1, 2) for label in labels]
+    found = bnstat.load(write_h5(tmp_path / "m.h5", config, {"block": weights}))
+    assert found.keys() == ["block/bn1", "block/bn2"]
+    assert all(set(layer.variables) == {*ROLES} for layer in found)
 
 
 def test_keras_0_numbers_layers_and_weights(tmp_path: Path) -> None:

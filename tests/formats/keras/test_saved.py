@@ -231,6 +231,26 @@ def test_a_subclassed_model(tmp_path: Path) -> None:
         assert_same(save(model, tmp_path, suffix), layers, configured=False)
 
 
+def test_default_names_show_the_order_in_a_subclassed_model(tmp_path: Path) -> None:
+    """Keras stores weights by attribute name, but numbers layers in the order of their creation."""
+
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = keras.layers.BatchNormalization()
+            self.blocks = [keras.layers.BatchNormalization() for _ in range(2)]
+            self.end = keras.layers.BatchNormalization()
+
+        def call(self, x: Any) -> Any:
+            return self.end(self.blocks[1](self.blocks[0](self.stem(x))))
+
+    model = Net()
+    model(np.zeros((2, 3), "float32"))
+    names = [layer.name for layer in (model.stem, *model.blocks, model.end)]
+    for suffix in (".keras", ".weights.h5"):
+        assert bnstat.load(save(model, tmp_path, suffix)).keys() == names
+
+
 def test_a_folder_and_a_compressed_archive_have_the_same_layers(tmp_path: Path) -> None:
     model, layers = nested(keras)
     path = save(model, tmp_path, ".keras")

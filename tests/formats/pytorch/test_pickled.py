@@ -174,6 +174,47 @@ def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Pa
     assert_layers(model, dict.fromkeys(model.keys(), values()))
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_averages_by_the_class_of_pytorch(tmp_path: Path, alone: bool) -> None:
+    """`AveragedModel` has a count beside the tensors of the module that it contains."""
+    averaged = {f"module.bn.{name}": tensor for name, tensor in ports.tensors(4).items()}
+    averaged["n_averaged"] = ports.tensor(ports.Storage("0", 3))
+    state = {f"bn.{name}": tensor for name, tensor in ports.tensors().items()}
+    content = averaged if alone else {"model": state, "model_ema": averaged}
+    path = zipped(tmp_path / "m", ports.pickled(content), *arrays(2))
+    assert bnstat.load(path).keys() == ["bn"]
+    shadows = [] if alone else ["bn/ExponentialMovingAverage"]
+    assert bnstat.load(path, include_shadows=True).keys() == ["bn", *shadows]
+
+
+NORM = "torch.nn.modules.instancenorm:InstanceNorm2d"
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (NORM, ["bn"]),
+        (f"__torch__.{NORM}", ["bn"]),
+        ("layers:BatchInstanceNorm2d", ["bn", "norm"]),
+        ("layers:Norm", ["bn", "norm"]),
+    ],
+)
+def test_the_class_decides_if_running_statistics_are_of_batches(
+    tmp_path: Path, kind: str, names: list[str]
+) -> None:
+    settings = {"eps": 1e-5, "momentum": 0.1}
+    norm = ports.torch_norm(ports.tensors(4), **settings)._replace(function=kind)
+    if kind.startswith("__torch__"):
+        norm = ports.Call(kind, (), ports.tensors(4))
+    modules = {"bn": ports.torch_norm(ports.tensors(), **settings), "norm": norm}
+    content = ports.pickled(ports.torch_module("net:Net", modules))
+    model = bnstat.load(zipped(tmp_path / "m", content, *arrays(2)))
+    assert model.keys() == names
+    reasons = {each.key: each.reason for each in model.explain()}
+    if names == ["bn"]:
+        assert reasons["norm.running_var"] == "its layer's class is InstanceNorm2d"
+
+
 def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
     """The pickle contains the module once, and refers to it by its number in the memo."""
     mark = ports.program(ports.Name("a:b"))

@@ -183,6 +183,7 @@ def test_recognised(written: Path) -> None:
     [b"", b"\n", b"\x0a\x00", b"nodes { }", b" " * 5000,
      b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff",
      b"\x0a\x05\x0a\x01\xff\x12\x00", b"\x12\x03abc", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 9,
+     b"\x0a\x0e\x0a\x07a.proto\x12\x03pkg",  # a FileDescriptorSet
      b"\x08\x01\x12\x04\x0a\x00\x12\x00", b"\x0b" * 100],
 )  # fmt: skip
 def test_not_recognised(pb: Path, data: bytes) -> None:
