@@ -330,12 +330,12 @@ def _remainders(
             goal *= max((median - share) / (1 - share), epsilon_of(layer))
         needed = math.ceil(math.log(goal) / math.log(momentum))
         is_assumed = layer.momentum is None
-        setting = f"momentum {momentum:g}" + " by PyTorch's default" * is_assumed
+        origin = " by PyTorch's default" if is_assumed else ""
         is_confirmed = least < min(1, steps.trust * share) and not is_assumed
         yield rule.finding(
-            f"{shown:.0%} {message} ({setting}, {steps.name} {steps.number}): train until "
-            f"{steps.name} {needed} to reduce it to {thresholds.initial:.0%}, or ignore this if "
-            "bnstat recalibrate estimated the statistics",
+            f"{shown:.0%} {message} (momentum {momentum:g}{origin}, {steps.name} {steps.number}): "
+            f"train until {steps.name} {needed} to reduce it to {thresholds.initial:.0%}, or ignore "
+            "this if bnstat recalibrate estimated the statistics",
             layer=layer.name,
             severity="warning" if is_confirmed else "info",
             share=share,

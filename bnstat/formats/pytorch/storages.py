@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.detection import first_in_zip
 from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
 from bnstat.formats.pytorch import pickled, tensors
@@ -95,6 +95,8 @@ def open_contents(file: File, source: Source) -> Contents:
         key: _variable(key, collected.names[key], tensor, content, f"{file.path}: {key}")
         for key, tensor in collected.tensors.items()
     }
+    pruned = dict(_pruned(variables))
+    variables |= pruned
     sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
     notes = []
     if unbuilt:
@@ -105,11 +107,42 @@ def open_contents(file: File, source: Source) -> Contents:
     return Contents(
         replace(source, format="pytorch", writer=collected.writer, step=step),
         within_budget(file, variables, sizes),
-        names=collected.names,
-        layers=with_settings(collected.layers, top),
+        names={key: variable.name for key, variable in variables.items()},
+        layers=[_without_masks(layer, pruned) for layer in with_settings(collected.layers, top)],
         variables_in_order=collected.in_order,
         notes=notes,
     )
+
+
+_UNMASKED: Final = "_orig"
+
+
+def _pruned(variables: Mapping[str, Variable]) -> Iterator[tuple[str, Variable]]:
+    """Yield (key, tensor times mask) for the tensors that `torch.nn.utils.prune` keeps with a mask.
+
+    `bn.weight_orig` and `bn.weight_mask` replace `bn.weight`; see torch/nn/utils/prune.py.
+    """
+    for key, variable in variables.items():
+        mask = variables.get(f"{key.removesuffix(_UNMASKED)}_mask")
+        if not key.endswith(_UNMASKED) or mask is None or mask.shape != variable.shape:
+            continue
+
+        def read(tensor: Variable = variable, mask: Variable = mask) -> NDArray[np.generic]:
+            array = tensor.read()
+            with np.errstate(all="ignore"):
+                product: NDArray[np.generic] = np.multiply(array, mask.read()).astype(array.dtype)
+            return product
+
+        name = variable.name.removesuffix(_UNMASKED)
+        yield key, replace(variable, name=name, reader=read, finder=tuple)
+
+
+def _without_masks(layer: Layer, pruned: Mapping[str, Variable]) -> Layer:
+    variables = {
+        label.removesuffix(_UNMASKED) if key in pruned else label: key
+        for label, key in layer.variables.items()
+    }
+    return replace(layer, variables=variables)
 
 
 def find_pickle(file: File) -> tuple[Folder, File]:

@@ -187,6 +187,22 @@ def test_averages_by_the_class_of_pytorch(tmp_path: Path, alone: bool) -> None:
     assert bnstat.load(path, include_shadows=True).keys() == ["bn", *shadows]
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_pruned_parameter_is_multiplied_by_its_mask(tmp_path: Path, is_whole: bool) -> None:
+    pruned = {name.replace("weight", "weight_orig"): each for name, each in ports.tensors().items()}
+    pruned["weight_mask"] = ports.tensor(ports.Storage("4", 3))
+    content: Any = {f"bn.{name}": tensor for name, tensor in pruned.items()}
+    if is_whole:
+        content = ports.torch_module("net:Net", {"bn": ports.torch_norm(pruned, eps=1e-5)})
+    mask = np.array([1, 0, 1], np.float32)
+    model = bnstat.load(zipped(tmp_path / "m", ports.pickled(content), *arrays(), mask.tobytes()))
+    expected = values()
+    assert_layers(model, {"bn": {**expected, "gamma": expected["gamma"] * mask}})
+    gamma = model["bn"].variables["gamma"]
+    assert (gamma.key, gamma.name, gamma.extents()) == ("bn.weight_orig", "bn.weight", ())
+    assert "bn.weight_mask" in model.stored
+
+
 NORM = "torch.nn.modules.instancenorm:InstanceNorm2d"
 
 
