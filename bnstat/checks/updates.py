@@ -334,8 +334,8 @@ def _remainders(
         is_confirmed = least < min(1, steps.trust * share) and not is_assumed
         yield rule.finding(
             f"{shown:.0%} {message} (momentum {momentum:g}{origin}, {steps.name} {steps.number}): "
-            f"train until {steps.name} {needed} to reduce it to {thresholds.initial:.0%}, or ignore "
-            "this if bnstat recalibrate estimated the statistics",
+            f"train until {steps.name} {needed} to reduce it to {thresholds.initial:.0%}, or "
+            "ignore this if bnstat recalibrate estimated the statistics",
             layer=layer.name,
             severity="warning" if is_confirmed else "info",
             share=share,
