@@ -203,9 +203,7 @@ class Recorder:
 class _Layout:
     """The segments of a checkpoint's vector, one for each role of each layer; no segment is empty.
 
-    Attributes:
-        shapes: (layer, role) of each segment in order -> the array's shape.
-        starts, sizes: the start and the length of each segment.
+    `shapes` maps the (layer, role) of each segment in order to the shape of its array.
     """
 
     def __init__(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:

@@ -74,19 +74,16 @@ class Config:
     per_path: Mapping[str, Settings]
 
     def settings_for(self, path: str) -> Settings:
+        """Return the settings for a path. A glob also matches folders; `*` also matches `/`."""
         settings = self.settings
         for glob, more in self.per_path.items():
-            if self._matches(glob, path):
+            relative = PurePath(os.path.relpath(path, self.folder))
+            candidates = [ancestor.as_posix() for ancestor in (relative, *relative.parents)]
+            if "/" not in glob:
+                candidates += relative.parts
+            if any(fnmatchcase(candidate, glob.rstrip("/")) for candidate in candidates):
                 settings = more.over(settings)
         return settings
-
-    def _matches(self, glob: str, path: str) -> bool:
-        """Return True if a glob matches the path or a parent folder; `*` also matches `/`."""
-        relative = PurePath(os.path.relpath(path, self.folder))
-        candidates = [ancestor.as_posix() for ancestor in (relative, *relative.parents)]
-        if "/" not in glob:
-            candidates += relative.parts
-        return any(fnmatchcase(candidate, glob.rstrip("/")) for candidate in candidates)
 
 
 def resolve(
@@ -149,11 +146,9 @@ def _read(file: Path) -> Config | None:
     table.check_keys(("select", "ignore", "fail-on", "thresholds", "per-path"))
     per_path = table.table("per-path")
     rules = table.rules("select"), table.rules("ignore")
-    return Config(
-        PurePath(os.path.dirname(os.path.abspath(file))),
-        Settings(*rules, table.thresholds(), table.severity()),
-        {glob: per_path.settings(glob) for glob in per_path.values},
-    )
+    settings = Settings(*rules, table.thresholds(), table.severity())
+    folder = PurePath(os.path.dirname(os.path.abspath(file)))
+    return Config(folder, settings, {glob: per_path.settings(glob) for glob in per_path.values})
 
 
 class _Table:

@@ -222,9 +222,7 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
         return Pair(total, beta, bias.is_proven, is_sum=True)
     gradient = None
     if bias.slots is not None:
-        of_bias, of_beta = (
-            as_float64(slot.read()).ravel() for slot in (bias.slots.of_bias, bias.slots.of_beta)
-        )
+        of_bias, of_beta = (as_float64(slot.read()).ravel() for slot in bias.slots[:2])
         gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, scale_of(layer))
     return Pair(values, beta, bias.is_proven, gradient)
 

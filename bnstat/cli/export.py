@@ -87,13 +87,9 @@ def command(
     """
     if format_ and chosen:
         raise click.UsageError(f"--{format_} and --format {chosen}: choose one")
-    name = format_ or chosen
-    rows = (
-        row
-        for row in FORMATS
-        if (row.name == name if name else output.lower().endswith(f".{row.name}"))
-    )
-    row = next(rows, FORMATS[0])
+    _, dot, ending = output.lower().rpartition(".")
+    name = format_ or chosen or (dot and ending)
+    row = next((row for row in FORMATS if row.name == name), FORMATS[0])
     if no_values and folded:
         raise click.UsageError("--no-values and --folded: choose one")
     if no_values and not row.is_document:

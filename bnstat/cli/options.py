@@ -66,7 +66,7 @@ def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     for path in _paths(ctx):
         with suppress(BnstatError):
             names |= dict.fromkeys(load(path, reader="native", values=False, **chosen).keys())
-    return _starting(dict.fromkeys(map(escape, names)), incomplete)
+    return _items(dict.fromkeys(map(escape, names)), incomplete)
 
 
 def suggest_checkpoints(
@@ -81,7 +81,7 @@ def suggest_checkpoints(
             for name, step in reversed(load_all(path).checkpoints):
                 found.append(name if option.name == "checkpoint" else step)
     texts = [str(each) for each in found if each is not None]
-    return _starting(dict.fromkeys(texts), incomplete)
+    return _items(dict.fromkeys(texts), incomplete)
 
 
 def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -92,19 +92,17 @@ def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> lis
     texts = {rule.code: f"{rule.name}: {rule.title}" for rule in RULES}
     if word:
         texts |= {rule.name: rule.title for rule in RULES}
-    return _starting(texts, word, before + comma)
+    return _items(texts, word, before + comma)
 
 
 def suggest_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the topics of `bnstat help`, with their descriptions."""
     from bnstat.docs import TOPICS
 
-    return _starting(TOPICS, incomplete)
+    return _items(TOPICS, incomplete)
 
 
-def _starting(
-    texts: Mapping[str, str | None], start: str, before: str = ""
-) -> list[CompletionItem]:
+def _items(texts: Mapping[str, str | None], start: str, before: str = "") -> list[CompletionItem]:
     """Return completions for the printable texts that begin with `start`, with descriptions."""
     from click.shell_completion import CompletionItem
 
@@ -460,9 +458,8 @@ def refuse_terminal(output: str, content: str) -> None:
     from bnstat.output.sink import writes_to_terminal
 
     if writes_to_terminal(output):
-        raise click.UsageError(
-            f"a terminal cannot show {content}: name a file with -o, or use a pipe"
-        )
+        problem = f"a terminal cannot show {content}"
+        raise click.UsageError(f"{problem}: name a file with -o, or use a pipe")
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:

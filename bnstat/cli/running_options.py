@@ -41,9 +41,8 @@ def _factor(given: str) -> float:
     try:
         return float(Fraction(given))
     except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(
-            f"{given!r} is not a number; write, for example, 0.5 or 1/255"
-        ) from None
+        problem = f"{given!r} is not a number; write, for example, 0.5 or 1/255"
+        raise click.BadParameter(problem) from None
 
 
 def _feed(text: str) -> tuple[str, bool | float]:
@@ -58,9 +57,8 @@ def _feed(text: str) -> tuple[str, bool | float]:
 
 def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
     if given:
-        raise click.UsageError(
-            "no option --output: use --answer to name the model's output, or -o to name a file"
-        )
+        use = "use --answer to name the model's output, or -o to name a file"
+        raise click.UsageError(f"no option --output: {use}")
 
 
 _OPTIONS = (

@@ -178,10 +178,7 @@ def _by_position_or_values(olds: _Layers, news: _Layers, effects: Effects | None
     placed, equals = _by_position(olds, news), _by_equal_values(olds, news)
     if effects is not None:
         equals += _by_effect(*_unpaired(olds, news, equals), effects)
-    placed_names, equal_names = (
-        {(pair.old.name, pair.new.name) for pair in pairs} for pairs in (placed, equals)
-    )
-    if equal_names <= placed_names:
+    if {(pair.old, pair.new) for pair in equals} <= {(pair.old, pair.new) for pair in placed}:
         return placed
     return equals + _by_position(*_unpaired(olds, news, equals))
 
@@ -197,12 +194,9 @@ def _by_equal_values(olds: _Layers, news: _Layers) -> list[Pair]:
     """Pair layers with equal values, if no other layer of either model has these values."""
     if not olds or not news:
         return []
-    old_by_values, new_by_values = _without_twins(olds), _without_twins(news)
-    return [
-        Pair(old_by_values[key], new, "values")
-        for key, new in new_by_values.items()
-        if key in old_by_values
-    ]
+    by_values = _without_twins(olds)
+    named = _without_twins(news).items()
+    return [Pair(by_values[key], new, "values") for key, new in named if key in by_values]
 
 
 def _by_effect(olds: _Layers, news: _Layers, effects: Effects) -> list[Pair]:

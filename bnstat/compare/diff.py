@@ -277,11 +277,8 @@ def diff(
     candidates = [*old_folded, *new_folded]
     folded = [each for each in candidates if not each.causes]
     proven = {(each.side, each.layer) for each in folded}
-    separated = [
-        pair
-        for pair in doubtful
-        if ("old", pair.old.name) in proven or ("new", pair.new.name) in proven
-    ]
+    sides = [(pair, {("old", pair.old.name), ("new", pair.new.name)}) for pair in doubtful]
+    separated = [pair for pair, names in sides if names & proven]
     removed = (*alignment.removed, *(pair.old for pair in separated))
     added = (*alignment.added, *(pair.new for pair in separated))
     return Difference(

@@ -140,19 +140,16 @@ class _Vector(NamedTuple):
     rounding: Rounding | None
 
 
-_MISSING: Final = _Vector("", np.zeros(1), np.zeros(1), None)
-"""Stands for a missing bias."""
+_MISSING: Final = _Vector("", np.zeros(1), np.zeros(1), None)  # stands for a missing bias
 
 
 @dataclass(frozen=True)
 class _View:
-    """Weights, and an axis that may be the channel axis.
+    """Weights, and an axis of `shape` that may be the channel axis.
 
-    Attributes:
-        shape: the shape of the weights without axes of size 1. The last two axes of a depthwise
-            kernel may be merged.
-        axis: the channel axis in `shape`.
-        norms, doubts: for each channel, the Euclidean norm and the norm's largest rounding error.
+    `shape` is the weights' shape without axes of size 1. The last two axes of a depthwise kernel
+    may be merged. `norms` has the Euclidean norm of each channel, and `doubts` the norm's largest
+    rounding error.
     """
 
     tensors: _Tensors
@@ -165,10 +162,8 @@ class _View:
     def numbers(self) -> tuple[Floats, Floats]:
         """Return the weights and a bound of each rounding error, with the channel axis first."""
         values = self.tensors.array(self.weights)
-        values, doubt = (
-            np.moveaxis(array.reshape(self.shape), self.axis, 0)
-            for array in (values, _doubt(self.weights, values))
-        )
+        both = values, _doubt(self.weights, values)
+        values, doubt = (np.moveaxis(array.reshape(self.shape), self.axis, 0) for array in both)
         return values, doubt
 
     @cached_property
@@ -176,8 +171,7 @@ class _View:
         """L1 norm / L2 norm of each channel, which does not change if the channel is scaled."""
         sizes = np.abs(self.numbers()[0])
         with np.errstate(all="ignore"):
-            spread: Floats = sizes.reshape(len(sizes), -1).sum(axis=1) / self.norms
-        return spread
+            return np.asarray(sizes.reshape(len(sizes), -1).sum(axis=1) / self.norms)
 
 
 Shift = tuple[str | None, Floats]
@@ -377,11 +371,8 @@ class _Tensors:
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
-        tensors = [
-            variable
-            for key, variable in model.stored.items()
-            if key not in model.claimed and variable.dtype in _FLOATS
-        ]
+        others = (each for key, each in model.stored.items() if key not in model.claimed)
+        tensors = [each for each in others if each.dtype in _FLOATS]
         self._lines = [tensor for tensor in tensors if len(squeezed(tensor.shape)) <= 1]
         weights = [
             tensor

@@ -37,32 +37,18 @@ Conversion = Callable[[Floats], Floats]
 
 MOST_SAMPLES: Final = 512
 
-_MOST_BYTES: Final = 256 << 20
-"""The limit on bytes of the drawn samples; one batch is kept even if it is larger."""
-
-_MOST_NUMBERS: Final = 4096
-"""The limit on output values compared per sample. Larger outputs use every n-th position."""
-
-_LIMIT: Final = 0.01
-"""Outputs within this fraction of the activation's range from either end are saturated."""
-
-_SIGNIFICANT: Final = 4.0
-"""Accuracies differ clearly by more than this number of standard errors."""
-
-_LEAST_RATIO: Final = 6.0
-"""The smallest ratio of the information in the two modes that gives a verdict."""
-
-_LEAST_INFORMATION: Final = 0.65
-"""The smallest information, in nats, of the better mode. Two classes have at most 0.69."""
-
+_MOST_BYTES: Final = 256 << 20  # of the drawn samples; one batch is kept even if it is larger
+_MOST_NUMBERS: Final = 4096  # output values compared per sample; larger outputs use every n-th
+_LIMIT: Final = 0.01  # outputs within this fraction of the range from either end are saturated
+_SIGNIFICANT: Final = 4.0  # accuracies differ clearly by more than this number of standard errors
+_LEAST_RATIO: Final = 6.0  # the smallest ratio of the information in the modes for a verdict
+_LEAST_INFORMATION: Final = 0.65  # of the better mode, in nats; two classes have at most 0.69
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
 """If the accuracies differ clearly, reaching either this pair of limits or the first suffices."""
 
 _LEAST_SAMPLES: Final = 32
-
-_ROUNDED: Final = 0.02
-"""The largest distance from 1 of a sum of probabilities in half precision."""
+_ROUNDED: Final = 0.02  # the largest distance from 1 of a sum of probabilities in half precision
 
 _VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "batch-statistics"}
 

@@ -105,10 +105,9 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
 class Runner(AbstractContextManager["Runner"]):
     """A TensorFlow session that runs a network and measures the layers' inputs.
 
-    Args:
-        by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
-        exact: True to measure all positions of a large input instead of every n-th. The
-            graph is then not optimized, because TensorFlow would optimize it again for each wave.
+    If `by_batch` is True, each layer normalizes with batch statistics instead of fed statistics. If
+    `exact` is True, all positions of a large input are measured instead of every n-th. The graph is
+    then not optimized, because TensorFlow would optimize it again for each wave.
     """
 
     def __init__(self, network: Network, *, by_batch: bool, exact: bool = False) -> None:
@@ -146,8 +145,7 @@ class Runner(AbstractContextManager["Runner"]):
             fed |= {name: statistics[layer][role] for role, name in placeholders.items()}
         moments = {layer: self._moments[layer] for layer in layers}
         self._batches += 1
-        results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
-        return results
+        return tuple(self._run((moments, {name: name for name in tensors}), fed))
 
     def cuts(self, waves: Sequence[Sequence[str]]) -> list[list[str]]:
         """Return, for each wave, the names of the tensors that this wave keeps for later waves.
@@ -348,9 +346,8 @@ def read(
     for number, batch in enumerate(batches):
         wanted = list(cache.wanted(number))
         fetched = [*wanted, output] if with_accuracy or watch else wanted
-        moments, tensors = runner.run(
-            batch.feeds, statistics, layers, fetched, cached=cache.tensors(number)
-        )
+        cached = cache.tensors(number)
+        moments, tensors = runner.run(batch.feeds, statistics, layers, fetched, cached=cached)
         cache.offer(number, {name: tensors[name] for name in wanted})
         for layer, uses in moments.items():
             halves = reading.moments[layer]

@@ -18,31 +18,19 @@ import numpy as np
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import BnstatError
+from bnstat.estimate import passes
 from bnstat.estimate.data import Settings
 from bnstat.estimate.data.batches import Data
 from bnstat.estimate.drift import not_trainable, refuse_nothing
 from bnstat.estimate.modes import ModeEvidence, Sample, percent, run_again
-from bnstat.estimate.passes import (
-    ActivationCache,
-    Halves,
-    Moments,
-    Runner,
-    Statistics,
-    Track,
-    in_deviations,
-    read,
-    untracked,
-)
+from bnstat.estimate.passes import ActivationCache, Halves, Moments, Runner, Statistics, Track
 from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.network import UNREACHED
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.model import Array, as_float64
 
-_MOST_ROUNDS = 20
-"""The limit on passes for a wave whose new statistics change the inputs of the same wave."""
-
-_SETTLED = 1e-6
-"""A wave ends when a pass changes no statistic by more than this, in standard deviations."""
+_MOST_ROUNDS = 20  # passes for a wave whose new statistics change the inputs of the same wave
+_SETTLED = 1e-6  # a wave ends when a pass changes no statistic by more (in deviations)
 
 FAR = 0.05
 """Reports mention residuals larger than this, in standard deviations."""
@@ -123,7 +111,7 @@ def recalibrate(
     exact: bool = False,
     in_place: bool = False,
     force: bool = False,
-    track: Track = untracked,
+    track: Track = passes.untracked,
     **settings: Any,
 ) -> Recalibration:
     """Estimate the moving statistics of a model from data, and store them in the model.
@@ -194,11 +182,7 @@ def recalibrate(
 
 
 def estimate(
-    setup: Setup,
-    *,
-    exact: bool = False,
-    track: Track = untracked,
-    cache: ActivationCache | None = None,
+    setup: Setup, *, exact: bool = False, track: Track = passes.untracked
 ) -> Recalibration:
     """Estimate the statistics of a network's layers, without changing the model."""
     network, data = setup.network, setup.data
@@ -211,18 +195,18 @@ def estimate(
     if not exact:
         with Runner(network, by_batch=True) as runner:
             batches = track(data, "estimating")
-            moments = read(runner, batches, statistics={}, layers=names).moments
+            moments = passes.read(runner, batches, statistics={}, layers=names).moments
     with Runner(network, by_batch=False, exact=exact) as runner:
         before = None
         if has_labels:
             batches = track(data, "accuracy before")
-            before = read(runner, batches, statistics=old, with_accuracy=True).accuracy
+            before = passes.read(runner, batches, statistics=old, with_accuracy=True).accuracy
         if exact:
-            moments = _in_waves(runner, data, track, waves, cache or ActivationCache())
+            moments = _in_waves(runner, data, track, waves)
         new = _new_statistics(moments, old)
         batches = track(data, "verifying")
         watch = None if sample is None else sample.add
-        last = read(
+        last = passes.read(
             runner, batches, statistics=new, layers=names, with_accuracy=has_labels, watch=watch
         )
         modes = None
@@ -247,9 +231,9 @@ def estimate(
 
 
 def _in_waves(
-    runner: Runner, data: Data, track: Track, waves: Sequence[Sequence[str]], cache: ActivationCache
+    runner: Runner, data: Data, track: Track, waves: Sequence[Sequence[str]]
 ) -> dict[str, Halves]:
-    network = runner.network
+    network, cache = runner.network, ActivationCache()
     moments: dict[str, Halves] = {}
     statistics: Statistics = network.stored()
     for number, (wave, cut) in enumerate(zip(waves, runner.cuts(waves), strict=True), 1):
@@ -259,7 +243,7 @@ def _in_waves(
         feeds_itself = any(not network.dependencies.marks(x).isdisjoint(wave) for x in inputs)
         for _ in range(_MOST_ROUNDS if feeds_itself else 1):
             batches = track(data, what)
-            reading = read(runner, batches, statistics=statistics, layers=wave, cache=cache)
+            reading = passes.read(runner, batches, statistics=statistics, layers=wave, cache=cache)
             moments |= reading.moments
             old, statistics = statistics, _new_statistics(reading.moments, statistics)
             if all(_largest_distance(old[name], statistics[name]) <= _SETTLED for name in wave):
@@ -300,5 +284,5 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
     gaps = [np.abs(one - other) for one, other in (means, deviations)]
-    distances = [in_deviations(gap, deviations[1]) for gap in gaps]
+    distances = [passes.in_deviations(gap, deviations[1]) for gap in gaps]
     return float(np.max(distances, initial=0.0))

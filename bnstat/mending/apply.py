@@ -70,13 +70,7 @@ def apply(
     """
     path = fspath(path)
     refuse_url(path, "bnstat writes local models only")
-    options = Options(
-        reader="native",
-        patterns=tuple(patterns),
-        include_shadows=include_shadows,
-        eager=True,
-        config=config,
-    )
+    options = Options("native", tuple(patterns), include_shadows, eager=True, config=config)
     _, model = options.open(path, locate(path).choose(path, checkpoint, step), Access())
     plan = planned(model.source, output, in_place)
     fitted, changes = fit(model, values_of(values), roles, layers)
@@ -99,11 +93,9 @@ def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
     for place in expected | copied:
         is_known = place in expected and place in copied
         if not is_known or not is_same(expected[place], copied[place]):
-            raise ChangedError(
-                original.source.path,
-                f"the copy was deleted, because its layer {place[0]} has unexpected values",
-                "if the model was overwritten meanwhile, try again",
-            )
+            what = f"the copy was deleted, because its layer {place[0]} has unexpected values"
+            hint = "if the model was overwritten meanwhile, try again"
+            raise ChangedError(original.source.path, what, hint)
 
 
 def _arrays_of(model: Model) -> dict[tuple[str, str], Array]:

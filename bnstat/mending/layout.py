@@ -178,9 +178,8 @@ def _in_a_new_folder(original: Footprint, output: str) -> Layout:
         inside = os.path.join(name, os.path.basename(root)) if original.within else name
         files, folders = _whole_folder(original.folder, inside)
         return Layout(parent, [name], name, files, {name: None, **folders})
-    files = {
-        os.path.join(original.folder, file): os.path.join(name, file) for file in original.files
-    }
+    folder = original.folder
+    files = {os.path.join(folder, file): os.path.join(name, file) for file in original.files}
     is_checkpoint = original.kind == "checkpoint"
     state = (os.path.join(name, STATE), state_text(original.name)) if is_checkpoint else None
     return Layout(parent, [name], name, files, {name: None}, state)
@@ -205,11 +204,8 @@ def _beside(original: Footprint, output: str) -> Layout:
         target = os.path.join(parent, copy)
         if os.path.lexists(target):
             if original.kind == "files" and file != original.name:
-                raise BnstatError(
-                    target,
-                    "exists already, but the copy needs this name for a shard",
-                    "write the copy to another folder",
-                )
+                what = "exists already, but the copy needs this name for a shard"
+                raise BnstatError(target, what, "write the copy to another folder")
             _refuse_original(os.path.join(original.folder, file), target)
             raise BnstatError(target, "exists already", _EXISTS)
     files = {os.path.join(original.folder, file): copy for file, copy in names.items()}

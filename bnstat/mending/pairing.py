@@ -93,10 +93,9 @@ def fit(
         where, pairs = values.source.path, _pairs_of_models(model, values, globs)
     else:
         where, pairs = values.where, _pairs_of_document(model, values, globs)
-    with_undecided = {*ROLES} <= {*roles}
-    chosen = [
-        pair for pair in pairs if pair[1] in roles or (pair[1] not in ROLES and with_undecided)
-    ]
+    skipped = {*ROLES} - {*roles}
+    # Undecided variables may have any role, so they are written only with all roles.
+    chosen = [pair for pair in pairs if pair[1] in roles or not (skipped or pair[1] in ROLES)]
     if not chosen:
         raise NotFoundError(where, "has no values for the chosen layers and roles")
     places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
@@ -114,11 +113,8 @@ def fit(
         key = variable.key
         owner = owners.setdefault(key, where)
         if not is_same(arrays.setdefault(key, array), array):
-            raise BnstatError(
-                where,
-                f"shares its variable with {owner}, but the given values differ",
-                "give both the same values",
-            )
+            what = f"shares its variable with {owner}, but the given values differ"
+            raise BnstatError(where, what, "give both the same values")
         is_moved = different(stored, array)
         with np.errstate(all="ignore"):
             distances = np.abs(as_float64(array) - as_float64(stored)).ravel()[is_moved]
@@ -136,11 +132,9 @@ def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
 def _variable(layer: BatchNorm, role: str) -> Variable:
     variables = {**layer.variables, **{variable.key: variable for variable in layer.undecided}}
     if role not in variables:
-        raise NotFoundError(
-            layer.name,
-            f"has no {role} in the model, but the values include one",
-            f"the layer has {', '.join(variables) or 'no variables'}",
-        )
+        what = f"has no {role} in the model, but the values include one"
+        hint = f"the layer has {', '.join(variables) or 'no variables'}"
+        raise NotFoundError(layer.name, what, hint)
     return variables[role]
 
 
@@ -157,11 +151,8 @@ def _pairs_of_document(model: Model, values: Document, globs: Sequence[str]) -> 
         for role in roles.keys() - undecided:
             _check_role(role, f"{values.where}, {name}")
         if len(layers) > 1:
-            raise BnstatError(
-                f"{values.where}, {name}",
-                "is the name of several layers",
-                "use JSON, which stores the exact names",
-            )
+            hint = "use JSON, which stores the exact names"
+            raise BnstatError(f"{values.where}, {name}", "is the name of several layers", hint)
         if layers and matches(layers[0].name, globs):
             for role, given in roles.items():
                 yield layers[0], role, name, "name", given
@@ -186,11 +177,9 @@ def _check_role(role: str, where: str) -> None:
 
 
 def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
-    return NotFoundError(
-        f"{where}, {name}",
-        f"{model.source.path} has no batch-norm layer of this name",
-        near_names(name, [layer.name for layer in _all_layers(model)]),
-    )
+    what = f"{model.source.path} has no batch-norm layer of this name"
+    hint = near_names(name, [layer.name for layer in _all_layers(model)])
+    return NotFoundError(f"{where}, {name}", what, hint)
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -132,10 +132,8 @@ def _untested(difference: Difference, everything: bool) -> Iterator[str]:
         names = ["the old file", "the new file"]
     for own, other in ((0, 1), (1, 0)):
         pairs = [(layer.epsilons[own], layer.epsilons[other]) for layer in difference.layers]
-        stored = {
-            f"{epsilon:g}" for epsilon, lacking in pairs if lacking is None and epsilon is not None
-        }
-        if stored:
+        alone = [epsilon for epsilon, lacking in pairs if lacking is None]
+        if stored := {f"{epsilon:g}" for epsilon in alone if epsilon is not None}:
             libraries = _default_epsilons(sources[other])
             defaults = ", ".join(f"{name}'s default is {value}" for name, value in libraries)
             yield (

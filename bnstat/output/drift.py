@@ -279,13 +279,11 @@ def _shared(result: Drift | Recalibration) -> dict[str, Any]:
 
 def csv_lines(result: Drift) -> Iterator[str]:
     """Yield the result of `drift` as lines of CSV, with one row per channel."""
-    arrays = (
-        (layer, [getattr(layer, name).tolist() for name in CHANNELS]) for layer in result.layers
-    )
+    tables = ((layer.layer, [*members(layer, *CHANNELS).values()]) for layer in result.layers)
     rows = (
-        [cell(layer.layer), channel, *map(repr, numbers)]
-        for layer, columns in arrays
-        for channel, numbers in enumerate(zip(*columns, strict=True))
+        [cell(name), channel, *map(repr, numbers)]
+        for name, columns in tables
+        for channel, numbers in enumerate(np.stack(columns, 1).tolist())
     )
     return csv_document(("layer", "channel", *CHANNELS), rows)
 

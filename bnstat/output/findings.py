@@ -107,8 +107,7 @@ def channels_of(finding: Finding) -> str:
     return f" (channel{'s' * (number > 1)} {channels})"
 
 
-_PROSE_WIDTH: Final = 80
-"""The largest width of prose, also in a pipe."""
+_PROSE_WIDTH: Final = 80  # the largest width of prose, also in a pipe
 
 
 def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
@@ -205,14 +204,11 @@ _SCHEMA: Final = (
 def sarif_lines(checked: Sequence[Checked]) -> Iterator[str]:
     """Yield the lines of a SARIF log of one run of bnstat, with the findings in some models."""
     rules = [_rule(rule) for rule in MODEL_RULES]
+    results = [_result(each, model.source.path) for findings, model in checked for each in findings]
     run = {
         "tool": {"driver": {"name": "bnstat", "version": __version__, "rules": rules}},
         "columnKind": "unicodeCodePoints",
-        "results": [
-            _result(finding, model.source.path)
-            for findings, model in checked
-            for finding in findings
-        ],
+        "results": results,
     }
     return as_json({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
 

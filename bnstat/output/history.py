@@ -116,19 +116,13 @@ def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> 
     return json_document(
         path=path,
         checkpoints=[members(checkpoint, "name", "step") for checkpoint in history.checkpoints],
-        skipped=[
-            {"name": checkpoint.name, "error": str(checkpoint.error)}
-            for checkpoint in history.skipped
-        ],
+        skipped=[{"name": each.name, "error": str(each.error)} for each in history.skipped],
         tracks=[
             {
                 **members(track, "layer", "role"),
                 **{
-                    measure: [
-                        None if math.isnan(number) else number
-                        for number in getattr(track, measure).tolist()
-                    ]
-                    for measure in MEASURES
+                    measure: [None if math.isnan(number) else number for number in numbers.tolist()]
+                    for measure, numbers in members(track, *MEASURES).items()
                 },
             }
             for track in history.tracks.values()
@@ -146,7 +140,7 @@ def csv_lines(history: History) -> Iterator[str]:
         + ["" if np.isnan(number) else repr(float(number)) for number in numbers]
         for track in history.tracks.values()
         for checkpoint, *numbers in zip(
-            history.checkpoints, *(getattr(track, measure) for measure in MEASURES), strict=True
+            history.checkpoints, *members(track, *MEASURES).values(), strict=True
         )
     )
     return csv_document(("checkpoint", "step", "layer", "role", *MEASURES), rows)

@@ -43,25 +43,22 @@ BREAK: Final = Markup("<br>")
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
     """Return an HTML element. The argument `fill_opacity` sets the attribute `fill-opacity`."""
-    head = "".join(
-        f' {name.replace("_", "-")}="{_text(str(value))}"' for name, value in attributes.items()
-    )
+    texts = {name.replace("_", "-"): _text(str(value)) for name, value in attributes.items()}
+    head = "".join(f' {name}="{text}"' for name, text in texts.items())
     return Markup(f"<{tag}{head}>{together(*children)}</{tag}>")
 
 
 def together(*children: str) -> Markup:
     """Join HTML elements and plain strings. Plain strings are escaped."""
-    return Markup(
-        "".join(child if isinstance(child, Markup) else _text(child) for child in children)
-    )
+    parts = (child if isinstance(child, Markup) else _text(child) for child in children)
+    return Markup("".join(parts))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     """Return a table with a header, or an empty string if there are no rows."""
     style = "text-align:left;vertical-align:middle"
-    body = [
-        element("tr", *(element("td", content, style=style) for content in row)) for row in rows
-    ]
+    cells = ((element("td", content, style=style) for content in row) for row in rows)
+    body = [element("tr", *row) for row in cells]
     if not body:
         return Markup("")
     head = element("tr", *(element("th", title, style="text-align:left") for title in titles))
@@ -118,9 +115,8 @@ def line_chart(
         for place, (x, y) in enumerate(zip(across.tolist(), down.tolist(), strict=True))
         if is_finite[place]
     )
-    line = element(
-        "path", d=path, fill="none", stroke=_COLOUR, stroke_width=1.5, stroke_linecap="round"
-    )
+    stroke = {"stroke": _COLOUR, "stroke_width": 1.5, "stroke_linecap": "round"}
+    line = element("path", d=path, fill="none", **stroke)
     if scale.low < 0 < scale.high:
         zero = f"M0 {float(_down(scale, np.zeros(1), height)[0]):.2f}h{width}"
         axis = element("path", d=zero, stroke="currentColor", stroke_opacity="0.35")
@@ -132,9 +128,8 @@ def share(part: int, whole: int) -> Markup:
     """Return a bar that is filled to the fraction `part / whole`."""
     width, height = 60, 8
     filled = width * part / whole if whole else 0
-    frame = element(
-        "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
-    )
+    outline = {"fill": "none", "stroke": _COLOUR, "stroke_opacity": "0.6"}
+    frame = element("rect", width=width, height=height, **outline)
     bar = element("rect", width=f"{filled:.2f}", height=height, fill=_COLOUR)
     return _svg(frame + bar, f"{part} of {whole}", width, height)
 
@@ -282,10 +277,8 @@ def of_history(history: History) -> str:
         [
             legible(track.layer),
             _title(track.role),
-            *(
-                together(line_chart(values, "course"), f" {newest(track, values)}")
-                for values in (track.mean, track.std)
-            ),
+            together(line_chart(track.mean, "course"), f" {newest(track, track.mean)}"),
+            together(line_chart(track.std, "course"), f" {newest(track, track.std)}"),
             moves(track),
         ]
         for track in list(history.tracks.values())[:MOST_ROWS]
@@ -324,9 +317,8 @@ def figure(layer: BatchNorm) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UnsupportedError(
-            "Matplotlib", "is not installed", "pip install matplotlib"
-        ) from error
+        hint = "pip install matplotlib"
+        raise UnsupportedError("Matplotlib", "is not installed", hint) from error
 
     class PngFigure(Figure):
         """A figure that notebooks show with any Matplotlib backend."""
@@ -382,17 +374,15 @@ def frame(model: Model, library: Library | None = None) -> Any:
     if find_spec(library) is None:
         raise UnsupportedError(library, "is not installed", f"pip install {library}")
     model.read(model.layers)
-    layers = [
-        {role: array for role in ROLES if (array := layer.array(role)) is not None}
-        for layer in model.layers
-    ]
-    sizes = [max((array.size for array in arrays.values()), default=0) for arrays in layers]
+    arrays = {role: [layer.array(role) for layer in model.layers] for role in ROLES}
+    of_layers = zip(*arrays.values(), strict=True)
+    sizes = [max(0 if each is None else each.size for each in of_layer) for of_layer in of_layers]
     names = np.array([layer.name for layer in model.layers], object)
     columns: dict[str, Any] = {
         "layer": np.repeat(names, sizes),
         "channel": np.concatenate([np.arange(size) for size in (0, *sizes)]).astype(np.int64),
     }
-    numbers = {role: _column([arrays.get(role) for arrays in layers], sizes) for role in ROLES}
+    numbers = {role: _column(of_role, sizes) for role, of_role in arrays.items()}
     if library == "pandas":
         import pandas
 
@@ -419,9 +409,8 @@ def _default_library() -> Library:
     for library in sorted(_LIBRARIES, key=lambda name: name not in sys.modules):
         if library in sys.modules or find_spec(library) is not None:
             return library
-    raise UnsupportedError(
-        "to_frame", "neither pandas nor Polars is installed", "pip install pandas, or polars"
-    )
+    what = "neither pandas nor Polars is installed"
+    raise UnsupportedError("to_frame", what, "pip install pandas, or polars")
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:

@@ -122,8 +122,7 @@ def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
         yield f"- not readable, {trouble}: {count:,}"
 
 
-_BATCH: Final = 4096
-"""The number of rows that are written at a time."""
+_BATCH: Final = 4096  # the number of rows that are written at a time
 
 
 def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:

@@ -48,9 +48,7 @@ except ImportError as error:
 RUN: Final = "bnstat"
 """The folder of the event files; TensorBoard shows it as a run of this name."""
 
-_BINS: Final = 30
-"""The number of buckets of a histogram, the default of TensorBoard."""
-
+_BINS: Final = 30  # the buckets of a histogram, as many as TensorBoard's default
 _NAME: Final = "events.out.tfevents"
 
 
@@ -120,17 +118,16 @@ def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> His
     folder = os.path.join(logdir, RUN)
     os.makedirs(folder, exist_ok=True)
     try:
-        with open_binary(os.path.join(folder, f"{_NAME}.{RUN}")) as file:
+        path = os.path.join(folder, f"{_NAME}.{RUN}")
+        with contextlib.suppress(_NoLayersError), open_binary(path) as file:
             events = Events(file)
             run = history(written())
             if not run.tracks:
                 raise _NoLayersError
             events.findings("findings over time", step, check(run))
-    except BaseException as error:
+    finally:
         with contextlib.suppress(OSError):
             os.rmdir(folder)  # fails unless it is empty
-        if not isinstance(error, _NoLayersError):
-            raise
     return run
 
 
@@ -170,11 +167,10 @@ def _buckets(array: Array) -> TensorProto:
     margin = 0.5 if scale.is_point else 0
     places = np.linspace(0, 1, _BINS + 1)
     edges = (scale.low - margin) * (1 - places) + (scale.high + margin) * places
-    content = np.stack([edges[:-1], edges[1:], counts.astype(np.float64)], axis=1)
-    shape = {"dim": [{"size": size} for size in content.shape]}
-    return TensorProto(
-        dtype=DT_DOUBLE, tensor_shape=shape, tensor_content=content.astype("<f8").tobytes()
-    )
+    rows = np.stack([edges[:-1], edges[1:], counts.astype(np.float64)], axis=1)
+    shape = {"dim": [{"size": size} for size in rows.shape]}
+    content = rows.astype("<f8").tobytes()
+    return TensorProto(dtype=DT_DOUBLE, tensor_shape=shape, tensor_content=content)
 
 
 def _value(tag: str, plugin: Any, tensor: TensorProto) -> Values.Value:

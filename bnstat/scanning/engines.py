@@ -27,18 +27,13 @@ _LARGEST_BATCH: Final = 256
 
 
 class Engine(AbstractContextManager["Engine"]):
-    """Runs jobs in this process, one after the other; subclasses run jobs elsewhere.
-
-    Attributes:
-        check_seconds: the seconds to wait for a job before `check` is called; None to wait forever.
-        dead_worker: the type of the exception that a job's future raises after a worker died.
-    """
+    """Runs jobs in this process, one after the other; subclasses run jobs elsewhere."""
 
     name: str = "this process"
     workers: int = 1
     in_process: bool = True
-    check_seconds: float | None = None
-    dead_worker: type[Exception] | tuple[()] = ()
+    check_seconds: float | None = None  # to wait for a job before `check` is called; None: forever
+    dead_worker: type[Exception] | tuple[()] = ()  # raised by a job's future after a worker died
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
         """Start `work(job)`, and return a future of the result."""

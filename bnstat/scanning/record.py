@@ -10,17 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from bnstat import errors
 from bnstat.checks import RULES, SEVERITIES, Finding, Severity
-from bnstat.errors import (
-    LONGEST_WHERE,
-    BnstatError,
-    ChangedError,
-    DamagedError,
-    NotFoundError,
-    UnknownFormatError,
-    UnsupportedError,
-    printable,
-)
+from bnstat.errors import LONGEST_WHERE, BnstatError, printable
 from bnstat.model import Model
 from bnstat.scanning.walk import Candidate
 from bnstat.storage.access import is_url
@@ -30,11 +22,11 @@ Trouble = Literal[
 ]
 
 _TROUBLES: Final[Mapping[type[BnstatError], Trouble]] = {
-    DamagedError: "damaged",
-    NotFoundError: "missing",
-    UnsupportedError: "unsupported",
-    UnknownFormatError: "unknown",
-    ChangedError: "changed",
+    errors.DamagedError: "damaged",
+    errors.NotFoundError: "missing",
+    errors.UnsupportedError: "unsupported",
+    errors.UnknownFormatError: "unknown",
+    errors.ChangedError: "changed",
 }
 
 
@@ -81,7 +73,7 @@ class Record:
 def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
     """Return the record of a model; `findings` must start with the most serious finding."""
     source = model.source
-    first = findings[0] if findings else None
+    worst, rule = (findings[0].severity, findings[0].rule) if findings else (None, None)
     return Record(
         path=path,
         checkpoint=source.checkpoint,
@@ -89,9 +81,9 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
         format=source.format,
         writer=source.writer,
         layers=len(model),
-        channels=sum(layer.channels or 0 for layer in model),
-        worst=first.severity if first is not None else None,
-        rule=first.rule if first is not None else None,
+        channels=model.channels,
+        worst=worst,
+        rule=rule,
         findings=dict(Counter(finding.rule for finding in findings)),
     )
 
@@ -170,9 +162,7 @@ class Tally:
         return [(rule.code, rule.name, count) for rule in RULES if (count := self.rules[rule.code])]
 
 
-_APPLICATION_ID: Final = 0x626E7374
-"""SQLite's application_id of state files: "bnst"."""
-
+_APPLICATION_ID: Final = 0x626E7374  # SQLite's application_id of state files: "bnst"
 _LOCK_SECONDS: Final = 60.0
 _LASTING: Final = (None, "damaged", "unsupported", "unknown")
 """The values of `Record.trouble` that stay the same as long as the file is unchanged."""

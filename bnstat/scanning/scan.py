@@ -24,9 +24,7 @@ from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_o
 from bnstat.storage.files import Folder, Spot, ahead
 from bnstat.storage.local import find
 
-_REMOTE_BATCH: Final = 32
-"""The smallest batch of remote models, which threads read concurrently."""
-
+_REMOTE_BATCH: Final = 32  # the smallest batch of remote models, which threads read concurrently
 _GC_THRESHOLD: Final = 100_000
 
 
@@ -133,22 +131,17 @@ def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]
     if path is None:
         yield None
         return
-    codes = [rule.code for rule in RULES]
-    text = repr((__version__, codes, options, _architecture(options.reading.get("config"))))
+    architecture = ""
+    if (config := options.reading.get("config")) is not None:
+        from bnstat.formats.keras.config import read_architecture
+
+        try:
+            architecture = repr(read_architecture(config))
+        except BnstatError as error:
+            architecture = str(error)
+    text = repr((__version__, [rule.code for rule in RULES], options, architecture))
     with closing(State(path, digest(text))) as state:
         yield state
-
-
-def _architecture(path: str | None) -> str:
-    """Return the architecture in a file as a string, or the error message; empty without a file."""
-    if path is None:
-        return ""
-    from bnstat.formats.keras.config import read_architecture
-
-    try:
-        return repr(read_architecture(path))
-    except BnstatError as error:
-        return str(error)
 
 
 def _candidates(
@@ -172,9 +165,8 @@ def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
     """Return the candidate, or `Unreadable`, for a root that is a file or a checkpoint's prefix."""
     try:
         locate(root, access)
-        if spot.parent is None or not spot.parent.can_list:
-            return Candidate(root, "", "")
-        parts = [entry for entry in spot.parent.entries() if entry.name.startswith(spot.name)]
+        listed = spot.parent.entries() if spot.parent is not None and spot.parent.can_list else []
+        parts = [entry for entry in listed if entry.name.startswith(spot.name)]
     except NotFoundError:
         raise
     except BnstatError as error:

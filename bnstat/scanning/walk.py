@@ -26,20 +26,13 @@ _VERSION: Final = re.compile(r"\d+")
 
 
 class Candidate(NamedTuple):
-    """A file, a group of files or a folder that may be a model.
-
-    Attributes:
-        file: the name of the file whose content decides if this is a model; empty if names decide.
-        signature: a hash of the names, sizes and times of the candidate's files; empty if unknown.
-        folder: the URL of the candidate's folder; empty if local.
-        files: for a remote candidate, the listing of its files, with paths below `folder`.
-    """
+    """A file, a group of files or a folder that may be a model."""
 
     path: str
-    file: str
-    signature: str
-    folder: str = ""
-    files: tuple[Entry, ...] = ()
+    file: str  # the name of the file whose content decides if this is a model; empty if names do
+    signature: str  # a hash of the names, sizes and times of its files; empty if unknown
+    folder: str = ""  # the URL of its folder; empty if local
+    files: tuple[Entry, ...] = ()  # if remote, the listing of its files, with paths below `folder`
 
 
 class Unreadable(NamedTuple):
@@ -78,17 +71,11 @@ def _matches(path: str, glob: str) -> bool:
 
 
 class _Stop(NamedTuple):
-    """A folder to walk.
-
-    Attributes:
-        inside: the folder's path below the root, with a slash at the end; empty for the root.
-        real: the folder's path with all links resolved.
-        is_link: True if the walk reached the folder by a link.
-    """
+    """A folder to walk; `is_link` is True if the walk reached the folder by a link."""
 
     folder: Folder
-    inside: str
-    real: str
+    inside: str  # the path below the root, with a slash at the end; empty for the root
+    real: str  # the path with all links resolved
     is_link: bool = False
 
 
@@ -114,7 +101,12 @@ class _Walk:
         waiting = [root]
         while waiting:
             stop = waiting.pop()
-            if self._is_walked(stop):
+            if stop.is_link:
+                if any(_is_below(stop.real, top) for top in self.walked):
+                    continue
+                self.walked.append(stop.real)
+                self.linked.add(stop.real)
+            elif stop.real in self.linked:
                 continue
             try:
                 candidates, folders = self._at(stop)
@@ -129,16 +121,6 @@ class _Walk:
                 if (folder := stop.folder.folder(entry.name)) is not None:
                     real = entry.link or os.path.join(stop.real, entry.name)
                     waiting.append(_Stop(folder, f"{path}/", real, bool(entry.link)))
-
-    def _is_walked(self, stop: _Stop) -> bool:
-        """Return True if the walk covers the folder by another path; else store a link's target."""
-        if not stop.is_link:
-            return stop.real in self.linked
-        if any(_is_below(stop.real, top) for top in self.walked):
-            return True
-        self.walked.append(stop.real)
-        self.linked.add(stop.real)
-        return False
 
     def _at(self, stop: _Stop) -> tuple[list[Candidate], list[Entry]]:
         """Return the candidates in a folder, and the entries of the subfolders to walk next."""

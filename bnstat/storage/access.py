@@ -11,15 +11,8 @@ from contextlib import contextmanager
 from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Final
 
-from bnstat.errors import (
-    BnstatError,
-    ChangedError,
-    DamagedError,
-    NotFoundError,
-    UnknownFormatError,
-    UnsupportedError,
-    first_line,
-)
+from bnstat import errors
+from bnstat.errors import BnstatError, ChangedError, NotFoundError, first_line
 
 if TYPE_CHECKING:
     from bnstat.storage.files import Entry
@@ -139,7 +132,7 @@ class Access:
         try:
             yield
             self._check_reads()
-        except (DamagedError, UnknownFormatError, UnsupportedError):
+        except (errors.DamagedError, errors.UnknownFormatError, errors.UnsupportedError):
             self._check_reads()
             raise
         except BaseException:

@@ -42,25 +42,20 @@ MAX_MEMBERS: Final = 100_000
 _MAX_RATIO: Final = 50
 _CHUNK: Final = 1 << 20
 
-_LONGEST_PATH: Final = 4096
-"""The longest path in Linux. Each level of a path costs a search for models."""
-
+_LONGEST_PATH: Final = 4096  # the longest in Linux; each level costs a search for models
 _LOCAL_HEADER: Final = struct.Struct("<4s22x2H")
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _DIRECTORY_SIGNATURE: Final = b"PK\x01\x02"
-_MAX_DIRECTORY: Final = 64 << 20
-"""Bytes of a zip's directory."""
+_MAX_DIRECTORY: Final = 64 << 20  # bytes of a zip's directory
 _ENCRYPTED: Final = 1
-_EXTRA: Final = 128
-"""Bytes to fetch between a member's name and its data: PyTorch aligns data to 64."""
+_EXTRA: Final = 128  # bytes fetched between a member's name and its data: PyTorch aligns to 64
 
 _TEXT: Final = ("utf-8", "surrogateescape")
 _BLOCK: Final = 512
 _PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _DESCRIBING: Final = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 """Types of headers that describe the next member."""
-_MAX_DESCRIPTION: Final = 1 << 20
-"""Bytes of a header that describes the next member, as in libarchive."""
+_MAX_DESCRIPTION: Final = 1 << 20  # bytes of such a header, as in libarchive
 _MAX_RECORDS: Final = 10 * MAX_MEMBERS
 """Headers that describe the next member, and records in these headers, per tar."""
 _MAX_DIGITS: Final = 8
@@ -102,7 +97,13 @@ def open_archive(file: File) -> Folder | None:
         if head[257:262] != b"ustar" and not (is_packed and not head.strip(b"\0")):
             return None
         file.prefetch([(0, file.size)])
-        plain = _gunzipped(file) if is_packed else file
+        plain = file
+        if is_packed:
+            import gzip
+
+            with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
+                chunks = iter(partial(stream.read, _CHUNK), b"")
+                plain = _Unpacked(file, file.name, chunks, file.size)
         for name, offset, size in _tar_members(plain):
             if path := _clean_path(name):
                 last = path.rpartition("/")[2]
@@ -111,14 +112,6 @@ def open_archive(file: File) -> Folder | None:
     except _DAMAGE as error:
         reason = f"is a truncated or damaged archive ({error})"
         raise DamagedError(file.path, reason, "copy or download it again") from error
-
-
-def _gunzipped(file: File) -> File:
-    import gzip
-
-    with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
-        chunks = iter(partial(stream.read, _CHUNK), b"")
-        return _Unpacked(file, file.name, chunks, file.size)
 
 
 class Slice(File):

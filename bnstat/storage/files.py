@@ -178,20 +178,14 @@ class _Stream(io.RawIOBase):
 
 
 class Entry(NamedTuple):
-    """A file or folder in a listing.
-
-    Attributes:
-        tag: a value that changes with the content, such as an ETag; empty if unknown.
-        link: the target of a link to a folder; empty otherwise.
-        modified: the time of the last change, in seconds since the epoch; 0 if unknown.
-    """
+    """A file or folder in a listing."""
 
     name: str
     is_folder: bool
     size: int
-    tag: str = ""
-    link: str = ""
-    modified: float = 0.0
+    tag: str = ""  # a value that changes with the content, such as an ETag; empty if unknown
+    link: str = ""  # the target of a link to a folder; empty otherwise
+    modified: float = 0.0  # the time of the last change, in seconds since the epoch; 0 if unknown
 
     @property
     def version(self) -> str:
@@ -200,17 +194,12 @@ class Entry(NamedTuple):
 
 
 class Folder(ABC):
-    """A folder of files and folders.
-
-    Attributes:
-        can_list: False if files can only be requested by name.
-        is_remote: True if each access is a request to a server.
-    """
+    """A folder of files and folders."""
 
     path: str
     name: str
-    can_list: bool = True
-    is_remote: bool = False
+    can_list: bool = True  # False if files can only be requested by name
+    is_remote: bool = False  # True if each access is a request to a server
 
     @abstractmethod
     def names(self) -> list[str]:

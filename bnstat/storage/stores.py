@@ -36,11 +36,8 @@ _WIDEST_GAP: Final = 48 << 10
 _BLOCK: Final = 16 << 10
 """Unannounced reads are rounded to blocks of this size, because the next read is often near."""
 
-_SMALL: Final = 48 << 10
-"""Files up to this size are fetched whole."""
-
+_SMALL: Final = 48 << 10  # files up to this size are fetched whole
 _TAIL: Final = 4 << 10
-
 _WASTE: Final = 96 << 10
 """Bytes of gaps that may be fetched per file. Each prefetch may use half of what remains."""
 
@@ -343,8 +340,7 @@ class RemoteStore:
         starts = [piece.start for piece in pieces]
         # One byte more than a whole file has, to notice that it grew.
         ends = [piece.end + piece.is_whole for piece in pieces]
-        results: list[Any] = self._fs.cat_ranges(paths, starts, ends, on_error="return")
-        return results
+        return list(self._fs.cat_ranges(paths, starts, ends, on_error="return"))
 
 
 def to_entry(info: Mapping[str, Any]) -> Entry:
@@ -434,10 +430,9 @@ class HuggingFace(RemoteStore):
 
     def canonical(self, path: str) -> str:
         try:
-            resolved: str = self._fs.resolve_path(path).unresolve()
+            return str(self._fs.resolve_path(path).unresolve())
         except Exception as error:
             raise to_bnstat_error(error, self.url(path)) from error
-        return resolved
 
     def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Do nothing: files of a revision change rarely, and the hub limits requests."""
@@ -451,8 +446,7 @@ class HuggingFace(RemoteStore):
         try:
             with self._fs.open(piece.file.inside, "rb", **options) as file:
                 file.seek(piece.start)
-                data: bytes = file.read(piece.end - piece.start)
-                return data
+                return bytes(file.read(piece.end - piece.start))
         except Exception as error:
             return error
 

@@ -26,15 +26,9 @@ from bnstat.storage.access import Access, redact, to_bnstat_error
 from bnstat.storage.files import Entry, File, Folder, Spot
 from bnstat.storage.stores import Piece, RemoteFile, RemoteStore
 
-_HEAD: Final = 4 << 10
-"""Bytes requested to determine the existence and size of a file."""
-
-_MAX_WHOLE: Final = 16 << 20
-"""The largest file that is downloaded whole from a server that cannot send ranges."""
-
-_MAX_EXPECTED: Final = 1000
-"""Files that are requested together, because a hostile file may name any number of files."""
-
+_HEAD: Final = 4 << 10  # bytes requested to determine the existence and size of a file
+_MAX_WHOLE: Final = 16 << 20  # bytes of a file that a server without ranges may send whole
+_MAX_EXPECTED: Final = 1000  # files requested together; a hostile file may name any number
 _ATTEMPTS: Final = 4
 _FIRST_WAIT: Final = 0.25
 _LONGEST_WAIT: Final = 5.0
@@ -48,8 +42,7 @@ _BROKEN_OFF: Final = (
     aiohttp.ClientOSError,
     asyncio.TimeoutError,
 )
-_OUTSIDE: Final = {"", ".", ".."}
-"""Parts of paths that may lead out of a folder."""
+_OUTSIDE: Final = {"", ".", ".."}  # parts of paths that may lead out of a folder
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 _HINT: Final = "download the file and pass its path"
@@ -102,8 +95,7 @@ class WebStore(RemoteStore):
                     what = f"the server sends less than {_MIN_BYTES:,} bytes in {_WINDOW:g} seconds"
                     raise BnstatError(where, what, "try again later")
 
-        result: list[Any] = sync(self._fs.loop, gather)
-        return result
+        return list(sync(self._fs.loop, gather))
 
     async def _head(self, url: str) -> Head | None:
         limit = min(_MAX_WHOLE, self.access.left)
@@ -143,8 +135,7 @@ class WebStore(RemoteStore):
         is_range = content is not None and content[:2] == (piece.start, piece.end)
         is_file = piece.is_whole and response.content_length == length
         if not (is_range if response.status == 206 else is_file and response.status == 200):
-            what = "the server sends other bytes than requested"
-            raise BnstatError(redact(url), what, _HINT)
+            raise BnstatError(redact(url), "the server sends other bytes than requested", _HINT)
         _refuse_incomplete(response, data, length, url)
         return data
 

@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -183,10 +184,8 @@ def _feature(
         return array.reshape(()) if array.size == 1 else array
     sizes = _sizes(wanted)
     if sizes.count(-1) <= 1 and 0 not in sizes:
-        try:
+        with suppress(ValueError):
             return array.reshape(sizes)
-        except ValueError:
-            pass
     raise _misfit(file, name, f"{array.size} values", wanted)
 
 

@@ -250,11 +250,8 @@ Condition = tuple[str, bool]
 class Dependencies:
     """The loops, the conditions and the marked ops on which each tensor depends.
 
-    Args:
-        marks: name of an op -> marks of the op.
-
-    Raises:
-        CycleError: ops depend on each other in a circle that is not a loop.
+    `marks` maps the name of an op to the op's marks. The constructor raises a `CycleError` if ops
+    depend on each other in a circle that is not a loop.
     """
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
@@ -314,7 +311,6 @@ class Dependencies:
         conditions = frozenset[Condition]().union(*of_inputs)
         if self._kinds[name] == "Exit":  # the conditions of the loop itself end here
             depth = self._depths[name]
-            conditions = frozenset(
-                each for each in conditions if self._depths.get(op_of(each[0]), 0) <= depth
-            )
+            outer = [each for each in conditions if self._depths.get(op_of(each[0]), 0) <= depth]
+            return frozenset(outer)
         return conditions

@@ -12,17 +12,9 @@ from typing import Any
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.estimate.data import Settings
 from bnstat.estimate.data.batches import Input
+from bnstat.estimate.running import flat_graph
 from bnstat.estimate.running.allowed_ops import refuse_evaluated
-from bnstat.estimate.running.flat_graph import (
-    PLACEHOLDERS,
-    Program,
-    full_name,
-    imported,
-    op_of,
-    pruned,
-    sizes_of,
-    upstream,
-)
+from bnstat.estimate.running.flat_graph import PLACEHOLDERS, Program, full_name, op_of, upstream
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_of_calls
@@ -274,7 +266,7 @@ def _input(tensor: str, dtype: Any, shape: Any, where: str) -> Input:
         name = tf.as_dtype(dtype).base_dtype.name
     except TypeError:
         raise DamagedError(where, f"the tensor {tensor!r} has an unknown dtype") from None
-    return Input(tensor, name, None if shape is None else sizes_of(shape))
+    return Input(tensor, name, None if shape is None else flat_graph.sizes_of(shape))
 
 
 def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Input:
@@ -283,10 +275,10 @@ def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Inpu
     if node.op in _FED:
         shape = node.attr["shape"].shape if "shape" in node.attr else None
         return _input(full_name(name), node.attr["dtype"].type, shape, where)
-    graph_def = pruned(graph_def, [node.name], where)
+    graph_def = flat_graph.pruned(graph_def, [node.name], where)
     refuse_evaluated(graph_def, name, where, trust=settings.trust)
     try:
-        tensor = imported(graph_def, where).get_tensor_by_name(full_name(name))
+        tensor = flat_graph.imported(graph_def, where).get_tensor_by_name(full_name(name))
     except (KeyError, ValueError):
         raise NotFoundError(where, f"its graph has no tensor {name!r}") from None
     return _input(tensor.name, tensor.dtype, tensor.shape, where)

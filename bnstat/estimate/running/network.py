@@ -7,18 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.estimate.running import flat_graph
 from bnstat.estimate.running.allowed_ops import refuse_unlisted
-from bnstat.estimate.running.flat_graph import (
-    DATA,
-    Dependencies,
-    Program,
-    flattened,
-    imported,
-    op_of,
-    origins,
-    pruned,
-    with_placeholders,
-)
+from bnstat.estimate.running.flat_graph import DATA, Dependencies, Program, op_of, origins
 from bnstat.estimate.running.normalizations import (
     MEAN,
     VARIANCE,
@@ -119,7 +110,8 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
     marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in program.inputs.values()}
     for each in normalizations:
         marks.setdefault(each.op, []).append(each.layer)
-    graph = imported(flat, program.where)  # refuses ops that depend on each other in a circle
+    # This refuses ops that depend on each other in a circle.
+    graph = flat_graph.imported(flat, program.where)
     dependencies = Dependencies(flat, marks)
     for each in normalizations:
         try:
@@ -139,15 +131,15 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
 def _flat(program: Program, trust: bool) -> Program:
     """Refuse forbidden ops; return the `Program` with a flat graph and only the needed inputs."""
     fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
-    graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
-    needed = pruned(graph_def, fetched, program.where)
+    graph_def, inputs = flat_graph.with_placeholders(program.graph_def, program.inputs)
+    needed = flat_graph.pruned(graph_def, fetched, program.where)
     initializers: tuple[str, ...] = ()
     if program.initializers and any("Table" in node.op for node in all_nodes(needed)):
         initializers = tuple(map(op_of, program.initializers))
         fetched.extend(initializers)
-        needed = pruned(graph_def, fetched, program.where)
+        needed = flat_graph.pruned(graph_def, fetched, program.where)
     refuse_unlisted(needed, program.where, trust=trust)
-    flat = flattened(needed, fetched, program.where)
+    flat = flat_graph.flattened(needed, fetched, program.where)
     for node in flat.node:
         if f"{node.name}:0" in program.settings:
             # Graphs often leave this shape unknown, and with it all shapes that depend on it.

@@ -30,25 +30,17 @@ _WALKED = PASSES.union(
     ("Add", "AddV2", "BiasAdd", "Sub", "Neg", "Mul", "Div", "RealDiv", "Inv", "Reciprocal"),
     ("Sqrt", "Rsqrt", "Merge", "Select", "SelectV2"),
 )
-_MOST_OPS = 128
-"""The limit on the ops that compute one normalization; about ten are usual."""
+_MOST_OPS = 128  # the limit on the ops that compute one normalization; about ten are usual
 
 _TRAINING = "the graph always normalizes with batch statistics (training=True is built in)"
 _UNKNOWN = "bnstat does not recognize how the graph normalizes with it"
 
 MEAN, VARIANCE = "moving_mean", "moving_variance"
 
-_ENOUGH = 4_096
-"""About this number of positions of a batch is measured if every n-th position suffices."""
-
-_FEW = 128
-"""All positions are measured if each sample has at most this number of positions."""
-
-_FOR_SHIFT = 64
-"""The number of positions whose mean is subtracted before squares are summed."""
-
-_BLOCK = 64
-"""The number of rows in a block: rows are summed in the tensor's dtype, blocks in float64."""
+_ENOUGH = 4_096  # about this number of positions of a batch is measured, unless all have to be
+_FEW = 128  # all positions are measured if each sample has at most this number of positions
+_FOR_SHIFT = 64  # the number of positions whose mean is subtracted before squares are summed
+_BLOCK = 64  # the rows in a block: rows are summed in the tensor's dtype, blocks in float64
 
 
 @dataclass(frozen=True)

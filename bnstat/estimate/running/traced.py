@@ -176,15 +176,13 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
     entries = _entries(handle)
     if entries is None:
         return None
-    name = node.name
+    name, fill_name = node.name, f"{node.name}_fill"
     with tf.Graph().as_default() as graph:
         keys, values = (tf.constant(each, name=f"{name}_entries") for each in entries)
         table = tf.raw_ops.HashTableV2(
             key_dtype=keys.dtype, value_dtype=values.dtype, shared_name=f"bnstat_{name}", name=name
         )
-        tf.raw_ops.InitializeTableV2(
-            table_handle=table, keys=keys, values=values, name=f"{name}_fill"
-        )
+        tf.raw_ops.InitializeTableV2(table_handle=table, keys=keys, values=values, name=fill_name)
     *constants, table_node, fill = graph.as_graph_def().node
     node.CopyFrom(table_node)
     graph_def.node.extend([*constants, fill])

@@ -108,11 +108,8 @@ def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
         if span != (0, file.size):
             path = (_GRAPH_IN_META_GRAPH,)
     else:
-        raise UnsupportedError(
-            file.path,
-            "is a graph in text form, and bnstat writes only binary graphs",
-            "convert it to binary",
-        )
+        what = "is a graph in text form, and bnstat writes only binary graphs"
+        raise UnsupportedError(file.path, what, "convert it to binary")
     result = at(path, _in_graph(_homes(graph, arrays, file.path)))(data)
     if len(result) >= LARGEST_MESSAGE:
         raise UnsupportedError(file.path, "would become larger than the limit of protocol buffers")
@@ -130,11 +127,8 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
     """Group `arrays` by function and constant; the keys are names in the inlined graph."""
     engines = (node for node in all_nodes(graph) if node.op == TENSORRT)
     if any(engine.attr["serialized_segment"].s for engine in engines):
-        raise UnsupportedError(
-            path,
-            "contains a TensorRT engine, which has a compiled copy of the values",
-            "change the model from which the engine was built",
-        )
+        what = "contains a TensorRT engine, which has a compiled copy of the values"
+        raise UnsupportedError(path, what, "change the model from which the engine was built")
     ops = inlined(graph)
     homes: dict[str, dict[str, Array]] = defaultdict(dict)
     for name, array in arrays.items():
@@ -142,11 +136,8 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"bnstat cannot write the constant {name}")
         if not is_same(homes[op.function].setdefault(op.node.name, array), array):
-            raise BnstatError(
-                path,
-                f"{name} is shared by layers with different new values",
-                "give them the same values",
-            )
+            what = f"{name} is shared by layers with different new values"
+            raise BnstatError(path, what, "give them the same values")
     return homes
 
 

@@ -111,9 +111,8 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
                 piece = array[box_of(part, entry.shape, key)]
                 changes[slice_key(key, part)] = partial(_with_checksum, raw(piece))
             if not entry.slices:
-                changes[key.encode("utf-8", "surrogateescape")] = partial(
-                    _with_checksum, raw(array)
-                )
+                encoded_key = key.encode("utf-8", "surrogateescape")
+                changes[encoded_key] = partial(_with_checksum, raw(array))
         change(os.path.join(folder, prefix + INDEX), changes)
 
 

@@ -91,15 +91,14 @@ class Page:
         if layer.undecided:
             facts.append(("note", "the file does not record the roles of some variables"))
         is_vector = sum(size != 1 for size in layer.shape) <= 1
+        stored = [frame and [self.pack(frame.array(role)) for role in ROLES] for frame in frames]
         row = {
             "name": printable(layer.name),
             "channels": layer.channels,
             "shape": None if is_vector else list(layer.shape),
             "facts": facts,
             "epsilon": [None if frame is None else frame.epsilon for frame in frames],
-            "stored": [
-                frame and [self.pack(frame.array(role)) for role in ROLES] for frame in frames
-            ],
+            "stored": stored,
         }
         self.rows.append(row | more)
 
@@ -222,9 +221,8 @@ def of_model(model: Model, findings: Sequence[Finding], measured: Measured | Non
             packed = {key: page.pack(array) for key, array in arrays.items()}
             page.rows[page.places[name]]["measured"] = {"state": state, **packed}
         else:
-            page.notes.append(
-                f"{name}: measured on data, but the model has no layer of this name and size"
-            )
+            reason = "the model has no layer of this name and size"
+            page.notes.append(f"{name}: measured on data, but {reason}")
     return page.finish(model, findings, frames=[{"name": "stored"}], measured=measured is not None)
 
 
@@ -372,9 +370,8 @@ def write(page: Page, file: IO[str]) -> None:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError:
-        raise UnsupportedError(
-            "report", "needs Jinja2, which is not installed", "pip install jinja2"
-        ) from None
+        what = "needs Jinja2, which is not installed"
+        raise UnsupportedError("report", what, "pip install jinja2") from None
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,

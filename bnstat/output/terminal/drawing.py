@@ -76,9 +76,7 @@ def framed(
 _HEIGHT: Final = 6
 _PIPE_WIDTH: Final = 80
 _MAX_WIDTH: Final = 120
-_MIN_WIDTH_OF_TWO: Final = 60
-"""The minimum width for two charts side by side."""
-
+_MIN_WIDTH_OF_TWO: Final = 60  # the minimum width for two charts side by side
 _GAP: Final = "   "
 
 
@@ -133,9 +131,8 @@ def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) 
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
     values = values[order]
-    first, last = (
-        f"ch {labels(shape, int(end), int(end) + 1)[0]}" for end in (order[0], order[-1])
-    )
+    ends = order[[0, -1]].tolist()
+    first, last = (f"ch {labels(shape, end, end + 1)[0]}" for end in ends)
     scale = Scale.of(values)
     low, high = compact(scale.low, 3), compact(scale.high, 3)
     is_wide = width >= _MIN_WIDTH_OF_TWO

@@ -14,9 +14,7 @@ from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, legend, rows, shorten, table, total_width
 
 _INDENT: Final = "  "
-_ROW_LENGTHS: Final = (10, 5, 2, 1)
-"""The possible numbers of values per row."""
-
+_ROW_LENGTHS: Final = (10, 5, 2, 1)  # the possible numbers of values per row
 _CHUNK: Final = 20_000
 _PIPE_WIDTH: Final = 100
 _LEAST_KEY: Final = 16
@@ -68,11 +66,9 @@ def explanations(model: Model, screen: Screen) -> Iterator[str]:
         is_role = explanation.role and explanation.layer
         start = f"{explanation.role} of {explanation.layer}: " if is_role else ""
         reasons.append(sentence(f"{start}{explanation.reason}"))
-    columns = [
-        Column("variable", keys),
-        *([Column("type", types)] if any(types) else []),
-        Column("why", reasons),
-    ]
+    columns = [Column("variable", keys), Column("type", types), Column("why", reasons)]
+    if not any(types):
+        del columns[1]
     yield ""
     if screen.width is None or total_width(columns) <= screen.width:
         yield from table(columns, screen)

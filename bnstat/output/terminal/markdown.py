@@ -16,9 +16,7 @@ from rich.theme import Theme
 from bnstat.output.terminal.screen import Screen
 
 _WIDTH: Final = 80
-_WIDEST: Final = 100
-"""The maximum width, because longer lines are hard to read."""
-
+_WIDEST: Final = 100  # longer lines are hard to read
 _INDENT: Final = "  "
 _THEME: Final = Theme({"markdown.code": "cyan"})
 _BLANK: Final = re.compile(r"(?:\s|\x1b\[[\d;]*m)*")

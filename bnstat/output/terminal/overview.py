@@ -71,25 +71,19 @@ _LAYOUTS: Final = (
 
 
 class _Row(NamedTuple):
-    """A layer in the table, with a summary and a histogram per role.
-
-    `defects` maps the letter of an obvious defect to the roles that have the defect.
-    """
+    """A layer in the table, with a summary and a histogram per role."""
 
     layer: BatchNorm
     summaries: Mapping[str, Summary]
     histograms: Mapping[str, str]
-    defects: Mapping[str, set[str]]
+    defects: Mapping[str, set[str]]  # letter of an obvious defect -> the roles that have it
 
 
 def _row(layer: BatchNorm, blocks: str) -> _Row:
     arrays = {role: array for role in ROLES if (array := layer.array(role)) is not None}
     summaries = {role: Summary.of(array) for role, array in arrays.items()}
-    histograms = {}
-    if blocks:
-        histograms = {
-            role: _histogram(array, summaries[role], blocks) for role, array in arrays.items()
-        }
+    drawn = arrays.items() if blocks else ()
+    histograms = {role: _histogram(array, summaries[role], blocks) for role, array in drawn}
     defects: dict[str, set[str]] = {}
     if bad := {role for role, summary in summaries.items() if summary.bad}:
         defects["N"] = bad

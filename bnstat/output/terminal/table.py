@@ -141,12 +141,8 @@ def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
     long = [name for name in names if text_width(name) > width]
     counts = Counter(part for name in long for part in set(name.split("/")))
     common = {part for part, count in counts.items() if count > max(1, len(long) / 2)}
-    short = [
-        name
-        if text_width(name) <= width
-        else shorten(_without(name, common, ellipsis), width, ellipsis)
-        for name in names
-    ]
+    cut = {name: shorten(_without(name, common, ellipsis), width, ellipsis) for name in long}
+    short = [cut.get(name, name) for name in names]
     occurrences = Counter(short)
     for number, text in enumerate(short):
         if occurrences[text] > 1:

@@ -18,10 +18,10 @@ import tf_keras
 
 import bnstat
 from bnstat import drift, recalibrate
+from bnstat.estimate import recalibration
 from bnstat.estimate.data import Settings
 from bnstat.estimate.passes import ActivationCache, Halves, Moments, Runner, in_deviations
 from bnstat.estimate.preparation import set_up
-from bnstat.estimate.recalibration import Recalibration, estimate
 from tests.builders.digits import TRAIN, keras_network, save_graph_mode, save_keras
 from tests.builders.modules import Norm
 
@@ -248,11 +248,6 @@ def by_hand(model: Any, unbiased: Collection[str]) -> dict[str, tuple[np.ndarray
     return found
 
 
-def exactly(model: Any, cache: ActivationCache) -> Recalibration:
-    setup = set_up(model, X, Settings(batch_size=32))
-    return estimate(setup, exact=True, cache=cache)
-
-
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of tensors that each run started from."""
@@ -269,10 +264,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @KERAS
 @pytest.mark.parametrize("room", [1 << 30, 40_000, 0], ids=["for all", "for some", "for none"])
-def test_exact_is_what_numpy_finds(keras: Any, room: int, started: list[int]) -> None:
+def test_exact_is_what_numpy_finds(
+    keras: Any, room: int, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = branched(keras)
     cache = ActivationCache(room)
-    result = exactly(model, cache)
+    monkeypatch.setattr(recalibration, "ActivationCache", lambda: cache)
+    result = recalibration.estimate(set_up(model, X, Settings(batch_size=32)), exact=True)
     assert (result.samples, result.batches, result.waves) == (90, 3, 3)
     # The fused kernels of Keras 2 average the unbiased variance.
     expected = by_hand(model, NAMES[:3] if keras is tf_keras else ())
