@@ -74,9 +74,8 @@ def cell(name: str) -> str:
     """Return a name as a cell that neither spreadsheets nor terminals interpret."""
     text = printable(name[: _LONGEST_NAME + 1])
     if len(text) > _LONGEST_NAME:
-        raise UnsupportedError(
-            f"{text[:40]}...", "this layer's name is too long for a cell", "export JSON instead"
-        )
+        what = "this layer's name is too long for a cell"
+        raise UnsupportedError(f"{text[:40]}...", what, "export JSON instead")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

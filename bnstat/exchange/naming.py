@@ -154,13 +154,11 @@ class ExportOptions:
         names: dict[str, str] = {}
         hint = "rename one with --map"
         for layer in layers:
-            earlier = names.setdefault(self.name(layer), layer.name)
+            name = self.name(layer)
+            earlier = names.setdefault(name, layer.name)
             if earlier != layer.name:
-                raise BnstatError(
-                    printable(self.name(layer)),
-                    f"is the name of two layers, {printable(earlier)} and {printable(layer.name)}",
-                    hint,
-                )
+                both = f"{printable(earlier)} and {printable(layer.name)}"
+                raise BnstatError(printable(name), f"is the name of two layers, {both}", hint)
             if self.folded:
                 self.epsilon_of(layer)
         keys = Counter(self.key(layer, part) for layer in layers for part in self.parts)
@@ -207,9 +205,8 @@ def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
         if not row:
             continue
         if len(row) != 2 or not row[1].strip():
-            raise DamagedError(
-                where, "must be two layer names", "bnstat diff OLD NEW --map writes such lines"
-            )
+            hint = "bnstat diff OLD NEW --map writes such lines"
+            raise DamagedError(where, "must be two layer names", hint)
         old, new = row[0].strip(), row[1].strip()
         if old not in by_text:
             raise NotFoundError(where, f"no layer is called {printable(old[:200])!r}")

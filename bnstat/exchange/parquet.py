@@ -117,9 +117,8 @@ def read(file: File) -> Document:
 def _refuse_too_large(path: str, metadata: Any) -> None:
     columns = metadata.num_columns
     if columns > _MOST_COLUMNS or columns * metadata.num_rows > _MOST_CELLS:
-        raise UnsupportedError(
-            path, f"is above the limit of {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
-        )
+        what = f"is above the limit of {_MOST_COLUMNS} columns or {_MOST_CELLS:,} cells"
+        raise UnsupportedError(path, what)
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     if sum(group.total_byte_size for group in groups) > _MOST_BYTES:
         raise _too_large(path)

@@ -160,16 +160,14 @@ def read_values(path: str) -> Document | Model:
         for row in (*FORMATS[1:], FORMATS[0]):
             if not row.is_model and row.module.matches(file):
                 if file.size > _LARGEST:
-                    raise UnsupportedError(
-                        path, f"is larger than 1 GiB, the largest {row.title} that bnstat reads"
-                    )
+                    what = f"is larger than 1 GiB, the largest {row.title} that bnstat reads"
+                    raise UnsupportedError(path, what)
                 return row.module.read(file)
     try:
         model = as_exported(load(path))
     except UnknownFormatError as error:
-        raise UnknownFormatError(
-            path, "contains no values", "pass a file that bnstat export wrote, or a model"
-        ) from error
+        hint = "pass a file that bnstat export wrote, or a model"
+        raise UnknownFormatError(path, "contains no values", hint) from error
     if not model.layers:
         raise BnstatError(path, "contains no batch-norm layer to take values from")
     return model

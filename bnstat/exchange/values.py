@@ -148,8 +148,6 @@ def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
     for position, text in enumerate(texts.reshape(-1).tolist()):
         mantissa = re.split("[eE]", text)[0] if text not in WORDS.values() else ""
         if len(re.sub(r"[^0-9]", "", mantissa).strip("0")) > most:
-            raise UnsupportedError(
-                channel_of(texts, position, where),
-                f"{text} has more digits than {dtype.name} holds",
-                f"round it to {most} digits",
-            )
+            what = f"{text} has more digits than {dtype.name} holds"
+            place = channel_of(texts, position, where)
+            raise UnsupportedError(place, what, f"round it to {most} digits")

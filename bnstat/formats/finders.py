@@ -171,11 +171,8 @@ class DistributedPyTorch(Finder):
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
         def refuse(source: Source, reading: Reading) -> Contents:
-            raise UnsupportedError(
-                source.path,
-                "bnstat does not read distributed PyTorch checkpoints",
-                "convert it to one file: python -m torch.distributed.checkpoint.format_utils "
-                "dcp_to_torch FOLDER FILE",
-            )
+            what = "bnstat does not read distributed PyTorch checkpoints"
+            command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
+            raise UnsupportedError(source.path, what, f"convert it to one file: {command}")
 
         return StoredModel(refuse, times=folder.times) if self.is_present_in(folder) else None

@@ -44,11 +44,8 @@ def open_contents(file: File, source: Source) -> Contents:
     try:
         folder = open_archive(file)
     except DamagedError as error:
-        raise DamagedError(
-            file.path,
-            "is cut short or damaged: the table of contents at the end of the zip is missing",
-            "copy or download it again",
-        ) from error
+        what = "is cut short or damaged: the table of contents at the end of the zip is missing"
+        raise DamagedError(file.path, what, "copy or download it again") from error
     if folder is None or not is_keras_folder(folder):
         raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save the model again")
     return open_folder(folder, source, stored_member(file, WEIGHTS[0]))
@@ -62,11 +59,9 @@ def open_folder(folder: Folder, source: Source, weights: File | None = None) -> 
     for name in WEIGHTS:
         weights = weights or folder.file(name)
     if weights is None:
-        raise UnsupportedError(
-            folder.path,
-            "stores its weights as a Python pickle, which bnstat never reads: it can run code",
-            "save the model again with weights_format='h5'",
-        )
+        what = "stores its weights as a Python pickle, which bnstat never reads: it can run code"
+        hint = "save the model again with weights_format='h5'"
+        raise UnsupportedError(folder.path, what, hint)
     config, metadata = folder.file(CONFIG), folder.file(_METADATA)
     saved = read_json(metadata) if metadata else None
     version = saved.get("keras_version") if isinstance(saved, dict) else None

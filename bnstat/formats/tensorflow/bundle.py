@@ -322,22 +322,18 @@ class Bundle:
         file = self._file(entry.shard)
         file.refuse_lfs_pointer()
         file.refuse_changed()
-        raise DamagedError(
-            f"{file.path}, {where.partition(', ')[2]}",
-            "the data fails its checksum",
-            "the file is damaged, or belongs to another checkpoint",
-        )
+        place = f"{file.path}, {where.partition(', ')[2]}"
+        hint = "the file is damaged, or belongs to another checkpoint"
+        raise DamagedError(place, "the data fails its checksum", hint)
 
     def _file(self, shard: int) -> File:
         if shard in self._files:
             return self._files[shard]
         file = self._folder.file(self._shards[shard]) if shard in self._shards else None
         if file is None:
-            raise NotFoundError(
-                f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}",
-                "the checkpoint's data file is missing",
-                "copy it beside the index, or use --no-values for names and shapes alone",
-            )
+            path = f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}"
+            hint = "copy it beside the index, or use --no-values for names and shapes alone"
+            raise NotFoundError(path, "the checkpoint's data file is missing", hint)
         if len(self._files) < _MAX_OPEN:
             self._files[shard] = file
         return file

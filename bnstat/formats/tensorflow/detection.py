@@ -181,11 +181,9 @@ class Checkpoints(Finder):
         if folder.file(name + INDEX) is not None:
             return _bundle(folder, name)
         if not name.endswith(INDEX):
-            raise BnstatError(
-                file.path,
-                "is the index of a checkpoint, but its name does not end in .index",
-                "rename it to PREFIX.index if its data files are named PREFIX.data-*",
-            )
+            what = "is the index of a checkpoint, but its name does not end in .index"
+            hint = "rename it to PREFIX.index if its data files are named PREFIX.data-*"
+            raise BnstatError(file.path, what, hint)
         return _bundle(folder, name.removesuffix(INDEX))
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:

@@ -90,12 +90,10 @@ def _without_variables(
     if not any(node.op in VARIABLE_OPS for node in meta_graph.graph_def.node):
         return contents_of_graph(meta_graph.graph_def, source, [*notes, _NO_VARIABLES])
     if reading.values:
-        raise NotFoundError(
-            f"{folder.path}/{VARIABLES}",
-            "the folder of the SavedModel's variables is missing",
-            f"copy the folder beside {BINARY}, which contains only the graph; "
-            "inspect --no-values shows names and settings",
-        )
+        problem = "the folder of the SavedModel's variables is missing"
+        hint = f"copy the folder beside {BINARY}, which contains only the graph; "
+        hint += "inspect --no-values shows names and settings"
+        raise NotFoundError(f"{folder.path}/{VARIABLES}", problem, hint)
     notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
     if meta_graph.object_graph_def.nodes:
         contents = _declared_by_objects(meta_graph.object_graph_def.nodes, source, notes)
