@@ -1,13 +1,11 @@
 """Check every model file of many repositories and print how many findings each rule has.
 
     python tests/survey/survey.py FOLDER -o result.json
-    python tests/survey/survey.py --compare old.json new.json
 
 FOLDER contains one folder per unpacked repository, in which `bnstat scan` finds the models. Each
 model is checked in a process of its own, so a crash or a hang is recorded as one. The JSON holds
 one record per model: layers, findings, errors, and a digest of the batch-norm values that
-identifies copies of one model. Repositories that it has already are not checked again. `--compare`
-lists the models whose findings changed between two runs.
+identifies copies of one model. Repositories that it has already are not checked again.
 """
 
 from __future__ import annotations
@@ -136,64 +134,31 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in Counter(names).most_common()) or "none"
 
 
-def compare(old: Sequence[Record], new: Sequence[Record]) -> str:
-    """Return one line for each model whose layers, findings or errors differ."""
-    before, after = _verdicts(old), _verdicts(new)
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        first, second = before.get(key, "absent"), after.get(key, "absent")
-        if first != second:
-            lines.append(f"{' '.join(key)}\n  old: {first}\n  new: {second}")
-    return "\n".join(lines) or "no difference"
-
-
-def _verdicts(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
-    """Return (repository, path, checkpoint) -> the layers, findings or errors as text."""
-    verdicts = {}
-    for record in records:
-        counts = Counter((f["rule"], f["severity"]) for f in record.get("findings", ()))
-        rules = ", ".join(f"{r} {s} {n}" for (r, s), n in sorted(counts.items()))
-        verdict = f"{record.get('layers')} layers; {rules or 'no findings'}"
-        if "bug" in record:
-            verdict = f"bug: {record['bug'].strip().splitlines()[-1]}"
-        elif "error" in record:
-            verdict = f"{record['error']}: {record['message']}"
-        key = record["repository"], record["path"], record.get("checkpoint") or ""
-        verdicts[key] = verdict
-    return verdicts
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Check the models of many repositories.")
-    parser.add_argument("folder", type=Path, nargs="?", help="folder of unpacked repositories")
+    parser.add_argument("folder", type=Path, help="folder of unpacked repositories")
     parser.add_argument("-o", "--output", type=Path, help="keep all records in this JSON file")
     parser.add_argument("--timeout", type=float, default=600, help="seconds per model")
-    parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="compare results")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        for record in examine(given.work):
+        for record in examine(str(given.folder)):
             print(json.dumps(record))
-    elif given.compare:
-        old, new = (json.loads(path.read_text()) for path in given.compare)
-        print(compare(old, new))
-    elif given.folder:
-        records = []
-        if given.output and given.output.exists():
-            records = json.loads(given.output.read_text())
-        done = {record["repository"] for record in records}
-        for repository in sorted(path for path in given.folder.iterdir() if path.is_dir()):
-            if repository.name in done:
-                continue
-            for path in models_in(repository, given.timeout):
-                place = {"repository": repository.name, "path": os.path.relpath(path, repository)}
-                records += [{**place, **found} for found in survey(path, given.timeout)]
-            print(f"{repository.name}", file=sys.stderr)
-            if given.output:
-                given.output.write_text(json.dumps(records, indent=1))
-        print(table(records))
-    else:
-        parser.error("pass a folder of repositories, or --compare")
+        return
+    records = []
+    if given.output and given.output.exists():
+        records = json.loads(given.output.read_text())
+    done = {record["repository"] for record in records}
+    for repository in sorted(path for path in given.folder.iterdir() if path.is_dir()):
+        if repository.name in done:
+            continue
+        for path in models_in(repository, given.timeout):
+            place = {"repository": repository.name, "path": os.path.relpath(path, repository)}
+            records += [{**place, **found} for found in survey(path, given.timeout)]
+        print(f"{repository.name}", file=sys.stderr)
+        if given.output:
+            given.output.write_text(json.dumps(records, indent=1))
+    print(table(records))
 
 
 if __name__ == "__main__":
