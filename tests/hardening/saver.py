@@ -1,9 +1,9 @@
 """A training job that saves until it is killed: `python saver.py HOW FOLDER`.
 
 Every number in a checkpoint is its step, so that a mixture of two checkpoints is noticed. HOW is
-`manager` (tf.train.CheckpointManager) or `saver` (TensorFlow 1's Saver), both keeping two
-checkpoints, or `same-name` (the same two files replaced every 20 ms, like TensorFlow replaces them:
-a reader that starts again finds another save).
+`manager` (tf.train.CheckpointManager, which keeps two checkpoints) or `same-name` (the same two
+files replaced every 20 ms, like TensorFlow replaces them: a reader that starts again finds another
+save).
 """
 
 from __future__ import annotations
@@ -42,24 +42,6 @@ def manager(folder: Path) -> Callable[[int], object]:
     return save
 
 
-def saver(folder: Path) -> Callable[[int], object]:
-    import tensorflow.compat.v1 as tf
-
-    tf.disable_eager_execution()
-    variables = [tf.get_variable(name, (CHANNELS,), use_resource=True) for name in NAMES]
-    value = tf.placeholder("float32", ())
-    assign = [variable.assign(tf.fill((CHANNELS,), value)) for variable in variables]
-    keeper = tf.train.Saver(max_to_keep=2)
-    session = tf.Session()
-    session.run(tf.global_variables_initializer())
-
-    def save(step: int) -> None:
-        session.run(assign, {value: step})
-        keeper.save(session, str(folder / "model"), global_step=step, write_meta_graph=step == 1)
-
-    return save
-
-
 def same_name(folder: Path) -> Callable[[int], object]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from tests.fuzz.handmade import bundle
@@ -77,6 +59,6 @@ def same_name(folder: Path) -> Callable[[int], object]:
 
 if __name__ == "__main__":
     _, how, where = sys.argv
-    save = {"manager": manager, "saver": saver, "same-name": same_name}[how](Path(where))
+    save = {"manager": manager, "same-name": same_name}[how](Path(where))
     for step in itertools.count(1):
         save(step)
