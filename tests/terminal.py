@@ -24,11 +24,7 @@ run()
 
 
 def in_terminal(
-    arguments: Sequence[str],
-    columns: int = 80,
-    colours: bool = False,
-    folder: Path = ROOT,
-    script: str = WITHOUT_PROGRESS,
+    arguments: Sequence[str], columns: int = 80, colours: bool = False, folder: Path = ROOT
 ) -> str:
     """Return what a command shows in a terminal of this width, with colours as escape sequences.
 
@@ -45,7 +41,7 @@ def in_terminal(
         "NO_COLOR": "" if colours else "1",
     }
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
-    command = [sys.executable, "-c", script, *arguments]
+    command = [sys.executable, "-c", WITHOUT_PROGRESS, *arguments]
     process = subprocess.Popen(command, cwd=folder, env=environment, **streams)
     os.close(terminal)
     shown = b""

@@ -197,7 +197,7 @@ def test_tensorflow_that_cannot_be_imported(
 ) -> None:
     (tmp_path / "tensorflow.py").write_text(BROKEN)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = in_child(*command, env=os.environ | {"PYTHONPATH": path})
+    done = in_child(*command, env={"PYTHONPATH": path})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"error: TensorFlow: is needed {purpose}, and cannot be imported (gencode 6.31 runtime "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,13 @@ def command_line(*arguments: object) -> Result:
     return CliRunner().invoke(main, list(map(str, arguments)))
 
 
-def in_child(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in its own process."""
-    command = [sys.executable, "-m", "bnstat", *map(str, arguments)]
-    defaults = {"cwd": ROOT, "capture_output": True, "text": True, "check": False}
-    return subprocess.run(command, **(defaults | options))
+def in_child(*arguments: object, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Run the command line in its own process; `env` is added to the environment."""
+    prefix, env = options.pop("prefix", ()), os.environ | options.pop("env", {})
+    command = [*prefix, sys.executable, "-m", "bnstat", *map(str, arguments)]
+    streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    defaults = {**streams, "text": True, "timeout": 300, "cwd": ROOT}
+    return subprocess.run(command, env=env, check=False, **(defaults | options))
 
 
 def write_h5(path: Path, *layers: BatchNorm) -> str:

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.builders.signals import heeded
+from tests.builders.signals import started
 from tests.cli.files import in_child
 from tests.scanning.stores import DATA, RUN, copied, h5, store
 from tests.terminal import ROOT, in_terminal
@@ -132,11 +130,8 @@ def test_the_exit_code_follows_the_options(run, code: int, mixed: Path) -> None:
 def test_ctrl_c_keeps_results_and_the_next_scan_continues(tmp_path: Path) -> None:
     root = store(tmp_path / "store", 200)
     state = tmp_path / "state.db"
-    arguments = ["scan", str(root), "--json", "--state", str(state)]
-    command = [sys.executable, "-m", "bnstat", *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heeded, **streams)
-    assert process.stdout is not None
+    arguments = ["scan", root, "--json", "--state", state]
+    process = started("-m", "bnstat", *arguments, text=True)
     before = [process.stdout.readline() for _ in range(40)]
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=300)

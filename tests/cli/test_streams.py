@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 import pytest
 
@@ -24,8 +23,7 @@ RUN = "tests/data/digits/run"
 )
 def test_a_full_disk(command):
     with open("/dev/full", "wb") as full:
-        streams = {"capture_output": False, "stdout": full, "stderr": subprocess.PIPE}
-        process = in_child(*command.split(), **streams)
+        process = in_child(*command.split(), stdout=full)
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1
     assert "No space left on device" in process.stderr
@@ -35,7 +33,7 @@ def test_a_full_disk(command):
 def test_ascii_streams(tmp_path, options):
     path = write_h5(tmp_path / "m.h5", usual("层/bn"))
     for arguments in ([path, *options], ["层"]):
-        process = in_child("inspect", *arguments, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+        process = in_child("inspect", *arguments, env={"PYTHONIOENCODING": "ascii"})
         shown = process.stdout + process.stderr
         assert shown.isascii()
         assert r"\u5c42" in shown
@@ -49,7 +47,9 @@ def test_binary_output_and_html_are_not_for_a_terminal(run, command, monkeypatch
     assert "a terminal cannot show" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("command", ["inspect", "inspect --values", "export --csv"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "inspect --values", "export --csv", "check --sarif"]
+)
 def test_a_file_has_the_same_content(run, loads, tmp_path, command):
     loads(model(usual("bn")))
     result = run(*command.split(), "-o", tmp_path / "out")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 
 import bnstat
 from bnstat.exchange import json as as_json
+from tests.cli.files import in_child
 from tests.fuzz import handmade
 
-ROOT = Path(__file__).resolve().parents[2]
+command = partial(in_child, text=False)
 
 Judge = Callable[[Path], str]
 """Judges a path within the limits of the fuzzer; gives `answer...` or `error: KIND`."""
@@ -59,18 +60,6 @@ def assert_one_error(result: subprocess.CompletedProcess[bytes], text: bytes = b
     assert (result.returncode, result.stderr.count(b"\n")) == (2, 1), result.stderr
     assert result.stderr.startswith(b"error: ")
     assert text in result.stderr
-
-
-def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line in a process of its own, five minutes at most."""
-    environment = {**os.environ, **options.pop("env", {})}
-    return subprocess.run(
-        [*options.pop("prefix", ()), sys.executable, "-m", "bnstat", *map(str, arguments)],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 300, **options},
-        env=environment,
-        cwd=options.get("cwd", ROOT),
-        check=False,
-    )
 
 
 def lines_run(work: Callable[[], object], module: ModuleType) -> int:

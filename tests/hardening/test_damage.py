@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ import pytest
 import bnstat
 from tests.fuzz import handmade
 from tests.hardening.support import (
-    ROOT,
     assert_one_error,
     command,
     exported,
@@ -22,6 +19,7 @@ from tests.hardening.support import (
     refused,
     write,
 )
+from tests.terminal import ROOT
 
 DIGITS = ROOT / "tests" / "data" / "digits" / "run"
 FLIPS = (0x01, 0x80, 0xFF)
@@ -35,9 +33,7 @@ CHECKPOINTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("files", CHECKPOINTS.values(), ids=CHECKPOINTS)
-def test_every_flipped_byte_of_a_checkpoint_is_caught(
-    files: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_every_flipped_byte_of_a_checkpoint_is_caught(files, tmp_path) -> None:
     folder = write(tmp_path, files)
     sound = exported(folder / "m")
     unseen = 0
@@ -123,39 +119,6 @@ def test_folders_linked_in_a_circle(tmp_path: Path) -> None:
     assert refused(tmp_path)
     write(inner, TWO_SHARDS)
     assert exported(inner / "up" / "a" / "up" / "a" / "m").startswith("{")
-
-
-@pytest.mark.parametrize("name", ["m.index", SECOND])
-def test_unreadable_files(name: str, tmp_path: Path) -> None:
-    folder = write(tmp_path, TWO_SHARDS)
-    (folder / name).chmod(0)
-    is_root = os.geteuid() == 0
-    if is_root and shutil.which("setpriv") is None:
-        pytest.skip("root can read everything")
-    prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if is_root else []
-    result = command("inspect", folder / "m", prefix=prefix)
-    assert_one_error(result, f" {folder / name}: cannot be opened: Permission denied".encode())
-
-
-# Files written with -o are complete or missing
-
-
-@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
-@pytest.mark.parametrize("before", [None, b"what was there"])
-def test_a_disk_that_fills_leaves_nothing_half_written(
-    form: str, before: bytes | None, tmp_path: Path
-) -> None:
-    target = tmp_path / "out"
-    if before is not None:
-        target.write_bytes(before)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
-
-    assert_one_error(command("export", DIGITS, form, "-q", "-o", target, preexec_fn=limit))
-    assert os.listdir(tmp_path) == ([] if before is None else ["out"])
-    if before is not None:
-        assert target.read_bytes() == before
 
 
 @pytest.mark.parametrize("is_model", [False, True])

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,8 @@ from bnstat.scanning import engines
 from bnstat.scanning.engines import Batches, Engine, open_engine
 from bnstat.scanning.record import Record
 from bnstat.scanning.scan import ScanOptions
-from tests.builders.signals import heeded
+from tests.builders.signals import started
 from tests.scanning.stores import h5, scanned, store
-from tests.terminal import ROOT
 
 WORKERS = [
     pytest.param(None, id="processes"),
@@ -90,9 +88,7 @@ def _die(work: Callable[[Any], Any], once: Path | None, job: Any) -> Any:
 
 
 @pytest.mark.parametrize("url", WORKERS)
-def test_several_workers_give_the_same_records(
-    models: Path, expected: list[Record], url: str | None
-) -> None:
+def test_several_workers_give_the_same_records(models, expected, url) -> None:
     assert len(expected) == 85
     options = ScanOptions(reading={"values": False})
     with two_workers(url) as engine:
@@ -101,9 +97,7 @@ def test_several_workers_give_the_same_records(
 
 
 @pytest.mark.parametrize("url", WORKERS)
-def test_a_worker_that_dies_costs_no_model_its_line(
-    models: Path, expected: list[Record], url: str | None, tmp_path: Path
-) -> None:
+def test_a_worker_that_dies_costs_no_model_its_line(models, expected, url, tmp_path) -> None:
     with two_workers(url) as engine:
         assert scanned(models, engine=Deadly(engine, tmp_path / "died")) == expected
         assert (tmp_path / "died").exists()
@@ -200,9 +194,7 @@ def test_a_cluster_that_cannot_be_reached() -> None:
         ("ray://local", "unknown engine; use dask://HOST:PORT or dask://local"),
     ],
 )
-def test_engines_that_cannot_be_used(
-    url: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engines_that_cannot_be_used(url, message, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(BnstatError, match=message), open_engine(url, 1):
         pass
@@ -253,14 +245,8 @@ def test_no_worker_outlives_the_scan(tmp_path: Path, options: list[str], number:
     if options:
         pytest.importorskip("distributed")
     root = store(tmp_path / "store", 150)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnstat", "scan", str(root), "--json", "--jobs", "2", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        preexec_fn=heeded,
-        start_new_session=True,
-    )
+    command = ("scan", root, "--json", "--jobs", 2, *options)
+    process = started("-m", "bnstat", *command, start_new_session=True)
     assert process.stdout.readline().startswith(b"{")
     if number == signal.SIGINT:
         os.killpg(process.pid, number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,8 +15,7 @@ import tensorflow as tf
 
 from bnstat.signals import GRACE, interruptible
 from tests.builders import hostile
-from tests.builders.signals import heeded
-from tests.mending.originals import ROOT
+from tests.builders.signals import started
 
 
 def endless(folder: Path) -> Path:
@@ -77,16 +75,8 @@ def test_while_tensorflow_hangs(how: str, sent: signal.Signals, tmp_path: Path) 
     np.save(tmp_path / "x.npy", hostile.X)
     (tmp_path / "out").mkdir()
     options = ("--data", tmp_path / "x.npy", "-o", tmp_path / "out/copy")
-    process = subprocess.Popen(
-        [sys.executable, "-c", HANGING, how, "recalibrate", path, *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heeded,
-    )
+    process = started("-c", HANGING, how, "recalibrate", path, *options, text=True)
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         process.send_signal(sent)
         # Without an end in time this waits for the timeout; the limit is not what is tested.
