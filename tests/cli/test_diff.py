@@ -12,7 +12,7 @@ from onnx.numpy_helper import from_array
 
 from tests.builders.flatbuffers import hand_made
 from tests.cli.files import command_line, write_h5
-from tests.compare.ports import arrays_of, random_kernel, rewritten, trained
+from tests.compare.ports import arrays_of, random_kernel, trained
 from tests.fuzz import ports
 from tests.output.models import layer, usual
 
@@ -24,15 +24,6 @@ run = partial(command_line, "diff")
 @pytest.fixture
 def network(tmp_path: Path) -> str:
     return write_h5(tmp_path / "network.h5", FIRST, SECOND)
-
-
-def test_without_an_epsilon_nothing_is_called_the_same(network: str, tmp_path: Path) -> None:
-    # No file stores epsilon: almost 0 for the rewritten layers, 0.001 for the network.
-    layers = (rewritten(FIRST, "block1/bn"), rewritten(SECOND, "block2/bn"))
-    result = run(network, write_h5(tmp_path / "rewritten.h5", *layers))
-    assert result.exit_code == 1
-    assert "stores none" not in result.stdout
-    assert "in a file (pass --epsilon)" in result.stdout
 
 
 def test_folded(folded: tuple[str, str]) -> None:

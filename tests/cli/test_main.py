@@ -41,11 +41,6 @@ def test_errors_are_one_line(run, loads, error, line):
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", line)
 
 
-def test_a_huge_error_is_cut(run, loads):
-    loads(NotFoundError("n" * 10_000_000, "no"))
-    assert len(run("inspect").stderr) < 3000
-
-
 def test_a_defect_is_not_hidden(run, loads):
     loads(ZeroDivisionError())
     assert isinstance(run("inspect").exception, ZeroDivisionError)

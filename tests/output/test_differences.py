@@ -140,6 +140,7 @@ class TestEpsilon:
             assert self.NOTE in text(difference).splitlines()
             for epsilon in (1e-3, 1e-5):
                 assert "stores none" not in text(diff(*pair, epsilon=epsilon))
+        assert "stores none" not in text(diff(port(), port()))
 
     def test_defaults_of_other_formats(self) -> None:
         keras = "Keras's default is 0.001"
