@@ -30,7 +30,6 @@ def loads(monkeypatch):
 
 @pytest.fixture
 def run():
-    """Run the command line in this process."""
     return command_line
 
 

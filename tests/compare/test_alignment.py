@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -146,9 +146,7 @@ ZEROS = {role: np.zeros(8) for role in ("gamma", "beta", "moving_mean", "moving_
         (BROKEN, BROKEN, False),
     ],
 )
-def test_the_largest_distance_of_paired_layers(
-    old: Mapping[str, float], new: Mapping[str, float], is_near: bool
-) -> None:
+def test_the_largest_distance_of_paired_layers(old, new, is_near) -> None:
     one, other = (
         {**ZEROS, **{role: np.full(8, value) for role, value in values.items()}}
         for values in (old, new)

@@ -117,9 +117,7 @@ LARGE = changed(BN, {"moving_variance": 1e6 * ONES})
         (BROKEN, rewritten(BROKEN, "bn"), {}, "different"),
     ],
 )  # fmt: skip
-def test_the_verdict(
-    old: BatchNorm, new: BatchNorm, options: dict[str, float], verdict: str
-) -> None:
+def test_the_verdict(old, new, options, verdict) -> None:
     difference = compared(old, new, **options)
     assert difference.layers[0].verdict == verdict
     assert difference.equal == (verdict == "same")

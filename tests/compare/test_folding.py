@@ -372,9 +372,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("most", "kept"), [(1 << 24, ["k", "l"]), (UNEVEN.size, ["k"]), (UNEVEN.size - 1, [])]
     )
-    def test_weights_are_kept_while_there_is_room(
-        self, reads: list[str], monkeypatch: pytest.MonkeyPatch, most: int, kept: list[str]
-    ) -> None:
+    def test_weights_are_kept_while_there_is_room(self, reads, monkeypatch, most, kept) -> None:
         monkeypatch.setattr(folding, "_MOST_KEPT", most)
         other = trained("other", 6, seed=3)
         scale, shift = scale_and_shift(other)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +83,7 @@ ROOT = np.sqrt
         ("gamma", [[NAN, NAN], [NAN]], {}, NAN),
     ],
 )
-def test_the_change_since_the_checkpoint_before(
-    role: str, arrays: list[list[float]], others: dict[str, list[float]], change: float
-) -> None:
+def test_the_change_since_the_checkpoint_before(role, arrays, others, change) -> None:
     found = run_of(*({role: array, **others} for array in arrays))[role].change
     assert np.isnan(found[0])
     assert found[1] == pytest.approx(change, nan_ok=True, abs=0)
@@ -187,8 +185,6 @@ def test_functions_of_models_load_paths(kind: type) -> None:
         ("nowhere", "no such file, folder or checkpoint"),
     ],
 )
-def test_anything_else_is_refused(
-    function: Callable[[object], object], model: object, message: str
-) -> None:
+def test_anything_else_is_refused(function, model, message) -> None:
     with pytest.raises(BnstatError, match=message):
         function(model)

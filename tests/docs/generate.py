@@ -116,7 +116,6 @@ def cli() -> Iterator[str]:
     counts = Counter(each for listed in options.values() for each in listed)
     shared = [each for each, count in counts.items() if count >= SHARED_BY]
     for name, command in commands.items():
-        assert command is not None
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
         yield f"\n## bnstat {name}\n\n```text\nbnstat {name} {usage}\n```\n"
         yield from blocks(command.help or "")

@@ -92,7 +92,6 @@ def options() -> Iterator[str]:
     yield from of_command("bnstat", main)
     for name in sorted(COMMANDS):
         command = main.get_command(context, name)
-        assert command is not None
         yield from of_command(f"bnstat {name}", command)
 
 

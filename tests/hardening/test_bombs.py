@@ -211,9 +211,7 @@ ZEROS = pytest.param(
 @pytest.mark.parametrize(
     ("layers", "dataset"), [*DATASETS.values(), ZEROS], ids=[*DATASETS, "written zeros"]
 )
-def test_datasets_that_claim_more_than_the_file_has(
-    layers: int, dataset: dict[str, Any], tmp_path: Path, judged: Judge
-) -> None:
+def test_datasets_that_claim_more_than_the_file_has(layers, dataset, tmp_path, judged) -> None:
     def fill(file: h5py.File) -> None:
         for number in range(layers):
             for index in range(4):

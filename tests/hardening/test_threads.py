@@ -80,7 +80,6 @@ def test_every_array_of_every_format(tmp_path: Path) -> None:
         counts[seed.format] += sum(not isinstance(result, str) for result in expected.values())
         for turn in range(ROUNDS):
             shared = opened(path)
-            assert shared is not None
             together(partial(_compare, shared, expected, turn))
     assert +counts == counts
     assert counts.keys() == set(formats())
@@ -99,9 +98,7 @@ PACKED = {"plain": lambda files: b"".join(files.values()), **PACKERS}
 
 @pytest.mark.parametrize("has_positioned_reads", [True, False])
 @pytest.mark.parametrize("kind", PACKED)
-def test_every_piece_of_a_file(
-    kind: str, has_positioned_reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_piece_of_a_file(kind, has_positioned_reads, tmp_path, monkeypatch) -> None:
     """Pieces of one file, of members of one archive and of streams, by threads in any order."""
     if not has_positioned_reads:  # as on Windows
         monkeypatch.delattr("os.pread")

@@ -106,9 +106,7 @@ def test_processes_read_from_a_bucket(s3: str, models: Path) -> None:
     assert below(records, "s3://models/many") == below(scanned(models), str(models))
 
 
-def test_a_large_bucket_is_listed_as_a_whole(
-    s3: str, models: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_large_bucket_is_listed_as_a_whole(s3, models, caplog) -> None:
     """One request lists a thousand keys, however few of them may be models."""
     import s3fs
     from moto.s3.models import s3_backends
@@ -128,9 +126,7 @@ def test_a_large_bucket_is_listed_as_a_whole(
     assert (listings, len(lines)) == (4, 4 + 35)
 
 
-def test_only_changed_objects_are_read_again(
-    s3_requests: list[tuple[str, str]], models: Path, tmp_path: Path
-) -> None:
+def test_only_changed_objects_are_read_again(s3_requests, models, tmp_path) -> None:
     import s3fs
 
     fs = s3fs.S3FileSystem()
@@ -169,9 +165,7 @@ def test_a_web_server_lists_nothing(models: Path) -> None:
             scanned(f"{server.url}/deep")
 
 
-def test_an_object_that_may_not_be_read_gets_a_record(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_that_may_not_be_read_gets_a_record(models, monkeypatch) -> None:
     fs = pytest.importorskip("fsspec").filesystem("memory")
     content = (models / "deep/er/one.h5").read_bytes()
     for name in ("deep/er/one.h5", "locked.h5"):

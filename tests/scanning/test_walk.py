@@ -30,9 +30,7 @@ def write(folder: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize(("path", "file", "others"), MODELS)
-def test_files_of_a_model_make_one_candidate(
-    path: str, file: str, others: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_files_of_a_model_make_one_candidate(path, file, others, tmp_path) -> None:
     assert paths_of(write(tmp_path, file, *others)) == {path: file}
 
 

@@ -49,9 +49,7 @@ def test_ranges_beyond_the_file(file: LocalFile, offset: int, length: int) -> No
 
 
 @pytest.mark.parametrize("is_replaced", [True, False])
-def test_a_file_stays_the_one_that_was_opened(
-    is_replaced: bool, file: LocalFile, tmp_path: Path
-) -> None:
+def test_a_file_stays_the_one_that_was_opened(is_replaced, file, tmp_path) -> None:
     """A reader that lists a stream and slices the file must not mix two files."""
     if is_replaced:
         (tmp_path / "other").write_bytes(b"abcdefghij")
@@ -154,9 +152,7 @@ def test_the_locations_of_paths(tmp_path: Path, file: LocalFile) -> None:
         assert found(f"{scheme}{file.path}") == found(file.path)
 
 
-def test_the_current_folder(
-    tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_current_folder(tmp_path, file, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert found("ten") == (".", "ten", None)
     assert found(".") == (None, ".", ".")

@@ -211,9 +211,7 @@ def expected(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("rate_shape", [(), None])
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_rate_is_fed_what_the_user_says(
-    saved: Callable[..., Path], tmp_path: Path, rate_shape: Any, exact: bool
-) -> None:
+def test_a_rate_is_fed_what_the_user_says(saved, tmp_path, rate_shape, exact) -> None:
     path, copy = saved(rate_shape), tmp_path / "copy" / "model"
     copy.parent.mkdir()
     bnstat.recalibrate(
@@ -235,9 +233,7 @@ def test_a_rate_is_fed_what_the_user_says(
         ((), {"keep_prob": "much"}, "could not convert string to float"),
     ],
 )
-def test_a_missing_or_wrong_rate_is_named(
-    saved: Callable[..., Path], rate_shape: Any, feeds: dict[str, Any], message: str
-) -> None:
+def test_a_missing_or_wrong_rate_is_named(saved, rate_shape, feeds, message) -> None:
     with pytest.raises(BnstatError, match=message):
         bnstat.drift(saved(rate_shape), {"images": X}, feeds=feeds)
 
@@ -271,9 +267,7 @@ def default() -> Any:
 
 @pytest.mark.parametrize("form", ["model", "saved_model", "frozen"])
 @pytest.mark.parametrize("pipeline", [iterator, queue, default])
-def test_data_is_fed_behind_a_pipeline(
-    tmp_path: Path, pipeline: Callable[[], Any], form: str
-) -> None:
+def test_data_is_fed_behind_a_pipeline(tmp_path, pipeline, form) -> None:
     inputs: list[str] = []
 
     def build() -> None:

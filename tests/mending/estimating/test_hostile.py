@@ -66,9 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("op", attacks(Path()))
-def test_what_reaches_beyond_memory_is_refused(
-    op: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_reaches_beyond_memory_is_refused(op, folder, tmp_path, capfd) -> None:
     path = saved_model(tmp_path / "model", graph(attacks(folder)[op]))
     with pytest.raises(UnsupportedError, match=f"would execute .*{op}") as refused:
         drift(path, X)
@@ -223,9 +221,7 @@ def test_ops_that_lack_their_inputs(tmp_path: Path) -> None:
         ("name", "", "depend on none of its inputs"),
     ],
 )
-def test_signatures_that_do_not_fit_the_graph(
-    field: str, value: Any, message: str, tmp_path: Path
-) -> None:
+def test_signatures_that_do_not_fit_the_graph(field, value, message, tmp_path) -> None:
     file = saved_model(tmp_path / "model", graph([])) / "saved_model.pb"
     made = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     setattr(made.meta_graphs[0].signature_def["serving_default"].inputs["x"], field, value)

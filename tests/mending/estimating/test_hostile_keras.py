@@ -96,9 +96,7 @@ def with_a_function(configuration: Any) -> None:
 
 
 @pytest.mark.parametrize(("change", "name"), [(with_a_class, "Trap"), (with_a_function, "trap")])
-def test_no_module_outside_keras_is_imported(
-    change: Callable[[Any], None], name: str, saved: Path, trap: Path
-) -> None:
+def test_no_module_outside_keras_is_imported(change, name, saved, trap) -> None:
     edited(saved, change)
     with pytest.raises(UnsupportedError, match=rf"without trap_of_test\.{name}.*--import MODULE"):
         drift(saved, X)

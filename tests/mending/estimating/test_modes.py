@@ -101,9 +101,7 @@ def scoring(folder: Path, op: str, scores: int) -> Path:
     ],
 )
 @pytest.mark.parametrize("batch_size", [8, 3])
-def test_labels_of_both_signs(
-    op: str, scores: int, negative: int, batch_size: int, tmp_path: Path
-) -> None:
+def test_labels_of_both_signs(op, scores, negative, batch_size, tmp_path) -> None:
     x = np.where(np.arange(8)[:, None, None, None] < 4, 0.6, 0.4) * np.ones((8, 1, 1, 3))
     y = np.where(np.arange(8) < 4, 1, negative)
     data = {"x": x.astype(np.float32), "labels": y}
@@ -172,7 +170,6 @@ def test_outputs_as_rows() -> None:
     scores = np.random.default_rng(0).dirichlet(np.ones(3), (2, 5, 6))
     first = np.moveaxis(scores, -1, 1)
     rows = rows_of(first, 2)
-    assert rows is not None
     assert rows.shape == (2, 30, 3)
     np.testing.assert_allclose(rows, scores.reshape(2, 30, 3))
     assert rows_of(np.zeros(7), 7) is not None
@@ -180,7 +177,6 @@ def test_outputs_as_rows() -> None:
     assert rows_of(np.zeros((3, 2)), 2) is None
     assert rows_of(np.array(["a", "b"]), 2) is None
     large = rows_of(np.zeros((2, 300, 300, 3)), 2)
-    assert large is not None
     assert large.size <= 2 * 4096
 
 
@@ -248,7 +244,6 @@ LOGITS = np.where(CERTAIN, 20.0, -20.0)
 )
 def test_scores_of_classes(activation: str, scores: np.ndarray) -> None:
     found = outputs(scores, scores, activation)
-    assert found.stored.information is not None
     assert found.stored.information == pytest.approx(log(2))
 
 
@@ -282,9 +277,7 @@ def test_other_outputs_prove_nothing() -> None:
         (1.0, 1.0, 100, "unknown"),
     ],
 )
-def test_accuracies_that_show_the_mode(
-    stored: float, own: float, count: int, expected: str
-) -> None:
+def test_accuracies_that_show_the_mode(stored, own, count, expected) -> None:
     accuracies = Accuracy(stored, count), Accuracy(own, count)
     assert outputs(SAME, CERTAIN, accuracies=accuracies).trained_with == expected
 

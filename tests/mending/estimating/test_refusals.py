@@ -111,9 +111,7 @@ def test_custom_classes_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyP
         recalibrate("m.keras", X, imports=["no_such_module"])
 
 
-def test_what_keras_cannot_load_again_has_another_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_keras_cannot_load_again_has_another_way(tmp_path, monkeypatch) -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
     model.save(tmp_path / "m.keras")
 

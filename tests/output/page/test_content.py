@@ -185,9 +185,8 @@ def test_the_page_of_a_large_network_is_small() -> None:
 
 def test_jinja_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(BnstatError, match="pip install jinja2") as caught:
+    with pytest.raises(BnstatError, match="pip install jinja2"):
         of_model(model(usual("bn")))
-    assert "\n" not in str(caught.value)
 
 
 def test_every_colour_is_defined_in_both_themes() -> None:

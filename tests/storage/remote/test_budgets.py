@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +136,7 @@ def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         ("m.pth", write_pytorch),
     ],
 )
-def test_the_members_of_a_zip_are_fetched_together(
-    name: str, write: Callable[[Path, Mapping[str, np.ndarray]], None], server: Server, trips: list
-) -> None:
+def test_the_members_of_a_zip_are_fetched_together(name, write, server, trips) -> None:
     rng = np.random.default_rng(0)
     arrays = {}
     for number in range(LAYERS):
@@ -153,9 +151,7 @@ def test_the_members_of_a_zip_are_fetched_together(
     assert server.sent <= 0.1 * (server.folder / name).stat().st_size
 
 
-def test_a_run_costs_two_requests_a_checkpoint(
-    s3_requests: list[tuple[str, str]], tmp_path: Path
-) -> None:
+def test_a_run_costs_two_requests_a_checkpoint(s3_requests, tmp_path) -> None:
     import s3fs
 
     save_norm(tmp_path, "m", 1.0)

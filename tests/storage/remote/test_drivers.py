@@ -79,9 +79,7 @@ def test_options_of_s3(asked: list[Any]) -> None:
         ("az://a", TimeoutError(), "az://a: the server does not answer in time; try again later"),
     ],
 )
-def test_unusable_drivers(
-    url: str, error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unusable_drivers(url, error, message, monkeypatch) -> None:
     def filesystem(scheme: str, **options: Any) -> Any:
         raise error
 

@@ -241,9 +241,7 @@ class TestRetries:
             TimeoutError(),
         ],
     )
-    def test_temporary_failures_are_retried_three_times(
-        self, failure: Response | Exception, waits: list[float]
-    ) -> None:
+    def test_temporary_failures_are_retried_three_times(self, failure, waits) -> None:
         assert piece(failure, failure, failure, right()) == b"abcd"
         for wait, least in zip(waits, (0.25, 0.5, 1.0), strict=True):
             assert least <= wait <= 1.5 * least
@@ -255,9 +253,7 @@ class TestRetries:
         ("retry_after", "least", "most"),
         [("3", 3, 3), ("3600", 5, 5), ("soon", 0.25, 0.375), ("²", 0.25, 0.375), ("", 0, 1)],
     )
-    def test_a_server_sets_the_delay(
-        self, retry_after: str, least: float, most: float, waits: list[float]
-    ) -> None:
+    def test_a_server_sets_the_delay(self, retry_after, least, most, waits) -> None:
         assert piece(Response(503, Retry_After=retry_after), right()) == b"abcd"
         (wait,) = waits
         assert least <= wait <= most

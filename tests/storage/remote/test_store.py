@@ -350,9 +350,7 @@ class TestChanges:
         with pytest.raises(ChangedError, match=f"s3://top/{name}: changed while it was read"):
             file.read()
 
-    def test_a_partly_read_file_is_compared_with_its_listing(
-        self, store: FileSystem, top: RemoteFolder, big: File
-    ) -> None:
+    def test_a_partly_read_file_is_compared_with_its_listing(self, store, top, big) -> None:
         top.file("small").read()
         assert store.checked == []  # One response contains all of it.
         big.read(5, 5)
@@ -377,9 +375,7 @@ class TestChanges:
         assert len(store.checked) == 2
 
     @pytest.mark.parametrize("error", [None, DamagedError("m", "damaged")])
-    def test_a_change_explains_other_errors(
-        self, error: Exception | None, store: FileSystem
-    ) -> None:
+    def test_a_change_explains_other_errors(self, error, store) -> None:
         access = Access()
         big = folder(store, access).file("a/big")
 
