@@ -343,9 +343,7 @@ def test_any_tree(tree: dict[str, list[float]], texts: dict[str, list[str]], pat
 @pytest.mark.parametrize("fill", [None, 3.0])
 @pytest.mark.parametrize("time", [{}, {"fill_time": "ifset"}], ids=str)
 @pytest.mark.parametrize("options", STORAGE[:3], ids=str)
-def test_datasets_that_were_never_written(
-    options: Any, time: Any, fill: float | None, libver: str, dtype: str, path: Path
-) -> None:
+def test_datasets_that_were_never_written(options, time, fill, libver, dtype, path):
     expected = write(path, libver, shape=(5, 3), dtype=dtype, fillvalue=fill, **time, **options)
     assert same_bits(read(path), expected)
     assert same_bits(expected, np.full((5, 3), fill or 0, expected.dtype))

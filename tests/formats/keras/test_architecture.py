@@ -82,9 +82,7 @@ def test_wrapped_layers(tmp_path: Path, library: ModuleType, form: str) -> None:
 @pytest.mark.parametrize("form", [".weights.h5", ".h5"])
 @pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
 @pytest.mark.parametrize("is_functional", [True, False])
-def test_a_model_built_once_more_is_matched_by_order(
-    tmp_path: Path, library: ModuleType, form: str, is_functional: bool
-) -> None:
+def test_a_model_built_once_more_is_matched_by_order(tmp_path, library, form, is_functional):
     def build() -> Any:
         of = library.layers
         norms = of.BatchNormalization(scale=False), of.BatchNormalization()

@@ -36,9 +36,7 @@ from tests.fuzz import handmade
 
 
 @pytest.mark.parametrize("offset", [512, 1024, 2048])
-def test_an_archive_with_hdf5_at_an_offset_where_hdf5_files_may_start(
-    offset: int, tmp_path: Path
-) -> None:
+def test_an_archive_with_hdf5_at_an_offset_where_hdf5_files_may_start(offset, tmp_path):
     metadata = b'{"keras_version": "3.0.0"}'
     path = tmp_path / "m.keras"
     for _ in range(2):

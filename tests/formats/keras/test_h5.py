@@ -107,9 +107,7 @@ BLOCK = {"class_name": "Block", "config": {"name": "block"}}
 
 @pytest.mark.parametrize("ending", ["", ":0"], ids=["Keras 3", "Keras 2"])
 @pytest.mark.parametrize("config", [None, model(BLOCK)], ids=["weights", "whole"])
-def test_two_batch_norms_among_the_variables_of_one_layer(
-    tmp_path: Path, config: object, ending: str
-) -> None:
+def test_two_batch_norms_among_the_variables_of_one_layer(tmp_path, config, ending):
     labels = [label.replace(":0", ending) for label in LABELS]
     weights = [f"block/bn{number}_{label}" for number in (1, 2) for label in labels]
     found = bnstat.load(write_h5(tmp_path / "m.h5", config, {"block": weights}))

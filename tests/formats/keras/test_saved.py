@@ -268,9 +268,7 @@ def test_a_folder_and_a_compressed_archive_have_the_same_layers(tmp_path: Path) 
 @LIBRARIES
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("name", ["Dense", "Add"])
-def test_batch_norm_in_a_custom_class_with_a_name_of_keras(
-    library: Any, suffix: str, name: str, tmp_path: Path
-) -> None:
+def test_batch_norm_in_a_custom_class_with_a_name_of_keras(library, suffix, name, tmp_path):
     class Norm(library.layers.Layer):  # type: ignore[misc]
         def __init__(self, **config: Any) -> None:
             super().__init__(**config)

@@ -283,9 +283,7 @@ BESIDE = [f"{ONE}.tempstate123", "m.data-of", f"{ONE}.data-00000-of-00001", f"n{
         (SHARDS, "m", 9, [SHARDS[0], SHARDS[2], SHARDS[5]]),
     ],
 )
-def test_names_of_shards(
-    tmp_path: Path, names: Any, prefix: str, count: int, expected: Any
-) -> None:
+def test_names_of_shards(tmp_path, names, prefix, count, expected):
     for name in names:
         (tmp_path / name).touch()
     assert shard_names(LocalFolder(str(tmp_path)), prefix, count) == dict(enumerate(expected))
