@@ -213,7 +213,7 @@ _Layers = list[tuple[BatchNorm, Numbers]]
 
 
 class _Steps(NamedTuple):
-    """A number of updates, its `_TRUST_IN_...` constant, and what the number is called."""
+    """How many updates there were, the `_TRUST_IN_...` constant, and what the count is called."""
 
     number: int
     trust: float

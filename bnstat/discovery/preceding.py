@@ -266,7 +266,7 @@ class _Search:
 
 
 def _adds_bias_last(layer: Layer) -> bool:
-    """Return True if a Keras layer adds a bias, followed by no activation or a leaky ReLU."""
+    """Return True if a Keras layer adds a bias and then applies nothing or a leaky ReLU."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
     is_linear = _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
     return is_linear and has_bias is True and (_is_identity(layer.config) or _is_leaky(layer))

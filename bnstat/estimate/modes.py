@@ -255,7 +255,7 @@ def compare(
         for place, rows in enumerate((stored, own))
     )
     verdict: TrainedWith = "unknown"
-    reason = doubt or "the outputs are not known to be scores of classes and prove nothing"
+    reason = doubt or "the outputs may not be scores of classes, so they prove nothing"
     if doubt is None and accuracies is not None:
         verdict, reason = by_accuracy(accuracies, in_stored.information, in_own.information)
     elif doubt is None and in_stored.information is not None and in_own.information is not None:

@@ -47,7 +47,7 @@ _PIECE: Final = ".distcp"
 
 
 class _Indexed(Finder):
-    """Finds models with an index of their files; the path of any of the files opens the model.
+    """Finds models that have an index of their files; the path of any of them opens the model.
 
     Attributes:
         marks: byte strings that every index contains.

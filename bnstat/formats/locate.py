@@ -154,7 +154,7 @@ _METADATA: Final = ("checkpoint", "keras_metadata.pb", "fingerprint.pb")
 
 
 class Group(NamedTuple):
-    """Files of a folder that, by their names, belong to the same model or to no model.
+    """Files of a folder that, by their names, belong to one model, or to no model.
 
     Attributes:
         name: the name of the model in its folder; `load` accepts it as the last part of a path.

@@ -200,11 +200,11 @@ class _GraphUses:
                 yield op.name
 
     def _behind(self, names: Iterable[str]) -> Set[str]:
-        """Return `names` of ops and the names of all ops that they depend on by data inputs."""
+        """Return `names`, and the names of all ops on which these ops depend by data inputs."""
         return {*self._tensors.walk(names, self._before)}
 
     def _before(self, name: str, with_controls: bool = False) -> Iterator[str]:
-        """Yield the names of the ops that an op takes as inputs or, on request, as controls."""
+        """Yield the names of the ops that an op takes as inputs and, on request, as controls."""
         op = self._tensors.ops.get(name)
         inputs = self._tensors.inputs(name)
         # A normalization with batch statistics only updates the stored statistics.

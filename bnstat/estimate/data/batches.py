@@ -226,14 +226,14 @@ def joined(parts: list[Arrays]) -> Arrays:
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return a source of one batch: the arrays in `names`, or all arrays if a name is missing."""
+    """Return a source of one batch: the arrays in `names`, or all if the file lacks one of them."""
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     count = max((len(array) for array in arrays.values() if array.ndim), default=0)
     return BatchSource(where, lambda: [arrays], count)
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Read an `.npz` or `.npy` file: the arrays in `names`, or all arrays if a name is missing."""
+    """Read an `.npz` or `.npy` file: the arrays in `names`, or all if the file lacks one of them."""
     from zipfile import BadZipFile
 
     with open(path, "rb") as file:

@@ -251,7 +251,7 @@ class Dataset:
                 raise self._damage(f"claims chunks of {size} bytes, but has one of another length")
 
     def _length(self, chunk: Any, filters: list[int], size: int) -> int:
-        """Return the length of a decompressed chunk; a longer chunk than `size` may be cut.
+        """Return the length of a decompressed chunk, or any number above `size` if it is longer.
 
         `filters` are those of the chunk, in the order in which they were applied.
         """

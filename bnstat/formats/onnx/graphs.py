@@ -155,7 +155,7 @@ class Inlined:
         self.arrays[name] = label, array
 
     def constant(self, name: str, largest: int) -> Array | None:
-        """Return a `Const`'s values; None if unreadable, over `largest` elements, or another op."""
+        """Return the values of a `Const` of up to `largest` elements; None if unreadable."""
         if name in self.arrays:
             return self.arrays[name][1]
         _, tensor = self.constants.get(name, ("", None))

@@ -124,7 +124,7 @@ Homes = Mapping[str, Mapping[str, Array]]
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
-    """Group `arrays` by function and constant; the keys are names in the inlined graph."""
+    """Group `arrays`, whose keys are names in the inlined graph, by function and constant."""
     engines = (node for node in all_nodes(graph) if node.op == TENSORRT)
     if any(engine.attr["serialized_segment"].s for engine in engines):
         what = "contains a TensorRT engine, which has a compiled copy of the values"
