@@ -233,7 +233,7 @@ def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchS
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Read an `.npz` or `.npy` file: the arrays in `names`, or all if the file lacks one of them."""
+    """Read an `.npz` or `.npy` file: the arrays in `names`, or all if one of them is missing."""
     from zipfile import BadZipFile
 
     with open(path, "rb") as file:
