@@ -178,9 +178,9 @@ class Checkpoints(Finder):
         name = file.name
         if is_v1(file):
             return _v1(folder, SHARD.match(name), name)
-        if folder.file(name + INDEX) is not None:
-            return _bundle(folder, name)
         if not name.endswith(INDEX):
+            if folder.file(name + INDEX) is not None:
+                return _bundle(folder, name)
             what = "is the index of a checkpoint, but its name does not end in .index"
             hint = "rename it to PREFIX.index if its data files are named PREFIX.data-*"
             raise BnstatError(file.path, what, hint)
