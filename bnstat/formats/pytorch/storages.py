@@ -95,9 +95,10 @@ def open_contents(file: File, source: Source) -> Contents:
         key: _variable(key, collected.names[key], tensor, content, f"{file.path}: {key}")
         for key, tensor in collected.tensors.items()
     }
+    sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
+    variables = within_budget(file, variables, sizes)
     pruned = dict(_pruned(variables))
     variables |= pruned
-    sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
     notes = []
     if unbuilt:
         more = f" and {len(unbuilt) - _MOST_NAMED} more" if len(unbuilt) > _MOST_NAMED else ""
@@ -106,7 +107,7 @@ def open_contents(file: File, source: Source) -> Contents:
     step = collected.step if source.step is None else source.step
     return Contents(
         replace(source, format="pytorch", writer=collected.writer, step=step),
-        within_budget(file, variables, sizes),
+        variables,
         names={key: variable.name for key, variable in variables.items()},
         layers=[_without_masks(layer, pruned) for layer in with_settings(collected.layers, top)],
         variables_in_order=collected.in_order,
@@ -126,15 +127,14 @@ def _pruned(variables: Mapping[str, Variable]) -> Iterator[tuple[str, Variable]]
         mask = variables.get(f"{key.removesuffix(_UNMASKED)}_mask")
         if not key.endswith(_UNMASKED) or mask is None or mask.shape != variable.shape:
             continue
+        name, reader = variable.name.removesuffix(_UNMASKED), partial(_product, variable, mask)
+        yield key, replace(variable, name=name, reader=reader, finder=tuple)
 
-        def read(tensor: Variable = variable, mask: Variable = mask) -> NDArray[np.generic]:
-            array = tensor.read()
-            with np.errstate(all="ignore"):
-                product: NDArray[np.generic] = np.multiply(array, mask.read()).astype(array.dtype)
-            return product
 
-        name = variable.name.removesuffix(_UNMASKED)
-        yield key, replace(variable, name=name, reader=read, finder=tuple)
+def _product(variable: Variable, mask: Variable) -> NDArray[np.generic]:
+    array = variable.read()
+    with np.errstate(all="ignore"):
+        return np.asarray(np.multiply(array, mask.read()), array.dtype)
 
 
 def _without_masks(layer: Layer, pruned: Mapping[str, Variable]) -> Layer:

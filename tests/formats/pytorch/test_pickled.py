@@ -246,8 +246,9 @@ def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
 
 
 def test_repeated_numbers_have_a_budget(tmp_path: Path) -> None:
-    """Strides of 0 repeat a number."""
-    sizes = {f"{layer}.{name}": 1 << 24 for layer in range(8) for name in ports.NAMES}
+    """Strides of 0 repeat a number. The budget ends between a pruned parameter and its mask."""
+    names = (*ports.NAMES[1:], "weight_orig", "weight_mask")
+    sizes = {f"{layer}.{name}": 1 << 24 for layer in range(8) for name in names}
     small = {f"bn.{name}": 5 for name in ports.NAMES}
     one = ports.tensor(ports.Storage("0", 1))
     storage, offset, _, _, *rest = one.arguments
@@ -258,4 +259,6 @@ def test_repeated_numbers_have_a_budget(tmp_path: Path) -> None:
     zipped(tmp_path / "m", ports.pickled(state), b"\0\0\x80?")
     stored = bnstat.load(tmp_path / "m").stored
     assert all(stored[name].read().tolist() == [1] * 5 for name in small)
+    with pytest.raises(UnsupportedError, match=r"0\.weight_mask: .*more memory than the file"):
+        stored["0.weight_orig"].read()
     assert_within_budget(tmp_path / "m")
