@@ -52,10 +52,8 @@ MAY_IMPORT = {
 
 LONGEST_FILE = 700
 
-FAMILIES = ("cli", "exchange", "mending.writers", "output")
-"""Folders whose modules are named like what they call, read, write or show."""
-PARTS_OF_FORMATS = {"detection", "file"}
-"""Names that modules of several formats have, because they play the same part."""
+FAMILIES = ("cli", "exchange", "mending.writers", "output")  # named like what they serve
+PARTS_OF_FORMATS = {"detection", "file"}  # names of the same part of several formats
 
 
 def sources(*folders: str) -> list[Path]:
@@ -146,8 +144,7 @@ def test_a_name_means_one_module() -> None:
     modules = [name_of(path) for path in sources("bnstat") if path.stem != "__init__"]
     rows = [name for name in modules if any(is_in(name, family) for family in FAMILIES)]
     names = [name.rpartition(".")[2] for name in modules if name not in rows]
-    repeated = {name for name in names if names.count(name) > 1}
-    assert repeated == PARTS_OF_FORMATS, "give the modules different names"
+    assert {one for one in names if names.count(one) > 1} == PARTS_OF_FORMATS, "rename a module"
 
 
 def test_only_its_reader_and_code_that_runs_models_import_tensorflow() -> None:

@@ -32,7 +32,7 @@ from bnstat.checks.training_mode import trained_with
 from bnstat.checks.variables import is_collapsed
 from bnstat.errors import BnstatError
 from bnstat.formats.registry import BY_NAME
-from bnstat.model import BatchNorm, Model, as_float64, fetch
+from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch
 
 _CAUSES: Final = {
     "untrained": "; gamma and beta are initial as well: these layers were not trained",
@@ -140,10 +140,13 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
 
 def _counted(layer: BatchNorm) -> str:
     """Return PyTorch's count of updates in parentheses, if the file stores the count."""
+    count = _count_of(layer)
+    return "" if count is None else f" ({_COUNT} {count.read().reshape(-1)[0]})"
+
+
+def _count_of(layer: BatchNorm) -> Variable | None:
     count = layer.extra.get(_COUNT)
-    if count is None or math.prod(count.shape) != 1:
-        return ""
-    return f" ({_COUNT} {count.read().reshape(-1)[0]})"
+    return count if count is not None and math.prod(count.shape) == 1 else None
 
 
 @as_rule("BN015", "rewritten", "info", "statistics moved into gamma and beta")
@@ -246,8 +249,8 @@ def _steps(model: Model) -> _Steps | None:
 
 def _steps_of(layer: BatchNorm) -> _Steps | None:
     """Return PyTorch's count of a layer's updates; None if the file does not store one."""
-    count = layer.extra.get(_COUNT)
-    if count is None or math.prod(count.shape) != 1 or "int" not in count.dtype:
+    count = _count_of(layer)
+    if count is None or "int" not in count.dtype:
         return None
     number = int(count.read().reshape(-1)[0])
     return _Steps(number, _TRUST_IN_COUNTS, _COUNT) if number > 0 else None

@@ -54,6 +54,15 @@ class Naming(NamedTuple):
                 return name, part
         return None
 
+    def parse_all(self, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Return key -> (layer's name, part); an empty dict if a key has another naming."""
+        parsed = {}
+        for key in keys:
+            if (parts := self.parse(key)) is None:
+                return {}
+            parsed[key] = parts
+        return parsed
+
     def label(self, part: str) -> str:
         """Return the name of a part without the layer's name, such as `running_mean`."""
         return self.keys[part].rpartition("{}")[2][1:]

@@ -7,7 +7,7 @@ and the tests of all formats are derived from the rows.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike, fspath
 from typing import Any, Final, NamedTuple, Protocol, cast
@@ -181,7 +181,7 @@ def as_exported(model: Model) -> Model:
     has both moving statistics. Other models are returned unchanged.
     """
     for naming in NAMINGS.values():
-        layers = _layers(naming, model.stored.values())
+        layers = _layers(naming, model.stored)
         if not layers:
             continue
         parts = {part for variables in layers.values() for part in variables}
@@ -195,12 +195,8 @@ def as_exported(model: Model) -> Model:
     return model
 
 
-def _layers(naming: Naming, tensors: Iterable[Variable]) -> dict[str, dict[str, Variable]]:
+def _layers(naming: Naming, tensors: Mapping[str, Variable]) -> dict[str, dict[str, Variable]]:
     layers: dict[str, dict[str, Variable]] = {}
-    for tensor in tensors:
-        parsed = naming.parse(tensor.key)
-        if parsed is None:
-            return {}
-        name, part = parsed
-        layers.setdefault(name, {})[part] = tensor
+    for key, (name, part) in naming.parse_all(tensors).items():
+        layers.setdefault(name, {})[part] = tensors[key]
     return layers

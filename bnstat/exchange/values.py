@@ -115,8 +115,8 @@ def document_of(
         UnsupportedError: the file contains scale and shift.
     """
     for naming in NAMINGS.values():
-        parsed = {key: parts for key in arrays if (parts := naming.parse(key))}
-        if len(parsed) == len(arrays):
+        parsed = naming.parse_all(arrays)
+        if parsed or not arrays:
             break
     else:
         keras = NAMINGS["keras"]
